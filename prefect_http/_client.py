@@ -1,0 +1,206 @@
+"""PrefectHttpxClient: sends, decides, waits, and sends again."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from prefect_http._arguments import HttpxArguments
+from prefect_http._body import mark_one_shot_body
+from prefect_http._call import Call
+from prefect_http._excerpt import close, discard, read_beginning
+from prefect_http._redact import safe_url
+from prefect_http._response import PrefectResponse, status_error
+from prefect_http._retry import Attempt, RetryPolicy, outcome, tell_attempts
+from prefect_http._version import __version__
+
+_logger = logging.getLogger("prefect_http")
+_USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
+
+# A bad response's body, for the error: enough for any message, whatever the server does. A body that is not
+# streamed is what the caller asked for, so there the limit is generous.
+_ERROR_SECONDS = 5.0
+_STREAMED_ERROR_BYTES = 64 * 1024
+_ERROR_BYTES = 1024 * 1024
+# Origins that have answered are remembered; redirects choose them, so their number is limited.
+_MAX_ORIGINS = 1000
+
+
+class PrefectHttpxClient(httpx.AsyncClient):
+    """An httpx.AsyncClient that retries what is safe to retry, waits as the server asks, and raises for a bad status.
+
+    Whatever httpx.AsyncClient does, this does too, and every response is a PrefectResponse. ``send()``, and so
+    every request, is repeated as its RetryPolicy says: the client's, or the one in the request's
+    ``extensions={"retry": policy}``. A response that is thrown away is closed before the wait, so that a retrying
+    stream never holds a connection.
+
+    Args:
+        retry: what is repeated and when; None: ``RetryPolicy.from_env()``.
+        raise_on_all_errors: False gives a response with a bad status back, once it is not retried any more.
+        on_retry: called before each wait, with the request and the attempt that failed. A plain function: an
+            exception from it ends the request.
+        **httpx_arguments: every keyword of httpx.AsyncClient. The ``User-Agent`` names this package, unless
+            ``headers`` has one.
+
+    Raises:
+        TypeError: ``retry`` is not a RetryPolicy, or ``on_retry`` is not a plain function.
+        ValueError: an environment variable of RetryPolicy is bad.
+    """
+
+    def __init__(
+        self,
+        *,
+        retry: RetryPolicy | None = None,
+        raise_on_all_errors: bool = True,
+        on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
+        **httpx_arguments: Unpack[HttpxArguments],
+    ) -> None:
+        if on_retry is not None and (not callable(on_retry) or inspect.iscoroutinefunction(on_retry)):
+            raise TypeError(f"on_retry must be a plain function of a request and an attempt, not {on_retry!r}")
+        self._policy = RetryPolicy.from_env() if retry is None else _checked_policy(retry, "retry")
+        self._raise_on_all_errors = raise_on_all_errors
+        self._on_retry = on_retry
+        self._answered: dict[tuple[bytes, bytes, int | None], None] = {}
+        headers = httpx.Headers(httpx_arguments.get("headers"))
+        headers.setdefault("User-Agent", _USER_AGENT)
+        httpx_arguments["headers"] = headers
+        super().__init__(**httpx_arguments)
+
+    async def send(
+        self,
+        request: httpx.Request,
+        *,
+        stream: bool = False,
+        auth: object = httpx.USE_CLIENT_DEFAULT,
+        follow_redirects: object = httpx.USE_CLIENT_DEFAULT,
+    ) -> PrefectResponse:
+        """Send a request, and repeat it as its RetryPolicy says. The arguments are those of httpx.AsyncClient.send.
+
+        Returns:
+            The response: read, or with ``stream=True`` open at the start of its body.
+
+        Raises:
+            PrefectHTTPStatusError: the last response has a bad status. Its body is read as far as 64 KiB if
+                streamed, else 1 MiB, for at most 5 s, and the response is closed.
+            httpx.RequestError: what ended the last attempt, as httpx raised it; httpx.TimeoutException also when
+                ``total_timeout`` passed during an attempt. Both errors carry a note that lists the attempts.
+            TypeError: ``extensions["retry"]`` is not a RetryPolicy.
+
+        Cancellation:
+            Ends the attempt or the wait at once, with the response closed.
+        """
+        policy = request.extensions.get("retry")
+        policy = self._policy if policy is None else _checked_policy(policy, 'extensions["retry"]')
+        call = Call(request, policy, mark_one_shot_body(request))
+        options = {"auth": auth, "follow_redirects": follow_redirects}
+        while True:
+            started = anyio.current_time()
+            try:
+                response = await self._attempt(call, stream, options)
+            except httpx.RequestError as error:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                attempt = call.judge(error, started, self._has_answered(call.failed_request(error)))
+                if attempt.delay is None:
+                    error.add_note(tell_attempts(call.attempts, policy))
+                    raise
+            else:
+                if self._is_wanted(response, policy):
+                    return response
+                attempt = call.judge(response, started)
+                if attempt.delay is None:
+                    return await self._conclude(call, response, stream)
+                await discard(response, max_seconds=attempt.delay)
+            await self._wait(call, attempt)
+
+    async def _attempt(self, call: Call, stream: bool, options: dict[str, Any]) -> PrefectResponse:
+        if call.deadline is None:
+            return await self._exchange(call, stream, options)
+        with anyio.CancelScope(deadline=call.deadline):
+            return await self._exchange(call, stream, options)
+        raise httpx.TimeoutException(
+            f"total_timeout of {call.policy.total_timeout} s passed", request=call.request
+        )
+
+    async def _exchange(self, call: Call, stream: bool, options: dict[str, Any]) -> PrefectResponse:
+        # Streamed in any case: a response that is not wanted is never read whole, however long it is.
+        received = await super().send(call.request, stream=True, **options)
+        if type(received) is httpx.Response:
+            received.__class__ = PrefectResponse
+        response = PrefectResponse.from_httpx_response(received)
+        self._note_origins(response)
+        if not stream and self._is_wanted(response, call.policy):
+            await _read(response)
+        return response
+
+    def _is_wanted(self, response: httpx.Response, policy: RetryPolicy) -> bool:
+        return response.status_code not in policy.statuses and (_is_fine(response) or not self._raise_on_all_errors)
+
+    async def _conclude(self, call: Call, response: PrefectResponse, stream: bool) -> PrefectResponse:
+        """Raise for a bad status, with as much of the body as is good for, or give the response back."""
+        if _is_fine(response) or not self._raise_on_all_errors:
+            if not stream:
+                await _read(response)
+            return response
+        max_bytes = _STREAMED_ERROR_BYTES if stream else _ERROR_BYTES
+        cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=_ERROR_SECONDS)
+        error = status_error(response, tuple(call.attempts))
+        error.add_note(tell_attempts(call.attempts, call.policy))
+        if cut is not None:
+            error.add_note(f"The response body is not whole: {cut}.")
+        raise error
+
+    async def _wait(self, call: Call, attempt: Attempt) -> None:
+        assert attempt.delay is not None
+        _logger.debug(
+            "%s %s: %s, attempt %d/%d; the next one in %.3g s (%s)",
+            call.request.method,
+            safe_url(call.request.url),
+            outcome(attempt),
+            attempt.number,
+            call.policy.max_retries + 1,
+            attempt.delay,
+            attempt.reason,
+        )
+        if self._on_retry is not None:
+            self._on_retry(call.request, attempt)
+        await anyio.sleep_until(call.resume_at)
+
+    def _note_origins(self, response: httpx.Response) -> None:
+        for answer in (*response.history, response):
+            if len(self._answered) >= _MAX_ORIGINS:
+                del self._answered[next(iter(self._answered))]
+            self._answered[_origin(answer.request.url)] = None
+
+    def _has_answered(self, request: httpx.Request) -> bool:
+        return _origin(request.url) in self._answered
+
+
+async def _read(response: httpx.Response) -> None:
+    # A 101 is left as it is, for reading it would close the stream that it hands over.
+    if response.status_code == httpx.codes.SWITCHING_PROTOCOLS:
+        return
+    try:
+        await response.aread()
+    except BaseException:
+        await close(response)
+        raise
+
+
+def _is_fine(response: httpx.Response) -> bool:
+    return response.is_success or response.status_code == httpx.codes.SWITCHING_PROTOCOLS
+
+
+def _origin(url: httpx.URL) -> tuple[bytes, bytes, int | None]:
+    return url.raw_scheme, url.raw_host, url.port
+
+
+def _checked_policy(policy: object, where: str) -> RetryPolicy:
+    if not isinstance(policy, RetryPolicy):
+        raise TypeError(f"{where} must be a RetryPolicy, not {policy!r}")
+    return policy

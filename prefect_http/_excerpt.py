@@ -1,0 +1,105 @@
+"""The beginning of a response body, whatever the server does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+_DISCARD_BYTES = 64 * 1024
+_DISCARD_SECONDS = 0.5
+_CLOSE_SECONDS = 5.0
+
+
+class _Beginning(httpx.AsyncByteStream):
+    """A stream that ends early: after so many bytes, at a deadline, or where the server breaks off."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, *, max_bytes: int, deadline: float) -> None:
+        self._stream = stream
+        self._room = max_bytes
+        self._deadline = deadline
+        self._chunks: AsyncIterator[bytes] | None = None
+        self.cut: str | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = chunks = aiter(self._stream)
+        while chunk := await self._next(chunks):
+            yield chunk[: self._room]
+            self._room -= len(chunk)
+            if self._room < 0:
+                self.cut = "it is too long to be read whole"
+                return
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
+        """Give the next chunk that is not empty; an empty one at the end."""
+        # A scope for each chunk: one that spans a `yield` would be left in whatever order the reader likes.
+        with anyio.CancelScope(deadline=self._deadline):
+            try:
+                while not (chunk := await anext(chunks, None)):
+                    if chunk is None:
+                        return b""
+                return chunk
+            except httpx.TransportError as error:
+                self.cut = f"it broke off with {type(error).__name__}"
+                return b""
+        self.cut = "it took too long to be read whole"
+        return b""
+
+    @property
+    def elapsed(self) -> object:
+        """The elapsed time that httpx2 keeps on its stream."""
+        return getattr(self._stream, "elapsed", None)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+        # Only now: httpcore's generators await when they are dropped half-way, unless their stream is closed.
+        if isinstance(self._chunks, AsyncGenerator):
+            await self._chunks.aclose()
+
+
+async def read_beginning(response: httpx.Response, *, max_bytes: int, max_seconds: float) -> str | None:
+    """Read a response up to a limit in bytes and seconds, and close it.
+
+    Afterwards ``response.content`` holds what was read. Where the server breaks off, it holds what came before.
+
+    Returns:
+        Why the body was cut; None if it is whole.
+
+    Cancellation:
+        The response is closed, shielded for at most 5 s.
+    """
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    deadline = anyio.current_time() + max_seconds
+    beginning = _Beginning(stream, max_bytes=max_bytes, deadline=deadline)
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if not response.is_closed and not response.is_stream_consumed:  # by an event hook
+            response.stream = beginning
+            await response.aread()
+    except httpx.DecodingError:
+        return "it cannot be decoded"
+    finally:
+        await close(response)
+    return beginning.cut
+
+
+async def discard(response: httpx.Response, *, max_seconds: float) -> None:
+    """Close a response that nobody will look at.
+
+    A body that is short and already there is read first, so that the connection can serve the next attempt.
+    """
+    # The attempt has failed already, and a connection that cannot be closed properly fails no other.
+    with contextlib.suppress(httpx.RequestError):
+        await read_beginning(
+            response, max_bytes=_DISCARD_BYTES, max_seconds=min(max_seconds, _DISCARD_SECONDS)
+        )
+
+
+async def close(response: httpx.Response) -> None:
+    """Close a response, also under cancellation; shielded for at most 5 s."""
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        await response.aclose()

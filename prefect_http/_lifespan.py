@@ -1,0 +1,258 @@
+"""app_lifespan_context: holds an app's lifespan, whoever else holds it, and whoever leaves first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import anyio.lowlevel
+from anyio.lowlevel import RunVar
+
+from prefect_http._asgi_types import ASGIApp
+from prefect_http._errors import LifespanError, LifespanNotSupported
+from prefect_http._lifespan_run import AppRun, logger
+from prefect_http._nursery import CancelScope, Lock, current_task, new_lock, spawn_root_task, wait_shielded
+
+Mode = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lifespan:
+    """An app whose startup is complete.
+
+    Attributes:
+        app: the app.
+        state: what the app's startup put into ``scope["state"]``; the same dict for everyone who holds the app.
+        supported: whether the app speaks the lifespan protocol; False too with ``mode="off"``.
+    """
+
+    app: ASGIApp
+    state: dict[str, Any]
+    supported: bool
+
+
+def app_lifespan_context(
+    app: ASGIApp,
+    *,
+    startup_timeout: float = 30.0,
+    shutdown_timeout: float = 30.0,
+    mode: Mode = "auto",
+) -> AbstractAsyncContextManager[Lifespan]:
+    """Hold an ASGI app's lifespan: its startup is complete before the body, its shutdown comes after the last body.
+
+    However many hold the app within one event loop's run, in whatever tasks, and in whatever order they leave, its
+    hooks run once. A context may be left in another task than it was entered in. The app's lifespan task belongs to
+    none of them. Once the last has left, the app can be started anew.
+
+    Args:
+        app: the ASGI app, told from others by identity.
+        startup_timeout: seconds, above 0, for the app to complete its startup. Those of whoever starts the app
+            count.
+        shutdown_timeout: seconds, above 0, for the app to complete its shutdown; likewise.
+        mode: "auto" runs without hooks if the app does not speak lifespan, "on" raises LifespanNotSupported,
+            "off" sends nothing and holds nothing.
+
+    Raises:
+        TypeError: the app is not callable.
+        ValueError: a timeout or the mode is bad.
+
+    Entering raises:
+        LifespanStartupError: the startup failed, with the app's own message and its exception as the cause.
+        LifespanTimeoutError: the startup took too long.
+        LifespanNotSupported: with ``mode="on"``.
+        LifespanCrashed: the app crashed right after its startup.
+        LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself.
+
+    Leaving raises, if the body raised nothing itself (else the problem is logged and noted on that):
+        LifespanCrashed: the app crashed while it was held. An ``async with`` body is cancelled then; who entered
+            by hand or through an exit stack learns it on leaving, because such a body may end in another task.
+        LifespanShutdownError: the shutdown failed; for the last to leave.
+        LifespanTimeoutError: the shutdown took too long; likewise.
+
+    Cancellation:
+        While entering: the startup goes on for the others who wait for it, and is cancelled if there are none.
+        While leaving: the shutdown is shielded, for at most ``shutdown_timeout``.
+
+    https://asgi.readthedocs.io/en/latest/specs/lifespan.html
+    """
+    if not callable(app):
+        raise TypeError(f"app must be an ASGI app, a callable of scope, receive and send, not {app!r}")
+    for name, seconds in (("startup_timeout", startup_timeout), ("shutdown_timeout", shutdown_timeout)):
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0:
+            raise ValueError(f"{name} must be a number of seconds above 0, not {seconds!r}")
+    if mode not in ("auto", "on", "off"):
+        raise ValueError(f"mode must be 'auto', 'on' or 'off', not {mode!r}")
+    return _LifespanContext(app, startup_timeout, shutdown_timeout, mode)
+
+
+class _Entry:
+    """An app that has a run, or several: one that may be held, after others that are coming to their end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app  # kept alive, for the registry knows it by its id
+        self.turn: Lock = new_lock()
+        self.runs: list[AppRun] = []
+
+
+_registry: RunVar[dict[int, _Entry]] = RunVar("prefect_http_lifespans")
+
+
+def _entries() -> dict[int, _Entry]:
+    try:
+        return _registry.get()
+    except LookupError:
+        entries: dict[int, _Entry] = {}
+        _registry.set(entries)
+        return entries
+
+
+def _hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppRun:
+    """Hold the app's open run; start one if there is none.
+
+    Nothing is awaited here: that the run is open, and that it is held, is one step.
+    """
+    entries = _entries()
+    entry = entries.get(id(app)) or _Entry(app)
+    latest = entry.runs[-1] if entry.runs else None
+    if latest is not None and latest.is_open and latest.is_up:
+        latest.hold()
+        return latest
+    if any(run.is_called_from_inside() for run in entry.runs):
+        raise LifespanError(
+            "the app's own startup or shutdown tries to enter the app's lifespan, and would wait for itself"
+        )
+    if latest is not None and latest.is_open:
+        latest.hold()
+        return latest
+
+    def forget(run: AppRun) -> None:
+        entry.runs.remove(run)
+        if not entry.runs:
+            del entries[id(app)]
+
+    run = AppRun(
+        app,
+        startup_timeout=startup_timeout,
+        shutdown_timeout=shutdown_timeout,
+        turn=entry.turn,
+        predecessor=latest,
+        on_end=forget,
+    )
+    run.hold()
+    entry.runs.append(run)
+    entries[id(app)] = entry
+    try:
+        run.root_task = spawn_root_task(run.main, "prefect_http lifespan")
+    except BaseException:
+        forget(run)
+        raise
+    return run
+
+
+class _ToldByStatement:
+    """A descriptor for ``__aexit__`` that tells an ``async with`` statement from a call by hand.
+
+    The statement looks up ``__aexit__`` on the instance before it calls ``__aenter__``
+    (https://docs.python.org/3/reference/compound_stmts.html#async-with); an exit stack looks it up on the class, and
+    who calls by hand does so later. It matters because only the statement is sure to leave in the task it entered
+    in, innermost first. There, and only there, a cancel scope may stay open around the body.
+    """
+
+    def __get__(self, context: _LifespanContext | None, owner: type[_LifespanContext]) -> Callable[..., Awaitable[bool]]:
+        if context is None:
+            return owner.leave
+        context.is_statement = True
+        return context.leave
+
+
+class _LifespanContext(AbstractAsyncContextManager[Lifespan]):
+    """One user's hold on an app's lifespan, for use once."""
+
+    __slots__ = ("_app", "_entries", "_guard", "_mode", "_run", "_task", "_timeouts", "is_statement")
+
+    def __init__(self, app: ASGIApp, startup_timeout: float, shutdown_timeout: float, mode: Mode) -> None:
+        self._app: ASGIApp | None = app
+        self._timeouts = startup_timeout, shutdown_timeout
+        self._mode = mode
+        self._run: AppRun | None = None
+        self._entries: dict[int, _Entry] | None = None
+        self._guard: CancelScope | None = None
+        self._task: object = None
+        self.is_statement = False
+
+    async def __aenter__(self) -> Lifespan:
+        app, self._app = self._app, None
+        if app is None:
+            raise RuntimeError("this context was entered before; call app_lifespan_context() anew for each use")
+        await anyio.lowlevel.checkpoint()
+        if self._mode == "off":
+            self._entries = _entries()
+            return Lifespan(app, {}, supported=False)
+        run = _hold(app, *self._timeouts)
+        try:
+            if not run.is_up:
+                await run.answered.wait()
+            error = run.startup_error() or run.crash_error()
+            if error is not None:
+                raise error
+            if self._mode == "on" and not run.is_supported:
+                raise LifespanNotSupported(f"{app!r} does not speak the lifespan protocol") from run.app_error
+        except BaseException:
+            if run.release():
+                await wait_shielded(run.over)
+            raise
+        self._run, self._entries = run, _entries()
+        if self.is_statement:
+            self._task = current_task()
+            self._guard = run.add_guard()
+            self._guard.__enter__()
+        return Lifespan(app, run.state, run.is_supported)
+
+    async def leave(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        """End the hold; this is what ``__aexit__`` does."""
+        if self._entries is not _entries():
+            raise RuntimeError("a lifespan context is left once, after entering it, and in the same event loop")
+        self._entries = None
+        run = self._run
+        if run is None:  # mode="off"
+            return False
+        self._run = None
+        stopped, error = self._leave_guard(run, exc_type, exc, tb)
+        is_last = run.release()
+        if is_last:
+            await wait_shielded(run.over)
+        problem = run.crash_error() or (run.shutdown_error() if is_last else None)
+        if problem is not None:
+            if error is None:
+                raise problem
+            logger.error("%s", problem, exc_info=problem)
+            error.add_note(f"{type(problem).__name__}: {problem}")
+        if error is not None and error is not exc:
+            raise error
+        return stopped
+
+    def _leave_guard(
+        self, run: AppRun, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> tuple[bool, BaseException | None]:
+        """Leave the body's cancel scope; say whether a crash ended the body, and what else the body raised."""
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return False, exc
+        run.remove_guard(guard)
+        if current_task() is not self._task:
+            # The statement stood in a generator that another task came to finish. The scope cannot be left from
+            # here, and it is harmless where it is: nothing cancels it any more.
+            return False, exc
+        try:
+            stopped = bool(guard.__exit__(exc_type, exc, tb))
+        except BaseException as rest:  # an exception group, less its cancellations
+            return False, rest
+        return stopped, None if stopped else exc
+
+    __aexit__ = _ToldByStatement()

@@ -1,0 +1,129 @@
+"""The lifespan protocol, server side, as a state machine. Pure: messages in, state and next message out.
+
+The app calls ``receive`` and ``send``, and in the end returns or raises; we ask it to shut down:
+
+    CALLED ── receive: lifespan.startup ──> STARTING ── startup.complete ──> UP
+                                                    └── startup.failed ────> STARTUP_FAILED
+    UP ── receive, once asked to shut down: lifespan.shutdown ──> STOPPING ── shutdown.complete ──> DOWN
+                                                                          └── shutdown.failed ────> SHUTDOWN_FAILED
+
+and, by how the app's call ends:
+
+    CALLED    returns or raises   UNSUPPORTED: it takes no lifespan scopes, and has not looked at this one
+    STARTING  returns             UNSUPPORTED: it looked, and had nothing to say
+              raises              STARTUP_FAILED
+    UP        returns             DOWN: it has no shutdown hooks
+              raises              CRASHED
+    STOPPING  returns             DOWN
+              raises              SHUTDOWN_FAILED
+    DOWN      raises              SHUTDOWN_FAILED
+
+An app that answers with the messages of a request ("http.response.start") never looked at the scope's type: it is
+UNSUPPORTED. Any other message out of place is an error to the app.
+
+https://asgi.readthedocs.io/en/latest/specs/lifespan.html
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from prefect_http._errors import LifespanError
+
+
+class Phase(enum.Enum):
+    """How far an app has come in its lifespan."""
+
+    CALLED = enum.auto()
+    STARTING = enum.auto()
+    UP = enum.auto()
+    STOPPING = enum.auto()
+    DOWN = enum.auto()
+    UNSUPPORTED = enum.auto()
+    STARTUP_FAILED = enum.auto()
+    SHUTDOWN_FAILED = enum.auto()
+    CRASHED = enum.auto()
+
+
+_SENT = {
+    # An app that announces its startup without having asked for the message is as good as one that has.
+    (Phase.CALLED, "lifespan.startup.complete"): Phase.UP,
+    (Phase.CALLED, "lifespan.startup.failed"): Phase.STARTUP_FAILED,
+    (Phase.STARTING, "lifespan.startup.complete"): Phase.UP,
+    (Phase.STARTING, "lifespan.startup.failed"): Phase.STARTUP_FAILED,
+    (Phase.STOPPING, "lifespan.shutdown.complete"): Phase.DOWN,
+    (Phase.STOPPING, "lifespan.shutdown.failed"): Phase.SHUTDOWN_FAILED,
+}
+_RETURNED = {
+    Phase.CALLED: Phase.UNSUPPORTED,
+    Phase.STARTING: Phase.UNSUPPORTED,
+    Phase.UP: Phase.DOWN,
+    Phase.STOPPING: Phase.DOWN,
+}
+_RAISED = {
+    Phase.CALLED: Phase.UNSUPPORTED,
+    Phase.STARTING: Phase.STARTUP_FAILED,
+    Phase.UP: Phase.CRASHED,
+    Phase.STOPPING: Phase.SHUTDOWN_FAILED,
+    Phase.DOWN: Phase.SHUTDOWN_FAILED,
+}
+_EXPECTED = {
+    Phase.CALLED: "lifespan.startup.complete or lifespan.startup.failed",
+    Phase.STARTING: "lifespan.startup.complete or lifespan.startup.failed",
+    Phase.UP: "nothing before it has received lifespan.shutdown",
+    Phase.STOPPING: "lifespan.shutdown.complete or lifespan.shutdown.failed",
+}
+
+
+class LifespanProtocol:
+    """One call of an app with a lifespan scope.
+
+    Attributes:
+        phase: how far the app has come.
+        asked_to_stop: whether the app gets ``lifespan.shutdown`` when it asks for a message next.
+        message: what the app said to a failure.
+    """
+
+    __slots__ = ("asked_to_stop", "message", "phase")
+
+    def __init__(self) -> None:
+        self.phase = Phase.CALLED
+        self.asked_to_stop = False
+        self.message = ""
+
+    def receive(self) -> dict[str, str] | None:
+        """Give the next message for the app; None if there is none now."""
+        if self.phase is Phase.CALLED:
+            self.phase = Phase.STARTING
+            return {"type": "lifespan.startup"}
+        if self.phase is Phase.UP and self.asked_to_stop:
+            self.phase = Phase.STOPPING
+            return {"type": "lifespan.shutdown"}
+        return None
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Take a message of the app's.
+
+        Raises:
+            LifespanError: the message is unknown or out of place; for the app.
+        """
+        kind = message.get("type") if isinstance(message, Mapping) else None
+        if not isinstance(kind, str):
+            raise LifespanError(f"an ASGI message must be a mapping with a 'type', not {message!r}")
+        if kind.startswith(("http.", "websocket.")) and self.phase in (Phase.CALLED, Phase.STARTING):
+            self.phase = Phase.UNSUPPORTED
+            raise LifespanError(f"the app answered a lifespan scope with {kind!r}")
+        following = _SENT.get((self.phase, kind))
+        if following is None:
+            expected = _EXPECTED.get(self.phase, "nothing more")
+            raise LifespanError(f"the app sent {kind!r} in its lifespan; it may send {expected}")
+        if kind.endswith(".failed"):
+            self.message = str(message.get("message", ""))
+        self.phase = following
+
+    def end(self, raised: bool) -> None:
+        """Take note that the app's call has ended."""
+        if self.phase is Phase.UP and self.asked_to_stop:
+            self.phase = Phase.STOPPING  # it went without asking for the message
+        self.phase = (_RAISED if raised else _RETURNED).get(self.phase, self.phase)

@@ -1,0 +1,319 @@
+"""One run of an app's lifespan, from startup to shutdown, in a root task of its own.
+
+Nobody who uses the app runs any part of it. Users hold the run: they add to a count, wait for events, and may be
+cancelled at any of those waits; what they do never reaches into the app. The root task alone starts the app, times
+it, asks it to stop, and ends it:
+
+    user tasks                     root task                            app task (in the root task's nursery)
+    hold() ─────────────────────>  take the turn among the app's runs
+    answered.wait()                start the app ─────────────────────>  receive: lifespan.startup
+           <─ answered.set() ────        <───────────────────────────── send: lifespan.startup.complete
+    ... bodies ...                 wait until nobody holds the run
+    release(), the last one ────>  ask it to stop ────────────────────>  receive: lifespan.shutdown
+    over.wait(), shielded                <───────────────────────────── send: lifespan.shutdown.complete
+           <──── over.set() ─────  done
+
+Deciding to start, to join and to stop happens between two awaits, so it cannot interleave with anything. The turn
+is a lock that the root task holds for as long as the app runs: two runs of one app cannot overlap, whatever order
+their users come in.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from prefect_http._asgi_types import ASGIApp, Message
+from prefect_http._errors import (
+    LifespanCrashed,
+    LifespanError,
+    LifespanShutdownError,
+    LifespanStartupError,
+    LifespanTimeoutError,
+)
+from prefect_http._lifespan_protocol import LifespanProtocol, Phase
+from prefect_http._nursery import CancelScope, Event, Lock, Nursery, new_cancel_scope, new_event, open_nursery
+
+logger = logging.getLogger("prefect_http")
+
+# The runs whose app is the caller: the app's own startup and shutdown, and all that they call.
+_inside: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("prefect_http_inside", default=frozenset())
+
+# Scheduler steps that a cancelled app gets to unwind before its users are told. In steps, not in seconds: the
+# timeouts are promises, and an app that only lets the cancellation through needs no time, but steps.
+_UNWINDING_STEPS = 100
+
+
+class AppRun:
+    """One run of an app's lifespan.
+
+    Attributes:
+        app: the app.
+        state: what the app put into ``scope["state"]``.
+        is_open: whether the run may still be held by more.
+        answered: set once the startup is decided; ``startup_error()`` then tells how.
+        over: set once there is nothing left to wait for.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        startup_timeout: float,
+        shutdown_timeout: float,
+        turn: Lock,
+        predecessor: AppRun | None,
+        on_end: Callable[[AppRun], None],
+    ) -> None:
+        self.app = app
+        self.state: dict[str, Any] = {}
+        self.is_open = True
+        self.answered = new_event()
+        self.over = new_event()
+        self.root_task: object = None
+        self._startup_timeout = startup_timeout
+        self._shutdown_timeout = shutdown_timeout
+        self._turn = turn
+        self._predecessor = predecessor
+        self._on_end = on_end
+        self._marker = object()
+        self._holders = 0
+        self._guards: set[CancelScope] = set()
+        self._protocol = LifespanProtocol()
+        self._app_error: BaseException | None = None
+        self._startup_problem: tuple[type[LifespanError], str] | None = None
+        self._shutdown_problem: tuple[type[LifespanError], str] | None = None
+        self._decided = new_event()  # the startup has an outcome, or nobody waits for one any more
+        self._unwanted = new_event()  # nobody holds the run any more, or the app has crashed
+        self._stop_asked = new_event()
+        self._quiet = new_event()  # the app has ended, or waits for a message that will not come
+        self._ended = new_event()
+        self._queue_scope = new_cancel_scope()
+        self._app_scope = new_cancel_scope()
+
+    # For those who hold the run.
+
+    def hold(self) -> None:
+        """Count one more user."""
+        self._holders += 1
+
+    def release(self) -> bool:
+        """Count one user less; if it was the last, end the run and return True: ``over`` is worth waiting for."""
+        self._holders -= 1
+        if self._holders:
+            return False
+        self.is_open = False
+        self._decided.set()
+        self._unwanted.set()
+        self._queue_scope.cancel()
+        return True
+
+    def add_guard(self) -> CancelScope:
+        """Give a cancel scope for a user's body, cancelled if the app crashes."""
+        guard = new_cancel_scope()
+        self._guards.add(guard)
+        return guard
+
+    def remove_guard(self, guard: CancelScope) -> None:
+        """Forget a scope, which is not cancelled any more."""
+        self._guards.discard(guard)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the startup is complete, or the run does without."""
+        return self.answered.is_set() or self._protocol.phase is Phase.UP
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the app speaks the lifespan protocol."""
+        return self._protocol.phase is not Phase.UNSUPPORTED
+
+    def is_called_from_inside(self) -> bool:
+        """Say whether the caller is part of the app's own lifespan."""
+        return self._marker in _inside.get()
+
+    @property
+    def app_error(self) -> BaseException | None:
+        """What the app's call raised."""
+        return self._app_error
+
+    def startup_error(self) -> LifespanError | None:
+        """Make an error if the app did not come up, a new one for each who waited."""
+        return self._error(self._startup_problem)
+
+    def crash_error(self) -> LifespanError | None:
+        """Make an error if the app crashed while it was held."""
+        if self._protocol.phase is not Phase.CRASHED:
+            return None
+        return self._error((LifespanCrashed, f"{self._name} crashed in its lifespan: {self._app_error!r}"))
+
+    def shutdown_error(self) -> LifespanError | None:
+        """Make an error if the app did not shut down well."""
+        return self._error(self._shutdown_problem)
+
+    def _error(self, problem: tuple[type[LifespanError], str] | None) -> LifespanError | None:
+        if problem is None:
+            return None
+        kind, text = problem
+        error = kind(text)
+        error.__cause__ = self._app_error
+        return error
+
+    @property
+    def _name(self) -> str:
+        return f"the app {getattr(self.app, '__qualname__', type(self.app).__qualname__)}"
+
+    # The root task.
+
+    async def main(self) -> None:
+        """Run the app's lifespan; the root task's whole life."""
+        try:
+            if await self._take_turn():
+                try:
+                    async with open_nursery() as nursery:
+                        await self._run(nursery)
+                finally:
+                    self._turn.release()
+        finally:
+            self.is_open = False
+            self._on_end(self)
+            self.answered.set()
+            self.over.set()
+
+    async def _take_turn(self) -> bool:
+        with self._queue_scope:
+            if self._predecessor is not None:
+                await self._predecessor.over.wait()
+                self._predecessor = None
+            self._queue_scope.deadline = anyio.current_time() + self._startup_timeout
+            await self._turn.acquire()
+            return True
+        if not self._unwanted.is_set():
+            self._fail_startup(
+                LifespanTimeoutError,
+                f"the lifespan that {self._name} had before has not ended within {self._startup_timeout:g} s",
+            )
+        return False
+
+    async def _run(self, nursery: Nursery) -> None:
+        nursery.start_soon(self._call_app)
+        await self._start()
+        self.answered.set()
+        await self._unwanted.wait()
+        await self._stop()
+
+    async def _start(self) -> None:
+        deadline = anyio.current_time() + self._startup_timeout
+        await _wait_until(self._decided, deadline)
+        if self._protocol.phase in (Phase.UP, Phase.CRASHED):
+            return
+        if self._protocol.phase is Phase.STARTUP_FAILED:
+            await _wait_until(self._quiet, deadline)
+            text = self._protocol.message or repr(self._app_error)
+            self._fail_startup(LifespanStartupError, f"{self._name} failed to start: {text}")
+        elif self._protocol.phase is not Phase.UNSUPPORTED:
+            self._fail_startup(
+                LifespanTimeoutError, f"{self._name} did not finish its startup within {self._startup_timeout:g} s"
+            )
+        await self._end_app()
+
+    def _fail_startup(self, kind: type[LifespanError], text: str) -> None:
+        self.is_open = False
+        self._startup_problem = kind, text
+
+    async def _stop(self) -> None:
+        if self._protocol.phase is Phase.UP:
+            self._protocol.asked_to_stop = True
+            self._stop_asked.set()
+            await _wait_until(self._quiet, anyio.current_time() + self._shutdown_timeout)
+            if self._protocol.phase in (Phase.UP, Phase.STOPPING):
+                self._shutdown_problem = (
+                    LifespanTimeoutError,
+                    f"{self._name} did not finish its shutdown within {self._shutdown_timeout:g} s",
+                )
+            await self._end_app()
+            if self._protocol.phase is Phase.SHUTDOWN_FAILED and self._shutdown_problem is None:
+                text = self._protocol.message or repr(self._app_error)
+                self._shutdown_problem = LifespanShutdownError, f"{self._name} failed to shut down: {text}"
+
+    async def _end_app(self) -> None:
+        """Cancel what is left of the app's call. Where it does not give way, tell its users all the same."""
+        self._app_scope.cancel()
+        for _ in range(_UNWINDING_STEPS):
+            if self._ended.is_set():
+                return
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+        logger.warning("%s ignores its cancellation; its lifespan task goes on", self._name)
+        self.answered.set()
+        self.over.set()
+
+    # The app task.
+
+    async def _call_app(self) -> None:
+        _inside.set(_inside.get() | {self._marker})
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self.state,
+        }
+        error: BaseException | None = None
+        try:
+            with self._app_scope:
+                await self.app(scope, self._receive, self._send)
+        except BaseException as raised:
+            error = raised
+            if isinstance(raised, anyio.get_cancelled_exc_class()) and _is_cancelled():
+                raise  # the end of the event loop's run
+        finally:
+            self._app_error = error
+            self._protocol.end(raised=error is not None)
+            self._ended.set()
+            self._quiet.set()
+            self._react()
+
+    async def _receive(self) -> Message:
+        await anyio.lowlevel.checkpoint()
+        message = self._protocol.receive()
+        if message is None and self._protocol.phase is Phase.UP:
+            await self._stop_asked.wait()
+            message = self._protocol.receive()
+        if message is None:
+            if self._protocol.phase is not Phase.STOPPING:
+                self._quiet.set()
+            await anyio.sleep_forever()
+        return dict(message)
+
+    async def _send(self, message: Message) -> None:
+        try:
+            self._protocol.send(message)
+        finally:
+            self._react()
+
+    def _react(self) -> None:
+        """Tell whoever waits for the phase that the app has reached."""
+        if self._protocol.phase not in (Phase.CALLED, Phase.STARTING):
+            self._decided.set()
+        if self._protocol.phase is Phase.STARTUP_FAILED:
+            self.is_open = False
+        if self._protocol.phase is Phase.CRASHED:
+            self.is_open = False
+            self._unwanted.set()
+            for guard in self._guards:
+                guard.cancel()
+
+
+def _is_cancelled() -> bool:
+    return anyio.current_effective_deadline() == -math.inf
+
+
+async def _wait_until(event: Event, deadline: float) -> None:
+    scope = new_cancel_scope()
+    scope.deadline = deadline
+    with scope:
+        await event.wait()

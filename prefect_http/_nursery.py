@@ -1,0 +1,130 @@
+"""A root task, which no user task owns, and the primitives that guard it: the one seam between trio and asyncio.
+
+Under trio they are trio's own objects, under asyncio anyio's, which have the same methods. trio is looked up only
+where it is running already, so that an asyncio-only user never imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from types import ModuleType, TracebackType
+from typing import Protocol, cast
+
+import anyio
+
+
+class Event(Protocol):
+    """trio.Event or anyio.Event."""
+
+    def set(self) -> object: ...
+    def is_set(self) -> bool: ...
+    async def wait(self) -> None: ...
+
+
+class Lock(Protocol):
+    """trio.Lock or anyio.Lock."""
+
+    async def acquire(self) -> None: ...
+    def release(self) -> None: ...
+
+
+class CancelScope(Protocol):
+    """trio.CancelScope or anyio.CancelScope."""
+
+    deadline: float
+
+    @property
+    def cancelled_caught(self) -> bool: ...
+    def cancel(self) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+class Nursery(Protocol):
+    """trio.Nursery or anyio.abc.TaskGroup."""
+
+    def start_soon(self, async_fn: Callable[[], Awaitable[None]], /) -> object: ...
+
+
+def new_event() -> Event:
+    """Make an event of the running backend."""
+    return cast(Event, _backend().Event())
+
+
+def new_lock() -> Lock:
+    """Make a lock of the running backend."""
+    return cast(Lock, _backend().Lock())
+
+
+def new_cancel_scope() -> CancelScope:
+    """Make a cancel scope of the running backend."""
+    return cast(CancelScope, _backend().CancelScope())
+
+
+def open_nursery() -> AbstractAsyncContextManager[Nursery]:
+    """Open a nursery of the running backend, to be left in the task that entered it."""
+    trio = _running_trio()
+    return cast(
+        "AbstractAsyncContextManager[Nursery]",
+        anyio.create_task_group() if trio is None else trio.open_nursery(),
+    )
+
+
+def current_task() -> object:
+    """Give an object that identifies the running task."""
+    trio = _running_trio()
+    return asyncio.current_task() if trio is None else trio.lowlevel.current_task()
+
+
+def spawn_root_task(main: Callable[[], Coroutine[object, object, None]], name: str) -> object:
+    """Start a task that outlives the task which starts it, in a copy of its context.
+
+    Args:
+        main: what the task runs. It must let no exception out but cancellation: under trio, the task is a
+            system task, and an exception from one ends the run with a TrioInternalError.
+        name: the task's name.
+
+    Returns:
+        An object to hold on to until the task ends; asyncio keeps no strong reference of its own.
+
+    Cancellation:
+        The end of the event loop's run cancels the task.
+    """
+    trio, context = _running_trio(), contextvars.copy_context()
+    if trio is None:
+        return asyncio.get_running_loop().create_task(main(), name=name, context=context)
+    return trio.lowlevel.spawn_system_task(main, name=name, context=context)
+
+
+async def wait_shielded(event: Event) -> None:
+    """Wait for an event whatever is cancelled meanwhile; for events that are sure to come in bounded time.
+
+    Cancellation:
+        Is shielded off. A native cancellation of an asyncio task, which no anyio scope can shield off, is held
+        back until the event has come, and then let through.
+    """
+    cancelled: BaseException | None = None
+    while not event.is_set():
+        try:
+            with anyio.CancelScope(shield=True):
+                await event.wait()
+        except anyio.get_cancelled_exc_class() as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _backend() -> ModuleType:
+    return _running_trio() or anyio
+
+
+def _running_trio() -> ModuleType | None:
+    """Give the trio module if trio is what is running."""
+    trio = sys.modules.get("trio")
+    return trio if trio is not None and anyio.get_cancelled_exc_class() is trio.Cancelled else None

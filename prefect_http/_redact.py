@@ -1,0 +1,27 @@
+"""What of a request may be shown in messages, notes and log lines. Credentials may not. Pure."""
+
+from __future__ import annotations
+
+import httpx
+
+
+def safe_url(url: httpx.URL) -> str:
+    """Write a URL without its userinfo."""
+    return str(url.copy_with(userinfo=b"") if url.userinfo else url)
+
+
+def safe_exception(exception: BaseException) -> str:
+    """Write an exception in one line: its class, and its message where that cannot quote a header.
+
+    A LocalProtocolError quotes the header value that it refuses, and that may be the ``Authorization``.
+    """
+    name = type(exception).__name__
+    text = one_line(str(exception), limit=200)
+    return name if isinstance(exception, httpx.LocalProtocolError) or not text else f"{name}: {text}"
+
+
+def one_line(text: str, *, limit: int) -> str:
+    """Fold a text into one line of at most ``limit`` printable characters."""
+    # A limit on what is folded as well: the text may be a whole response body.
+    folded = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * limit]).split())
+    return folded if len(folded) <= limit and len(text) <= 4 * limit else folded[: limit - 1].rstrip() + "…"

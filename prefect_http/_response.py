@@ -1,0 +1,125 @@
+"""PrefectResponse: a response whose error tells what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Self
+
+import httpx
+
+from prefect_http._errors import PrefectHTTPStatusError
+from prefect_http._headers import parse_retry_after
+from prefect_http._redact import one_line, safe_url
+from prefect_http._retry import Attempt
+
+_MAX_DETAIL = 500
+
+
+class PrefectResponse(httpx.Response):
+    """An httpx.Response whose ``raise_for_status()`` raises PrefectHTTPStatusError."""
+
+    def raise_for_status(self) -> Self:
+        """Return the response if its status is 2xx or 101.
+
+        Raises:
+            PrefectHTTPStatusError: any other status. The body shows in the message if it has been read.
+            RuntimeError: the response has no request, as in httpx.
+        """
+        if self.is_success or self.status_code == httpx.codes.SWITCHING_PROTOCOLS:
+            return self
+        raise status_error(self)
+
+    @classmethod
+    def from_httpx_response(cls, response: httpx.Response) -> Self:
+        """Give a response of this class that shares the other's stream, and leave the other as it is.
+
+        The new response may be read in place of the old one, whole or streamed; reading and closing reach the
+        old one, too. A response of this class already is given back as it is.
+        """
+        if isinstance(response, cls):
+            return response
+        new = cls.__new__(cls)
+        # Not copy.copy(): it goes the way of pickling, which loses the stream and the extensions.
+        new.__dict__.update(response.__dict__)
+        new.headers = response.headers.copy()
+        new.extensions = dict(response.extensions)
+        new.history = list(response.history)
+        new.stream = _SharedStream(response, new)
+        return new
+
+
+class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """The stream of a response, read through a second one. The first keeps the accounts that httpx sets up."""
+
+    def __init__(self, first: httpx.Response, second: httpx.Response) -> None:
+        self._first = first
+        self._second = second
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._first.aiter_raw():
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._first.aclose()
+        self._copy_elapsed()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._first.iter_raw()
+
+    def close(self) -> None:
+        self._first.close()
+        self._copy_elapsed()
+
+    def _copy_elapsed(self) -> None:
+        with contextlib.suppress(RuntimeError):  # a response that no client has sent has none
+            self._second.elapsed = self._first.elapsed
+
+
+def status_error(
+    response: httpx.Response, attempts: tuple[Attempt, ...] = ()
+) -> PrefectHTTPStatusError:
+    """Make the error for a response with a bad status."""
+    return PrefectHTTPStatusError(
+        _message(response),
+        request=response.request,
+        response=response,
+        attempts=attempts,
+        retry_after=retry_after(response),
+    )
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Say how many seconds the response asks to wait; None if it does not say or is malformed."""
+    headers = response.headers
+    return parse_retry_after(headers.get("Retry-After"), date=headers.get("Date"), now=time.time())
+
+
+def _message(response: httpx.Response) -> str:
+    request = response.request
+    status = f"{response.status_code} {response.reason_phrase}".rstrip()
+    detail = _detail(response)
+    return one_line(f"{status} for {request.method} ", limit=200) + f" {safe_url(request.url)}{detail and ': '}{detail}"
+
+
+def _detail(response: httpx.Response) -> str:
+    """Give the ``detail`` of a JSON body or the start of the text; nothing if the body has not been read."""
+    try:
+        content = response.content
+    except httpx.ResponseNotRead:
+        return ""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):  # not JSON, or nested deeper than Python goes
+        body = None
+    if isinstance(body, dict) and body.get("detail"):
+        detail = body["detail"]
+        return one_line(detail if isinstance(detail, str) else json.dumps(detail), limit=_MAX_DETAIL)
+    try:
+        # Not response.text: it fails on a charset that is no text encoding, and the server names the charset.
+        text = content[: 8 * _MAX_DETAIL].decode(response.charset_encoding or "utf-8", errors="replace")
+    except (LookupError, UnicodeError):
+        text = content[: 8 * _MAX_DETAIL].decode("ascii", errors="replace")
+    return one_line(text, limit=_MAX_DETAIL)

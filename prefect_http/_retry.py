@@ -1,0 +1,301 @@
+"""Whether a failed attempt is repeated, and after what wait. Pure: no clock, no sleep, no random of its own.
+
+An attempt fails in one of these ways, and the way decides (RFC 9110, section 9.2.2):
+
+    REFUSED      a status that the policy lists     repeat, any method: the server says it did not do it
+    NEVER_SENT   the request did not leave          repeat, any method
+    UNREACHABLE  no connection                      as NEVER_SENT, once the origin has answered before: a wrong
+                                                    address fails fast, a restarting server does not
+    AMBIGUOUS    it broke off on the way            repeat if that is safe: the server may have done it
+    FINAL        anything else                      never
+
+Then the body must be there to be sent again, a retry must be left, and the wait must be allowed and must fit.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Self
+
+import httpx
+
+from prefect_http._redact import safe_exception
+
+_STATUSES = frozenset({429, 502, 503})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryPolicy:
+    """What is repeated, how often, and how long to wait. Immutable, and safe to share.
+
+    Attributes:
+        max_retries: attempts after the first; 0 for none. ``PREFECT_CLIENT_MAX_RETRIES``.
+        statuses: the statuses that are repeated, for any method.
+            ``PREFECT_CLIENT_RETRY_EXTRA_CODES`` ("408,504") adds to the default.
+        backoff_base: retry n comes ``backoff_base ** n`` seconds after a failure without ``Retry-After``.
+        max_backoff: the longest such wait in seconds, jitter included.
+        jitter: waits are spread evenly by this fraction either way, 0 to 1; a ``Retry-After`` only upwards.
+            ``PREFECT_CLIENT_RETRY_JITTER_FACTOR``.
+        max_retry_after: a ``Retry-After`` of more seconds is refused: the client gives up at once.
+        total_timeout: seconds for all attempts and waits of one ``send()``; None for no limit. An attempt that
+            is still under way by then ends in ``httpx.TimeoutException``. With ``stream=True`` it covers the
+            time until the response's headers are there.
+        retry_non_idempotent: repeat POST and PATCH (and whatever else is not idempotent) also when the server
+            may have acted on them.
+
+    Raises:
+        ValueError: a value is out of range or of the wrong type; the message names the field.
+    """
+
+    max_retries: int = 5
+    statuses: Set[int] = _STATUSES
+    backoff_base: float = 2.0
+    max_backoff: float = 120.0
+    jitter: float = 0.2
+    max_retry_after: float = 300.0
+    total_timeout: float | None = None
+    retry_non_idempotent: bool = False
+
+    def __post_init__(self) -> None:
+        _require(_is_int(self.max_retries) and self.max_retries >= 0, self, "max_retries", "an integer from 0")
+        # A copy, so that nobody can change the policy through the set that it was made from.
+        object.__setattr__(self, "statuses", _frozen(self.statuses))
+        for name in ("backoff_base", "max_backoff", "max_retry_after"):
+            value = getattr(self, name)
+            _require(_is_finite(value) and value >= 0, self, name, "a finite number from 0")
+        _require(_is_finite(self.jitter) and 0 <= self.jitter <= 1, self, "jitter", "a number from 0 to 1")
+        _require(
+            self.total_timeout is None or (_is_finite(self.total_timeout) and self.total_timeout > 0),
+            self,
+            "total_timeout",
+            "None or a finite number above 0",
+        )
+        _require(isinstance(self.retry_non_idempotent, bool), self, "retry_non_idempotent", "True or False")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Make the default policy, changed by the environment. A variable that is empty counts as not set.
+
+        Raises:
+            ValueError: a variable's value is bad; the message names the variable.
+        """
+        policy = cls()
+        for variable, name, parse in _VARIABLES:
+            text = environ.get(variable, "").strip()
+            if text:
+                try:
+                    policy = replace(policy, **{name: parse(text)})
+                except ValueError as error:
+                    raise ValueError(f"environment variable {variable}={text!r}: {error}") from None
+        return policy
+
+    def wait_bounds(self, number: int, retry_after: float | None) -> tuple[float, float, str]:
+        """Say when retry ``number`` (1-based) may come.
+
+        Returns:
+            The earliest and the latest wait in seconds, between which jitter chooses, and the reason.
+        """
+        if retry_after is not None:
+            return retry_after, retry_after * (1 + self.jitter), f"Retry-After of {retry_after:g} s"
+        try:
+            backoff = min(self.backoff_base**number, self.max_backoff)
+        except OverflowError:
+            backoff = self.max_backoff
+        low, high = backoff * (1 - self.jitter), min(backoff * (1 + self.jitter), self.max_backoff)
+        return low, high, f"backoff of {backoff:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a request that did not succeed.
+
+    Attributes:
+        number: 1 for the first.
+        status_code: the response's status; exactly one of this and ``exception`` is set.
+        exception: the httpx exception that ended the attempt.
+        delay: seconds until the next attempt; None if there is none.
+        reason: why that delay, or why no further attempt.
+        elapsed: seconds the attempt took.
+    """
+
+    number: int
+    status_code: int | None
+    exception: Exception | None
+    delay: float | None
+    reason: str
+    elapsed: float
+
+
+def _statuses_with(text: str) -> frozenset[int]:
+    return _STATUSES | {int(code) for code in text.split(",") if code.strip()}
+
+
+_VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+    ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", int),
+    ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with),
+    ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "jitter", float),
+)
+
+
+class Failure(enum.Enum):
+    """In what way an attempt failed; see the table at the top of the file."""
+
+    REFUSED = enum.auto()
+    NEVER_SENT = enum.auto()
+    UNREACHABLE = enum.auto()
+    AMBIGUOUS = enum.auto()
+    FINAL = enum.auto()
+
+
+_FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
+    (httpx.ConnectTimeout, Failure.NEVER_SENT),
+    (httpx.PoolTimeout, Failure.NEVER_SENT),
+    (httpx.ConnectError, Failure.UNREACHABLE),
+    (httpx.ReadTimeout, Failure.AMBIGUOUS),
+    (httpx.WriteTimeout, Failure.AMBIGUOUS),
+    (httpx.ReadError, Failure.AMBIGUOUS),
+    (httpx.WriteError, Failure.AMBIGUOUS),
+    (httpx.RemoteProtocolError, Failure.AMBIGUOUS),
+    (httpx.LocalProtocolError, Failure.AMBIGUOUS),
+)
+
+
+def classify(exception: Exception) -> Failure:
+    """Say in what way an exception of httpx failed the attempt."""
+    return next((failure for kind, failure in _FAILURES if isinstance(exception, kind)), Failure.FINAL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What the decision looks at.
+
+    Attributes:
+        number: the failed attempt's, 1-based.
+        failure: in what way it failed.
+        what: the same for people, "503" or "ReadTimeout".
+        retry_after: what the response asked for, in seconds from now.
+        method: of the request as it was first sent.
+        redirected_method: of the request that failed, which a redirect may have changed.
+        has_idempotency_key: the request carries an ``Idempotency-Key``.
+        body_is_spent: the body was a one-shot stream, and reading it has begun.
+        origin_has_answered: the failing origin has answered this client before.
+        total_left: seconds until ``total_timeout``; infinity without one.
+        deadline_left: seconds until the caller's own deadline; infinity without one.
+    """
+
+    number: int
+    failure: Failure
+    what: str
+    retry_after: float | None = None
+    method: str = "GET"
+    redirected_method: str = "GET"
+    has_idempotency_key: bool = False
+    body_is_spent: bool = False
+    origin_has_answered: bool = True
+    total_left: float = math.inf
+    deadline_left: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Send the request again after ``delay`` seconds."""
+
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Make no further attempt."""
+
+    reason: str
+
+
+def decide(policy: RetryPolicy, situation: Situation, random: float) -> Retry | GiveUp:
+    """Decide on a failed attempt.
+
+    Args:
+        policy: the rules.
+        situation: what happened.
+        random: a number from 0 up to 1 that places the wait between its bounds.
+    """
+    obstacle = _obstacle(policy, situation)
+    if obstacle is not None:
+        return GiveUp(obstacle)
+    low, high, reason = policy.wait_bounds(situation.number, situation.retry_after)
+    for left, limit in (
+        (situation.total_left, f"total_timeout of {policy.total_timeout} s"),
+        (situation.deadline_left, "caller's deadline"),
+    ):
+        if low >= left:
+            return GiveUp(f"a {reason} does not fit the {limit}, {max(left, 0):.3g} s away")
+        high = min(high, left)
+    return Retry(low + (high - low) * random, reason)
+
+
+def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
+    """Say what forbids another attempt, whatever the wait; None if nothing does."""
+    may_repeat = (
+        situation.method in _SAFE_METHODS or situation.has_idempotency_key or policy.retry_non_idempotent
+    )
+    if situation.failure is Failure.FINAL:
+        return f"{situation.what} is not retried"
+    if situation.failure is Failure.UNREACHABLE and not situation.origin_has_answered:
+        return "the address has never answered, so it may be wrong"
+    if situation.failure is Failure.AMBIGUOUS and not may_repeat:
+        return (
+            f"the server may have acted on the {situation.method}; an Idempotency-Key header "
+            "or retry_non_idempotent=True makes it safe to repeat"
+        )
+    if situation.redirected_method != situation.method and not may_repeat:
+        return f"the {situation.method} was carried out, and its redirect to a {situation.redirected_method} failed"
+    if situation.body_is_spent:
+        return "the request body is a one-shot stream that has been read; bytes or a seekable file can be sent again"
+    if situation.number > policy.max_retries:
+        return "all retries are used up" if policy.max_retries else "max_retries is 0"
+    if situation.retry_after is not None and situation.retry_after > policy.max_retry_after:
+        return f"Retry-After of {situation.retry_after:g} s exceeds max_retry_after of {policy.max_retry_after:g} s"
+    return None
+
+
+def tell_attempts(attempts: Sequence[Attempt], policy: RetryPolicy) -> str:
+    """Write the attempts as a note for the error that ends them."""
+    lines = [f"prefect_http made {len(attempts)} of at most {policy.max_retries + 1} attempts:"]
+    for attempt in attempts:
+        then = attempt.reason if attempt.delay is None else f"waited {attempt.delay:.3g} s ({attempt.reason})"
+        lines.append(f"  {attempt.number}: {outcome(attempt)} after {attempt.elapsed:.3g} s; {then}")
+    return "\n".join(lines)
+
+
+def outcome(attempt: Attempt) -> str:
+    """Write how an attempt ended, for people."""
+    return str(attempt.status_code) if attempt.exception is None else safe_exception(attempt.exception)
+
+
+def _frozen(statuses: Set[int]) -> frozenset[int]:
+    try:
+        codes = frozenset(statuses)
+    except TypeError:
+        raise ValueError(f"statuses must be a set of status codes, not {statuses!r}") from None
+    for code in codes:
+        if not _is_int(code) or not 100 <= code <= 599:
+            raise ValueError(f"statuses must hold integers from 100 to 599, not {code!r}")
+    return codes
+
+
+def _require(holds: bool, policy: RetryPolicy, name: str, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, not {getattr(policy, name)!r}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
