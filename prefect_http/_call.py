@@ -14,27 +14,27 @@ from prefect_http._retry import Attempt, Failure, Retry, RetryPolicy, Situation,
 
 
 class Call:
-    """What one ``send()`` knows: the request, the rules, and what has happened.
+    """What one ``send()`` knows once an attempt has failed: the request, the rules, and what has happened.
 
     Attributes:
-        deadline: when ``total_timeout`` ends, on the event loop's clock; None without one.
         attempts: the failed attempts, oldest first.
         resume_at: when the next attempt is due, on the event loop's clock.
     """
 
-    __slots__ = ("_body", "attempts", "deadline", "policy", "request", "resume_at")
+    __slots__ = ("_body", "_deadline", "attempts", "policy", "request", "resume_at")
 
-    def __init__(self, request: httpx.Request, policy: RetryPolicy, body: OneShotBody | None) -> None:
+    def __init__(
+        self, request: httpx.Request, policy: RetryPolicy, body: OneShotBody | None, deadline: float | None
+    ) -> None:
         self.request = request
         self.policy = policy
         self._body = body
-        total = policy.total_timeout
-        self.deadline = None if total is None else anyio.current_time() + total
+        self._deadline = math.inf if deadline is None else deadline
         self.attempts: list[Attempt] = []
         self.resume_at = -math.inf
 
     def judge(
-        self, failed: httpx.Response | httpx.RequestError, started: float, origin_has_answered: bool = True
+        self, failed: httpx.Response | httpx.RequestError, started: float, *, origin_has_answered: bool = True
     ) -> Attempt:
         """Decide whether a failed attempt is followed by another, and put it on the record.
 
@@ -61,7 +61,7 @@ class Call:
             has_idempotency_key="Idempotency-Key" in self.request.headers,
             body_is_spent=self._body is not None and self._body.is_spent,
             origin_has_answered=origin_has_answered,
-            total_left=math.inf if self.deadline is None else self.deadline - now,
+            total_left=self._deadline - now,
             deadline_left=anyio.current_effective_deadline() - now,
         )
         decision = decide(self.policy, situation, random.random())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
-from typing import Any, Unpack
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -14,11 +14,15 @@ import httpx
 from prefect_http._arguments import HttpxArguments
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
-from prefect_http._excerpt import close, discard, read_beginning
+from prefect_http._nursery import current_time
+from prefect_http._origins import AnsweredOrigins
+from prefect_http._reading import close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
-from prefect_http._response import PrefectResponse, status_error
+from prefect_http._response import PrefectResponse, is_fine, own, status_error
 from prefect_http._retry import Attempt, RetryPolicy, outcome, tell_attempts
 from prefect_http._version import __version__
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("prefect_http")
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
@@ -28,8 +32,6 @@ _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 _ERROR_SECONDS = 5.0
 _STREAMED_ERROR_BYTES = 64 * 1024
 _ERROR_BYTES = 1024 * 1024
-# Origins that have answered are remembered; redirects choose them, so their number is limited.
-_MAX_ORIGINS = 1000
 
 
 class PrefectHttpxClient(httpx.AsyncClient):
@@ -66,7 +68,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._policy = RetryPolicy.from_env() if retry is None else _checked_policy(retry, "retry")
         self._raise_on_all_errors = raise_on_all_errors
         self._on_retry = on_retry
-        self._answered: dict[tuple[bytes, bytes, int | None], None] = {}
+        self._answered = AnsweredOrigins()
         headers = httpx.Headers(httpx_arguments.get("headers"))
         headers.setdefault("User-Agent", _USER_AGENT)
         httpx_arguments["headers"] = headers
@@ -96,56 +98,54 @@ class PrefectHttpxClient(httpx.AsyncClient):
             Ends the attempt or the wait at once, with the response closed.
         """
         policy = request.extensions.get("retry")
-        policy = self._policy if policy is None else _checked_policy(policy, 'extensions["retry"]')
-        call = Call(request, policy, mark_one_shot_body(request))
-        options = {"auth": auth, "follow_redirects": follow_redirects}
+        if not isinstance(policy, RetryPolicy):
+            policy = self._policy if policy is None else _checked_policy(policy, 'extensions["retry"]')
+        body = None if isinstance(request.stream, httpx.ByteStream) else mark_one_shot_body(request)
+        started = current_time()
+        deadline = None if policy.total_timeout is None else started + policy.total_timeout
+        call: Call | None = None
         while True:
-            started = anyio.current_time()
             try:
-                response = await self._attempt(call, stream, options)
+                # Streamed in any case: a response that is not wanted is never read whole, however long it is.
+                sending = super().send(request, stream=True, auth=auth, follow_redirects=follow_redirects)
+                response = await (sending if deadline is None else _until(deadline, sending, request))
+                self._answered.add(response)
+                status = response.status_code
+                if status not in policy.statuses and (
+                    200 <= status < 300 or is_fine(response) or not self._raise_on_all_errors
+                ):
+                    if not stream and status != httpx.codes.SWITCHING_PROTOCOLS:
+                        try:
+                            reading = response.aread()
+                            await (reading if deadline is None else _until(deadline, reading, request))
+                        except BaseException:
+                            await close(response)
+                            raise
+                    if type(response) is httpx.Response:  # own(), inlined
+                        response.__class__ = PrefectResponse
+                        return response
+                    return own(response)
             except httpx.RequestError as error:
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                attempt = call.judge(error, started, self._has_answered(call.failed_request(error)))
+                call = call or Call(request, policy, body, deadline)
+                attempt = call.judge(error, started, origin_has_answered=call.failed_request(error).url in self._answered)
                 if attempt.delay is None:
                     error.add_note(tell_attempts(call.attempts, policy))
                     raise
             else:
-                if self._is_wanted(response, policy):
-                    return response
+                call = call or Call(request, policy, body, deadline)
                 attempt = call.judge(response, started)
                 if attempt.delay is None:
-                    return await self._conclude(call, response, stream)
+                    return await self._conclude(call, own(response), stream)
                 await discard(response, max_seconds=attempt.delay)
             await self._wait(call, attempt)
-
-    async def _attempt(self, call: Call, stream: bool, options: dict[str, Any]) -> PrefectResponse:
-        if call.deadline is None:
-            return await self._exchange(call, stream, options)
-        with anyio.CancelScope(deadline=call.deadline):
-            return await self._exchange(call, stream, options)
-        raise httpx.TimeoutException(
-            f"total_timeout of {call.policy.total_timeout} s passed", request=call.request
-        )
-
-    async def _exchange(self, call: Call, stream: bool, options: dict[str, Any]) -> PrefectResponse:
-        # Streamed in any case: a response that is not wanted is never read whole, however long it is.
-        received = await super().send(call.request, stream=True, **options)
-        if type(received) is httpx.Response:
-            received.__class__ = PrefectResponse
-        response = PrefectResponse.from_httpx_response(received)
-        self._note_origins(response)
-        if not stream and self._is_wanted(response, call.policy):
-            await _read(response)
-        return response
-
-    def _is_wanted(self, response: httpx.Response, policy: RetryPolicy) -> bool:
-        return response.status_code not in policy.statuses and (_is_fine(response) or not self._raise_on_all_errors)
+            started = current_time()
 
     async def _conclude(self, call: Call, response: PrefectResponse, stream: bool) -> PrefectResponse:
         """Raise for a bad status, with as much of the body as is good for, or give the response back."""
-        if _is_fine(response) or not self._raise_on_all_errors:
+        if is_fine(response) or not self._raise_on_all_errors:
             if not stream:
-                await _read(response)
+                await read_whole(response)
             return response
         max_bytes = _STREAMED_ERROR_BYTES if stream else _ERROR_BYTES
         cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=_ERROR_SECONDS)
@@ -171,33 +171,11 @@ class PrefectHttpxClient(httpx.AsyncClient):
             self._on_retry(call.request, attempt)
         await anyio.sleep_until(call.resume_at)
 
-    def _note_origins(self, response: httpx.Response) -> None:
-        for answer in (*response.history, response):
-            if len(self._answered) >= _MAX_ORIGINS:
-                del self._answered[next(iter(self._answered))]
-            self._answered[_origin(answer.request.url)] = None
-
-    def _has_answered(self, request: httpx.Request) -> bool:
-        return _origin(request.url) in self._answered
-
-
-async def _read(response: httpx.Response) -> None:
-    # A 101 is left as it is, for reading it would close the stream that it hands over.
-    if response.status_code == httpx.codes.SWITCHING_PROTOCOLS:
-        return
-    try:
-        await response.aread()
-    except BaseException:
-        await close(response)
-        raise
-
-
-def _is_fine(response: httpx.Response) -> bool:
-    return response.is_success or response.status_code == httpx.codes.SWITCHING_PROTOCOLS
-
-
-def _origin(url: httpx.URL) -> tuple[bytes, bytes, int | None]:
-    return url.raw_scheme, url.raw_host, url.port
+async def _until(deadline: float, doing: Awaitable[T], request: httpx.Request) -> T:
+    """Await a part of an attempt until ``total_timeout`` has passed."""
+    with anyio.CancelScope(deadline=deadline):
+        return await doing
+    raise httpx.TimeoutException("total_timeout has passed", request=request)
 
 
 def _checked_policy(policy: object, where: str) -> RetryPolicy:

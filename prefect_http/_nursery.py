@@ -76,6 +76,17 @@ def open_nursery() -> AbstractAsyncContextManager[Nursery]:
     )
 
 
+def current_time() -> float:
+    """Give the time of the event loop's clock in seconds; anyio.current_time() at half its cost."""
+    trio = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            return cast(float, trio.current_time())
+        except RuntimeError:  # trio is there, but asyncio is running
+            pass
+    return asyncio.get_running_loop().time()
+
+
 def current_task() -> object:
     """Give an object that identifies the running task."""
     trio = _running_trio()

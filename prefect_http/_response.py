@@ -28,7 +28,7 @@ class PrefectResponse(httpx.Response):
             PrefectHTTPStatusError: any other status. The body shows in the message if it has been read.
             RuntimeError: the response has no request, as in httpx.
         """
-        if self.is_success or self.status_code == httpx.codes.SWITCHING_PROTOCOLS:
+        if is_fine(self):
             return self
         raise status_error(self)
 
@@ -76,6 +76,18 @@ class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
     def _copy_elapsed(self) -> None:
         with contextlib.suppress(RuntimeError):  # a response that no client has sent has none
             self._second.elapsed = self._first.elapsed
+
+
+def is_fine(response: httpx.Response) -> bool:
+    """Say whether the status is 2xx, or 101, which hands over its stream."""
+    return 200 <= response.status_code < 300 or response.status_code == 101
+
+
+def own(response: httpx.Response) -> PrefectResponse:
+    """Make a PrefectResponse of a response that is ours to change; in place, where it is of httpx's own class."""
+    if type(response) is httpx.Response:
+        response.__class__ = PrefectResponse
+    return PrefectResponse.from_httpx_response(response)
 
 
 def status_error(

@@ -1,4 +1,4 @@
-"""The beginning of a response body, whatever the server does."""
+"""Reading responses: whole, or their beginning, whatever the server does."""
 
 from __future__ import annotations
 
@@ -97,6 +97,17 @@ async def discard(response: httpx.Response, *, max_seconds: float) -> None:
         await read_beginning(
             response, max_bytes=_DISCARD_BYTES, max_seconds=min(max_seconds, _DISCARD_SECONDS)
         )
+
+
+async def read_whole(response: httpx.Response) -> None:
+    """Read a response, and close it if that fails. A 101 is left as it is: reading closes the stream it hands over."""
+    if response.status_code == httpx.codes.SWITCHING_PROTOCOLS:
+        return
+    try:
+        await response.aread()
+    except BaseException:
+        await close(response)
+        raise
 
 
 async def close(response: httpx.Response) -> None:
