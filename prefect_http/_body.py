@@ -52,7 +52,8 @@ def _is_replayable_multipart(stream: httpx.AsyncByteStream) -> bool:
 
 
 def _can_be_sent_again(field: object) -> bool:
-    if not hasattr(field, "file"):
+    file = getattr(field, "file", None)
+    if file is None:
         return hasattr(field, "value")
-    seekable = getattr(field.file, "seekable", None)
-    return isinstance(field.file, str | bytes) or (callable(seekable) and bool(seekable()))
+    seekable = getattr(file, "seekable", None)
+    return isinstance(file, str | bytes) or (callable(seekable) and bool(seekable()))

@@ -50,7 +50,7 @@ class Call:
             wanted_wait, redirected = retry_after(failed), failed.request
         else:
             status_code, exception = None, failed
-            failure, wanted_wait, redirected = classify(failed), None, self.failed_request(failed)
+            failure, wanted_wait, redirected = classify(failed), None, failed.request
         situation = Situation(
             number=len(self.attempts) + 1,
             failure=failure,

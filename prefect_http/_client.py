@@ -107,8 +107,13 @@ class PrefectHttpxClient(httpx.AsyncClient):
         while True:
             try:
                 # Streamed in any case: a response that is not wanted is never read whole, however long it is.
-                sending = super().send(request, stream=True, auth=auth, follow_redirects=follow_redirects)
-                response = await (sending if deadline is None else _until(deadline, sending, request))
+                sending = super().send(
+                    request,
+                    stream=True,
+                    auth=auth,  # type: ignore[arg-type]  # httpx has no public name for USE_CLIENT_DEFAULT's type
+                    follow_redirects=follow_redirects,  # type: ignore[arg-type]
+                )
+                response = await (sending if deadline is None else _until(deadline, sending))
                 self._answered.add(response)
                 status = response.status_code
                 if status not in policy.statuses and (
@@ -117,18 +122,16 @@ class PrefectHttpxClient(httpx.AsyncClient):
                     if not stream and status != httpx.codes.SWITCHING_PROTOCOLS:
                         try:
                             reading = response.aread()
-                            await (reading if deadline is None else _until(deadline, reading, request))
+                            await (reading if deadline is None else _until(deadline, reading))
                         except BaseException:
                             await close(response)
                             raise
-                    if type(response) is httpx.Response:  # own(), inlined
-                        response.__class__ = PrefectResponse
-                        return response
                     return own(response)
             except httpx.RequestError as error:
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 call = call or Call(request, policy, body, deadline)
-                attempt = call.judge(error, started, origin_has_answered=call.failed_request(error).url in self._answered)
+                error.request = call.failed_request(error)
+                attempt = call.judge(error, started, origin_has_answered=error.request.url in self._answered)
                 if attempt.delay is None:
                     error.add_note(tell_attempts(call.attempts, policy))
                     raise
@@ -171,11 +174,12 @@ class PrefectHttpxClient(httpx.AsyncClient):
             self._on_retry(call.request, attempt)
         await anyio.sleep_until(call.resume_at)
 
-async def _until(deadline: float, doing: Awaitable[T], request: httpx.Request) -> T:
+
+async def _until(deadline: float, doing: Awaitable[T]) -> T:
     """Await a part of an attempt until ``total_timeout`` has passed."""
     with anyio.CancelScope(deadline=deadline):
         return await doing
-    raise httpx.TimeoutException("total_timeout has passed", request=request)
+    raise httpx.TimeoutException("total_timeout has passed")
 
 
 def _checked_policy(policy: object, where: str) -> RetryPolicy:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import anyio.lowlevel
 from anyio.lowlevel import RunVar
@@ -153,6 +152,9 @@ def _hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppR
     return run
 
 
+_Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], Coroutine[Any, Any, bool]]
+
+
 class _ToldByStatement:
     """A descriptor for ``__aexit__`` that tells an ``async with`` statement from a call by hand.
 
@@ -162,17 +164,23 @@ class _ToldByStatement:
     in, innermost first. There, and only there, a cancel scope may stay open around the body.
     """
 
-    def __get__(self, context: _LifespanContext | None, owner: type[_LifespanContext]) -> Callable[..., Awaitable[bool]]:
+    @overload
+    def __get__(self, context: None, owner: type[_LifespanContext]) -> Callable[..., Coroutine[Any, Any, bool]]: ...
+
+    @overload
+    def __get__(self, context: _LifespanContext, owner: type[_LifespanContext]) -> _Leave: ...
+
+    def __get__(
+        self, context: _LifespanContext | None, owner: type[_LifespanContext]
+    ) -> _Leave | Callable[..., Coroutine[Any, Any, bool]]:
         if context is None:
             return owner.leave
         context.is_statement = True
         return context.leave
 
 
-class _LifespanContext(AbstractAsyncContextManager[Lifespan]):
+class _LifespanContext:
     """One user's hold on an app's lifespan, for use once."""
-
-    __slots__ = ("_app", "_entries", "_guard", "_mode", "_run", "_task", "_timeouts", "is_statement")
 
     def __init__(self, app: ASGIApp, startup_timeout: float, shutdown_timeout: float, mode: Mode) -> None:
         self._app: ASGIApp | None = app
@@ -200,7 +208,7 @@ class _LifespanContext(AbstractAsyncContextManager[Lifespan]):
             if error is not None:
                 raise error
             if self._mode == "on" and not run.is_supported:
-                raise LifespanNotSupported(f"{app!r} does not speak the lifespan protocol") from run.app_error
+                raise LifespanNotSupported(f"{run.name} does not speak the lifespan protocol") from run.app_error
         except BaseException:
             if run.release():
                 await wait_shielded(run.over)

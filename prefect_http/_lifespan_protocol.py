@@ -10,6 +10,7 @@ The app calls ``receive`` and ``send``, and in the end returns or raises; we ask
 and, by how the app's call ends:
 
     CALLED    returns or raises   UNSUPPORTED: it takes no lifespan scopes, and has not looked at this one
+              is cancelled        STARTUP_FAILED: by somebody else, so it says nothing about the app
     STARTING  returns             UNSUPPORTED: it looked, and had nothing to say
               raises              STARTUP_FAILED
     UP        returns             DOWN: it has no shutdown hooks
@@ -17,6 +18,8 @@ and, by how the app's call ends:
     STOPPING  returns             DOWN
               raises              SHUTDOWN_FAILED
     DOWN      raises              SHUTDOWN_FAILED
+
+Where nothing else is said, being cancelled is one way of raising.
 
 An app that answers with the messages of a request ("http.response.start") never looked at the scope's type: it is
 UNSUPPORTED. Any other message out of place is an error to the app.
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Literal
 
 from prefect_http._errors import LifespanError
 
@@ -68,6 +72,7 @@ _RAISED = {
     Phase.STOPPING: Phase.SHUTDOWN_FAILED,
     Phase.DOWN: Phase.SHUTDOWN_FAILED,
 }
+_CANCELLED = {**_RAISED, Phase.CALLED: Phase.STARTUP_FAILED}
 _EXPECTED = {
     Phase.CALLED: "lifespan.startup.complete or lifespan.startup.failed",
     Phase.STARTING: "lifespan.startup.complete or lifespan.startup.failed",
@@ -92,7 +97,7 @@ class LifespanProtocol:
         self.asked_to_stop = False
         self.message = ""
 
-    def receive(self) -> dict[str, str] | None:
+    def receive(self) -> dict[str, object] | None:
         """Give the next message for the app; None if there is none now."""
         if self.phase is Phase.CALLED:
             self.phase = Phase.STARTING
@@ -122,8 +127,9 @@ class LifespanProtocol:
             self.message = str(message.get("message", ""))
         self.phase = following
 
-    def end(self, raised: bool) -> None:
+    def end(self, how: Literal["returned", "raised", "cancelled"]) -> None:
         """Take note that the app's call has ended."""
         if self.phase is Phase.UP and self.asked_to_stop:
             self.phase = Phase.STOPPING  # it went without asking for the message
-        self.phase = (_RAISED if raised else _RETURNED).get(self.phase, self.phase)
+        endings = {"returned": _RETURNED, "raised": _RAISED, "cancelled": _CANCELLED}[how]
+        self.phase = endings.get(self.phase, self.phase)

@@ -24,7 +24,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
@@ -151,7 +151,7 @@ class AppRun:
         """Make an error if the app crashed while it was held."""
         if self._protocol.phase is not Phase.CRASHED:
             return None
-        return self._error((LifespanCrashed, f"{self._name} crashed in its lifespan: {self._app_error!r}"))
+        return self._error((LifespanCrashed, f"{self.name} crashed in its lifespan: {self._app_error!r}"))
 
     def shutdown_error(self) -> LifespanError | None:
         """Make an error if the app did not shut down well."""
@@ -166,7 +166,8 @@ class AppRun:
         return error
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The app's name, for messages."""
         return f"the app {getattr(self.app, '__qualname__', type(self.app).__qualname__)}"
 
     # The root task.
@@ -181,6 +182,9 @@ class AppRun:
                 finally:
                     self._turn.release()
         finally:
+            if not self.is_up:
+                # Reached by cancellation only; where there is a better reason, it has been given.
+                self._fail_startup(LifespanStartupError, f"{self.name} was cancelled during its startup")
             self.is_open = False
             self._on_end(self)
             self.answered.set()
@@ -197,7 +201,7 @@ class AppRun:
         if not self._unwanted.is_set():
             self._fail_startup(
                 LifespanTimeoutError,
-                f"the lifespan that {self._name} had before has not ended within {self._startup_timeout:g} s",
+                f"the lifespan that {self.name} had before has not ended within {self._startup_timeout:g} s",
             )
         return False
 
@@ -211,36 +215,44 @@ class AppRun:
     async def _start(self) -> None:
         deadline = anyio.current_time() + self._startup_timeout
         await _wait_until(self._decided, deadline)
-        if self._protocol.phase in (Phase.UP, Phase.CRASHED):
+        if self._protocol.phase in (Phase.UP, Phase.DOWN, Phase.CRASHED):
             return
         if self._protocol.phase is Phase.STARTUP_FAILED:
             await _wait_until(self._quiet, deadline)
             text = self._protocol.message or repr(self._app_error)
-            self._fail_startup(LifespanStartupError, f"{self._name} failed to start: {text}")
-        elif self._protocol.phase is not Phase.UNSUPPORTED:
+            self._fail_startup(LifespanStartupError, f"{self.name} failed to start: {text}")
+        elif self._protocol.phase is Phase.UNSUPPORTED:
+            logger.debug("%s does not speak the lifespan protocol (%r)", self.name, self._app_error)
+        else:
             self._fail_startup(
-                LifespanTimeoutError, f"{self._name} did not finish its startup within {self._startup_timeout:g} s"
+                LifespanTimeoutError, f"{self.name} did not finish its startup within {self._startup_timeout:g} s"
             )
         await self._end_app()
 
     def _fail_startup(self, kind: type[LifespanError], text: str) -> None:
         self.is_open = False
-        self._startup_problem = kind, text
+        self._startup_problem = self._startup_problem or (kind, text)
 
     async def _stop(self) -> None:
-        if self._protocol.phase is Phase.UP:
-            self._protocol.asked_to_stop = True
-            self._stop_asked.set()
-            await _wait_until(self._quiet, anyio.current_time() + self._shutdown_timeout)
-            if self._protocol.phase in (Phase.UP, Phase.STOPPING):
-                self._shutdown_problem = (
-                    LifespanTimeoutError,
-                    f"{self._name} did not finish its shutdown within {self._shutdown_timeout:g} s",
-                )
-            await self._end_app()
-            if self._protocol.phase is Phase.SHUTDOWN_FAILED and self._shutdown_problem is None:
-                text = self._protocol.message or repr(self._app_error)
-                self._shutdown_problem = LifespanShutdownError, f"{self._name} failed to shut down: {text}"
+        if self._protocol.phase is not Phase.UP:
+            return
+        self._protocol.asked_to_stop = True
+        self._stop_asked.set()
+        await _wait_until(self._quiet, anyio.current_time() + self._shutdown_timeout)
+        self._check_shutdown()
+        await self._end_app()
+        self._check_shutdown()
+
+    def _check_shutdown(self) -> None:
+        """Note what is wrong with the shutdown; a first finding stays."""
+        if self._shutdown_problem is not None:
+            return
+        if self._protocol.phase in (Phase.UP, Phase.STOPPING):
+            text = f"{self.name} did not finish its shutdown within {self._shutdown_timeout:g} s"
+            self._shutdown_problem = LifespanTimeoutError, text
+        elif self._protocol.phase is Phase.SHUTDOWN_FAILED:
+            text = f"{self.name} failed to shut down: {self._protocol.message or repr(self._app_error)}"
+            self._shutdown_problem = LifespanShutdownError, text
 
     async def _end_app(self) -> None:
         """Cancel what is left of the app's call. Where it does not give way, tell its users all the same."""
@@ -249,7 +261,7 @@ class AppRun:
             if self._ended.is_set():
                 return
             await anyio.lowlevel.cancel_shielded_checkpoint()
-        logger.warning("%s ignores its cancellation; its lifespan task goes on", self._name)
+        logger.warning("%s ignores its cancellation; its lifespan task goes on", self.name)
         self.answered.set()
         self.over.set()
 
@@ -262,17 +274,18 @@ class AppRun:
             "asgi": {"version": "3.0", "spec_version": "2.0"},
             "state": self.state,
         }
-        error: BaseException | None = None
+        how: Literal["returned", "raised", "cancelled"] = "returned"
         try:
             with self._app_scope:
                 await self.app(scope, self._receive, self._send)
-        except BaseException as raised:
-            error = raised
-            if isinstance(raised, anyio.get_cancelled_exc_class()) and _is_cancelled():
-                raise  # the end of the event loop's run
+        except anyio.get_cancelled_exc_class() as error:
+            how, self._app_error = "cancelled", error
+            if anyio.current_effective_deadline() == -math.inf:
+                raise  # the root task is being cancelled
+        except BaseException as error:
+            how, self._app_error = "raised", error
         finally:
-            self._app_error = error
-            self._protocol.end(raised=error is not None)
+            self._protocol.end(how)
             self._ended.set()
             self._quiet.set()
             self._react()
@@ -283,11 +296,11 @@ class AppRun:
         if message is None and self._protocol.phase is Phase.UP:
             await self._stop_asked.wait()
             message = self._protocol.receive()
-        if message is None:
+        while message is None:
             if self._protocol.phase is not Phase.STOPPING:
                 self._quiet.set()
             await anyio.sleep_forever()
-        return dict(message)
+        return message
 
     async def _send(self, message: Message) -> None:
         try:
@@ -306,10 +319,8 @@ class AppRun:
             self._unwanted.set()
             for guard in self._guards:
                 guard.cancel()
-
-
-def _is_cancelled() -> bool:
-    return anyio.current_effective_deadline() == -math.inf
+            if self._holders > len(self._guards):
+                logger.error("%s", self.crash_error(), exc_info=self._app_error)
 
 
 async def _wait_until(event: Event, deadline: float) -> None:

@@ -36,6 +36,7 @@ class CancelScope(Protocol):
     """trio.CancelScope or anyio.CancelScope."""
 
     deadline: float
+    shield: bool
 
     @property
     def cancelled_caught(self) -> bool: ...
@@ -123,7 +124,9 @@ async def wait_shielded(event: Event) -> None:
     cancelled: BaseException | None = None
     while not event.is_set():
         try:
-            with anyio.CancelScope(shield=True):
+            scope = new_cancel_scope()
+            scope.shield = True
+            with scope:
                 await event.wait()
         except anyio.get_cancelled_exc_class() as error:
             cancelled = error

@@ -87,7 +87,7 @@ def own(response: httpx.Response) -> PrefectResponse:
     """Make a PrefectResponse of a response that is ours to change; in place, where it is of httpx's own class."""
     if type(response) is httpx.Response:
         response.__class__ = PrefectResponse
-    return PrefectResponse.from_httpx_response(response)
+    return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
 
 
 def status_error(

@@ -19,7 +19,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -135,7 +135,7 @@ def _statuses_with(text: str) -> frozenset[int]:
     return _STATUSES | {int(code) for code in text.split(",") if code.strip()}
 
 
-_VARIABLES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+_VARIABLES: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", int),
     ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with),
     ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "jitter", float),

@@ -1,0 +1,27 @@
+"""Run all benchmarks and print their tables; a minute or so."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+import anyio
+
+from benchmarks import import_time, nested_lifespan, success, whole_lifespan
+
+_PEERS = "httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan"
+
+
+def main() -> None:
+    """Run all benchmarks."""
+    versions = ", ".join(f"{name} {version(name)}" for name in _PEERS)
+    print(f"{platform.python_implementation()} {platform.python_version()}; {versions}")
+    print("Ratios to the first row of each table, measured by turns: medians of all rounds, and their quartiles.")
+    for benchmark in (success, nested_lifespan, whole_lifespan):
+        for backend in ("trio", "asyncio"):
+            anyio.run(benchmark.run, backend, backend=backend)
+    import_time.run()
+
+
+if __name__ == "__main__":
+    main()

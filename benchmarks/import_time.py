@@ -1,0 +1,31 @@
+"""Importing the package, over importing what it is made of. Each import has a new interpreter to itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from benchmarks._measure import ratios
+from benchmarks._table import print_table
+
+_STATEMENTS = "import httpx, anyio", "import prefect_http"
+_ROUNDS = 15
+
+# Timed inside the interpreter: its own start says nothing about the package.
+_PROGRAM = "import time; started = time.perf_counter(); {}; print(time.perf_counter() - started)"
+
+
+def run() -> None:
+    """Measure the two imports by turns."""
+    seconds: dict[str, list[float]] = {statement: [] for statement in _STATEMENTS}
+    for number in range(-1, _ROUNDS):  # the first round may have to compile
+        for statement in _STATEMENTS if number % 2 else reversed(_STATEMENTS):
+            took = _time_import(statement)
+            if number >= 0:
+                seconds[statement].append(took)
+    print_table("Import", ratios(seconds))
+
+
+def _time_import(statement: str) -> float:
+    command = [sys.executable, "-c", _PROGRAM.format(statement)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

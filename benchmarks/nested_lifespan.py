@@ -1,0 +1,40 @@
+"""Holding an app that is already up, over an empty nursery."""
+
+from __future__ import annotations
+
+import anyio
+import trio
+
+from benchmarks._apps import lifespan
+from benchmarks._measure import take_turns
+from benchmarks._table import print_table
+from prefect_http import app_lifespan_context
+
+_OURS = "app_lifespan_context, app is up"
+_TARGETS = {_OURS: 2.0}
+
+
+async def run(backend: str) -> None:
+    """Measure entering and leaving the context of an app that something else holds."""
+    empty, name = {
+        "trio": (_empty_nursery, "trio.open_nursery()"),
+        "asyncio": (_empty_task_group, "anyio.create_task_group()"),
+    }[backend]
+    async with app_lifespan_context(lifespan):
+        results = await take_turns({name: empty, _OURS: _hold}, rounds=500, calls=50)
+    print_table(f"Nested lifespan, {backend}", results, _TARGETS)
+
+
+async def _hold() -> None:
+    async with app_lifespan_context(lifespan):
+        pass
+
+
+async def _empty_nursery() -> None:
+    async with trio.open_nursery():
+        pass
+
+
+async def _empty_task_group() -> None:
+    async with anyio.create_task_group():
+        pass
