@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import anyio.lowlevel
 from anyio.lowlevel import RunVar
@@ -85,7 +85,9 @@ def app_lifespan_context(
             raise ValueError(f"{name} must be a number of seconds above 0, not {seconds!r}")
     if mode not in ("auto", "on", "off"):
         raise ValueError(f"mode must be 'auto', 'on' or 'off', not {mode!r}")
-    return _LifespanContext(app, startup_timeout, shutdown_timeout, mode)
+    # A cast, because type checkers take a descriptor in the place of __aexit__ for a plain attribute.
+    context = _LifespanContext(app, startup_timeout, shutdown_timeout, mode)
+    return cast("AbstractAsyncContextManager[Lifespan]", context)
 
 
 class _Entry:
