@@ -32,7 +32,7 @@ async def run(backend: str) -> None:
     for name, make_transport in _transports().items():
         async with AsyncExitStack() as stack:
             contestants = await _contestants(make_transport, backend, stack)
-            results = await take_turns(contestants, rounds=200, calls=20)
+            results = await take_turns(contestants, rounds=60, calls=150)
         print_table(f"GET that succeeds, {name}, {backend}", results, _TARGETS)
 
 

@@ -114,7 +114,9 @@ class PrefectHttpxClient(httpx.AsyncClient):
                     follow_redirects=follow_redirects,  # type: ignore[arg-type]
                 )
                 response = await (sending if deadline is None else _until(deadline, sending))
-                self._answered.add(response)
+                self._answered.add(response.url)
+                for redirect in response.history:
+                    self._answered.add(redirect.url)
                 status = response.status_code
                 if status not in policy.statuses and (
                     200 <= status < 300 or is_fine(response) or not self._raise_on_all_errors
@@ -131,6 +133,8 @@ class PrefectHttpxClient(httpx.AsyncClient):
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 call = call or Call(request, policy, body, deadline)
                 error.request = call.failed_request(error)
+                if error.request is not request:
+                    self._answered.add(request.url)  # with a redirect to where it failed
                 attempt = call.judge(error, started, origin_has_answered=error.request.url in self._answered)
                 if attempt.delay is None:
                     error.add_note(tell_attempts(call.attempts, policy))
@@ -147,8 +151,12 @@ class PrefectHttpxClient(httpx.AsyncClient):
     async def _conclude(self, call: Call, response: PrefectResponse, stream: bool) -> PrefectResponse:
         """Raise for a bad status, with as much of the body as is good for, or give the response back."""
         if is_fine(response) or not self._raise_on_all_errors:
-            if not stream:
-                await read_whole(response)
+            try:
+                if not stream:
+                    await read_whole(response)
+            except httpx.RequestError as error:
+                error.add_note(tell_attempts(call.attempts, call.policy))
+                raise
             return response
         max_bytes = _STREAMED_ERROR_BYTES if stream else _ERROR_BYTES
         cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=_ERROR_SECONDS)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 # delay-seconds = 1*DIGIT (RFC 9110, section 10.2.3). Servers send fractions all the same; read as no header at
 # all, a fraction would bring the next attempt earlier than it was asked for.
 _DELAY_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+
+# HTTP-date = IMF-fixdate / obs-date; obs-date = rfc850-date / asctime-date (RFC 9110, section 5.6.7)
+#   Sun, 06 Nov 1994 08:49:37 GMT / Sunday, 06-Nov-94 08:49:37 GMT / Sun Nov  6 08:49:37 1994
+_MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_TIME = "[0-9]{2}:[0-9]{2}:[0-9]{2}"
+_HTTP_DATE = re.compile(
+    f"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{{2}} {_MONTH} [0-9]{{4}} {_TIME} GMT"
+    f"|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, [0-9]{{2}}-{_MONTH}-[0-9]{{2}} {_TIME} GMT"
+    f"|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) {_MONTH} [0-9 ][0-9] {_TIME} [0-9]{{4}}"
+)
 
 
 def parse_retry_after(value: str | None, *, date: str | None, now: float) -> float | None:
@@ -45,13 +55,9 @@ def parse_http_date(value: str) -> float | None:
     Returns:
         Seconds since the epoch; None if malformed.
     """
+    if not _HTTP_DATE.fullmatch(value):
+        return None  # parsedate_to_datetime reads much that is no HTTP-date, and overlooks what follows one
     try:
-        parsed = parsedate_to_datetime(value)
-        if parsed.tzinfo is None:
-            parsed = parsed.replace(tzinfo=UTC)
-        return (parsed - _EPOCH).total_seconds()
-    except (ValueError, TypeError, IndexError, OverflowError):
+        return parsedate_to_datetime(value).replace(tzinfo=UTC).timestamp()
+    except ValueError:  # the 31st of June
         return None
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -16,16 +16,13 @@ class AnsweredOrigins:
     def __init__(self) -> None:
         self._origins: dict[tuple[str, str, int | None], None] = {}
 
-    def add(self, response: httpx.Response) -> None:
-        """Note who answered, and who answered with a redirect on the way."""
-        url = response.request.url
+    def add(self, url: httpx.URL) -> None:
+        """Note that the URL's origin has answered."""
         origin = url.scheme, url.host, url.port
         if origin not in self._origins:
             if len(self._origins) == _MAX_ORIGINS:
                 del self._origins[next(iter(self._origins))]
             self._origins[origin] = None
-        for redirect in response.history:
-            self.add(redirect)
 
     def __contains__(self, url: httpx.URL) -> bool:
         return (url.scheme, url.host, url.port) in self._origins

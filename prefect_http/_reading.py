@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+import logging
+from collections.abc import AsyncIterator
 
 import anyio
 import anyio.lowlevel
@@ -12,6 +13,10 @@ import httpx
 _DISCARD_BYTES = 64 * 1024
 _DISCARD_SECONDS = 0.5
 _CLOSE_SECONDS = 5.0
+# How many chunks a stream may have in store that it gives without waiting for the network.
+_CHUNKS_AT_HAND = 16
+
+_logger = logging.getLogger("prefect_http")
 
 
 class _Beginning(httpx.AsyncByteStream):
@@ -48,16 +53,19 @@ class _Beginning(httpx.AsyncByteStream):
         self.cut = "it took too long to be read whole"
         return b""
 
-    @property
-    def elapsed(self) -> object:
-        """The elapsed time that httpx2 keeps on its stream."""
-        return getattr(self._stream, "elapsed", None)
+    async def end(self) -> None:
+        """End the reading before it is through.
 
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-        # Only now: httpcore's generators await when they are dropped half-way, unless their stream is closed.
-        if isinstance(self._chunks, AsyncGenerator):
-            await self._chunks.aclose()
+        httpx and httpcore read through generators within generators. Closing the outermost would leave the others
+        to the garbage collector, which trio complains about. A cancellation reaches the innermost, and so all.
+        """
+        if self._chunks is None:
+            return
+        with anyio.CancelScope() as scope, contextlib.suppress(httpx.TransportError):
+            scope.cancel()
+            for _ in range(_CHUNKS_AT_HAND):
+                if await anext(self._chunks, None) is None:
+                    return
 
 
 async def read_beginning(response: httpx.Response, *, max_bytes: int, max_seconds: float) -> str | None:
@@ -73,16 +81,20 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
     """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
-    deadline = anyio.current_time() + max_seconds
-    beginning = _Beginning(stream, max_bytes=max_bytes, deadline=deadline)
+    beginning = _Beginning(stream, max_bytes=max_bytes, deadline=anyio.current_time() + max_seconds)
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
         if not response.is_closed and not response.is_stream_consumed:  # by an event hook
             response.stream = beginning
             await response.aread()
     except httpx.DecodingError:
-        return "it cannot be decoded"
+        beginning.cut = "it cannot be decoded"
     finally:
+        if response.stream is beginning:
+            # Only the beginning has been closed so far.
+            response.stream, response.is_closed = stream, False
+            with anyio.CancelScope(shield=True):
+                await beginning.end()
         await close(response)
     return beginning.cut
 
@@ -113,4 +125,8 @@ async def read_whole(response: httpx.Response) -> None:
 async def close(response: httpx.Response) -> None:
     """Close a response, also under cancellation; shielded for at most 5 s."""
     with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-        await response.aclose()
+        try:
+            await response.aclose()
+        except Exception:
+            # There is a better error to raise, or a retry to make; what fails here harms neither.
+            _logger.debug("closing a response failed", exc_info=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
+
+_QUOTATION = re.compile(r"""(?:bytearray\()?\bb?['"]""")
 
 
 def safe_url(url: httpx.URL) -> str:
@@ -11,13 +15,16 @@ def safe_url(url: httpx.URL) -> str:
 
 
 def safe_exception(exception: BaseException) -> str:
-    """Write an exception in one line: its class, and its message where that cannot quote a header.
+    """Write an exception in one line: its class and its message.
 
-    A LocalProtocolError quotes the header value that it refuses, and that may be the ``Authorization``.
+    A protocol error quotes the header that it refuses, and that may be the ``Authorization`` or a cookie. Its
+    message goes as far as the quotation.
     """
-    name = type(exception).__name__
-    text = one_line(str(exception), limit=200)
-    return name if isinstance(exception, httpx.LocalProtocolError) or not text else f"{name}: {text}"
+    text = str(exception)
+    if isinstance(exception, httpx.ProtocolError):
+        text = _QUOTATION.split(text, maxsplit=1)[0].rstrip(" :")
+    text = one_line(text, limit=200)
+    return f"{type(exception).__name__}{text and ': '}{text}"
 
 
 def one_line(text: str, *, limit: int) -> str:

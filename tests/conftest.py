@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure; what may not hang stands under a fail_after.
+settings.register_profile("prefect_http", deadline=None)
+settings.load_profile("prefect_http")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -1,0 +1,52 @@
+"""Sphinx: Markdown pages by hand, the reference from the docstrings."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from prefect_http import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "prefect_http"
+author = "the prefect_http developers"
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # as written: the value of `os.environ` must not end up on a page
+autodoc_type_aliases = {"ASGIApp": "ASGIApp"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+# Sections of this project's docstrings that Google's style does not know.
+napoleon_custom_sections = [
+    "Cancellation",
+    ("Entering raises", "params_style"),
+    ("Leaving raises", "params_style"),
+]
+
+html_theme = "alabaster"
+html_theme_options = {"description": "Retrying HTTP clients and shared ASGI lifespans", "fixed_sidebar": True}
+html_show_copyright = False
+html_show_sourcelink = False
+exclude_patterns = ["_build"]
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what is below."""
+    app.connect("autodoc-process-docstring", split_headings, priority=400)  # before napoleon
+
+
+def split_headings(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    """Give a section's heading with a clause after a comma a line of its own, as napoleon takes plain words only."""
+    lines[:] = re.sub(r"(?m)^(\w+ raises), (.*):$", r"\1 \2.\n\n\1:", "\n".join(lines)).split("\n")

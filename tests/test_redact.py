@@ -1,0 +1,114 @@
+"""What may be shown of URLs, exceptions and texts."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_http._redact import one_line, safe_exception, safe_url
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://host/", "http://host/"),
+        ("https://user:s3cret@host/path?q=1#f", "https://host/path?q=1#f"),
+        ("https://s3cret@host", "https://host"),
+        ("https://:s3cret@host:8443/", "https://host:8443/"),
+        ("https://user%40mail:s3%2Fcret@host/", "https://host/"),
+        ("https://user:s3:cret@[::1]:8000/", "https://[::1]:8000/"),
+        ("https://host/user:pass@elsewhere", "https://host/user:pass@elsewhere"),
+    ],
+)
+def test_safe_url(url: str, shown: str) -> None:
+    """A URL is shown whole but for its userinfo."""
+    assert safe_url(httpx.URL(url)) == shown
+
+
+def test_safe_url_leaves_the_url_alone() -> None:
+    """The URL itself keeps what is needed to use it."""
+    url = httpx.URL("https://user:s3cret@host/")
+    safe_url(url)
+    assert url.password == "s3cret"
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text not in "https://host/"),
+    st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text not in "https://host/"),
+)
+def test_no_userinfo_is_ever_shown(user: str, password: str) -> None:
+    """Whatever the userinfo is, nothing of it is left."""
+    url = httpx.URL("https://host/", username=user, password=password)
+    assert safe_url(url) == "https://host/"
+
+
+@pytest.mark.parametrize(
+    ("exception", "shown"),
+    [
+        (httpx.ReadTimeout(""), "ReadTimeout"),
+        (httpx.ReadError("connection reset"), "ReadError: connection reset"),
+        (httpx.ConnectError("first\r\nsecond\tthird"), "ConnectError: first second third"),
+        (httpx.RemoteProtocolError("Server disconnected"), "RemoteProtocolError: Server disconnected"),
+        (httpx.ConnectError("x" * 1000), "ConnectError: " + "x" * 199 + "…"),
+    ],
+)
+def test_safe_exception(exception: Exception, shown: str) -> None:
+    """An exception is shown as its class and its message, in one line of bounded length."""
+    assert safe_exception(exception) == shown
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        # h11 quotes the request's header that it refuses to send, and the answer's that it cannot read.
+        httpx.LocalProtocolError("Illegal header value b'Bearer s3cret\\n'"),
+        httpx.RemoteProtocolError("illegal header line: bytearray(b'Set-Cookie : sid=s3cret')"),
+        # h2 quotes what it has decoded.
+        httpx.LocalProtocolError("Received header value surrounded by whitespace ' s3cret '"),
+        httpx.LocalProtocolError('Illegal header value b"s3cret\'s"'),
+    ],
+    ids=["request", "response", "text", "double quotes"],
+)
+def test_an_exception_that_quotes_a_header_keeps_it_to_itself(exception: Exception) -> None:
+    """No header value gets out by way of a protocol error."""
+    shown = safe_exception(exception)
+    assert shown.startswith(type(exception).__name__)
+    assert "s3cret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "shown"),
+    [
+        ("", 10, ""),
+        ("short", 10, "short"),
+        ("exactly 10", 10, "exactly 10"),
+        ("eleven char", 10, "eleven ch…"),
+        ("a\nb\r\nc\td\x0be\x0cf\x85g\u2028h", 80, "a b c d e f g h"),
+        ("  much   space  ", 80, "much space"),
+        ("\x1b[31mred\x1b[0m", 80, "[31mred [0m"),
+        ("null\x00 and \ud800 and \u202egnp", 80, "null and and gnp"),
+        ("ends in a space", 11, "ends in a…"),
+        (" " * 1000 + "hidden", 10, "…"),
+        ("日本語のメッセージ", 5, "日本語の…"),
+    ],
+)
+def test_one_line(text: str, limit: int, shown: str) -> None:
+    """A text is folded into one line of printable characters, and its end cut off with a mark."""
+    assert one_line(text, limit=limit) == shown
+
+
+@given(st.text(), st.integers(1, 50))
+def test_one_line_is_one_line(text: str, limit: int) -> None:
+    """Whatever the text is, the result is one printable line within the limit."""
+    line = one_line(text, limit=limit)
+    assert len(line) <= limit
+    assert line.isprintable()
+    assert line.strip() == line
+
+
+@given(st.text(st.characters(categories=["L", "N"]), max_size=50))
+def test_a_short_word_is_left_as_it_is(text: str) -> None:
+    """What fits and can be printed is not changed."""
+    assert one_line(text, limit=50) == text

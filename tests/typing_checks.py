@@ -1,0 +1,124 @@
+"""What the types promise. Nobody runs this file: mypy and pyright read it, and every ignore in it is an error seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, assert_type
+
+import httpx
+from starlette.applications import Starlette
+
+from prefect_http import (
+    Attempt,
+    Lifespan,
+    LifespanError,
+    LifespanTimeoutError,
+    PrefectHTTPStatusError,
+    PrefectHttpxClient,
+    PrefectResponse,
+    RetryPolicy,
+    app_lifespan_context,
+)
+
+
+async def client_is_an_httpx_client(stack: AsyncExitStack) -> None:
+    """A client goes wherever an httpx.AsyncClient goes."""
+
+    async def needs_httpx(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.get("https://example.org")
+
+    client = await stack.enter_async_context(PrefectHttpxClient())
+    assert_type(client, PrefectHttpxClient)
+    await needs_httpx(client)
+
+
+async def response_is_ours(client: PrefectHttpxClient, request: httpx.Request) -> None:
+    """A response is a PrefectResponse, and stays one."""
+    response = await client.send(request, stream=True, auth=("user", "secret"), follow_redirects=True)
+    assert_type(response, PrefectResponse)
+    assert_type(response.raise_for_status(), PrefectResponse)
+    await client.send(request, auth=None, follow_redirects=httpx.USE_CLIENT_DEFAULT)
+    await client.send(request, follow_redirects="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await client.send(request, auth=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def any_response_becomes_ours(response: httpx.Response) -> None:
+    """A response of httpx is taken over as a PrefectResponse."""
+    assert_type(PrefectResponse.from_httpx_response(response), PrefectResponse)
+
+
+def client_takes_what_httpx_takes() -> None:
+    """Every keyword of httpx.AsyncClient is typed, and no other is taken."""
+    PrefectHttpxClient(
+        retry=RetryPolicy(),
+        raise_on_all_errors=False,
+        base_url="https://example.org",
+        headers={"Accept": "text/plain"},
+        timeout=httpx.Timeout(5, read=None),
+        limits=httpx.Limits(max_connections=1),
+        transport=httpx.MockTransport(lambda request: httpx.Response(200, request=request)),
+        follow_redirects=True,
+        http2=True,
+        verify=False,
+    )
+    PrefectHttpxClient(timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    PrefectHttpxClient(tiemout=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    PrefectHttpxClient(RetryPolicy())  # type: ignore[call-arg,misc]  # pyright: ignore[reportCallIssue]
+
+
+def hook_is_typed(seen: list[Attempt]) -> None:
+    """``on_retry`` gets a request and an attempt, and may return anything."""
+
+    def show(request: httpx.Request, attempt: Attempt) -> str:
+        return f"{request.url}: {attempt.reason}"
+
+    PrefectHttpxClient(on_retry=show)
+    PrefectHttpxClient(on_retry=lambda request, attempt: seen.append(assert_type(attempt, Attempt)))
+    PrefectHttpxClient(on_retry=seen.append)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def policy_is_immutable(policy: RetryPolicy) -> None:
+    """A policy is made with keywords and never changed."""
+    assert_type(RetryPolicy.from_env(), RetryPolicy)
+    assert_type(RetryPolicy.from_env(os.environ), RetryPolicy)
+    assert_type(policy.max_retries, int)
+    assert_type(policy.statuses, Set[int])
+    assert_type(policy.total_timeout, float | None)
+    RetryPolicy(statuses={503}, backoff_base=1)
+    RetryPolicy(3)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    policy.max_retries = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def error_tells_the_story(error: PrefectHTTPStatusError) -> None:
+    """The error is httpx's, and knows the attempts and the wait that was asked for."""
+    httpx_error: httpx.HTTPStatusError = error
+    assert_type(httpx_error.response, httpx.Response)
+    assert_type(error.attempts, tuple[Attempt, ...])
+    assert_type(error.retry_after, float | None)
+    for attempt in error.attempts:
+        assert_type(attempt.number, int)
+        assert_type(attempt.status_code, int | None)
+        assert_type(attempt.exception, Exception | None)
+        assert_type(attempt.delay, float | None)
+        assert_type(attempt.elapsed, float)
+
+
+async def lifespan_is_typed(app: Starlette) -> None:
+    """A context takes any ASGI app, and gives a Lifespan."""
+    context = app_lifespan_context(app, startup_timeout=5, mode="on")
+    assert_type(context, AbstractAsyncContextManager[Lifespan])
+    async with context as lifespan:
+        assert_type(lifespan.state, dict[str, Any])
+        assert_type(lifespan.supported, bool)
+        lifespan.supported = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    app_lifespan_context(app, mode="maybe")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    app_lifespan_context("app")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def timeout_is_a_timeout() -> None:
+    """Who handles TimeoutError or LifespanError handles the lifespan's timeout, too."""
+    timeout: TimeoutError = LifespanTimeoutError()
+    error: LifespanError = LifespanTimeoutError()
+    raise timeout from error

@@ -1,0 +1,7 @@
+"""A plugin for pytest that puts httpx2 in the place of httpx, as an application would; ``pytest -p use_httpx2``."""
+
+from __future__ import annotations
+
+import httpx2
+
+httpx2.alias_httpx()
