@@ -6,7 +6,7 @@ import re
 
 import httpx
 
-_QUOTATION = re.compile(r"""(?:bytearray\()?\bb?['"]""")
+_QUOTATION = re.compile(r"""(?:bytearray\()?(?:\bb)?['"]""")
 
 
 def safe_url(url: httpx.URL) -> str:
