@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import shutil
 import subprocess
 import sys
@@ -114,16 +115,18 @@ def _wheel(session: nox.Session) -> str:
     """Build the wheel, once for all sessions."""
     if not _wheels:
         directory = Path(session.cache_dir, "wheel")
+        shutil.rmtree(directory, ignore_errors=True)
         # What an earlier build has left behind would end up in the wheel.
-        for leftover in (directory, Path("build")):
-            shutil.rmtree(leftover, ignore_errors=True)
-        command = ["python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(directory), "."]
-        session.run(*command, silent=True)
+        shutil.rmtree("build", ignore_errors=True)
+        session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(directory), ".", silent=True)
+        shutil.rmtree("build", ignore_errors=True)
         _wheels.extend(str(wheel) for wheel in directory.glob("*.whl"))
     return _wheels[0]
 
 
 def pinned(*names: str) -> list[str]:
     """Give the requirements of these names as setup.cfg has them, so that each version is in one place."""
-    lines = [line.strip() for line in Path("setup.cfg").read_text("utf-8").splitlines()]
-    return [line for line in lines if line.startswith(names)]
+    config = configparser.ConfigParser()
+    config.read("setup.cfg", "utf-8")
+    requirements = config["options.extras_require"]["dev"].splitlines()
+    return [requirement for requirement in requirements if requirement.startswith(names)]

@@ -7,6 +7,7 @@ looks re-iterable may be a file with a position (anyio's and trio's are), which 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import cast
 
 import httpx
 
@@ -50,7 +51,7 @@ def _is_replayable_multipart(stream: httpx.AsyncByteStream) -> bool:
     # httpx rewinds the files of a multipart body each time it is sent, and where it cannot, it sends what is
     # left. Its multipart stream has no public name; anything that does not look like one is one-shot.
     fields = getattr(stream, "fields", None)
-    return isinstance(fields, list) and all(_can_be_sent_again(field) for field in fields)
+    return isinstance(fields, list) and all(map(_can_be_sent_again, cast("list[object]", fields)))
 
 
 def _can_be_sent_again(field: object) -> bool:

@@ -19,13 +19,15 @@ from prefect_http._origins import AnsweredOrigins
 from prefect_http._reading import close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse, is_fine, own, status_error
-from prefect_http._retry import Attempt, RetryPolicy, outcome, tell_attempts
+from prefect_http._retry import Attempt, RetryPolicy, outcome, seconds, tell_attempts
 from prefect_http._version import __version__
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("prefect_http")
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
+
+_ON_RETRY = "on_retry must be a function of a request and an attempt, and not an async one"
 
 # A bad response's body, for the error: enough for any message, whatever the server does. A body that is not
 # streamed is what the caller asked for, so there the limit is generous.
@@ -64,7 +66,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
         if on_retry is not None and (not callable(on_retry) or inspect.iscoroutinefunction(on_retry)):
-            raise TypeError(f"on_retry must be a plain function of a request and an attempt, not {on_retry!r}")
+            raise TypeError(f"{_ON_RETRY}, not {on_retry!r}")
         self._policy = RetryPolicy.from_env() if retry is None else _checked_policy(retry, "retry")
         self._raise_on_all_errors = raise_on_all_errors
         self._on_retry = on_retry
@@ -85,7 +87,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         """Send a request, and repeat it as its RetryPolicy says. The arguments are those of httpx.AsyncClient.send.
 
         Returns:
-            The response: read, or with ``stream=True`` open at the start of its body.
+            The response, read; or with ``stream=True``, open at the start of its body.
 
         Raises:
             PrefectHTTPStatusError: the last response has a bad status. Its body is read as far as 64 KiB if
@@ -113,7 +115,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
                     auth=auth,  # type: ignore[arg-type]  # httpx has no public name for USE_CLIENT_DEFAULT's type
                     follow_redirects=follow_redirects,  # type: ignore[arg-type]
                 )
-                response = await (sending if deadline is None else _until(deadline, sending))
+                response = await (sending if deadline is None else _until(deadline, sending, policy))
                 self._answered.add(response.url)
                 for redirect in response.history:
                     self._answered.add(redirect.url)
@@ -121,10 +123,10 @@ class PrefectHttpxClient(httpx.AsyncClient):
                 if status not in policy.statuses and (
                     200 <= status < 300 or is_fine(response) or not self._raise_on_all_errors
                 ):
-                    if not stream and status != httpx.codes.SWITCHING_PROTOCOLS:
+                    if not stream and status != 101:
                         try:
                             reading = response.aread()
-                            await (reading if deadline is None else _until(deadline, reading))
+                            await (reading if deadline is None else _until(deadline, reading, policy))
                         except BaseException:
                             await close(response)
                             raise
@@ -160,34 +162,37 @@ class PrefectHttpxClient(httpx.AsyncClient):
             return response
         max_bytes = _STREAMED_ERROR_BYTES if stream else _ERROR_BYTES
         cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=_ERROR_SECONDS)
-        error = status_error(response, tuple(call.attempts))
-        error.add_note(tell_attempts(call.attempts, call.policy))
+        failure = status_error(response, tuple(call.attempts))
+        failure.add_note(tell_attempts(call.attempts, call.policy))
         if cut is not None:
-            error.add_note(f"The response body is not whole: {cut}.")
-        raise error
+            failure.add_note(f"The response body is not whole: {cut}.")
+        raise failure
 
     async def _wait(self, call: Call, attempt: Attempt) -> None:
         assert attempt.delay is not None
         _logger.debug(
-            "%s %s: %s, attempt %d/%d; the next one in %.3g s (%s)",
+            "%s %s: %s, attempt %d/%d; the next one in %s s (%s)",
             call.request.method,
             safe_url(call.request.url),
             outcome(attempt),
             attempt.number,
             call.policy.max_retries + 1,
-            attempt.delay,
+            seconds(attempt.delay),
             attempt.reason,
         )
         if self._on_retry is not None:
-            self._on_retry(call.request, attempt)
+            told = self._on_retry(call.request, attempt)
+            if inspect.iscoroutine(told):
+                told.close()
+                raise TypeError(f"{_ON_RETRY}, not {self._on_retry!r}")
         await anyio.sleep_until(call.resume_at)
 
 
-async def _until(deadline: float, doing: Awaitable[T]) -> T:
+async def _until(deadline: float, doing: Awaitable[T], policy: RetryPolicy) -> T:
     """Await a part of an attempt until ``total_timeout`` has passed."""
     with anyio.CancelScope(deadline=deadline):
         return await doing
-    raise httpx.TimeoutException("total_timeout has passed")
+    raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
 
 
 def _checked_policy(policy: object, where: str) -> RetryPolicy:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PrefectHTTPStatusError(httpx.HTTPStatusError):
-    """A response had a bad status: anything but 2xx, and 101.
+    """A response had a bad status: anything but 2xx and 101.
 
     The message is one line: the status, the URL without its userinfo, and the ``detail`` of a JSON body or the
     start of the text. The error can be pickled.

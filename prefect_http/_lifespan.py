@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from anyio.lowlevel import RunVar
 from prefect_http._asgi_types import ASGIApp
 from prefect_http._errors import LifespanError, LifespanNotSupported
 from prefect_http._lifespan_run import AppRun, logger
-from prefect_http._nursery import CancelScope, Lock, current_task, new_lock, spawn_root_task, wait_shielded
+from prefect_http._nursery import CancelScope, Lock, new_lock, spawn_root_task, wait_shielded
 
 Mode = Literal["auto", "on", "off"]
 
@@ -66,11 +67,14 @@ def app_lifespan_context(
         LifespanCrashed: the app crashed right after its startup.
         LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself.
 
-    Leaving raises, if the body raised nothing itself (else the problem is logged and noted on that):
-        LifespanCrashed: the app crashed while it was held. An ``async with`` body is cancelled then; who entered
-            by hand or through an exit stack learns it on leaving, because such a body may end in another task.
+    Leaving raises:
+        LifespanCrashed: the app crashed while it was held. The body of an ``async with`` statement is cancelled
+            then. Who entered by hand, through an exit stack or in an async generator learns it on leaving, and from
+            the log, because such a body may end in another task.
         LifespanShutdownError: the shutdown failed; for the last to leave.
         LifespanTimeoutError: the shutdown took too long; likewise.
+
+    If the body raised an exception itself, that goes on, and the problem is logged and noted on it.
 
     Cancellation:
         While entering: the startup goes on for the others who wait for it, and is cancelled if there are none.
@@ -163,7 +167,8 @@ class _ToldByStatement:
     The statement looks up ``__aexit__`` on the instance before it calls ``__aenter__``
     (https://docs.python.org/3/reference/compound_stmts.html#async-with); an exit stack looks it up on the class, and
     who calls by hand does so later. It matters because only the statement is sure to leave in the task it entered
-    in, innermost first. There, and only there, a cancel scope may stay open around the body.
+    in, innermost first. There, and only there, a cancel scope may stay open around the body. A statement in an async
+    generator is not sure of it either: another task may finish the generator (PEP 789).
     """
 
     @overload
@@ -177,7 +182,9 @@ class _ToldByStatement:
     ) -> _Leave | Callable[..., Coroutine[Any, Any, bool]]:
         if context is None:
             return owner.leave
-        context.is_statement = True
+        frame = inspect.currentframe()
+        caller = frame and frame.f_back
+        context.is_statement = caller is None or not caller.f_code.co_flags & inspect.CO_ASYNC_GENERATOR
         return context.leave
 
 
@@ -191,7 +198,6 @@ class _LifespanContext:
         self._run: AppRun | None = None
         self._entries: dict[int, _Entry] | None = None
         self._guard: CancelScope | None = None
-        self._task: object = None
         self.is_statement = False
 
     async def __aenter__(self) -> Lifespan:
@@ -217,17 +223,20 @@ class _LifespanContext:
             raise
         self._run, self._entries = run, _entries()
         if self.is_statement:
-            self._task = current_task()
             self._guard = run.add_guard()
             self._guard.__enter__()
+        else:
+            run.unguarded += 1
         return Lifespan(app, run.state, run.is_supported)
 
     async def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """End the hold; this is what ``__aexit__`` does."""
+        if self._entries is None:
+            raise RuntimeError("this context is not entered: it never was, or it has been left already")
         if self._entries is not _entries():
-            raise RuntimeError("a lifespan context is left once, after entering it, and in the same event loop")
+            raise RuntimeError("this context must be left in the event loop that it was entered in")
         self._entries = None
         run = self._run
         if run is None:  # mode="off"
@@ -253,12 +262,9 @@ class _LifespanContext:
         """Leave the body's cancel scope; say whether a crash ended the body, and what else the body raised."""
         guard, self._guard = self._guard, None
         if guard is None:
+            run.unguarded -= 1
             return False, exc
         run.remove_guard(guard)
-        if current_task() is not self._task:
-            # The statement stood in a generator that another task came to finish. The scope cannot be left from
-            # here, and it is harmless where it is: nothing cancels it any more.
-            return False, exc
         try:
             stopped = bool(guard.__exit__(exc_type, exc, tb))
         except BaseException as rest:  # an exception group, less its cancellations

@@ -38,6 +38,7 @@ from prefect_http._errors import (
     LifespanTimeoutError,
 )
 from prefect_http._lifespan_protocol import LifespanProtocol, Phase
+from prefect_http._redact import safe_exception
 from prefect_http._nursery import CancelScope, Event, Lock, Nursery, new_cancel_scope, new_event, open_nursery
 
 logger = logging.getLogger("prefect_http")
@@ -59,6 +60,8 @@ class AppRun:
         is_open: whether the run may still be held by more.
         answered: set once the startup is decided; ``startup_error()`` then tells how.
         over: set once there is nothing left to wait for.
+        root_task: held here, for nobody else holds on to it.
+        unguarded: how many users have no cancel scope that a crash would cancel.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class AppRun:
         self.answered = new_event()
         self.over = new_event()
         self.root_task: object = None
+        self.unguarded = 0
         self._startup_timeout = startup_timeout
         self._shutdown_timeout = shutdown_timeout
         self._turn = turn
@@ -151,7 +155,7 @@ class AppRun:
         """Make an error if the app crashed while it was held."""
         if self._protocol.phase is not Phase.CRASHED:
             return None
-        return self._error((LifespanCrashed, f"{self.name} crashed in its lifespan: {self._app_error!r}"))
+        return self._error((LifespanCrashed, f"{self.name} crashed in its lifespan: {self._reason}"))
 
     def shutdown_error(self) -> LifespanError | None:
         """Make an error if the app did not shut down well."""
@@ -164,6 +168,12 @@ class AppRun:
         error = kind(text)
         error.__cause__ = self._app_error
         return error
+
+    @property
+    def _reason(self) -> str:
+        if self._protocol.message or self._app_error is None:
+            return self._protocol.message or "it did not say why"
+        return safe_exception(self._app_error)
 
     @property
     def name(self) -> str:
@@ -219,8 +229,7 @@ class AppRun:
             return
         if self._protocol.phase is Phase.STARTUP_FAILED:
             await _wait_until(self._quiet, deadline)
-            text = self._protocol.message or repr(self._app_error)
-            self._fail_startup(LifespanStartupError, f"{self.name} failed to start: {text}")
+            self._fail_startup(LifespanStartupError, f"{self.name} failed to start: {self._reason}")
         elif self._protocol.phase is Phase.UNSUPPORTED:
             logger.debug("%s does not speak the lifespan protocol (%r)", self.name, self._app_error)
         else:
@@ -251,7 +260,7 @@ class AppRun:
             text = f"{self.name} did not finish its shutdown within {self._shutdown_timeout:g} s"
             self._shutdown_problem = LifespanTimeoutError, text
         elif self._protocol.phase is Phase.SHUTDOWN_FAILED:
-            text = f"{self.name} failed to shut down: {self._protocol.message or repr(self._app_error)}"
+            text = f"{self.name} failed to shut down: {self._reason}"
             self._shutdown_problem = LifespanShutdownError, text
 
     async def _end_app(self) -> None:
@@ -319,7 +328,7 @@ class AppRun:
             self._unwanted.set()
             for guard in self._guards:
                 guard.cancel()
-            if self._holders > len(self._guards):
+            if self.unguarded and not isinstance(self._app_error, anyio.get_cancelled_exc_class()):
                 logger.error("%s", self.crash_error(), exc_info=self._app_error)
 
 

@@ -88,12 +88,6 @@ def current_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def current_task() -> object:
-    """Give an object that identifies the running task."""
-    trio = _running_trio()
-    return asyncio.current_task() if trio is None else trio.lowlevel.current_task()
-
-
 def spawn_root_task(main: Callable[[], Coroutine[object, object, None]], name: str) -> object:
     """Start a task that outlives the task which starts it, in a copy of its context.
 

@@ -16,6 +16,9 @@ _CLOSE_SECONDS = 5.0
 # How many chunks a stream may have in store that it gives without waiting for the network.
 _CHUNKS_AT_HAND = 16
 
+_TOO_LONG = "it is too long to be read whole"
+_SWITCHING_PROTOCOLS = 101
+
 _logger = logging.getLogger("prefect_http")
 
 
@@ -31,12 +34,11 @@ class _Beginning(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self._chunks = chunks = aiter(self._stream)
-        while chunk := await self._next(chunks):
-            yield chunk[: self._room]
+        while self.cut is None and (chunk := await self._next(chunks)):
             self._room -= len(chunk)
             if self._room < 0:
-                self.cut = "it is too long to be read whole"
-                return
+                self.cut = _TOO_LONG
+            yield chunk
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
         """Give the next chunk that is not empty; an empty one at the end."""
@@ -85,18 +87,37 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
         if not response.is_closed and not response.is_stream_consumed:  # by an event hook
-            response.stream = beginning
-            await response.aread()
-    except httpx.DecodingError:
-        beginning.cut = "it cannot be decoded"
+            _set_content(response, await _read_decoded(response, beginning, max_bytes))
     finally:
-        if response.stream is beginning:
-            # Only the beginning has been closed so far.
-            response.stream, response.is_closed = stream, False
-            with anyio.CancelScope(shield=True):
-                await beginning.end()
+        with anyio.CancelScope(shield=True):
+            await beginning.end()
+        response.is_closed = False
         await close(response)
     return beginning.cut
+
+
+async def _read_decoded(response: httpx.Response, beginning: _Beginning, max_bytes: int) -> bytes:
+    """Read and decode the beginning; the limit is for the decoded bytes, too, for a little gzip unpacks to a lot."""
+    kept = bytearray()
+    decoding = httpx.Response(response.status_code, headers=response.headers, stream=beginning)
+    try:
+        async for chunk in decoding.aiter_bytes():
+            # To the end, where `cut` brings it: to break off would leave httpx's generators to the garbage collector.
+            room = max_bytes - len(kept)
+            kept += chunk[:room]
+            if len(chunk) > room:
+                beginning.cut = _TOO_LONG
+    except httpx.DecodingError:
+        beginning.cut = "it cannot be decoded"
+    return bytes(kept)
+
+
+def _set_content(response: httpx.Response, content: bytes) -> None:
+    """Make a response hold content that is decoded already, as if it had read it."""
+    headers, stream = response.headers, response.stream
+    response.headers, response.stream = httpx.Headers(), httpx.ByteStream(content)
+    response.read()
+    response.headers, response.stream = headers, stream
 
 
 async def discard(response: httpx.Response, *, max_seconds: float) -> None:
@@ -113,7 +134,7 @@ async def discard(response: httpx.Response, *, max_seconds: float) -> None:
 
 async def read_whole(response: httpx.Response) -> None:
     """Read a response, and close it if that fails. A 101 is left as it is: reading closes the stream it hands over."""
-    if response.status_code == httpx.codes.SWITCHING_PROTOCOLS:
+    if response.status_code == _SWITCHING_PROTOCOLS:
         return
     try:
         await response.aread()

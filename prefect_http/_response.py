@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Self
+from typing import Self, cast
 
 import httpx
 
@@ -110,9 +110,9 @@ def retry_after(response: httpx.Response) -> float | None:
 
 
 def _message(response: httpx.Response) -> str:
-    request = response.request
+    request, redirect = response.request, response.next_request
     status = f"{response.status_code} {response.reason_phrase}".rstrip()
-    detail = _detail(response)
+    detail = _detail(response) if redirect is None else f"it redirects to {safe_url(redirect.url)}"
     return one_line(f"{status} for {request.method} ", limit=200) + f" {safe_url(request.url)}{detail and ': '}{detail}"
 
 
@@ -126,12 +126,12 @@ def _detail(response: httpx.Response) -> str:
         body = json.loads(content)
     except (ValueError, RecursionError):  # not JSON, or nested deeper than Python goes
         body = None
-    if isinstance(body, dict) and body.get("detail"):
-        detail = body["detail"]
+    detail = cast("dict[str, object]", body).get("detail") if isinstance(body, dict) else None
+    if detail:
         return one_line(detail if isinstance(detail, str) else json.dumps(detail), limit=_MAX_DETAIL)
     try:
         # Not response.text: it fails on a charset that is no text encoding, and the server names the charset.
         text = content[: 8 * _MAX_DETAIL].decode(response.charset_encoding or "utf-8", errors="replace")
-    except (LookupError, UnicodeError):
+    except Exception:  # Python's codecs fail in many ways
         text = content[: 8 * _MAX_DETAIL].decode("ascii", errors="replace")
     return one_line(text, limit=_MAX_DETAIL)

@@ -62,12 +62,12 @@ class RetryPolicy:
     retry_non_idempotent: bool = False
 
     def __post_init__(self) -> None:
-        _require(_is_int(self.max_retries) and self.max_retries >= 0, self, "max_retries", "an integer from 0")
+        _require(_is_int(self.max_retries) and self.max_retries >= 0, self, "max_retries", "an integer, 0 or more")
         # A copy, so that nobody can change the policy through the set that it was made from.
         object.__setattr__(self, "statuses", _frozen(self.statuses))
         for name in ("backoff_base", "max_backoff", "max_retry_after"):
             value = getattr(self, name)
-            _require(_is_finite(value) and value >= 0, self, name, "a finite number from 0")
+            _require(_is_finite(value) and value >= 0, self, name, "a finite number, 0 or more")
         _require(_is_finite(self.jitter) and 0 <= self.jitter <= 1, self, "jitter", "a number from 0 to 1")
         _require(
             self.total_timeout is None or (_is_finite(self.total_timeout) and self.total_timeout > 0),
@@ -85,13 +85,13 @@ class RetryPolicy:
             ValueError: a variable's value is bad; the message names the variable.
         """
         policy = cls()
-        for variable, name, parse in _VARIABLES:
+        for variable, name, parse, expected in _VARIABLES:
             text = environ.get(variable, "").strip()
             if text:
                 try:
                     policy = replace(policy, **{name: parse(text)})
-                except ValueError as error:
-                    raise ValueError(f"environment variable {variable}={text!r}: {error}") from None
+                except ValueError:
+                    raise ValueError(f"environment variable {variable} must be {expected}, not {text!r}") from None
         return policy
 
     def wait_bounds(self, number: int, retry_after: float | None) -> tuple[float, float, str]:
@@ -101,13 +101,13 @@ class RetryPolicy:
             The earliest and the latest wait in seconds, between which jitter chooses, and the reason.
         """
         if retry_after is not None:
-            return retry_after, retry_after * (1 + self.jitter), f"Retry-After of {retry_after:g} s"
+            return retry_after, retry_after * (1 + self.jitter), f"Retry-After of {seconds(retry_after)} s"
         try:
             backoff = min(self.backoff_base**number, self.max_backoff)
         except OverflowError:
             backoff = self.max_backoff
         low, high = backoff * (1 - self.jitter), min(backoff * (1 + self.jitter), self.max_backoff)
-        return low, high, f"backoff of {backoff:g} s"
+        return low, high, f"backoff of {seconds(backoff)} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,10 @@ def _statuses_with(text: str) -> frozenset[int]:
     return _STATUSES | {int(code) for code in text.split(",") if code.strip()}
 
 
-_VARIABLES: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", int),
-    ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with),
-    ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "jitter", float),
+_VARIABLES: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
+    ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", int, "a whole number, 0 or more"),
+    ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with, "status codes, as in '408,504'"),
+    ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "jitter", float, "a number from 0 to 1"),
 )
 
 
@@ -229,11 +229,11 @@ def decide(policy: RetryPolicy, situation: Situation, random: float) -> Retry | 
         return GiveUp(obstacle)
     low, high, reason = policy.wait_bounds(situation.number, situation.retry_after)
     for left, limit in (
-        (situation.total_left, f"total_timeout of {policy.total_timeout} s"),
-        (situation.deadline_left, "caller's deadline"),
+        (situation.total_left, "total_timeout"),
+        (situation.deadline_left, "the caller's deadline"),
     ):
         if low >= left:
-            return GiveUp(f"a {reason} does not fit the {limit}, {max(left, 0):.3g} s away")
+            return GiveUp(f"a {reason} does not fit: {limit} is {seconds(max(left, 0))} s away")
         high = min(high, left)
     return Retry(low + (high - low) * random, reason)
 
@@ -244,13 +244,13 @@ def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
         situation.method in _SAFE_METHODS or situation.has_idempotency_key or policy.retry_non_idempotent
     )
     if situation.failure is Failure.FINAL:
-        return f"{situation.what} is not retried"
+        return f"{situation.what} is not retried" if situation.total_left > 0 else "no time is left"
     if situation.failure is Failure.UNREACHABLE and not situation.origin_has_answered:
         return "the address has never answered, so it may be wrong"
     if situation.failure is Failure.AMBIGUOUS and not may_repeat:
         return (
-            f"the server may have acted on the {situation.method}; an Idempotency-Key header "
-            "or retry_non_idempotent=True makes it safe to repeat"
+            f"the server may have acted on the {situation.method}; an Idempotency-Key header makes it safe to repeat, "
+            "and retry_non_idempotent=True repeats it all the same"
         )
     if situation.redirected_method != situation.method and not may_repeat:
         return f"the {situation.method} was carried out, and its redirect to a {situation.redirected_method} failed"
@@ -259,7 +259,7 @@ def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
     if situation.number > policy.max_retries:
         return "all retries are used up" if policy.max_retries else "max_retries is 0"
     if situation.retry_after is not None and situation.retry_after > policy.max_retry_after:
-        return f"Retry-After of {situation.retry_after:g} s exceeds max_retry_after of {policy.max_retry_after:g} s"
+        return f"Retry-After of {seconds(situation.retry_after)} s exceeds max_retry_after of {seconds(policy.max_retry_after)} s"
     return None
 
 
@@ -267,8 +267,8 @@ def tell_attempts(attempts: Sequence[Attempt], policy: RetryPolicy) -> str:
     """Write the attempts as a note for the error that ends them."""
     lines = [f"prefect_http made {len(attempts)} of at most {policy.max_retries + 1} attempts:"]
     for attempt in attempts:
-        then = attempt.reason if attempt.delay is None else f"waited {attempt.delay:.3g} s ({attempt.reason})"
-        lines.append(f"  {attempt.number}: {outcome(attempt)} after {attempt.elapsed:.3g} s; {then}")
+        then = attempt.reason if attempt.delay is None else f"waited {seconds(attempt.delay)} s ({attempt.reason})"
+        lines.append(f"  {attempt.number}: {outcome(attempt)} after {seconds(attempt.elapsed)} s; {then}")
     return "\n".join(lines)
 
 
@@ -277,8 +277,15 @@ def outcome(attempt: Attempt) -> str:
     return str(attempt.status_code) if attempt.exception is None else safe_exception(attempt.exception)
 
 
+def seconds(value: float) -> str:
+    """Write a number of seconds, for people."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
 def _frozen(statuses: Set[int]) -> frozenset[int]:
     try:
+        if isinstance(statuses, str | bytes):
+            raise TypeError
         codes = frozenset(statuses)
     except TypeError:
         raise ValueError(f"statuses must be a set of status codes, not {statuses!r}") from None

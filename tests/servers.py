@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import anyio
 import anyio.abc
@@ -214,7 +215,9 @@ def hypercorn_on_trio(app: ASGIApp) -> Iterator[str]:
     async def serve() -> None:
         token.append(trio.lowlevel.current_trio_token())
         async with trio.open_nursery() as nursery:
-            main = partial(hypercorn.trio.serve, app, config, shutdown_trigger=stop.wait, mode="asgi")
+            # Its own type for apps is a union of TypedDicts, which no app in general fits.
+            framework = cast("hypercorn.typing.ASGIFramework", app)
+            main = partial(hypercorn.trio.serve, framework, config, shutdown_trigger=stop.wait, mode="asgi")
             addresses.extend(await nursery.start(main))
             is_up.set()
 

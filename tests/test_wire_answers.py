@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import anyio
 import httpx
@@ -88,7 +88,7 @@ async def test_one_shot_body_is_not_sent_again() -> None:
     [lambda: answer(503, b"busy"), lambda: half_answer(503), lambda: Flood(503)],
     ids=["short", "half", "endless"],
 )
-async def test_retried_stream_holds_no_connection(make_refusal: type[Act]) -> None:
+async def test_retried_stream_holds_no_connection(make_refusal: Callable[[], Act]) -> None:
     """Retries under stream=True get along with a pool of one connection, whatever the bodies thrown away."""
     attempts: list[Attempt] = []
     refusal = make_refusal()

@@ -80,13 +80,17 @@ async def test_last_failure_is_raised(failure: Act, error: type[Exception]) -> N
 
 async def test_half_a_streamed_body_reaches_its_reader() -> None:
     """A body that breaks off while the caller streams it is the caller's to see: what came, then the failure."""
-    received = b""
+    chunks: list[bytes] = []
+
+    async def read(client: PrefectHttpxClient, url: str) -> None:
+        async with client.stream("GET", url) as response:
+            async for chunk in response.aiter_raw():
+                chunks.append(chunk)  # noqa: PERF401, a comprehension would lose what came
+
     async with raw_server(half_answer()) as server, impatient_client() as client:
         with pytest.raises(httpx.RemoteProtocolError):
-            async with client.stream("GET", server.url) as response:
-                async for chunk in response.aiter_raw():
-                    received += chunk
-    assert received == b"0123456789"
+            await read(client, server.url)
+    assert b"".join(chunks) == b"0123456789"
     assert len(server.requests) == 1
 
 

@@ -1,0 +1,588 @@
+"""PrefectResponse, and the message of the error that it raises."""
+
+from __future__ import annotations
+
+import gzip
+import http.cookiejar
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_client import Body, Server
+
+from prefect_http import PrefectHTTPStatusError, PrefectResponse
+
+REQUEST = httpx.Request("GET", "https://server/path?q=1")
+
+
+class OddResponse(httpx.Response):
+    """A response class of somebody else's."""
+
+
+def response_of(status: int = 500, **more: Any) -> PrefectResponse:
+    """Make a response with a request."""
+    more.setdefault("request", REQUEST)
+    return PrefectResponse(status, **more)
+
+
+def message_of(response: httpx.Response) -> str:
+    """Give the message that the response's error has."""
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        response.raise_for_status()
+    message = str(caught.value)
+    assert message.splitlines() == [message]
+    assert message.isprintable()
+    return message
+
+
+def detail_of(**more: Any) -> str:
+    """Give the part of the message that comes from the body."""
+    head = "500 Internal Server Error for GET https://server/path?q=1"
+    message = message_of(response_of(**more))
+    assert message.startswith(head)
+    return message.removeprefix(head)
+
+
+# --- raise_for_status
+
+
+@pytest.mark.parametrize("status", [101, 200, 201, 204, 299])
+def test_raise_for_status_gives_itself_back(status: int) -> None:
+    """A 2xx is fine, and so is a 101, which hands over its stream."""
+    response = response_of(status)
+    assert response.raise_for_status() is response
+
+
+@pytest.mark.parametrize("status", [100, 102, 199, 300, 302, 304, 400, 404, 429, 500, 503, 599])
+def test_raise_for_status_raises(status: int) -> None:
+    """Anything else is a PrefectHTTPStatusError, which is httpx's own as well."""
+    response = response_of(status)
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        response.raise_for_status()
+    error = caught.value
+    assert type(error) is PrefectHTTPStatusError
+    assert error.response is response
+    assert error.request is REQUEST
+    assert error.attempts == ()
+
+
+def test_raise_for_status_without_a_request() -> None:
+    """As in httpx, a response that answers nothing cannot raise."""
+    with pytest.raises(RuntimeError, match="request"):
+        PrefectResponse(500).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-7"}, None),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:50:07 GMT", "Date": "Sun, 06 Nov 1994 08:49:37 GMT"}, 30.0),
+        ([("Retry-After", "7"), ("Retry-After", "8")], None),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:50:07 GMT"}, None),
+    ],
+    ids=["absent", "seconds", "malformed", "negative", "date", "twice", "past"],
+)
+def test_the_error_has_the_retry_after(headers: Any, seconds: float | None) -> None:
+    """The error says what the response asks for, whatever its status."""
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        response_of(404, headers=headers).raise_for_status()
+    assert caught.value.retry_after == seconds
+
+
+# --- The message
+
+
+def test_the_message_without_a_body() -> None:
+    """The message has the status, the method and the URL."""
+    assert message_of(response_of(404)) == "404 Not Found for GET https://server/path?q=1"
+
+
+@pytest.mark.parametrize("status", [499, 599])
+def test_the_message_of_an_unknown_status(status: int) -> None:
+    """A status without a name has none."""
+    assert message_of(response_of(status)) == f"{status} for GET https://server/path?q=1"
+
+
+def test_the_message_has_the_servers_own_phrase() -> None:
+    """The server may name a status as it likes."""
+    response = response_of(404, extensions={"reason_phrase": b"Nowhere"})
+    assert message_of(response) == "404 Nowhere for GET https://server/path?q=1"
+
+
+def test_a_strange_phrase_is_one_line() -> None:
+    """A phrase that is no phrase does not break the line, and does not fill it."""
+    response = response_of(404, extensions={"reason_phrase": b"No\r\n\x1b[31m" + b"x" * 1000})
+    assert len(message_of(response)) < 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://user:s3cret@server/path?q=1", "https://s3cret@server/path?q=1", "https://:s3cret@server/path?q=1"],
+)
+def test_the_message_has_no_userinfo(url: str) -> None:
+    """The credentials of a URL stay out."""
+    response = response_of(404, request=httpx.Request("GET", url))
+    assert message_of(response) == "404 Not Found for GET https://server/path?q=1"
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"detail": "Flow not found"}, ": Flow not found"),
+        ({"detail": "two\nlines\t"}, ": two lines"),
+        ({"detail": ["a", 1]}, ': ["a", 1]'),
+        ({"detail": [{"loc": ["body", "name"], "msg": "missing"}]}, ': [{"loc": ["body", "name"], "msg": "missing"}]'),
+        ({"detail": {"code": 7}}, ': {"code": 7}'),
+        ({"detail": 42}, ": 42"),
+        ({"detail": True}, ": true"),
+        ({"detail": 1e400}, ": Infinity"),
+        ({"detail": ""}, ': {"detail":""}'),
+        ({"detail": None}, ': {"detail":null}'),
+        ({"detail": []}, ': {"detail":[]}'),
+        ({"error": "no detail"}, ': {"error":"no detail"}'),
+        (["no", "object"], ': ["no","object"]'),
+        ("text", ': "text"'),
+        (None, ": null"),
+        ({}, ": {}"),
+    ],
+    ids=ascii,
+)
+def test_the_message_has_the_json_detail(body: object, detail: str) -> None:
+    """The detail of a JSON body is shown, whatever it is; without one, the start of the text."""
+    content = json.dumps(body, separators=(",", ":")).encode()
+    assert detail_of(content=content) == detail
+
+
+def test_the_json_detail_needs_no_content_type() -> None:
+    """JSON is JSON, also where the server calls it something else."""
+    response = {"content": b'{"detail": "why"}', "headers": {"Content-Type": "text/html"}}
+    assert detail_of(**response) == ": why"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_may_be_in_any_unicode_encoding(encoding: str) -> None:
+    """JSON is read in the encodings that it may have."""
+    assert detail_of(content='{"detail": "Größe"}'.encode(encoding)) == ": Größe"
+
+
+def test_the_message_has_the_start_of_the_text() -> None:
+    """A body that is no JSON is shown as text, in one line."""
+    assert detail_of(text="<h1>Bad\n gateway</h1>\n\n") == ": <h1>Bad gateway</h1>"
+
+
+def test_a_long_text_is_cut() -> None:
+    """Of a long text the start is shown, with a mark."""
+    detail = detail_of(text="word " * 1_000_000)
+    assert detail.startswith(": word word")
+    assert detail.endswith("…")
+    assert len(detail) <= 502
+
+
+def test_a_long_detail_is_cut() -> None:
+    """Of a long detail the start is shown, with a mark."""
+    detail = detail_of(json={"detail": ["x" * 100_000]})
+    assert detail.startswith(': ["xxx')
+    assert detail.endswith("…")
+    assert len(detail) <= 502
+
+
+@pytest.mark.parametrize(
+    "content",
+    [bytes(range(256)), b"\xff\xfe\x00", b"\x00" * 100, b"\x89PNG\r\n\x1a\n" + bytes(100), b"\xed\xa0\x80"],
+    ids=["all bytes", "marks", "zeros", "image", "surrogate"],
+)
+def test_a_binary_body_does_no_harm(content: bytes) -> None:
+    """A body that is no text at all gives one printable line of bounded length."""
+    assert len(detail_of(content=content)) <= 502
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "ISO-8859-1", '"latin-1"', "cp1252"])
+def test_the_text_is_read_in_its_charset(charset: str) -> None:
+    """The text is read as the server says."""
+    headers = {"Content-Type": f"text/plain; charset={charset}"}
+    assert detail_of(content="Größe".encode("latin-1"), headers=headers) == ": Größe"
+
+
+@pytest.mark.parametrize(
+    "charset",
+    [
+        "nonsense",
+        "",
+        '"',
+        "base64",
+        "hex",
+        "zlib",
+        "bz2",
+        "rot13",
+        "idna",
+        "punycode",
+        "undefined",
+        "unicode_escape",
+        "raw_unicode_escape",
+        "utf-7",
+        "mbcs",
+        "é",
+        "a\x00b",
+        "..",
+        "x" * 10_000,
+    ],
+    ids=lambda charset: ascii(charset)[:20],
+)
+def test_an_odd_charset_does_no_harm(charset: str) -> None:
+    """A charset that is none, or no text encoding, still shows what can be shown."""
+    content = b"told \\d plainly \xff"
+    headers = [(b"Content-Type", f"text/plain; charset={charset}".encode())]
+    assert "plainly" in detail_of(content=content, headers=headers)
+
+
+@given(st.binary(max_size=200), st.text(max_size=20))
+def test_whatever_comes_the_message_is_one_line(content: bytes, charset: str) -> None:
+    """No body and no charset break the line or the error."""
+    headers = [(b"Content-Type", b"text/plain; charset=" + charset.encode("utf-8", "surrogatepass"))]
+    assert len(detail_of(content=content, headers=headers)) <= 502
+
+
+@pytest.mark.parametrize("start", ["[", '{"a":', '{"detail":', '{"detail":['], ids=ascii)
+def test_deep_json_does_no_harm(start: str) -> None:
+    """JSON that is nested deeper than Python goes is shown as text; just as deep, it is shown all the same."""
+    closing = {"[": "]", '{"a":': "}", '{"detail":': "}", '{"detail":[': "]}"}[start]
+    for depth in (*range(100, 1100, 3), 5_000, 200_000):  # 1000 is Python's limit, less what is on the stack
+        content = (start * depth + "1" + closing * depth).encode()
+        assert detail_of(content=content).startswith((": [", ": {"))
+
+
+@pytest.mark.parametrize("number", ["9" * 10_000, "1" + "0" * 5_000])
+def test_a_huge_number_does_no_harm(number: str) -> None:
+    """JSON with a number that Python refuses is shown as text."""
+    assert detail_of(content=f'{{"detail": {number}}}'.encode()).startswith(': {"detail": ')
+
+
+def test_the_message_of_an_unread_response() -> None:
+    """A body that has not been read cannot be shown, and is not missed."""
+    response = response_of(404, stream=Body([b"unread"]))
+    assert message_of(response) == "404 Not Found for GET https://server/path?q=1"
+
+
+def test_the_message_names_the_method() -> None:
+    """The method is in the message."""
+    assert " for DELETE " in message_of(response_of(404, request=httpx.Request("DELETE", "http://server/")))
+
+
+# --- from_httpx_response
+
+
+def original_of(**more: Any) -> httpx.Response:
+    """Make a response of httpx's own class, as a transport does."""
+    return httpx.Response(404, request=REQUEST, **more)
+
+
+def test_it_has_the_class() -> None:
+    """The new response is a PrefectResponse, and a new object."""
+    original = original_of(text="body")
+    response = PrefectResponse.from_httpx_response(original)
+    assert type(response) is PrefectResponse
+    assert response is not original
+
+
+def test_it_leaves_the_originals_class() -> None:
+    """The original stays what it was."""
+    for original in (original_of(), OddResponse(404, request=REQUEST)):
+        kind = type(original)
+        PrefectResponse.from_httpx_response(original)
+        assert type(original) is kind
+
+
+def test_a_prefect_response_stays_itself() -> None:
+    """What is a PrefectResponse already is given back."""
+    response = response_of()
+    assert PrefectResponse.from_httpx_response(response) is response
+
+
+def test_a_subclass_gets_its_own_kind() -> None:
+    """A subclass makes responses of its own class, of a PrefectResponse, too."""
+
+    class Ours(PrefectResponse):
+        pass
+
+    assert type(Ours.from_httpx_response(original_of())) is Ours
+    assert type(Ours.from_httpx_response(response_of(text="x"))) is Ours
+
+
+def test_it_has_everything_of_a_read_response() -> None:
+    """Of a response that has been read everything is there."""
+    earlier = httpx.Response(302, request=REQUEST)
+    original = original_of(
+        headers={"X-A": "1", "Set-Cookie": "c=1"},
+        text="Größe",
+        extensions={"http_version": b"HTTP/2", "reason_phrase": b"Nowhere"},
+        history=[earlier],
+        default_encoding="latin-1",
+    )
+    original.elapsed = timedelta(seconds=3)
+    response = PrefectResponse.from_httpx_response(original)
+    assert response.status_code == 404
+    assert response.headers == original.headers
+    assert response.content == original.content
+    assert response.text == "Größe"
+    assert response.request is REQUEST
+    assert response.url == REQUEST.url
+    assert response.history == [earlier]
+    assert response.http_version == "HTTP/2"
+    assert response.reason_phrase == "Nowhere"
+    assert response.elapsed == timedelta(seconds=3)
+    assert response.cookies["c"] == "1"
+    assert response.default_encoding == "latin-1"
+    assert response.is_closed
+    assert response.is_stream_consumed
+
+
+def test_it_leaves_the_originals_extensions() -> None:
+    """The extensions are the same ones, in a dictionary of each response's own."""
+    stream = object()
+    original = original_of(extensions={"network_stream": stream})
+    response = PrefectResponse.from_httpx_response(original)
+    assert response.extensions == {"network_stream": stream}
+    response.extensions["more"] = 1
+    assert original.extensions == {"network_stream": stream}
+
+
+def test_it_leaves_the_originals_headers_and_history() -> None:
+    """A change to the new response's headers or history is no change to the original."""
+    original = original_of(headers={"X-A": "1"})
+    response = PrefectResponse.from_httpx_response(original)
+    response.headers["X-A"] = "2"
+    response.history.append(original)
+    assert original.headers["X-A"] == "1"
+    assert original.history == []
+
+
+def test_it_leaves_the_originals_stream() -> None:
+    """The stream of the original stays its own."""
+    body = Body([b"x"])
+    original = original_of(stream=body)
+    PrefectResponse.from_httpx_response(original)
+    assert original.stream is body
+    assert not original.is_closed
+    assert not original.is_stream_consumed
+
+
+def test_a_response_that_answers_nothing() -> None:
+    """A response without a request is one without a request afterwards."""
+    response = PrefectResponse.from_httpx_response(httpx.Response(200, text="x"))
+    with pytest.raises(RuntimeError, match="request"):
+        _ = response.request
+
+
+@pytest.mark.anyio
+async def test_an_unread_stream_can_be_read() -> None:
+    """A response that has not been read is read through the new one; the original is closed with it."""
+    body = Body([b"one ", b"two"])
+    original = original_of(stream=body)
+    response = PrefectResponse.from_httpx_response(original)
+    assert not body.is_started
+    assert await response.aread() == b"one two"
+    assert response.is_closed
+    assert original.is_closed
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_an_unread_stream_can_be_streamed() -> None:
+    """A response that has not been read is streamed through the new one, chunk by chunk."""
+    body = Body([b"one ", b"two"])
+    response = PrefectResponse.from_httpx_response(original_of(stream=body))
+    given = [(chunk, body.given) async for chunk in response.aiter_raw()]
+    assert given == [(b"one ", 4), (b"two", 7)]
+    assert response.num_bytes_downloaded == 7
+
+
+@pytest.mark.anyio
+async def test_an_unread_stream_is_decoded_once() -> None:
+    """An encoded body is decoded through the new response, once."""
+    body = Body([gzip.compress(b"plain")])
+    response = PrefectResponse.from_httpx_response(original_of(stream=body, headers={"Content-Encoding": "gzip"}))
+    assert await response.aread() == b"plain"
+
+
+@pytest.mark.anyio
+async def test_an_unread_stream_can_be_closed() -> None:
+    """Closing the new response closes the original's stream."""
+    body = Body([b"x"])
+    original = original_of(stream=body)
+    response = PrefectResponse.from_httpx_response(original)
+    await response.aclose()
+    assert body.is_closed
+    assert original.is_closed
+    assert response.is_closed
+
+
+@pytest.mark.anyio
+async def test_the_error_of_an_unread_stream() -> None:
+    """A response that is read after it was made has its text in the message."""
+    response = PrefectResponse.from_httpx_response(original_of(stream=Body([b"no such flow"])))
+    await response.aread()
+    assert message_of(response) == "404 Not Found for GET https://server/path?q=1: no such flow"
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_is_streamed_away_stays_so() -> None:
+    """What has been streamed from the original cannot be read from the new response, as in httpx."""
+    original = original_of(stream=Body([b"x"]))
+    async for _chunk in original.aiter_raw():
+        pass
+    response = PrefectResponse.from_httpx_response(original)
+    with pytest.raises(httpx.StreamConsumed):
+        await response.aread()
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_was_closed_under_it() -> None:
+    """Where the original is closed, the new response cannot be read, as in httpx."""
+    original = original_of(stream=Body([b"x"]))
+    response = PrefectResponse.from_httpx_response(original)
+    await original.aclose()
+    with pytest.raises(httpx.StreamClosed):
+        await response.aread()
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_breaks_off() -> None:
+    """What the original's stream raises comes out as it is, with the request, and the new response can be closed."""
+    error = httpx.ReadError("broken")
+    body = Body([b"x", error])
+    response = PrefectResponse.from_httpx_response(original_of(stream=body))
+    with pytest.raises(httpx.ReadError) as caught:
+        await response.aread()
+    assert caught.value is error
+    assert caught.value.request is REQUEST
+    await response.aclose()
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("read", [False, True], ids=["closed", "read"])
+async def test_elapsed_of_a_streamed_response(read: bool) -> None:
+    """The time that httpx has taken is told by both responses, once they are read or closed."""
+    with anyio.fail_after(5):
+        async with httpx.AsyncClient(transport=Server(httpx.Response(200, stream=Body([b"x"])))) as client:
+            original = await client.send(client.build_request("GET", "http://server/"), stream=True)
+            response = PrefectResponse.from_httpx_response(original)
+            with pytest.raises(RuntimeError):
+                _ = response.elapsed
+            await (response.aread() if read else response.aclose())
+    assert response.elapsed > timedelta()
+    assert original.elapsed == response.elapsed
+
+
+@pytest.mark.anyio
+async def test_a_sync_stream_is_refused_as_in_httpx() -> None:
+    """A sync stream cannot be read by an async call."""
+    response = PrefectResponse.from_httpx_response(original_of(content=iter([b"x"])))
+    with pytest.raises(RuntimeError):
+        await response.aread()
+
+
+# --- The same for sync responses
+
+
+class SyncBody(httpx.SyncByteStream):
+    """A body of a sync transport."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"one "
+        yield b"two"
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda response: response.read(), lambda response: b"".join(response.iter_bytes())],
+    ids=["read", "streamed"],
+)
+def test_a_sync_stream_can_be_read(read: Callable[[httpx.Response], bytes]) -> None:
+    """A response of a sync client is read and streamed the sync way."""
+    body = SyncBody()
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=body))) as client:
+        original = client.send(client.build_request("GET", "http://server/"), stream=True)
+        response = PrefectResponse.from_httpx_response(original)
+        assert read(response) == b"one two"
+    assert body.is_closed
+    assert original.is_closed
+    assert response.elapsed == original.elapsed
+
+
+def test_a_sync_stream_can_be_closed() -> None:
+    """Closing the new response closes a sync stream as well."""
+    body = SyncBody()
+    response = PrefectResponse.from_httpx_response(httpx.Response(200, stream=body))
+    response.close()
+    assert body.is_closed
+
+
+def test_an_async_stream_is_refused_by_sync_calls_as_in_httpx() -> None:
+    """An async stream cannot be read by a sync call."""
+    response = PrefectResponse.from_httpx_response(original_of(stream=Body([b"x"])))
+    with pytest.raises(RuntimeError):
+        response.read()
+
+
+# --- Pickling
+
+
+def test_a_read_response_can_be_pickled() -> None:
+    """A response that has been read keeps its class, status, headers and content."""
+    response = PrefectResponse.from_httpx_response(original_of(json={"detail": "no"}, headers={"Retry-After": "3"}))
+    again = pickle.loads(pickle.dumps(response))
+    assert type(again) is PrefectResponse
+    assert again.json() == {"detail": "no"}
+    assert again.request.url == REQUEST.url
+    assert message_of(again) == "404 Not Found for GET https://server/path?q=1: no"
+
+
+def test_an_unread_response_can_be_pickled() -> None:
+    """A response that has not been read leaves its stream behind, as in httpx."""
+    body = Body([b"x"])
+    response = PrefectResponse.from_httpx_response(original_of(stream=body))
+    again = pickle.loads(pickle.dumps(response))
+    assert type(again) is PrefectResponse
+    assert again.is_closed
+    assert message_of(again) == "404 Not Found for GET https://server/path?q=1"
+    assert not body.is_started
+
+
+def test_pickling_leaves_the_response_alone() -> None:
+    """A response that has been pickled can still be read."""
+    response = PrefectResponse.from_httpx_response(httpx.Response(200, content=iter([b"x"])))
+    pickle.dumps(response)
+    assert response.read() == b"x"
+
+
+def test_the_elapsed_time_and_the_history_are_pickled() -> None:
+    """What httpx pickles of a response is pickled."""
+    original = original_of(text="x", history=[httpx.Response(302, request=REQUEST, text="moved")])
+    original.elapsed = timedelta(seconds=2)
+    again = pickle.loads(pickle.dumps(PrefectResponse.from_httpx_response(original)))
+    assert again.elapsed == timedelta(seconds=2)
+    assert [response.status_code for response in again.history] == [302]
+
+
+def test_cookies_are_shared() -> None:
+    """The cookies of a response are there, whoever looked first."""
+    original = original_of(headers={"Set-Cookie": "a=1"})
+    assert isinstance(original.cookies.jar, http.cookiejar.CookieJar)
+    assert PrefectResponse.from_httpx_response(original).cookies["a"] == "1"
