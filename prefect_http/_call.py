@@ -12,16 +12,19 @@ from prefect_http._body import OneShotBody
 from prefect_http._response import retry_after
 from prefect_http._retry import Attempt, Failure, Retry, RetryPolicy, Situation, classify, decide
 
+_ERROR_SECONDS = 5.0
+
 
 class Call:
     """What one ``send()`` knows once an attempt has failed: the request, the rules, and what has happened.
 
     Attributes:
+        deadline: when ``total_timeout`` ends, on the event loop's clock; infinity without one.
         attempts: the failed attempts, oldest first.
         resume_at: when the next attempt is due, on the event loop's clock.
     """
 
-    __slots__ = ("_body", "_deadline", "attempts", "policy", "request", "resume_at")
+    __slots__ = ("_body", "attempts", "deadline", "policy", "request", "resume_at")
 
     def __init__(
         self, request: httpx.Request, policy: RetryPolicy, body: OneShotBody | None, deadline: float | None
@@ -29,7 +32,7 @@ class Call:
         self.request = request
         self.policy = policy
         self._body = body
-        self._deadline = math.inf if deadline is None else deadline
+        self.deadline = math.inf if deadline is None else deadline
         self.attempts: list[Attempt] = []
         self.resume_at = -math.inf
 
@@ -61,7 +64,7 @@ class Call:
             has_idempotency_key="Idempotency-Key" in self.request.headers,
             body_is_spent=self._body is not None and self._body.is_spent,
             origin_has_answered=origin_has_answered,
-            total_left=self._deadline - now,
+            total_left=self.deadline - now,
             deadline_left=anyio.current_effective_deadline() - now,
         )
         decision = decide(self.policy, situation, random.random())
@@ -70,6 +73,12 @@ class Call:
         self.attempts.append(attempt)
         self.resume_at = now + (delay or 0.0)
         return attempt
+
+    def seconds_for_error(self) -> float:
+        """Say for how long an error body may be read, so that its error still comes before the deadlines."""
+        now = anyio.current_time()
+        # Half of what the caller has left: at the deadline itself the cancellation would win.
+        return min(_ERROR_SECONDS, self.deadline - now, (anyio.current_effective_deadline() - now) / 2)
 
     def failed_request(self, error: httpx.RequestError) -> httpx.Request:
         """Give the request that failed, which differs from the first one after a redirect."""

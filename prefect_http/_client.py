@@ -31,7 +31,6 @@ _ON_RETRY = "on_retry must be a function of a request and an attempt, and not an
 
 # A bad response's body, for the error: enough for any message, whatever the server does. A body that is not
 # streamed is what the caller asked for, so there the limit is generous.
-_ERROR_SECONDS = 5.0
 _STREAMED_ERROR_BYTES = 64 * 1024
 _ERROR_BYTES = 1024 * 1024
 
@@ -155,13 +154,13 @@ class PrefectHttpxClient(httpx.AsyncClient):
         if is_fine(response) or not self._raise_on_all_errors:
             try:
                 if not stream:
-                    await read_whole(response)
+                    await _until(call.deadline, read_whole(response), call.policy)
             except httpx.RequestError as error:
                 error.add_note(tell_attempts(call.attempts, call.policy))
                 raise
             return response
         max_bytes = _STREAMED_ERROR_BYTES if stream else _ERROR_BYTES
-        cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=_ERROR_SECONDS)
+        cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=call.seconds_for_error())
         failure = status_error(response, tuple(call.attempts))
         failure.add_note(tell_attempts(call.attempts, call.policy))
         if cut is not None:
@@ -189,7 +188,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
 
 
 async def _until(deadline: float, doing: Awaitable[T], policy: RetryPolicy) -> T:
-    """Await a part of an attempt until ``total_timeout`` has passed."""
+    """Await a part of an attempt until ``total_timeout`` has passed; its end is ``deadline``."""
     with anyio.CancelScope(deadline=deadline):
         return await doing
     raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
