@@ -83,7 +83,7 @@ def current_time() -> float:
     if trio is not None:
         try:
             return cast(float, trio.current_time())
-        except RuntimeError:  # trio is there, but asyncio is running
+        except (RuntimeError, AttributeError):  # trio is not running, or another thread is still importing it
             pass
     return asyncio.get_running_loop().time()
 
@@ -135,4 +135,5 @@ def _backend() -> ModuleType:
 def _running_trio() -> ModuleType | None:
     """Give the trio module if trio is what is running."""
     trio = sys.modules.get("trio")
-    return trio if trio is not None and anyio.get_cancelled_exc_class() is trio.Cancelled else None
+    # getattr, because another thread may be in the middle of importing it.
+    return trio if anyio.get_cancelled_exc_class() is getattr(trio, "Cancelled", None) else None
