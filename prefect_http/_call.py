@@ -62,7 +62,8 @@ class Call:
             method=self.request.method,
             redirected_method=redirected.method,
             has_idempotency_key="Idempotency-Key" in self.request.headers,
-            body_is_spent=self._body is not None and self._body.is_spent,
+            # An authentication that wants the whole body has read it and put bytes in its place.
+            body_is_spent=self._body is not None and self._body.is_spent and self.request.stream is self._body,
             origin_has_answered=origin_has_answered,
             total_left=self.deadline - now,
             deadline_left=anyio.current_effective_deadline() - now,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, Unpack
+from typing import TypeVar, Unpack, cast
 
 import anyio
 import anyio.lowlevel
 import httpx
 
-from prefect_http._arguments import HttpxArguments
+from prefect_http._arguments import Headers, HttpxArguments
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
 from prefect_http._nursery import current_time
@@ -27,6 +27,7 @@ T = TypeVar("T")
 _logger = logging.getLogger("prefect_http")
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 
+_HEADERS = cast(property, httpx.AsyncClient.headers)
 _ON_RETRY = "on_retry must be a function of a request and an attempt, and not an async one"
 
 # A bad response's body, for the error: enough for any message, whatever the server does. A body that is not
@@ -70,10 +71,18 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._raise_on_all_errors = raise_on_all_errors
         self._on_retry = on_retry
         self._answered = AnsweredOrigins()
-        headers = httpx.Headers(httpx_arguments.get("headers"))
-        headers.setdefault("User-Agent", _USER_AGENT)
-        httpx_arguments["headers"] = headers
         super().__init__(**httpx_arguments)
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """The headers of every request, as in httpx; also those set later keep the package's User-Agent."""
+        return super().headers
+
+    @headers.setter
+    def headers(self, headers: Headers | None) -> None:
+        merged = httpx.Headers(headers)
+        merged.setdefault("User-Agent", _USER_AGENT)
+        _HEADERS.__set__(self, merged)
 
     async def send(
         self,
@@ -156,6 +165,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
                 if not stream:
                     await _until(call.deadline, read_whole(response), call.policy)
             except httpx.RequestError as error:
+                error.request = call.failed_request(error)
                 error.add_note(tell_attempts(call.attempts, call.policy))
                 raise
             return response

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, cast
 
 import anyio.lowlevel
 from anyio.lowlevel import RunVar
@@ -16,6 +16,7 @@ from prefect_http._asgi_types import ASGIApp
 from prefect_http._errors import LifespanError, LifespanNotSupported
 from prefect_http._lifespan_run import AppRun, logger
 from prefect_http._nursery import CancelScope, Lock, new_lock, spawn_root_task, wait_shielded
+from prefect_http._statement import Caller, RememberedLook, current_caller, is_statement
 
 Mode = Literal["auto", "on", "off"]
 
@@ -144,7 +145,7 @@ def _hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppR
         startup_timeout=startup_timeout,
         shutdown_timeout=shutdown_timeout,
         turn=entry.turn,
-        predecessor=latest,
+        predecessors=tuple(entry.runs),
         on_end=forget,
     )
     run.hold()
@@ -158,36 +159,6 @@ def _hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppR
     return run
 
 
-_Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], Coroutine[Any, Any, bool]]
-
-
-class _ToldByStatement:
-    """A descriptor for ``__aexit__`` that tells an ``async with`` statement from a call by hand.
-
-    The statement looks up ``__aexit__`` on the instance before it calls ``__aenter__``
-    (https://docs.python.org/3/reference/compound_stmts.html#async-with); an exit stack looks it up on the class, and
-    who calls by hand does so later. It matters because only the statement is sure to leave in the task it entered
-    in, innermost first. There, and only there, a cancel scope may stay open around the body. A statement in an async
-    generator is not sure of it either: another task may finish the generator (PEP 789).
-    """
-
-    @overload
-    def __get__(self, context: None, owner: type[_LifespanContext]) -> Callable[..., Coroutine[Any, Any, bool]]: ...
-
-    @overload
-    def __get__(self, context: _LifespanContext, owner: type[_LifespanContext]) -> _Leave: ...
-
-    def __get__(
-        self, context: _LifespanContext | None, owner: type[_LifespanContext]
-    ) -> _Leave | Callable[..., Coroutine[Any, Any, bool]]:
-        if context is None:
-            return owner.leave
-        frame = inspect.currentframe()
-        caller = frame and frame.f_back
-        context.is_statement = caller is None or not caller.f_code.co_flags & inspect.CO_ASYNC_GENERATOR
-        return context.leave
-
-
 class _LifespanContext:
     """One user's hold on an app's lifespan, for use once."""
 
@@ -198,9 +169,12 @@ class _LifespanContext:
         self._run: AppRun | None = None
         self._entries: dict[int, _Entry] | None = None
         self._guard: CancelScope | None = None
-        self.is_statement = False
+        self.last_look: Caller | None = None
 
-    async def __aenter__(self) -> Lifespan:
+    def __aenter__(self) -> Coroutine[Any, Any, Lifespan]:
+        return self._enter(in_statement=is_statement(self.last_look, current_caller()))
+
+    async def _enter(self, *, in_statement: bool) -> Lifespan:
         app, self._app = self._app, None
         if app is None:
             raise RuntimeError("this context was entered before; call app_lifespan_context() anew for each use")
@@ -222,7 +196,7 @@ class _LifespanContext:
                 await wait_shielded(run.over)
             raise
         self._run, self._entries = run, _entries()
-        if self.is_statement:
+        if in_statement:
             self._guard = run.add_guard()
             self._guard.__enter__()
         else:
@@ -251,7 +225,8 @@ class _LifespanContext:
             if error is None:
                 raise problem
             logger.error("%s", problem, exc_info=problem)
-            error.add_note(f"{type(problem).__name__}: {problem}")
+            with contextlib.suppress(Exception):  # some exceptions are frozen
+                error.add_note(f"{type(problem).__name__}: {problem}")
         if error is not None and error is not exc:
             raise error
         return stopped
@@ -271,4 +246,4 @@ class _LifespanContext:
             return False, rest
         return stopped, None if stopped else exc
 
-    __aexit__ = _ToldByStatement()
+    __aexit__ = RememberedLook()

@@ -23,7 +23,8 @@ from __future__ import annotations
 import contextvars
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, Literal
 
 import anyio
@@ -38,8 +39,8 @@ from prefect_http._errors import (
     LifespanTimeoutError,
 )
 from prefect_http._lifespan_protocol import LifespanProtocol, Phase
+from prefect_http._nursery import CancelScope, Lock, Nursery, new_cancel_scope, new_event, open_nursery
 from prefect_http._redact import safe_exception
-from prefect_http._nursery import CancelScope, Event, Lock, Nursery, new_cancel_scope, new_event, open_nursery
 
 logger = logging.getLogger("prefect_http")
 
@@ -56,6 +57,7 @@ class AppRun:
 
     Attributes:
         app: the app.
+        name: what it is called in messages.
         state: what the app put into ``scope["state"]``.
         is_open: whether the run may still be held by more.
         answered: set once the startup is decided; ``startup_error()`` then tells how.
@@ -71,10 +73,13 @@ class AppRun:
         startup_timeout: float,
         shutdown_timeout: float,
         turn: Lock,
-        predecessor: AppRun | None,
+        predecessors: Sequence[AppRun],
         on_end: Callable[[AppRun], None],
     ) -> None:
         self.app = app
+        # Not repr(app): it may be long, or fail.
+        named = app if isinstance(app, FunctionType) else type(app)
+        self.name = f"the app {named.__qualname__}"
         self.state: dict[str, Any] = {}
         self.is_open = True
         self.answered = new_event()
@@ -84,7 +89,7 @@ class AppRun:
         self._startup_timeout = startup_timeout
         self._shutdown_timeout = shutdown_timeout
         self._turn = turn
-        self._predecessor = predecessor
+        self._predecessors = predecessors
         self._on_end = on_end
         self._marker = object()
         self._holders = 0
@@ -93,12 +98,13 @@ class AppRun:
         self._app_error: BaseException | None = None
         self._startup_problem: tuple[type[LifespanError], str] | None = None
         self._shutdown_problem: tuple[type[LifespanError], str] | None = None
-        self._decided = new_event()  # the startup has an outcome, or nobody waits for one any more
+        self._decided = new_event()  # the startup has an outcome
         self._unwanted = new_event()  # nobody holds the run any more, or the app has crashed
         self._stop_asked = new_event()
         self._quiet = new_event()  # the app has ended, or waits for a message that will not come
         self._ended = new_event()
         self._queue_scope = new_cancel_scope()
+        self._startup_scope = new_cancel_scope()
         self._app_scope = new_cancel_scope()
 
     # For those who hold the run.
@@ -113,9 +119,9 @@ class AppRun:
         if self._holders:
             return False
         self.is_open = False
-        self._decided.set()
         self._unwanted.set()
         self._queue_scope.cancel()
+        self._startup_scope.cancel()
         return True
 
     def add_guard(self) -> CancelScope:
@@ -175,11 +181,6 @@ class AppRun:
             return self._protocol.message or "it did not say why"
         return safe_exception(self._app_error)
 
-    @property
-    def name(self) -> str:
-        """The app's name, for messages."""
-        return f"the app {getattr(self.app, '__qualname__', type(self.app).__qualname__)}"
-
     # The root task.
 
     async def main(self) -> None:
@@ -202,9 +203,9 @@ class AppRun:
 
     async def _take_turn(self) -> bool:
         with self._queue_scope:
-            if self._predecessor is not None:
-                await self._predecessor.over.wait()
-                self._predecessor = None
+            for run in self._predecessors:
+                await run.over.wait()
+            self._predecessors = ()
             self._queue_scope.deadline = anyio.current_time() + self._startup_timeout
             await self._turn.acquire()
             return True
@@ -223,15 +224,17 @@ class AppRun:
         await self._stop()
 
     async def _start(self) -> None:
-        deadline = anyio.current_time() + self._startup_timeout
-        await _wait_until(self._decided, deadline)
+        self._startup_scope.deadline = anyio.current_time() + self._startup_timeout
+        with self._startup_scope:
+            await self._decided.wait()
+            if self._protocol.phase is Phase.STARTUP_FAILED:
+                await self._quiet.wait()  # it may still raise what went wrong
         if self._protocol.phase in (Phase.UP, Phase.DOWN, Phase.CRASHED):
             return
         if self._protocol.phase is Phase.STARTUP_FAILED:
-            await _wait_until(self._quiet, deadline)
             self._fail_startup(LifespanStartupError, f"{self.name} failed to start: {self._reason}")
         elif self._protocol.phase is Phase.UNSUPPORTED:
-            logger.debug("%s does not speak the lifespan protocol (%r)", self.name, self._app_error)
+            logger.debug("%s does not speak the lifespan protocol: %s", self.name, self._reason)
         else:
             self._fail_startup(
                 LifespanTimeoutError, f"{self.name} did not finish its startup within {self._startup_timeout:g} s"
@@ -247,7 +250,10 @@ class AppRun:
             return
         self._protocol.asked_to_stop = True
         self._stop_asked.set()
-        await _wait_until(self._quiet, anyio.current_time() + self._shutdown_timeout)
+        patience = new_cancel_scope()
+        patience.deadline = anyio.current_time() + self._shutdown_timeout
+        with patience:
+            await self._quiet.wait()
         self._check_shutdown()
         await self._end_app()
         self._check_shutdown()
@@ -302,7 +308,7 @@ class AppRun:
     async def _receive(self) -> Message:
         await anyio.lowlevel.checkpoint()
         message = self._protocol.receive()
-        if message is None and self._protocol.phase is Phase.UP:
+        if message is None and self._protocol.phase in (Phase.STARTING, Phase.UP):
             await self._stop_asked.wait()
             message = self._protocol.receive()
         while message is None:
@@ -330,10 +336,3 @@ class AppRun:
                 guard.cancel()
             if self.unguarded and not isinstance(self._app_error, anyio.get_cancelled_exc_class()):
                 logger.error("%s", self.crash_error(), exc_info=self._app_error)
-
-
-async def _wait_until(event: Event, deadline: float) -> None:
-    scope = new_cancel_scope()
-    scope.deadline = deadline
-    with scope:
-        await event.wait()

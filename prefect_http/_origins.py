@@ -26,4 +26,3 @@ class AnsweredOrigins:
 
     def __contains__(self, url: httpx.URL) -> bool:
         return (url.scheme, url.host, url.port) in self._origins
-

@@ -84,14 +84,15 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
     beginning = _Beginning(stream, max_bytes=max_bytes, deadline=anyio.current_time() + max_seconds)
+    was_closed = response.is_closed  # by an event hook
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
-        if not response.is_closed and not response.is_stream_consumed:  # by an event hook
+        if not was_closed and not response.is_stream_consumed:
             _set_content(response, await _read_decoded(response, beginning, max_bytes))
     finally:
         with anyio.CancelScope(shield=True):
             await beginning.end()
-        response.is_closed = False
+        response.is_closed = was_closed
         await close(response)
     return beginning.cut
 
@@ -125,11 +126,7 @@ async def discard(response: httpx.Response, *, max_seconds: float) -> None:
 
     A body that is short and already there is read first, so that the connection can serve the next attempt.
     """
-    # The attempt has failed already, and a connection that cannot be closed properly fails no other.
-    with contextlib.suppress(httpx.RequestError):
-        await read_beginning(
-            response, max_bytes=_DISCARD_BYTES, max_seconds=min(max_seconds, _DISCARD_SECONDS)
-        )
+    await read_beginning(response, max_bytes=_DISCARD_BYTES, max_seconds=min(max_seconds, _DISCARD_SECONDS))
 
 
 async def read_whole(response: httpx.Response) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import httpx
 
+# Shorter ones stand in texts by chance.
+_SHORTEST_SECRET = 4
 _QUOTATION = re.compile(r"""(?:bytearray\()?(?:\bb)?['"]""")
 
 
@@ -20,11 +23,27 @@ def safe_exception(exception: BaseException) -> str:
     A protocol error quotes the header that it refuses, and that may be the ``Authorization`` or a cookie. Its
     message goes as far as the quotation.
     """
-    text = str(exception)
+    try:
+        text = str(exception)
+    except Exception:  # it may have one of its own
+        text = ""
     if isinstance(exception, httpx.ProtocolError):
         text = _QUOTATION.split(text, maxsplit=1)[0].rstrip(" :")
     text = one_line(text, limit=200)
     return f"{type(exception).__name__}{text and ': '}{text}"
+
+
+def without_credentials(text: str, request: httpx.Request) -> str:
+    """Blot out what the request's headers and URL say in confidence; a server may echo it."""
+    secrets = {request.url.password}
+    for name in ("Authorization", "Proxy-Authorization"):
+        secrets.add(request.headers.get(name, "").partition(" ")[2] or request.headers.get(name, ""))
+    for cookie in request.headers.get("Cookie", "").split(";"):
+        secrets.add((cookie.partition("=")[2] or cookie).strip())
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "[secure]").replace(json.dumps(secret)[1:-1], "[secure]")
+    return text
 
 
 def one_line(text: str, *, limit: int) -> str:

@@ -12,7 +12,7 @@ import httpx
 
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._headers import parse_retry_after
-from prefect_http._redact import one_line, safe_url
+from prefect_http._redact import one_line, safe_url, without_credentials
 from prefect_http._retry import Attempt
 
 _MAX_DETAIL = 500
@@ -47,7 +47,8 @@ class PrefectResponse(httpx.Response):
         new.headers = response.headers.copy()
         new.extensions = dict(response.extensions)
         new.history = list(response.history)
-        new.stream = _SharedStream(response, new)
+        new.stream = shared = _SharedStream(response, new)
+        shared.copy_elapsed()
         return new
 
 
@@ -64,16 +65,17 @@ class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
 
     async def aclose(self) -> None:
         await self._first.aclose()
-        self._copy_elapsed()
+        self.copy_elapsed()
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._first.iter_raw()
 
     def close(self) -> None:
         self._first.close()
-        self._copy_elapsed()
+        self.copy_elapsed()
 
-    def _copy_elapsed(self) -> None:
+    def copy_elapsed(self) -> None:
+        """Take over the elapsed time, once there is one; httpx keeps it on the response, httpx2 on the stream."""
         with contextlib.suppress(RuntimeError):  # a response that no client has sent has none
             self._second.elapsed = self._first.elapsed
 
@@ -90,9 +92,7 @@ def own(response: httpx.Response) -> PrefectResponse:
     return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
 
 
-def status_error(
-    response: httpx.Response, attempts: tuple[Attempt, ...] = ()
-) -> PrefectHTTPStatusError:
+def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -> PrefectHTTPStatusError:
     """Make the error for a response with a bad status."""
     return PrefectHTTPStatusError(
         _message(response),
@@ -113,6 +113,7 @@ def _message(response: httpx.Response) -> str:
     request, redirect = response.request, response.next_request
     status = f"{response.status_code} {response.reason_phrase}".rstrip()
     detail = _detail(response) if redirect is None else f"it redirects to {safe_url(redirect.url)}"
+    detail = one_line(without_credentials(detail, request), limit=_MAX_DETAIL)
     return one_line(f"{status} for {request.method} ", limit=200) + f" {safe_url(request.url)}{detail and ': '}{detail}"
 
 
@@ -128,10 +129,10 @@ def _detail(response: httpx.Response) -> str:
         body = None
     detail = cast("dict[str, object]", body).get("detail") if isinstance(body, dict) else None
     if detail:
-        return one_line(detail if isinstance(detail, str) else json.dumps(detail), limit=_MAX_DETAIL)
+        return detail if isinstance(detail, str) else json.dumps(detail)
     try:
         # Not response.text: it fails on a charset that is no text encoding, and the server names the charset.
         text = content[: 8 * _MAX_DETAIL].decode(response.charset_encoding or "utf-8", errors="replace")
     except Exception:  # Python's codecs fail in many ways
         text = content[: 8 * _MAX_DETAIL].decode("ascii", errors="replace")
-    return one_line(text, limit=_MAX_DETAIL)
+    return text

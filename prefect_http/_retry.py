@@ -240,9 +240,7 @@ def decide(policy: RetryPolicy, situation: Situation, random: float) -> Retry | 
 
 def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
     """Say what forbids another attempt, whatever the wait; None if nothing does."""
-    may_repeat = (
-        situation.method in _SAFE_METHODS or situation.has_idempotency_key or policy.retry_non_idempotent
-    )
+    may_repeat = situation.method in _SAFE_METHODS or situation.has_idempotency_key or policy.retry_non_idempotent
     if situation.failure is Failure.FINAL:
         return f"{situation.what} is not retried" if situation.total_left > 0 else "no time is left"
     if situation.failure is Failure.UNREACHABLE and not situation.origin_has_answered:
@@ -259,7 +257,8 @@ def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
     if situation.number > policy.max_retries:
         return "all retries are used up" if policy.max_retries else "max_retries is 0"
     if situation.retry_after is not None and situation.retry_after > policy.max_retry_after:
-        return f"Retry-After of {seconds(situation.retry_after)} s exceeds max_retry_after of {seconds(policy.max_retry_after)} s"
+        limit = seconds(policy.max_retry_after)
+        return f"Retry-After of {seconds(situation.retry_after)} s exceeds max_retry_after of {limit} s"
     return None
 
 

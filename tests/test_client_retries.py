@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import httpx
@@ -41,11 +42,11 @@ FINAL = (
 Kind = type[httpx.RequestError]
 
 
-async def send(server: Server, method: str = "GET", *, retry: RetryPolicy = AT_ONCE, **more: object) -> httpx.Response:
+async def send(server: Server, method: str = "GET", *, retry: RetryPolicy = AT_ONCE, **more: Any) -> httpx.Response:
     """Send one request with a new client."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=retry) as client:
-            return await client.request(method, URL, **more)  # type: ignore[arg-type]
+            return await client.request(method, URL, **more)
 
 
 # --- Statuses
@@ -250,6 +251,23 @@ async def test_an_origin_that_redirected_has_answered() -> None:
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
             assert (await client.get(URL)).status_code == 200
     assert server.count == 4
+
+
+@pytest.mark.anyio
+async def test_every_origin_on_a_good_way_has_answered() -> None:
+    """Where a request came through by way of a redirect, both servers have answered."""
+    server = Server(
+        httpx.Response(307, headers={"Location": "http://elsewhere/"}),
+        200,
+        *(httpx.ConnectError("refused"), 200),
+        *(httpx.ConnectError("refused"), 200),
+    )
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            await client.get(URL, follow_redirects=True)
+            await client.get(URL)
+            await client.get("http://elsewhere/")
+    assert server.count == 6
 
 
 @pytest.mark.anyio

@@ -232,7 +232,7 @@ async def test_jitter_spreads_a_backoff_both_ways(autojump_clock: MockClock) -> 
 async def test_jitter_is_never_earlier_than_a_retry_after(autojump_clock: MockClock) -> None:
     """A Retry-After of 10 s with a jitter of 0.5 is spread over 10 to 15 s."""
     waits = await jittered_waits(lambda: busy("10"), RetryPolicy(jitter=0.5))
-    assert min(waits) >= 10
+    assert min(waits) >= 10 - 1e-9
     assert max(waits) <= 15 + 1e-9
     assert min(waits) < 11
     assert max(waits) > 14
@@ -251,8 +251,8 @@ async def test_jitter_keeps_to_the_time_there_is(autojump_clock: MockClock) -> N
     """Where a wait fits but its jitter might not, the wait ends in time."""
     waits = await jittered_waits(lambda: busy("10"), RetryPolicy(jitter=1, total_timeout=11))
     assert len(waits) == 300
-    assert min(waits) >= 10
-    assert max(waits) <= 11
+    assert min(waits) >= 10 - 1e-9
+    assert max(waits) <= 11 + 1e-9
 
 
 # --- total_timeout
@@ -306,7 +306,7 @@ async def test_total_timeout_includes_the_attempts(autojump_clock: MockClock) ->
 
 @pytest.mark.trio
 async def test_total_timeout_cuts_an_attempt(autojump_clock: MockClock) -> None:
-    """An attempt that is under way when total_timeout passes ends there, in an httpx.TimeoutException with the story."""
+    """An attempt under way when total_timeout passes ends there, in an httpx.TimeoutException with the story."""
     server = Server(503, slow(1000))
     started = trio.current_time()
     with trio.fail_after(2000):
@@ -349,13 +349,14 @@ async def test_total_timeout_includes_a_bad_response_that_is_given_back(autojump
     """A bad response that is given back is read within total_timeout."""
     body = Body(itertools.cycle([b"x", 0.4]))
     started = trio.current_time()
-    with trio.fail_after(60), pytest.raises(httpx.TimeoutException):
+    with trio.fail_after(60), pytest.raises(httpx.TimeoutException) as caught:
         await get(
             Server(httpx.Response(503, stream=body)),
             RetryPolicy(total_timeout=2, max_retries=0),
             raise_on_all_errors=False,
         )
     assert trio.current_time() - started == pytest.approx(2)
+    assert caught.value.request.url == URL
     assert body.is_closed
 
 
@@ -445,6 +446,16 @@ async def test_a_wait_that_fits_the_deadline_is_waited(autojump_clock: MockClock
     with trio.fail_after(5.5):
         await get(server)
     assert server.count == 2
+
+
+@pytest.mark.trio
+async def test_a_wait_that_ends_at_the_deadline_does_not_fit(autojump_clock: MockClock) -> None:
+    """An attempt at the deadline would only be cancelled, and the failure lost."""
+    server = Server(busy("5"), 200)
+    with trio.move_on_after(5) as scope, pytest.raises(PrefectHTTPStatusError):
+        await get(server)
+    assert not scope.cancelled_caught
+    assert server.count == 1
 
 
 @pytest.mark.trio
@@ -568,9 +579,11 @@ async def test_a_close_that_hangs_holds_a_cancellation_for_5_seconds(autojump_cl
     """A response is closed properly under cancellation, but not for longer than 5 s."""
     body = Body([1e9], on_close=trio.sleep_forever)
     started = trio.current_time()
-    with trio.move_on_after(1) as scope:
-        await get(Server(httpx.Response(404, stream=body)))
-    assert scope.cancelled_caught
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get, Server(httpx.Response(404, stream=body)))
+            await trio.sleep(1)
+            scope.cancel()
     assert trio.current_time() - started == 6
 
 
@@ -601,24 +614,19 @@ async def test_an_exception_out_of_a_cancelled_attempt_is_not_retried() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_bad_response_in_a_cancelled_attempt_is_closed() -> None:
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_a_response_in_a_cancelled_attempt_is_closed(status: int) -> None:
     """A response that arrives together with a cancellation is closed, and the cancellation wins."""
-    bodies = [Body([b"no"]), Body([b"no"]), Body([b"no"])]
+    body = Body([b"no"])
 
-    def answering(status: int, body: Body) -> Callable[[httpx.Request], Any]:
-        async def answer(request: httpx.Request) -> httpx.Response:
-            scope.cancel()
-            return httpx.Response(status, stream=body)
+    async def answer(request: httpx.Request) -> httpx.Response:
+        scope.cancel()
+        return httpx.Response(status, stream=body)
 
-        return answer
-
-    scope = anyio.CancelScope()
-    for status, body in zip((200, 404, 503), bodies, strict=True):
-        server = Server(answering(status, body))
-        with anyio.fail_after(5), anyio.CancelScope() as scope:
-            await get(server, AT_ONCE)
-        assert scope.cancelled_caught
-        assert body.is_closed
+    with anyio.fail_after(5), anyio.CancelScope() as scope:
+        await get(Server(answer), AT_ONCE)
+    assert scope.cancelled_caught
+    assert body.is_closed
 
 
 @pytest.mark.anyio

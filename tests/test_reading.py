@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 import trio
@@ -20,6 +21,10 @@ KIB = 1024
 LIMIT = 64 * KIB
 
 Part = bytes | float | BaseException
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda content: gzip.compress(content),
+    "deflate": lambda content: zlib.compress(content),
+}
 
 
 def response_of(parts: Iterable[Part], encoding: str | None = None, **more: Any) -> tuple[httpx.Response, Body]:
@@ -94,12 +99,40 @@ async def test_an_endless_body_is_cut() -> None:
     assert body.is_closed
 
 
+class Eager(httpx.AsyncByteStream, AsyncIterator[bytes]):
+    """A stream that always has the next chunk at hand and never lets anybody else run."""
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.is_closed = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.given += 1000
+        return b"x" * 1000
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.anyio
+async def test_an_endless_body_that_never_waits_is_cut() -> None:
+    """A stream that cannot be cancelled is left alone as well."""
+    body = Eager()
+    response = httpx.Response(500, stream=body)
+    assert await beginning_of(response) is not None
+    assert len(response.content) == LIMIT
+    assert body.given <= 2 * LIMIT
+    assert body.is_closed
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_an_encoded_body_is_decoded(encoding: str) -> None:
     """An encoded body is decoded, as in httpx."""
-    compress: Callable[[bytes], bytes] = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
-    response, _ = response_of([compress(b"told in short")], encoding)
+    response, _ = response_of([COMPRESS[encoding](b"told in short")], encoding)
     assert await beginning_of(response) is None
     assert response.content == b"told in short"
 
@@ -108,9 +141,8 @@ async def test_an_encoded_body_is_decoded(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_an_encoded_body_that_is_cut_shows_its_beginning(encoding: str) -> None:
     """What arrived of an encoded body before it broke off is decoded as far as it goes."""
-    compress: Callable[[bytes], bytes] = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
     text = b" ".join(b"line %d" % number for number in range(10_000))
-    response, body = response_of([compress(text)[:5000], httpx.ReadError("broken")], encoding)
+    response, body = response_of([COMPRESS[encoding](text)[:5000], httpx.ReadError("broken")], encoding)
     cut = await beginning_of(response)
     assert cut is not None
     assert "ReadError" in cut
@@ -274,9 +306,7 @@ async def test_a_response_that_is_closed_is_left_as_it_is() -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 1.5, 2.5, 4.5])
-async def test_a_cancelled_reading_closes_the_response(
-    seconds: float, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_cancelled_reading_closes_the_response(seconds: float, autojump_clock: trio.testing.MockClock) -> None:
     """Wherever the reading is cancelled, it ends at that moment with the response closed."""
     response, body = response_of(itertools.cycle([1.0, b"x", 0.0]))
     started = trio.current_time()
@@ -306,8 +336,8 @@ async def test_closing_is_shielded() -> None:
 
     async def on_close() -> None:
         nonlocal finished
-        await anyio.sleep(0)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         finished = True
 
     response, _ = response_of([b"x"], on_close=on_close)

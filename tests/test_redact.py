@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_http._redact import one_line, safe_exception, safe_url
+from prefect_http._redact import one_line, safe_exception, safe_url, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,40 @@ def test_an_exception_that_quotes_a_header_keeps_it_to_itself(exception: Excepti
     shown = safe_exception(exception)
     assert shown.startswith(type(exception).__name__)
     assert "s3cret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("Authorization", "Bearer s3cret", "Authorization: Bearer s3cret"),
+        ("authorization", "s3cret", "you sent s3cret, didn't you"),
+        ("Authorization", "Basic dXNlcjpzM2NyZXQ=", "dXNlcjpzM2NyZXQ="),
+        ("Proxy-Authorization", "Basic s3cret", "s3cret"),
+        ("Cookie", "a=1; session=s3cret", "a=1; session=s3cret"),
+        ("Cookie", "session=s3cret==; b=2", "s3cret=="),
+        ("Cookie", "s3cret", "Cookie: s3cret"),
+    ],
+    ids=["bearer", "bare", "basic", "proxy", "cookie", "padded cookie", "nameless cookie"],
+)
+def test_credentials_that_a_server_echoes_are_blotted_out(name: str, value: str, text: str) -> None:
+    """What the request's headers say in confidence is not repeated from an answer."""
+    shown = without_credentials(text, httpx.Request("GET", "http://server/", headers={name: value}))
+    assert "s3cret" not in shown
+    assert "dXNlcj" not in shown
+
+
+def test_a_password_that_a_server_echoes_is_blotted_out() -> None:
+    """So is the password of the URL."""
+    request = httpx.Request("GET", "http://user:s3cret@server/")
+    assert "s3cret" not in without_credentials("s3cret is no password", request)
+
+
+def test_a_text_without_credentials_is_left_as_it_is() -> None:
+    """Nothing else is blotted out: not the scheme, not a cookie as short as any word."""
+    headers = {"Authorization": "Bearer s3cret", "Cookie": "a=1; b=; c"}
+    request = httpx.Request("GET", "http://server/", headers=headers)
+    text = "Bearer a=1 is not enough; a b c"
+    assert without_credentials(text, request) == text
 
 
 @pytest.mark.parametrize(

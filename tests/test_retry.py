@@ -39,9 +39,15 @@ def reason_of(policy: RetryPolicy, situation: Situation) -> str:
     return decision.reason
 
 
-def refused(number: int = 1, *, retry_after: float | None = None, **more: Any) -> Situation:
+def refused(number: int = 1, *, retry_after: float | None = None) -> Situation:
     """Describe an answer of 503."""
-    return Situation(number=number, failure=Failure.REFUSED, what="503", retry_after=retry_after, **more)
+    return Situation(number=number, failure=Failure.REFUSED, what="503", retry_after=retry_after)
+
+
+def with_limit(situation: Situation, limit: str, left: float) -> Situation:
+    """Give the situation with so many seconds left."""
+    changes: dict[str, Any] = {limit: left}
+    return dataclasses.replace(situation, **changes)
 
 
 # --- RetryPolicy: the values
@@ -493,20 +499,26 @@ def test_the_reason_says_where_the_wait_comes_from() -> None:
 def test_a_wait_that_does_not_fit_is_not_begun(limit: str, left: float) -> None:
     """Where even the shortest wait of 1.6 s ends too late, there is none."""
     name = {"total_left": "total_timeout", "deadline_left": "deadline"}[limit]
-    assert name in reason_of(RetryPolicy(total_timeout=9), dataclasses.replace(refused(), **{limit: left}))
+    assert name in reason_of(RetryPolicy(total_timeout=9), with_limit(refused(), limit, left))
+
+
+@pytest.mark.parametrize("limit", ["total_left", "deadline_left"])
+def test_a_wait_that_takes_all_that_is_left_does_not_fit(limit: str) -> None:
+    """A wait that ends with the time there is leaves none for the attempt."""
+    assert reason_of(RetryPolicy(jitter=0, total_timeout=9), with_limit(refused(), limit, 2.0))
 
 
 @pytest.mark.parametrize("limit", ["total_left", "deadline_left"])
 def test_jitter_does_not_spoil_a_wait_that_fits(limit: str) -> None:
     """Where the shortest wait fits and the longest does not, jitter keeps to what fits."""
-    assert delay_of(RetryPolicy(total_timeout=9), dataclasses.replace(refused(), **{limit: 1.7}), 1 - 2**-53) <= 1.7
+    assert delay_of(RetryPolicy(total_timeout=9), with_limit(refused(), limit, 1.7), 1 - 2**-53) <= 1.7
 
 
 @pytest.mark.parametrize("limit", ["total_left", "deadline_left"])
 def test_a_retry_after_that_does_not_fit_is_not_shortened(limit: str) -> None:
     """Time that is left for a part of a Retry-After is of no use."""
     assert "Retry-After of 10 s" in reason_of(
-        RetryPolicy(total_timeout=30), dataclasses.replace(refused(retry_after=10.0), **{limit: 9.9})
+        RetryPolicy(total_timeout=30), with_limit(refused(retry_after=10.0), limit, 9.9)
     )
 
 
@@ -607,7 +619,7 @@ def test_a_backoff_is_within_its_bounds(policy: RetryPolicy, situation: Situatio
         low = shortest_wait(policy, situation)
         assert low <= decision.delay <= policy.max_backoff
         if policy.jitter < 1:
-            assert decision.delay <= low / (1 - policy.jitter) * (1 + policy.jitter) * (1 + 1e-9)
+            assert decision.delay <= low / (1 - policy.jitter) * (1 + policy.jitter) * (1 + 1e-9) + 1e-300
 
 
 @thorough

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from servers import Act, Flood, answer, drop, half_answer, raw_server, retrying_at_once, stay_silent, upgrade_to_echo
 
-from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse
+from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -128,29 +128,32 @@ async def test_streamed_error_leaves_its_connection_usable() -> None:
 
 
 async def test_endless_streamed_error_is_closed() -> None:
-    """The body of a streamed error is read as far as 64 KiB, then the server sees the connection closed."""
+    """The body of a streamed error is read up to 64 KiB, then the server sees the connection closed."""
     async with raw_server(flood := Flood(500)) as server, new_client() as client:
         with pytest.raises(PrefectHTTPStatusError) as caught:
             async with client.stream("GET", server.url):
                 pytest.fail("a bad status reached the caller")
-        assert caught.value.response.content == b"x" * 64 * 1024
+        assert 0 < len(caught.value.response.content) <= 2**16
         await flood.refused.wait()
 
 
 async def test_gigabyte_of_error_is_not_read() -> None:
-    """Of an error body of a gigabyte, 1 MiB is read, and the server sees the connection closed."""
+    """Of an error body of a gigabyte, 1 MiB is read at most, and the server sees the connection closed."""
     async with raw_server(flood := Flood(500, size=2**30)) as server, new_client() as client:
         with pytest.raises(PrefectHTTPStatusError) as caught:
             await client.get(server.url)
         await flood.refused.wait()
-    assert len(caught.value.response.content) == 2**20
+    assert 0 < len(caught.value.response.content) <= 2**20
     assert flood.sent < 2**26
 
 
-async def test_gigabyte_of_refusal_is_not_read() -> None:
+@pytest.mark.parametrize("backoff", [0, 0.05], ids=["at-once", "with-time-to-read"])
+async def test_gigabyte_of_refusal_is_not_read(backoff: float) -> None:
     """A refusal with a body of a gigabyte is dropped with its connection, and the request is repeated on another."""
-    async with raw_server(flood := Flood(503, size=2**30), answer()) as server, new_client() as client:
-        await client.get(server.url)
+    policy = RetryPolicy(backoff_base=backoff, jitter=0)
+    async with raw_server(flood := Flood(503, size=2**30), answer()) as server:
+        async with PrefectHttpxClient(retry=policy, trust_env=False) as client:
+            await client.get(server.url)
         await flood.refused.wait()
     assert server.connections == 2
     assert flood.sent < 2**26

@@ -1,0 +1,342 @@
+"""The registry: apps told apart by identity, one registry per loop, and nothing that stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+
+import anyio
+import anyio.lowlevel
+import pytest
+import trio
+from lifespan_apps import LIFESPAN, STARTED, BodyError, Boom, CrashableApp, FakeApp, nothing_left, steps
+from trio.testing import MockClock
+
+from prefect_http import (
+    LifespanCrashed,
+    LifespanNotSupported,
+    LifespanStartupError,
+    LifespanTimeoutError,
+    app_lifespan_context,
+)
+from prefect_http._asgi_types import Receive, Scope, Send
+from prefect_http._lifespan import _entries
+
+BACKENDS = ["asyncio", "trio"]
+TWO_LOOPS = pytest.mark.parametrize("backends", list(itertools.product(BACKENDS, BACKENDS)), ids="-then-".join)
+
+
+class UnhashableApp(FakeApp):
+    __hash__ = None  # type: ignore[assignment]
+
+
+class EqualApp(FakeApp):
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualApp)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class EmptyApp(FakeApp):
+    def __len__(self) -> int:
+        return 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [FakeApp, UnhashableApp, EqualApp, EmptyApp])
+async def test_apps_are_told_apart_by_identity(kind: type[FakeApp]) -> None:
+    """Two apps are two, though they be equal; one app is one, though it have no hash or be false."""
+    first, second = kind(), kind()
+    with anyio.fail_after(5), nothing_left():
+        async with app_lifespan_context(first), app_lifespan_context(second), app_lifespan_context(first):
+            assert sorted(_entries()) == sorted([id(first), id(second)])
+        assert (first.log, second.log) == (LIFESPAN, LIFESPAN)
+
+
+@pytest.mark.trio
+async def test_slow_app_holds_up_nobody_else(autojump_clock: MockClock) -> None:
+    """A startup or a shutdown that takes its time delays no other app."""
+    slow = FakeApp(startup=lambda: trio.sleep(10), shutdown=lambda: trio.sleep(10))
+
+    async def hold(app: FakeApp) -> None:
+        async with app_lifespan_context(app):
+            pass
+
+    with trio.fail_after(60), nothing_left():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, slow)
+            for _ in range(15):
+                await trio.sleep(1)
+                before = trio.current_time()
+                await hold(FakeApp())
+                assert trio.current_time() == before
+        assert trio.current_time() == 20
+
+
+async def succeed(app: CrashableApp) -> None:
+    """Come and go."""
+    async with app_lifespan_context(app):
+        await steps()
+
+
+async def raise_in_the_body(app: CrashableApp) -> None:
+    """Raise in the body."""
+    with pytest.raises(BodyError):
+        async with app_lifespan_context(app):
+            raise BodyError
+
+
+async def cancel_the_body(app: CrashableApp) -> None:
+    """Be cancelled in the body."""
+    with anyio.CancelScope() as scope:
+        async with app_lifespan_context(app):
+            scope.cancel()
+            await anyio.sleep_forever()
+
+
+async def cancel_the_startup(app: CrashableApp) -> None:
+    """Be cancelled while entering."""
+    app.startup = anyio.sleep_forever
+    with anyio.move_on_after(0):
+        async with app_lifespan_context(app):
+            pytest.fail("the body ran")
+
+
+async def fail_the_startup(app: CrashableApp) -> None:
+    """Fail to enter."""
+
+    async def fail() -> None:
+        raise Boom
+
+    app.startup = fail
+    with pytest.raises(LifespanStartupError):
+        await succeed(app)
+
+
+async def crash(app: CrashableApp) -> None:
+    """Have the app crash."""
+    with pytest.raises(LifespanCrashed):
+        async with app_lifespan_context(app):
+            app.crash.set()
+            await anyio.sleep_forever()
+
+
+async def fail_the_shutdown(app: CrashableApp) -> None:
+    """Have the app take too long to stop."""
+    app.shutdown = anyio.sleep_forever
+    with pytest.raises(LifespanTimeoutError):
+        async with app_lifespan_context(app, shutdown_timeout=0.001):
+            pass
+
+
+async def share(app: CrashableApp) -> None:
+    """Hold it twice at a time."""
+    async with app_lifespan_context(app), app_lifespan_context(app):
+        await steps()
+
+
+async def do_without(app: CrashableApp) -> None:
+    """Hold it without hooks."""
+    async with app_lifespan_context(app, mode="off"):
+        await steps()
+
+
+async def ask_for_hooks_of_an_app_without(app: CrashableApp) -> None:
+    """Insist on hooks that it has not."""
+
+    async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+        app.note("called")
+
+    with pytest.raises(LifespanNotSupported):
+        async with app_lifespan_context(plain, mode="on"):
+            pytest.fail("the body ran")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "use",
+    [
+        succeed,
+        share,
+        do_without,
+        raise_in_the_body,
+        cancel_the_body,
+        cancel_the_startup,
+        fail_the_startup,
+        crash,
+        fail_the_shutdown,
+        ask_for_hooks_of_an_app_without,
+    ],
+)
+async def test_nothing_stays_behind(use: Callable[[CrashableApp], Awaitable[None]]) -> None:
+    """However a lifespan ends, no entry, no task and no reference to the app stays."""
+    with anyio.fail_after(5), nothing_left():
+        app = CrashableApp()
+        ref = weakref.ref(app)
+        await use(app)
+        del app
+        await steps(3)  # the last exceptions and their tracebacks go
+        gc.collect()
+    assert ref() is None
+
+
+@pytest.mark.anyio
+async def test_contexts_hold_on_to_nothing() -> None:
+    """A context that was left, or that failed to enter, no longer refers to the app."""
+    with anyio.fail_after(5), nothing_left():
+        app = FakeApp()
+        ref = weakref.ref(app)
+        context = app_lifespan_context(app)
+        await context.__aenter__()
+        await context.__aexit__(None, None, None)
+        del app
+        gc.collect()
+        assert ref() is None
+
+
+@pytest.mark.anyio
+async def test_held_app_is_kept() -> None:
+    """An app that is held is kept alive and shut down in the end, also when only its context is left."""
+    log: list[str] = []
+    app = FakeApp(log=log)
+    context = app_lifespan_context(app)
+    with anyio.fail_after(5), nothing_left():
+        await context.__aenter__()
+        del app
+        gc.collect()
+        await steps()
+        assert log == ["startup", "up"]
+        await context.__aexit__(None, None, None)
+    assert log == LIFESPAN
+
+
+@pytest.mark.anyio
+async def test_ids_that_are_used_again() -> None:
+    """A new app in the place of one that is gone is not mistaken for it."""
+    with anyio.fail_after(5), nothing_left():
+        for _ in range(50):
+            log: list[str] = []
+            async with app_lifespan_context(FakeApp(log=log)):
+                gc.collect()
+            assert log == LIFESPAN
+
+
+@TWO_LOOPS
+def test_one_loop_after_the_other(backends: tuple[str, str]) -> None:
+    """One app may be held in one loop after the other, of whatever kind, in one thread."""
+    app = FakeApp()
+
+    async def hold() -> None:
+        with anyio.fail_after(5), nothing_left():
+            async with app_lifespan_context(app), app_lifespan_context(app):
+                await steps()
+
+    for backend in backends:
+        anyio.run(hold, backend=backend)
+    assert app.log == LIFESPAN * 2
+
+
+@TWO_LOOPS
+def test_loop_that_ends_with_an_app_held(backends: tuple[str, str]) -> None:
+    """A loop that ends while an app is held cancels the app, and the next loop starts it afresh."""
+    log: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        try:
+            await receive()
+        finally:
+            log.append("ended")
+
+    async def hold() -> None:
+        context = app_lifespan_context(app)
+        await context.__aenter__()
+        contexts.append(context)
+        log.append("held")
+
+    contexts: list[object] = []
+    for backend in backends:
+        anyio.run(hold, backend=backend)
+    assert log == ["held", "ended"] * 2
+
+
+@TWO_LOOPS
+def test_left_in_another_loop(backends: tuple[str, str]) -> None:
+    """Leaving a context in another loop than it was entered in is a clear error."""
+    context = app_lifespan_context(FakeApp())
+
+    async def enter() -> None:
+        await context.__aenter__()
+
+    async def leave() -> None:
+        with pytest.raises(RuntimeError, match="event loop"):
+            await context.__aexit__(None, None, None)
+
+    anyio.run(enter, backend=backends[0])
+    anyio.run(leave, backend=backends[1])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("other", BACKENDS)
+async def test_left_in_another_loop_by_mistake(other: str) -> None:
+    """Who tries to leave in another loop's thread gets an error, and can still leave where they entered."""
+    app = FakeApp()
+    context = app_lifespan_context(app)
+
+    async def leave() -> None:
+        await context.__aexit__(None, None, None)
+
+    with anyio.fail_after(10), nothing_left():
+        await context.__aenter__()
+        with pytest.raises(RuntimeError, match="event loop"):
+            await anyio.to_thread.run_sync(lambda: anyio.run(leave, backend=other))
+        assert app.log == ["startup", "up"]
+        await leave()
+    assert app.log == LIFESPAN
+
+
+def test_threads() -> None:
+    """Several threads, each with a loop of its own, hold one app independently of one another."""
+    logs: dict[str, list[str]] = {}
+    everyone_is_up, someone_is_down = threading.Barrier(4), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await FakeApp(log=logs[threading.current_thread().name])(scope, receive, send)
+
+    async def hold() -> None:
+        async with app_lifespan_context(app), app_lifespan_context(app):
+            await anyio.to_thread.run_sync(lambda: everyone_is_up.wait(10))
+            if threading.current_thread().name != "0":
+                await anyio.to_thread.run_sync(lambda: someone_is_down.wait(10))
+                assert logs[threading.current_thread().name] == ["startup", "up"]
+        someone_is_down.set()
+
+    threads = [
+        threading.Thread(target=anyio.run, args=(hold,), kwargs={"backend": backend}, name=str(number))
+        for number, backend in enumerate(BACKENDS * 2)
+    ]
+    for thread in threads:
+        logs[thread.name] = []
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert list(logs.values()) == [LIFESPAN] * 4
+
+
+def test_one_asyncio_loop_run_in_pieces() -> None:
+    """An asyncio loop that is run several times is one loop: what is entered in one run may be left in the next."""
+    app = FakeApp()
+    context = app_lifespan_context(app)
+    with asyncio.Runner() as runner:
+        runner.run(context.__aenter__())
+        assert app.log == ["startup", "up"]
+        runner.run(steps())
+        runner.run(context.__aexit__(None, None, None))
+    assert app.log == LIFESPAN
