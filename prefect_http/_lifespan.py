@@ -152,7 +152,7 @@ def _hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppR
     entry.runs.append(run)
     entries[id(app)] = entry
     try:
-        run.root_task = spawn_root_task(run.main, "prefect_http lifespan")
+        run.root_task = spawn_root_task(run.main, "prefect_http lifespan", run.at_end)
     except BaseException:
         forget(run)
         raise
@@ -218,13 +218,17 @@ class _LifespanContext:
         self._run = None
         stopped, error = self._leave_guard(run, exc_type, exc, tb)
         is_last = run.release()
-        if is_last:
-            await wait_shielded(run.over)
+        try:
+            if is_last:
+                await wait_shielded(run.over)
+        except BaseException as cancellation:  # a native one, held back
+            error = cancellation
         problem = run.crash_error() or (run.shutdown_error() if is_last else None)
         if problem is not None:
             if error is None:
                 raise problem
-            logger.error("%s", problem, exc_info=problem)
+            if not run.was_cancelled:
+                logger.error("%s", problem, exc_info=problem)
             with contextlib.suppress(Exception):  # some exceptions are frozen
                 error.add_note(f"{type(problem).__name__}: {problem}")
         if error is not None and error is not exc:

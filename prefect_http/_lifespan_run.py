@@ -153,6 +153,11 @@ class AppRun:
         """What the app's call raised."""
         return self._app_error
 
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether the app's call was cancelled from outside, as the end of the event loop's run does."""
+        return isinstance(self._app_error, anyio.get_cancelled_exc_class())
+
     def startup_error(self) -> LifespanError | None:
         """Make an error if the app did not come up, a new one for each who waited."""
         return self._error(self._startup_problem)
@@ -185,21 +190,22 @@ class AppRun:
 
     async def main(self) -> None:
         """Run the app's lifespan; the root task's whole life."""
-        try:
-            if await self._take_turn():
-                try:
-                    async with open_nursery() as nursery:
-                        await self._run(nursery)
-                finally:
-                    self._turn.release()
-        finally:
-            if not self.is_up:
-                # Reached by cancellation only; where there is a better reason, it has been given.
-                self._fail_startup(LifespanStartupError, f"{self.name} was cancelled during its startup")
-            self.is_open = False
-            self._on_end(self)
-            self.answered.set()
-            self.over.set()
+        if await self._take_turn():
+            try:
+                async with open_nursery() as nursery:
+                    await self._run(nursery)
+            finally:
+                self._turn.release()
+
+    def at_end(self) -> None:
+        """Tell everyone who still waits; the root task has ended."""
+        if not self.is_up:
+            # Reached by cancellation only; where there is a better reason, it has been given.
+            self._fail_startup(LifespanStartupError, f"{self.name} was cancelled during its startup")
+        self.is_open = False
+        self._on_end(self)
+        self.answered.set()
+        self.over.set()
 
     async def _take_turn(self) -> bool:
         with self._queue_scope:
@@ -334,5 +340,5 @@ class AppRun:
             self._unwanted.set()
             for guard in self._guards:
                 guard.cancel()
-            if self.unguarded and not isinstance(self._app_error, anyio.get_cancelled_exc_class()):
+            if self.unguarded and not self.was_cancelled:
                 logger.error("%s", self.crash_error(), exc_info=self._app_error)

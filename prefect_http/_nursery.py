@@ -88,13 +88,16 @@ def current_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def spawn_root_task(main: Callable[[], Coroutine[object, object, None]], name: str) -> object:
+def spawn_root_task(
+    main: Callable[[], Coroutine[object, object, None]], name: str, at_end: Callable[[], None] = lambda: None
+) -> object:
     """Start a task that outlives the task which starts it, in a copy of its context.
 
     Args:
         main: what the task runs. It must let no exception out but cancellation: under trio, the task is a
             system task, and an exception from one ends the run with a TrioInternalError.
         name: the task's name.
+        at_end: called when the task has ended, also where it was cancelled before it began, as asyncio does.
 
     Returns:
         An object to hold on to until the task ends; asyncio keeps no strong reference of its own.
@@ -104,8 +107,17 @@ def spawn_root_task(main: Callable[[], Coroutine[object, object, None]], name: s
     """
     trio, context = _running_trio(), contextvars.copy_context()
     if trio is None:
-        return asyncio.get_running_loop().create_task(main(), name=name, context=context)
-    return trio.lowlevel.spawn_system_task(main, name=name, context=context)
+        task = asyncio.get_running_loop().create_task(main(), name=name, context=context)
+        task.add_done_callback(lambda _: at_end())
+        return task
+
+    async def main_to_the_end() -> None:
+        try:
+            await main()
+        finally:
+            at_end()
+
+    return trio.lowlevel.spawn_system_task(main_to_the_end, name=name, context=context)
 
 
 async def wait_shielded(event: Event) -> None:
