@@ -59,10 +59,10 @@ async def _time_block(call: Call, calls: int) -> float:
 def ratios(seconds: Mapping[str, list[float]]) -> dict[str, Ratio]:
     """Divide by the first contestant's time, round by round."""
     first = next(iter(seconds.values()))
-    return {
-        name: Ratio(
-            *statistics.quantiles((ours / base for ours, base in zip(own, first, strict=True)), n=4),
-            statistics.median(own),
-        )
-        for name, own in seconds.items()
-    }
+    return {name: _ratio(own, first) for name, own in seconds.items()}
+
+
+def _ratio(own: list[float], first: list[float]) -> Ratio:
+    quotients = [ours / base for ours, base in zip(own, first, strict=True)]
+    low, median, high = statistics.quantiles(quotients, n=4)
+    return Ratio(low, median, high, statistics.median(own))

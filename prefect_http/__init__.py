@@ -10,7 +10,8 @@ from prefect_http._errors import (
     LifespanTimeoutError,
     PrefectHTTPStatusError,
 )
-from prefect_http._lifespan import Lifespan, app_lifespan_context
+from prefect_http._lifespan import app_lifespan_context
+from prefect_http._lifespan_run import Lifespan
 from prefect_http._response import PrefectResponse
 from prefect_http._retry import Attempt, RetryPolicy
 from prefect_http._version import __version__

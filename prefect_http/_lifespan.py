@@ -5,35 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, cast
 
-import anyio.lowlevel
 from anyio.lowlevel import RunVar
 
 from prefect_http._asgi_types import ASGIApp
 from prefect_http._errors import LifespanError, LifespanNotSupported
-from prefect_http._lifespan_run import AppRun, logger
-from prefect_http._nursery import CancelScope, Lock, new_lock, spawn_root_task, wait_shielded
-from prefect_http._statement import Caller, RememberedLook, current_caller, is_statement
+from prefect_http._lifespan_run import AppRun, Lifespan, logger
+from prefect_http._nursery import CancelScope, Lock, checkpoint, current_run, new_lock, spawn_root_task, wait_shielded
+from prefect_http._statement import Caller, RememberedLook, current_caller
 
 Mode = Literal["auto", "on", "off"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lifespan:
-    """An app whose startup is complete.
-
-    Attributes:
-        app: the app.
-        state: what the app's startup put into ``scope["state"]``; the same dict for everyone who holds the app.
-        supported: whether the app speaks the lifespan protocol; False too with ``mode="off"``.
-    """
-
-    app: ASGIApp
-    state: dict[str, Any]
-    supported: bool
 
 
 def app_lifespan_context(
@@ -167,20 +150,20 @@ class _LifespanContext:
         self._timeouts = startup_timeout, shutdown_timeout
         self._mode = mode
         self._run: AppRun | None = None
-        self._entries: dict[int, _Entry] | None = None
+        self._loop: object = None  # that it was entered in, while it is held
         self._guard: CancelScope | None = None
         self.last_look: Caller | None = None
 
     def __aenter__(self) -> Coroutine[Any, Any, Lifespan]:
-        return self._enter(in_statement=is_statement(self.last_look, current_caller()))
+        return self._enter(in_statement=self.last_look is not None and self.last_look == current_caller())
 
     async def _enter(self, *, in_statement: bool) -> Lifespan:
         app, self._app = self._app, None
         if app is None:
             raise RuntimeError("this context was entered before; call app_lifespan_context() anew for each use")
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         if self._mode == "off":
-            self._entries = _entries()
+            self._loop = current_run()
             return Lifespan(app, {}, supported=False)
         run = _hold(app, *self._timeouts)
         try:
@@ -194,24 +177,26 @@ class _LifespanContext:
         except BaseException:
             if run.release():
                 await wait_shielded(run.over)
+                if (problem := run.shutdown_error()) is not None:
+                    logger.error("%s", problem, exc_info=problem)
             raise
-        self._run, self._entries = run, _entries()
+        self._run, self._loop = run, current_run()
         if in_statement:
             self._guard = run.add_guard()
             self._guard.__enter__()
         else:
             run.unguarded += 1
-        return Lifespan(app, run.state, run.is_supported)
+        return run.lifespan
 
     async def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """End the hold; this is what ``__aexit__`` does."""
-        if self._entries is None:
+        if self._loop is None:
             raise RuntimeError("this context is not entered: it never was, or it has been left already")
-        if self._entries is not _entries():
+        if self._loop is not current_run():
             raise RuntimeError("this context must be left in the event loop that it was entered in")
-        self._entries = None
+        self._loop = None
         run = self._run
         if run is None:  # mode="off"
             return False
@@ -225,7 +210,7 @@ class _LifespanContext:
             error = cancellation
         problem = run.crash_error() or (run.shutdown_error() if is_last else None)
         if problem is not None:
-            if error is None:
+            if error is None or not isinstance(problem, Exception):
                 raise problem
             if not run.was_cancelled:
                 logger.error("%s", problem, exc_info=problem)

@@ -24,6 +24,8 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType
 from typing import Any, Literal
 
@@ -50,6 +52,21 @@ _inside: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("pre
 # Scheduler steps that a cancelled app gets to unwind before its users are told. In steps, not in seconds: the
 # timeouts are promises, and an app that only lets the cancellation through needs no time, but steps.
 _UNWINDING_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lifespan:
+    """An app whose startup is complete.
+
+    Attributes:
+        app: the app.
+        state: what the app's startup put into ``scope["state"]``; the same dict for everyone who holds the app.
+        supported: whether the app speaks the lifespan protocol; False too with ``mode="off"``.
+    """
+
+    app: ASGIApp
+    state: dict[str, Any]
+    supported: bool
 
 
 class AppRun:
@@ -139,6 +156,11 @@ class AppRun:
         """Whether the startup is complete, or the run does without."""
         return self.answered.is_set() or self._protocol.phase is Phase.UP
 
+    @cached_property
+    def lifespan(self) -> Lifespan:
+        """What all who hold the run are given, once it is up."""
+        return Lifespan(self.app, self.state, self.is_supported)
+
     @property
     def is_supported(self) -> bool:
         """Whether the app speaks the lifespan protocol."""
@@ -158,23 +180,25 @@ class AppRun:
         """Whether the app's call was cancelled from outside, as the end of the event loop's run does."""
         return isinstance(self._app_error, anyio.get_cancelled_exc_class())
 
-    def startup_error(self) -> LifespanError | None:
+    def startup_error(self) -> BaseException | None:
         """Make an error if the app did not come up, a new one for each who waited."""
         return self._error(self._startup_problem)
 
-    def crash_error(self) -> LifespanError | None:
+    def crash_error(self) -> BaseException | None:
         """Make an error if the app crashed while it was held."""
         if self._protocol.phase is not Phase.CRASHED:
             return None
         return self._error((LifespanCrashed, f"{self.name} crashed in its lifespan: {self._reason}"))
 
-    def shutdown_error(self) -> LifespanError | None:
+    def shutdown_error(self) -> BaseException | None:
         """Make an error if the app did not shut down well."""
         return self._error(self._shutdown_problem)
 
-    def _error(self, problem: tuple[type[LifespanError], str] | None) -> LifespanError | None:
+    def _error(self, problem: tuple[type[LifespanError], str] | None) -> BaseException | None:
         if problem is None:
             return None
+        if isinstance(self._app_error, KeyboardInterrupt | SystemExit):
+            return self._app_error  # meant for the program, wherever it struck
         kind, text = problem
         error = kind(text)
         error.__cause__ = self._app_error

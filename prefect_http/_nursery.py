@@ -15,6 +15,7 @@ from types import ModuleType, TracebackType
 from typing import Protocol, cast
 
 import anyio
+import anyio.lowlevel
 
 
 class Event(Protocol):
@@ -75,6 +76,18 @@ def open_nursery() -> AbstractAsyncContextManager[Nursery]:
         "AbstractAsyncContextManager[Nursery]",
         anyio.create_task_group() if trio is None else trio.open_nursery(),
     )
+
+
+async def checkpoint() -> None:
+    """Let other tasks run, and be cancelled if that is due; anyio.lowlevel.checkpoint(), straight to the backend."""
+    trio = _running_trio()
+    await (anyio if trio is None else trio).lowlevel.checkpoint()
+
+
+def current_run() -> object:
+    """Give an object that tells one run of an event loop from another."""
+    trio = _running_trio()
+    return asyncio.get_running_loop() if trio is None else trio.lowlevel.current_trio_token()
 
 
 def current_time() -> float:

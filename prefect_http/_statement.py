@@ -15,32 +15,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, Protocol, overload
 
 _Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], Coroutine[Any, Any, bool]]
 
 
-class Caller(NamedTuple):
-    """A place in running code."""
-
-    frame_id: int
-    line: int
-    is_generator: bool
+# A place in running code: the identity of the frame, and the line.
+Caller = tuple[int, int]
 
 
 def current_caller() -> Caller | None:
-    """Say who called the function that asks; None where Python cannot tell."""
+    """Say who called the function that asks; None for an async generator, and where Python cannot tell."""
     frame = inspect.currentframe()
     asking = frame.f_back if frame else None
     caller = asking.f_back if asking else None
-    if caller is None:
+    if caller is None or caller.f_code.co_flags & inspect.CO_ASYNC_GENERATOR:
         return None
-    return Caller(id(caller), caller.f_lineno, bool(caller.f_code.co_flags & inspect.CO_ASYNC_GENERATOR))
-
-
-def is_statement(looked: Caller | None, called: Caller | None) -> bool:
-    """Decide whether who looked up ``__aexit__`` and who calls ``__aenter__`` are one `async with` statement."""
-    return looked is not None and looked == called and not looked.is_generator
+    return id(caller), caller.f_lineno
 
 
 class _Context(Protocol):

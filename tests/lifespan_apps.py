@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -11,7 +15,7 @@ import anyio.lowlevel
 from prefect_http._asgi_types import ASGIApp, Message, Receive, Scope, Send
 from prefect_http._lifespan import _entries
 
-Hook = Callable[[], Awaitable[None]]
+Hook = Callable[[], Coroutine[Any, Any, None]]
 
 STARTED: Message = {"type": "lifespan.startup.complete"}
 STOPPED: Message = {"type": "lifespan.shutdown.complete"}
@@ -131,3 +135,28 @@ def nothing_left() -> Iterator[None]:
     yield
     assert _entries() == {}
     assert [task for task in anyio.get_running_tasks() if task.id not in before] == []
+
+
+def run_on_asyncio(main: Callable[[], Coroutine[Any, Any, None]], *, eagerly: bool = False) -> None:
+    """Run a test on asyncio, and check that nothing stays behind; in a thread, for a loop may hang on closing."""
+    errors: list[BaseException] = []
+
+    async def timed() -> None:
+        if eagerly and sys.version_info >= (3, 12):
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with asyncio.timeout(5):
+            with nothing_left():
+                await main()
+
+    def target() -> None:
+        try:
+            asyncio.run(timed())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "the loop hangs"
+    if errors:
+        raise errors[0]

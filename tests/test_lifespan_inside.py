@@ -51,20 +51,18 @@ async def from_child_task(app: ASGIApp) -> None:
 
 async def through_another_app(app: ASGIApp) -> None:
     """Start another app, whose startup enters this one's lifespan, and pass on the error that it saw."""
-    try:
+    with pytest.raises(LifespanStartupError) as caught:
         await enter(FakeApp(startup=lambda: enter(app)))
-    except LifespanStartupError as error:
-        assert isinstance(error.__cause__, LifespanError)
-        raise error.__cause__ from None
+    assert isinstance(caught.value.__cause__, LifespanError)
+    raise caught.value.__cause__
 
 
 async def through_the_end_of_another_app(app: ASGIApp) -> None:
     """Start and stop another app, whose shutdown enters this one's lifespan, and pass on the error that it saw."""
-    try:
+    with pytest.raises(LifespanShutdownError) as caught:
         await enter(FakeApp(shutdown=lambda: enter(app)))
-    except LifespanShutdownError as error:
-        assert isinstance(error.__cause__, LifespanError)
-        raise error.__cause__ from None
+    assert isinstance(caught.value.__cause__, LifespanError)
+    raise caught.value.__cause__
 
 
 async def from_a_thread(app: ASGIApp) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import anyio
@@ -89,7 +90,7 @@ async def test_auto_runs_without_hooks(app: ASGIApp) -> None:
 async def test_on_raises(app: ASGIApp) -> None:
     """With "on", an app that does not speak lifespan is a clear error."""
     with anyio.fail_after(5), nothing_left():
-        with pytest.raises(LifespanNotSupported, match=f"{app.__name__} does not speak") as caught:  # type: ignore[attr-defined]
+        with pytest.raises(LifespanNotSupported, match="does not speak") as caught:
             async with app_lifespan_context(app, mode="on"):
                 pytest.fail("the body ran")
     assert type(caught.value) is LifespanNotSupported
@@ -252,7 +253,7 @@ async def test_refusing_app_that_goes_on(autojump_clock: MockClock) -> None:
 @pytest.mark.anyio
 async def test_started_again_after_silence() -> None:
     """An app is asked anew each time it is started; it may speak lifespan one time and not the next."""
-    turns = iter([asserting, FakeApp(), asserting])
+    turns: Iterator[ASGIApp] = iter([asserting, FakeApp(), asserting])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await next(turns)(scope, receive, send)

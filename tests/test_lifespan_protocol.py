@@ -64,7 +64,7 @@ def happen(protocol: LifespanProtocol, event: str) -> Mapping[str, object] | Non
     if event == "stop":
         protocol.asked_to_stop = True
     elif event in HOW:
-        protocol.end(cast("How", event))
+        protocol.end(event)
     else:
         protocol.send({"type": event})
     return None

@@ -1,20 +1,17 @@
-"""Shutdowns: they run whatever ends the body, take a bounded time, and never hide the body's own exception."""
+"""Shutdowns: they run whatever ends the body, and never hide the body's own exception."""
 
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
 import anyio.lowlevel
 import pytest
-import trio
 from lifespan_apps import LIFESPAN, STARTED, BodyError, Boom, FakeApp, nothing_left, steps
-from trio.testing import MockClock
 
-from prefect_http import LifespanError, LifespanShutdownError, LifespanTimeoutError, app_lifespan_context
+from prefect_http import LifespanShutdownError, app_lifespan_context
 from prefect_http._asgi_types import ASGIApp, Receive, Scope, Send
 
 Ending = Callable[[Receive, Send], Awaitable[None]]
@@ -124,7 +121,7 @@ async def test_hooks_run_after_an_exception(error: BaseException) -> None:
     """Shutdown hooks run to their end whatever the body raises, and that goes on as it is."""
     app = FakeApp(shutdown=steps)
     with anyio.fail_after(5), nothing_left():
-        with pytest.raises(type(error)) as caught:  # noqa: PT012
+        with pytest.raises(type(error)) as caught:
             async with app_lifespan_context(app):
                 raise error
         assert caught.value is error
@@ -187,7 +184,9 @@ async def test_shutdown_problem_after_a_cancellation(caplog: pytest.LogCaptureFi
                 scope.cancel()
                 await anyio.sleep_forever()
         assert scope.cancelled_caught
-    assert [record.getMessage() for record in caplog.records] == ["the app ending.<locals>.app failed to shut down: disk full"]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().endswith("failed to shut down: disk full")
 
 
 @dataclass(frozen=True)
@@ -201,142 +200,3 @@ async def test_exception_that_takes_no_notes() -> None:
     with anyio.fail_after(5), nothing_left(), pytest.raises(FrozenError):
         async with app_lifespan_context(ending(say)):
             raise FrozenError(1)
-
-
-@pytest.mark.trio
-async def test_shutdown_timeout(autojump_clock: MockClock) -> None:
-    """A shutdown that takes too long ends after exactly its timeout, and the app is cancelled."""
-    log: list[str] = []
-
-    async def hang() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            log.append(f"cancelled at {trio.current_time()}")
-
-    with trio.fail_after(60), nothing_left():
-        with pytest.raises(LifespanTimeoutError, match=r"shutdown within 7 s") as caught:
-            async with app_lifespan_context(FakeApp(shutdown=hang), startup_timeout=3, shutdown_timeout=7):
-                pass
-        assert trio.current_time() == 7
-    assert log == ["cancelled at 7.0"]
-    assert isinstance(caught.value, TimeoutError)
-    assert isinstance(caught.value, LifespanError)
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize(("needs", "takes"), [(5, 5), (7.5, 7), (1000, 7)])
-async def test_shielded_for_a_bounded_time(needs: float, takes: float, autojump_clock: MockClock) -> None:
-    """A caller's deadline does not cut the shutdown short; it is shielded for at most its own timeout."""
-    app = FakeApp(shutdown=lambda: trio.sleep(needs))
-    with trio.fail_after(5000), nothing_left():
-        with trio.move_on_after(1) as scope:
-            async with app_lifespan_context(app, shutdown_timeout=7):
-                await trio.sleep_forever()
-        assert scope.cancelled_caught
-        assert trio.current_time() == 1 + takes
-    assert (app.log == LIFESPAN) is (needs <= 7)
-
-
-@pytest.mark.trio
-async def test_cancelled_while_leaving(autojump_clock: MockClock) -> None:
-    """A cancellation that comes while the shutdown runs is let through at the next checkpoint after it."""
-    app = FakeApp(shutdown=lambda: trio.sleep(5))
-    with trio.fail_after(60), nothing_left():
-        with trio.move_on_after(2) as scope:
-            async with app_lifespan_context(app):
-                pass
-            assert trio.current_time() == 5
-            await trio.lowlevel.checkpoint()
-        assert scope.cancelled_caught
-    assert app.log == LIFESPAN
-
-
-@pytest.mark.trio
-async def test_deaf_app(autojump_clock: MockClock) -> None:
-    """An app that never asks for its shutdown message is cancelled when its time is up."""
-
-    async def deaf(receive: Receive, send: Send) -> None:
-        await trio.sleep_forever()
-
-    with trio.fail_after(60), nothing_left():
-        with pytest.raises(LifespanTimeoutError, match="shutdown within 7 s"):
-            async with app_lifespan_context(ending(deaf), shutdown_timeout=7):
-                await trio.sleep(1)
-        assert trio.current_time() == 8
-
-
-@pytest.mark.trio
-async def test_app_that_asks_again_instead_of_answering(autojump_clock: MockClock) -> None:
-    """An app that got its shutdown message and asks for another one has not answered."""
-
-    async def ask_again(receive: Receive, send: Send) -> None:
-        await receive()
-        await receive()
-
-    with trio.fail_after(60), nothing_left():
-        with pytest.raises(LifespanTimeoutError):
-            async with app_lifespan_context(ending(ask_again), shutdown_timeout=7):
-                pass
-        assert trio.current_time() == 7
-
-
-@pytest.mark.trio
-async def test_crash_while_being_cancelled(autojump_clock: MockClock) -> None:
-    """An app that raises when its shutdown is cut short has still taken too long, and what it raised is the cause."""
-
-    async def raise_when_cancelled() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise Boom("cut short")
-
-    with trio.fail_after(60), nothing_left():
-        with pytest.raises(LifespanTimeoutError) as caught:
-            async with app_lifespan_context(FakeApp(shutdown=raise_when_cancelled)):
-                pass
-        assert type(caught.value.__cause__) is Boom
-
-
-@pytest.mark.trio
-async def test_app_that_ignores_cancellation(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    """An app that ignores its cancellation holds nobody up; it is logged, and nothing is left once it ends."""
-    end = trio.Event()
-
-    async def ignore() -> None:
-        with trio.CancelScope(shield=True):
-            await end.wait()
-
-    with trio.fail_after(60), nothing_left():
-        with pytest.raises(LifespanTimeoutError):
-            async with app_lifespan_context(FakeApp(shutdown=ignore), shutdown_timeout=7):
-                pass
-        assert trio.current_time() == 7
-        assert "ignores its cancellation" in caplog.text
-        end.set()
-        await steps()
-
-
-def test_interrupt_ends_the_wait_for_a_shutdown() -> None:
-    """Ctrl-C while leaving ends the program at once, and the app is cancelled at the end of the run."""
-    log: list[str] = []
-
-    async def hang() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            log.append("cancelled")
-
-    @trio.lowlevel.enable_ki_protection
-    async def interrupt() -> None:
-        await steps()
-        signal.raise_signal(signal.SIGINT)
-
-    async def main() -> None:
-        trio.lowlevel.spawn_system_task(interrupt)
-        async with app_lifespan_context(FakeApp(shutdown=hang)):
-            pass
-
-    with pytest.raises(KeyboardInterrupt):
-        trio.run(main)
-    assert log == ["cancelled"]

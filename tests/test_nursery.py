@@ -96,6 +96,7 @@ async def test_cancelling_its_starter_leaves_it_alone() -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
         root_task = spawn_root_task(main, "root")
+        await anyio.lowlevel.checkpoint()
     with anyio.fail_after(5):
         await done.wait()
     del root_task
