@@ -13,7 +13,7 @@ from anyio.lowlevel import RunVar
 from prefect_http._asgi_types import ASGIApp
 from prefect_http._errors import LifespanError, LifespanNotSupported
 from prefect_http._lifespan_run import AppRun, Lifespan, logger
-from prefect_http._nursery import CancelScope, Lock, checkpoint, current_run, new_lock, spawn_root_task, wait_shielded
+from prefect_http._nursery import CancelScope, Lock, checkpoint, new_lock, spawn_root_task, wait_shielded
 from prefect_http._statement import Caller, RememberedLook, current_caller
 
 Mode = Literal["auto", "on", "off"]
@@ -150,7 +150,7 @@ class _LifespanContext:
         self._timeouts = startup_timeout, shutdown_timeout
         self._mode = mode
         self._run: AppRun | None = None
-        self._loop: object = None  # that it was entered in, while it is held
+        self._is_held = False
         self._guard: CancelScope | None = None
         self.last_look: Caller | None = None
 
@@ -163,7 +163,7 @@ class _LifespanContext:
             raise RuntimeError("this context was entered before; call app_lifespan_context() anew for each use")
         await checkpoint()
         if self._mode == "off":
-            self._loop = current_run()
+            self._is_held = True
             return Lifespan(app, {}, supported=False)
         run = _hold(app, *self._timeouts)
         try:
@@ -180,7 +180,7 @@ class _LifespanContext:
                 if (problem := run.shutdown_error()) is not None:
                     logger.error("%s", problem, exc_info=problem)
             raise
-        self._run, self._loop = run, current_run()
+        self._run, self._is_held = run, True
         if in_statement:
             self._guard = run.add_guard()
             self._guard.__enter__()
@@ -192,12 +192,12 @@ class _LifespanContext:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """End the hold; this is what ``__aexit__`` does."""
-        if self._loop is None:
+        if not self._is_held:
             raise RuntimeError("this context is not entered: it never was, or it has been left already")
-        if self._loop is not current_run():
-            raise RuntimeError("this context must be left in the event loop that it was entered in")
-        self._loop = None
         run = self._run
+        if run is not None and run.is_elsewhere():
+            raise RuntimeError("this context must be left in the event loop that it was entered in")
+        self._is_held = False
         if run is None:  # mode="off"
             return False
         self._run = None

@@ -41,7 +41,7 @@ from prefect_http._errors import (
     LifespanTimeoutError,
 )
 from prefect_http._lifespan_protocol import LifespanProtocol, Phase
-from prefect_http._nursery import CancelScope, Lock, Nursery, new_cancel_scope, new_event, open_nursery
+from prefect_http._nursery import CancelScope, Lock, Nursery, current_run, new_cancel_scope, new_event, open_nursery
 from prefect_http._redact import safe_exception
 
 logger = logging.getLogger("prefect_http")
@@ -109,6 +109,7 @@ class AppRun:
         self._predecessors = predecessors
         self._on_end = on_end
         self._marker = object()
+        self._loop = current_run()
         self._holders = 0
         self._guards: set[CancelScope] = set()
         self._protocol = LifespanProtocol()
@@ -129,6 +130,10 @@ class AppRun:
     def hold(self) -> None:
         """Count one more user."""
         self._holders += 1
+
+    def is_elsewhere(self) -> bool:
+        """Say whether the last user is about to leave in another event loop, where nobody could wait for the end."""
+        return self._holders == 1 and self._loop is not current_run()
 
     def release(self) -> bool:
         """Count one user less; if it was the last, end the run and return True: ``over`` is worth waiting for."""
