@@ -124,9 +124,10 @@ class PrefectHttpxClient(httpx.AsyncClient):
                     follow_redirects=follow_redirects,  # type: ignore[arg-type]
                 )
                 response = await (sending if deadline is None else _until(deadline, sending, policy))
-                self._answered.add(response.url)
-                for redirect in response.history:
-                    self._answered.add(redirect.url)
+                self._answered.add(request.url)
+                if response.history:  # redirects
+                    for answer in (*response.history, response):
+                        self._answered.add(answer.url)
                 status = response.status_code
                 if status not in policy.statuses and (
                     200 <= status < 300 or is_fine(response) or not self._raise_on_all_errors

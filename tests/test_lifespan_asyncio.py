@@ -256,6 +256,7 @@ def test_run_that_ends_with_users_under_way(delay: int) -> None:
     assert not thread.is_alive(), "the loop hangs"
     assert all(user.done() for user in users)
     assert app.running == 0
+    gc.collect()
 
 
 def test_interrupted_program() -> None:
