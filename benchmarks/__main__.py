@@ -16,7 +16,7 @@ def main() -> None:
     """Run all benchmarks."""
     versions = ", ".join(f"{name} {version(name)}" for name in _PEERS)
     print(f"{platform.python_implementation()} {platform.python_version()}; {versions}")
-    print("Ratios to the first row of each table, measured by turns: medians of all rounds, and their quartiles.")
+    print("Ratios to the first row of each table, measured by turns with it: medians of all rounds, and quartiles.")
     for benchmark in (success, nested_lifespan, whole_lifespan):
         for backend in ("trio", "asyncio"):
             anyio.run(benchmark.run, backend, backend=backend)

@@ -1,9 +1,9 @@
-"""Ratios that hold on a busy machine: contestants take turns in short blocks, and only neighbours are compared.
+"""Ratios that hold on a busy machine: two contestants take turns in short blocks, and only neighbours are compared.
 
-A machine's speed drifts by more than what is measured here, but hardly within the milliseconds of one round. The
-first contestant is what the others are divided by, and the order turns from round to round. The garbage collector
-stays on, for its share is part of the cost, but everyone starts with the young generations swept: else a block that
-pays for its neighbour's garbage is several percent slower than one that does not.
+A machine's speed drifts by more than what is measured here, but hardly within the milliseconds of one round. Who comes
+first changes from round to round. The garbage collector stays on, for its share is part of the cost, but every block
+begins with the young generations swept: else one that pays for its neighbour's garbage is several percent slower than
+one that does not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Call = Callable[[], Awaitable[object]]
@@ -19,33 +19,38 @@ Call = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A contestant's time over the first one's: the median of all rounds, and the quartiles around it.
+    """A contestant's time over the baseline's: the median of all rounds, and the quartiles around it.
 
     Attributes:
         low: a quarter of the rounds are below it.
         median: the result.
         high: a quarter of the rounds are above it.
         seconds: the contestant's own time for one call, the median.
+        base_seconds: the same for the baseline.
     """
 
     low: float
     median: float
     high: float
     seconds: float
+    base_seconds: float
 
 
-async def take_turns(contestants: Mapping[str, Call], *, rounds: int, calls: int) -> dict[str, Ratio]:
-    """Run the contestants by turns, ``rounds`` times ``calls`` calls each."""
-    names = list(contestants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+async def compare(base: Call, others: Mapping[str, Call], *, rounds: int, calls: int) -> dict[str, Ratio]:
+    """Run the baseline against each of the others, ``rounds`` times ``calls`` calls by turns."""
+    return {name: await _take_turns(base, other, rounds, calls) for name, other in others.items()}
+
+
+async def _take_turns(base: Call, other: Call, rounds: int, calls: int) -> Ratio:
+    base_seconds: list[float] = []
+    other_seconds: list[float] = []
+    pair = (base, base_seconds), (other, other_seconds)
     for number in range(-(rounds // 10), rounds):  # the first tenth warms up
-        turn = number % len(names)
-        order = names[turn:] + names[:turn]
-        for name in order if number % 2 else reversed(order):
-            took = await _time_block(contestants[name], calls)
+        for call, seconds in pair if number % 2 else reversed(pair):
+            took = await _time_block(call, calls)
             if number >= 0:
-                seconds[name].append(took)
-    return ratios(seconds)
+                seconds.append(took)
+    return ratio(base_seconds, other_seconds)
 
 
 async def _time_block(call: Call, calls: int) -> float:
@@ -56,13 +61,8 @@ async def _time_block(call: Call, calls: int) -> float:
     return (time.perf_counter() - started) / calls
 
 
-def ratios(seconds: Mapping[str, list[float]]) -> dict[str, Ratio]:
-    """Divide by the first contestant's time, round by round."""
-    first = next(iter(seconds.values()))
-    return {name: _ratio(own, first) for name, own in seconds.items()}
-
-
-def _ratio(own: list[float], first: list[float]) -> Ratio:
-    quotients = [ours / base for ours, base in zip(own, first, strict=True)]
+def ratio(base_seconds: Sequence[float], other_seconds: Sequence[float]) -> Ratio:
+    """Divide round by round."""
+    quotients = [other / base for base, other in zip(base_seconds, other_seconds, strict=True)]
     low, median, high = statistics.quantiles(quotients, n=4)
-    return Ratio(low, median, high, statistics.median(own))
+    return Ratio(low, median, high, statistics.median(other_seconds), statistics.median(base_seconds))

@@ -6,7 +6,7 @@ import anyio
 import trio
 
 from benchmarks._apps import lifespan
-from benchmarks._measure import take_turns
+from benchmarks._measure import compare
 from benchmarks._table import print_table
 from prefect_http import app_lifespan_context
 
@@ -21,8 +21,8 @@ async def run(backend: str) -> None:
         "asyncio": (_empty_task_group, "anyio.create_task_group()"),
     }[backend]
     async with app_lifespan_context(lifespan):
-        results = await take_turns({name: empty, _OURS: _hold}, rounds=500, calls=50)
-    print_table(f"Nested lifespan, {backend}", results, _TARGETS)
+        results = await compare(empty, {_OURS: _hold}, rounds=500, calls=50)
+    print_table(f"Nested lifespan, {backend}", name, results, _TARGETS)
 
 
 async def _hold() -> None:

@@ -16,12 +16,12 @@ import stamina
 import tenacity
 
 from benchmarks._apps import hello
-from benchmarks._measure import Call, take_turns
+from benchmarks._measure import Call, Ratio, compare
 from benchmarks._table import print_table
 from prefect_http import PrefectHttpxClient
 
 _URL = "http://example.org/"
-_BARE, _OURS = "httpx.AsyncClient", "prefect_http.PrefectHttpxClient"
+_BASE, _OURS = "httpx.AsyncClient", "prefect_http.PrefectHttpxClient"
 _TARGETS = {_OURS: 1.03}
 
 MakeTransport = Callable[[], httpx.AsyncBaseTransport]
@@ -30,10 +30,8 @@ MakeTransport = Callable[[], httpx.AsyncBaseTransport]
 async def run(backend: str) -> None:
     """Measure the success path on each transport."""
     for name, make_transport in _transports().items():
-        async with AsyncExitStack() as stack:
-            contestants = await _contestants(make_transport, backend, stack)
-            results = await take_turns(contestants, rounds=60, calls=150)
-        print_table(f"GET that succeeds, {name}, {backend}", results, _TARGETS)
+        results = await _measure(make_transport, backend)
+        print_table(f"GET that succeeds, {name}, {backend}", _BASE, results, _TARGETS)
 
 
 def _transports() -> dict[str, MakeTransport]:
@@ -58,22 +56,30 @@ def _starlette_transport() -> httpx.AsyncBaseTransport:
     return httpx.ASGITransport(Starlette(routes=[Route("/", endpoint)]))
 
 
-async def _contestants(make_transport: MakeTransport, backend: str, stack: AsyncExitStack) -> dict[str, Call]:
-    bare = await stack.enter_async_context(httpx.AsyncClient(transport=make_transport()))
+async def _measure(make_transport: MakeTransport, backend: str) -> dict[str, Ratio]:
+    async with AsyncExitStack() as stack:
+        bare = await stack.enter_async_context(httpx.AsyncClient(transport=make_transport()))
+        others = await _others(bare, make_transport, backend, stack)
+        return await compare(lambda: bare.get(_URL), others, rounds=80, calls=100)
+
+
+async def _others(
+    bare: httpx.AsyncClient, make_transport: MakeTransport, backend: str, stack: AsyncExitStack
+) -> dict[str, Call]:
     ours = await stack.enter_async_context(PrefectHttpxClient(transport=make_transport()))
-    contestants: dict[str, Call] = {_BARE: lambda: bare.get(_URL), _OURS: lambda: ours.get(_URL)}
+    others: dict[str, Call] = {_OURS: lambda: ours.get(_URL)}
     if backend == "asyncio":  # it sleeps with asyncio.sleep
         transport = httpx_retries.RetryTransport(make_transport())
         retrying = await stack.enter_async_context(httpx.AsyncClient(transport=transport))
-        contestants["httpx_retries.RetryTransport"] = lambda: retrying.get(_URL)
+        others["httpx_retries.RetryTransport"] = lambda: retrying.get(_URL)
 
     async def get() -> httpx.Response:
         return (await bare.get(_URL)).raise_for_status()
 
-    contestants["tenacity.retry"] = tenacity.retry(
+    others["tenacity.retry"] = tenacity.retry(
         retry=tenacity.retry_if_exception_type(httpx.HTTPError),
         stop=tenacity.stop_after_attempt(6),
         wait=tenacity.wait_exponential(),
     )(get)
-    contestants["stamina.retry"] = stamina.retry(on=httpx.HTTPError, attempts=6)(get)
-    return contestants
+    others["stamina.retry"] = stamina.retry(on=httpx.HTTPError, attempts=6)(get)
+    return others

@@ -5,17 +5,15 @@ from __future__ import annotations
 from asgi_lifespan import LifespanManager
 
 from benchmarks._apps import lifespan
-from benchmarks._measure import take_turns
+from benchmarks._measure import compare
 from benchmarks._table import print_table
 from prefect_http import app_lifespan_context
 
 
 async def run(backend: str) -> None:
     """Measure a lifespan from startup to shutdown."""
-    results = await take_turns(
-        {"asgi_lifespan.LifespanManager": _theirs, "app_lifespan_context": _ours}, rounds=200, calls=10
-    )
-    print_table(f"Start and stop of a lifespan, {backend}", results)
+    results = await compare(_theirs, {"app_lifespan_context": _ours}, rounds=200, calls=10)
+    print_table(f"Start and stop of a lifespan, {backend}", "asgi_lifespan.LifespanManager", results)
 
 
 async def _theirs() -> None:

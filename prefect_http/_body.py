@@ -22,8 +22,7 @@ class OneShotBody(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self.is_spent:
             raise httpx.LocalProtocolError(
-                "the request body is a one-shot stream that has been read, and a redirect or an authentication wants "
-                "it again; bytes or a seekable file can be sent again"
+                "the request body is a one-shot stream that has been read; bytes or a seekable file can be sent again"
             )
         self.is_spent = True
         async for chunk in self._stream:

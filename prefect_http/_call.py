@@ -9,10 +9,9 @@ import anyio
 import httpx
 
 from prefect_http._body import OneShotBody
+from prefect_http._reading import ERROR_SECONDS
 from prefect_http._response import retry_after
 from prefect_http._retry import Attempt, Failure, Retry, RetryPolicy, Situation, classify, decide
-
-_ERROR_SECONDS = 5.0
 
 
 class Call:
@@ -62,8 +61,7 @@ class Call:
             method=self.request.method,
             redirected_method=redirected.method,
             has_idempotency_key="Idempotency-Key" in self.request.headers,
-            # An authentication that wants the whole body has read it and put bytes in its place.
-            body_is_spent=self._body is not None and self._body.is_spent and self.request.stream is self._body,
+            body_is_spent=self._body is not None and self._body.is_spent,
             origin_has_answered=origin_has_answered,
             total_left=self.deadline - now,
             deadline_left=anyio.current_effective_deadline() - now,
@@ -79,7 +77,7 @@ class Call:
         """Say for how long an error body may be read, so that its error still comes before the deadlines."""
         now = anyio.current_time()
         # Half of what the caller has left: at the deadline itself the cancellation would win.
-        return min(_ERROR_SECONDS, self.deadline - now, (anyio.current_effective_deadline() - now) / 2)
+        return min(ERROR_SECONDS, self.deadline - now, (anyio.current_effective_deadline() - now) / 2)
 
     def failed_request(self, error: httpx.RequestError) -> httpx.Request:
         """Give the request that failed, which differs from the first one after a redirect."""

@@ -14,9 +14,8 @@ import httpx
 from prefect_http._arguments import Headers, HttpxArguments
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
-from prefect_http._nursery import current_time
 from prefect_http._origins import AnsweredOrigins
-from prefect_http._reading import close, discard, read_beginning, read_whole
+from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse, is_fine, own, status_error
 from prefect_http._retry import Attempt, RetryPolicy, outcome, seconds, tell_attempts
@@ -29,11 +28,6 @@ _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 
 _HEADERS = cast(property, httpx.AsyncClient.headers)
 _ON_RETRY = "on_retry must be a function of a request and an attempt, and not an async one"
-
-# A bad response's body, for the error: enough for any message, whatever the server does. A body that is not
-# streamed is what the caller asked for, so there the limit is generous.
-_STREAMED_ERROR_BYTES = 64 * 1024
-_ERROR_BYTES = 1024 * 1024
 
 
 class PrefectHttpxClient(httpx.AsyncClient):
@@ -65,7 +59,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
-        if on_retry is not None and (not callable(on_retry) or inspect.iscoroutinefunction(on_retry)):
+        if on_retry is not None and (not callable(on_retry) or _is_async(on_retry)):
             raise TypeError(f"{_ON_RETRY}, not {on_retry!r}")
         self._policy = RetryPolicy.from_env() if retry is None else _checked_policy(retry, "retry")
         self._raise_on_all_errors = raise_on_all_errors
@@ -111,7 +105,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         if not isinstance(policy, RetryPolicy):
             policy = self._policy if policy is None else _checked_policy(policy, 'extensions["retry"]')
         body = None if isinstance(request.stream, httpx.ByteStream) else mark_one_shot_body(request)
-        started = current_time()
+        started = anyio.current_time()
         deadline = None if policy.total_timeout is None else started + policy.total_timeout
         call: Call | None = None
         while True:
@@ -155,9 +149,9 @@ class PrefectHttpxClient(httpx.AsyncClient):
                 attempt = call.judge(response, started)
                 if attempt.delay is None:
                     return await self._conclude(call, own(response), stream)
-                await discard(response, max_seconds=attempt.delay)
+                await discard(response, delay=attempt.delay)
             await self._wait(call, attempt)
-            started = current_time()
+            started = anyio.current_time()
 
     async def _conclude(self, call: Call, response: PrefectResponse, stream: bool) -> PrefectResponse:
         """Raise for a bad status, with as much of the body as is good for, or give the response back."""
@@ -170,7 +164,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
                 error.add_note(tell_attempts(call.attempts, call.policy))
                 raise
             return response
-        max_bytes = _STREAMED_ERROR_BYTES if stream else _ERROR_BYTES
+        max_bytes = STREAMED_ERROR_BYTES if stream else ERROR_BYTES
         cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=call.seconds_for_error())
         failure = status_error(response, tuple(call.attempts))
         failure.add_note(tell_attempts(call.attempts, call.policy))
@@ -203,6 +197,10 @@ async def _until(deadline: float, doing: Awaitable[T], policy: RetryPolicy) -> T
     with anyio.CancelScope(deadline=deadline):
         return await doing
     raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
 
 
 def _checked_policy(policy: object, where: str) -> RetryPolicy:

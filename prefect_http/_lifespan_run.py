@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Literal
 
 import anyio
@@ -95,7 +95,7 @@ class AppRun:
     ) -> None:
         self.app = app
         # Not repr(app): it may be long, or fail.
-        named = app if isinstance(app, FunctionType) else type(app)
+        named = app if isinstance(app, FunctionType | MethodType) else type(app)
         self.name = f"the app {named.__qualname__}"
         self.state: dict[str, Any] = {}
         self.is_open = True
@@ -291,7 +291,7 @@ class AppRun:
             await self._quiet.wait()
         self._check_shutdown()
         await self._end_app()
-        self._check_shutdown()
+        self._check_shutdown()  # again, for what the app may have raised at its cancellation
 
     def _check_shutdown(self) -> None:
         """Note what is wrong with the shutdown; a first finding stays."""
@@ -311,7 +311,7 @@ class AppRun:
             if self._ended.is_set():
                 return
             await anyio.lowlevel.cancel_shielded_checkpoint()
-        logger.warning("%s ignores its cancellation; its lifespan task goes on", self.name)
+        logger.warning("%s has not ended at its cancellation; its lifespan task goes on", self.name)
         self.answered.set()
         self.over.set()
 

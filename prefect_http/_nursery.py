@@ -90,17 +90,6 @@ def current_run() -> object:
     return asyncio.get_running_loop() if trio is None else trio.lowlevel.current_trio_token()
 
 
-def current_time() -> float:
-    """Give the time of the event loop's clock in seconds; anyio.current_time() at half its cost."""
-    trio = sys.modules.get("trio")
-    if trio is not None:
-        try:
-            return cast(float, trio.current_time())
-        except (RuntimeError, AttributeError):  # trio is not running, or another thread is still importing it
-            pass
-    return asyncio.get_running_loop().time()
-
-
 def spawn_root_task(
     main: Callable[[], Coroutine[object, object, None]], name: str, at_end: Callable[[], None] = lambda: None
 ) -> object:

@@ -10,10 +10,16 @@ import anyio
 import anyio.lowlevel
 import httpx
 
+from prefect_http._redact import safe_exception
+
+# A bad response's body, for the error: enough for any message, whatever the server does. A body that is not
+# streamed is what the caller asked for, so there the limit is generous.
+STREAMED_ERROR_BYTES = 64 * 1024
+ERROR_BYTES = 1024 * 1024
+ERROR_SECONDS = 5.0
 _DISCARD_BYTES = 64 * 1024
-_DISCARD_SECONDS = 0.5
 _CLOSE_SECONDS = 5.0
-# How many chunks a stream may have in store that it gives without waiting for the network.
+# How many chunks a stream may have in store, to give without waiting for the network: httpcore has one or two.
 _CHUNKS_AT_HAND = 16
 
 _TOO_LONG = "it is too long to be read whole"
@@ -49,8 +55,9 @@ class _Beginning(httpx.AsyncByteStream):
                     if chunk is None:
                         return b""
                 return chunk
-            except httpx.TransportError as error:
-                self.cut = f"it broke off with {type(error).__name__}"
+            except Exception as error:  # whatever it is, the status that came before it is the better news
+                self.cut = f"it broke off with {safe_exception(error)}"
+                _logger.debug("reading a response broke off", exc_info=True)
                 return b""
         self.cut = "it took too long to be read whole"
         return b""
@@ -63,14 +70,16 @@ class _Beginning(httpx.AsyncByteStream):
         """
         if self._chunks is None:
             return
-        with anyio.CancelScope() as scope, contextlib.suppress(httpx.TransportError):
+        with anyio.CancelScope() as scope, contextlib.suppress(Exception):
             scope.cancel()
             for _ in range(_CHUNKS_AT_HAND):
                 if await anext(self._chunks, None) is None:
                     return
 
 
-async def read_beginning(response: httpx.Response, *, max_bytes: int, max_seconds: float) -> str | None:
+async def read_beginning(
+    response: httpx.Response, *, max_bytes: int, max_seconds: float, close_seconds: float = _CLOSE_SECONDS
+) -> str | None:
     """Read a response up to a limit in bytes and seconds, and close it.
 
     Afterwards ``response.content`` holds what was read. Where the server breaks off, it holds what came before.
@@ -79,7 +88,7 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
         Why the body was cut; None if it is whole.
 
     Cancellation:
-        The response is closed, shielded for at most 5 s.
+        The response is closed, shielded for at most ``close_seconds``.
     """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
@@ -93,7 +102,7 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
         with anyio.CancelScope(shield=True):
             await beginning.end()
         response.is_closed = was_closed
-        await close(response)
+        await close(response, close_seconds)
     return beginning.cut
 
 
@@ -121,12 +130,14 @@ def _set_content(response: httpx.Response, content: bytes) -> None:
     response.headers, response.stream = headers, stream
 
 
-async def discard(response: httpx.Response, *, max_seconds: float) -> None:
-    """Close a response that nobody will look at.
+async def discard(response: httpx.Response, *, delay: float) -> None:
+    """Close a response that nobody will look at, before the wait of ``delay`` seconds that follows.
 
-    A body that is short and already there is read first, so that the connection can serve the next attempt.
+    A body that is short and already there is read first, without waiting, so that the connection can serve the next
+    attempt.
     """
-    await read_beginning(response, max_bytes=_DISCARD_BYTES, max_seconds=min(max_seconds, _DISCARD_SECONDS))
+    close_seconds = min(_CLOSE_SECONDS, max(delay, 1.0))
+    await read_beginning(response, max_bytes=_DISCARD_BYTES, max_seconds=0.0, close_seconds=close_seconds)
 
 
 async def read_whole(response: httpx.Response) -> None:
@@ -140,9 +151,9 @@ async def read_whole(response: httpx.Response) -> None:
         raise
 
 
-async def close(response: httpx.Response) -> None:
-    """Close a response, also under cancellation; shielded for at most 5 s."""
-    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+async def close(response: httpx.Response, seconds: float = _CLOSE_SECONDS) -> None:
+    """Close a response, also under cancellation; shielded for at most so many seconds."""
+    with anyio.move_on_after(seconds, shield=True):
         try:
             await response.aclose()
         except Exception:

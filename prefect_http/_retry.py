@@ -131,12 +131,18 @@ class Attempt:
     elapsed: float
 
 
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):  # int() reads 1_0 as well
+        raise ValueError
+    return int(text)
+
+
 def _statuses_with(text: str) -> frozenset[int]:
-    return _STATUSES | {int(code) for code in text.split(",") if code.strip()}
+    return _STATUSES | {_whole_number(code.strip()) for code in text.split(",") if code.strip()}
 
 
 _VARIABLES: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
-    ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", int, "a whole number, 0 or more"),
+    ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", _whole_number, "a whole number, 0 or more"),
     ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with, "status codes, as in '408,504'"),
     ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "jitter", float, "a number from 0 to 1"),
 )
@@ -253,7 +259,7 @@ def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
     if situation.redirected_method != situation.method and not may_repeat:
         return f"the {situation.method} was carried out, and its redirect to a {situation.redirected_method} failed"
     if situation.body_is_spent:
-        return "the request body is a one-shot stream that has been read; bytes or a seekable file can be sent again"
+        return "the request body is a one-shot stream, and reading it has begun"
     if situation.number > policy.max_retries:
         return "all retries are used up" if policy.max_retries else "max_retries is 0"
     if situation.retry_after is not None and situation.retry_after > policy.max_retry_after:

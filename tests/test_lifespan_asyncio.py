@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
-from lifespan_apps import LIFESPAN, STARTED, BodyError, CrashableApp, FakeApp, run_on_asyncio, sending, steps
+from lifespan_apps import LIFESPAN, STARTED, BodyError, Boom, CrashableApp, FakeApp, run_on_asyncio, sending, steps
 
 from prefect_http import (
     LifespanCrashed,
@@ -235,6 +235,31 @@ def test_root_task_that_is_cancelled_by_somebody_else(after: int) -> None:
 
     run_on_asyncio(main)
     assert app.log[-4:] == LIFESPAN
+
+
+def test_loop_that_takes_no_tasks() -> None:
+    """Where the loop refuses the root task, the user gets that error, and nothing is left to spoil the next attempt."""
+    app = FakeApp()
+
+    def refuse(loop: object, coroutine: object, **details: object) -> asyncio.Task[Any]:
+        raise Boom("no tasks here")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(refuse)
+        try:
+            with pytest.raises(Boom, match="no tasks here"):
+                async with app_lifespan_context(app):
+                    pytest.fail("the body ran")
+        finally:
+            loop.set_task_factory(None)
+        assert _entries() == {}
+        async with app_lifespan_context(app):
+            pass
+
+    run_on_asyncio(main)
+    gc.collect()
+    assert app.log == LIFESPAN
 
 
 # anyio leaves the coroutine of a task that never began to the garbage collector.

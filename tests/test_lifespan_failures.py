@@ -8,7 +8,7 @@ from typing import Literal
 import anyio
 import pytest
 import trio
-from lifespan_apps import LIFESPAN, Boom, FakeApp, nothing, nothing_left, steps
+from lifespan_apps import LIFESPAN, STARTED, Boom, FakeApp, nothing, nothing_left, steps
 from trio.testing import MockClock
 
 from prefect_http import LifespanError, LifespanStartupError, LifespanTimeoutError, app_lifespan_context
@@ -82,6 +82,25 @@ async def test_failed_startup(
     assert type(caught.value) is LifespanStartupError
     assert type(caught.value.__cause__) is (cause or type(None))
     assert "None" not in str(caught.value)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("after", [0, 1, 2], ids=["at-once", "startup", "up"])
+async def test_app_that_exits(after: int) -> None:
+    """An app that ends the program does end it, and is not taken for one that fails, or speaks no lifespan."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if after > 0:
+            await receive()
+        if after > 1:
+            await send(STARTED)
+        raise SystemExit(3)
+
+    with anyio.fail_after(5), nothing_left():
+        with pytest.raises(SystemExit) as caught:
+            async with app_lifespan_context(app):
+                await steps()
+    assert caught.value.code == 3
 
 
 @pytest.mark.trio

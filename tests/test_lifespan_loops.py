@@ -111,6 +111,26 @@ async def test_left_in_another_loop_by_mistake(other: str) -> None:
     assert app.log == LIFESPAN
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("other", BACKENDS)
+async def test_left_in_another_loop_while_others_hold_it(other: str) -> None:
+    """Leaving in another loop is the same error while others hold the app; nothing can be counted across threads."""
+    app = FakeApp()
+    context = app_lifespan_context(app)
+
+    async def leave() -> None:
+        await context.__aexit__(None, None, None)
+
+    with anyio.fail_after(10), nothing_left():
+        async with app_lifespan_context(app):
+            await context.__aenter__()
+            with pytest.raises(RuntimeError, match="event loop"):
+                await anyio.to_thread.run_sync(lambda: anyio.run(leave, backend=other))
+        assert app.log == ["startup", "up"]
+        await leave()
+    assert app.log == LIFESPAN
+
+
 def test_threads() -> None:
     """Several threads, each with a loop of its own, hold one app independently of one another."""
     logs: dict[str, list[str]] = {}

@@ -206,7 +206,7 @@ class CanLeave(typing.Protocol):
     async def __aexit__(self, *details: object) -> bool | None: ...
 
 
-@pytest.mark.parametrize("look", ["getattr", "isinstance"])
+@pytest.mark.parametrize("look", ["getattr", "isinstance", "on-one-line"])
 async def test_looking_at_a_context_changes_nothing(look: str) -> None:
     """A context entered by hand is one, also for who has looked up the way out before, as a type check does."""
     app = FakeApp()
@@ -215,11 +215,15 @@ async def test_looking_at_a_context_changes_nothing(look: str) -> None:
         async with AsyncExitStack() as stack:
             if look == "getattr":
                 stack.push_async_callback(context.__aexit__, None, None, None)
-            else:
+            elif look == "isinstance":
                 assert isinstance(context, CanLeave)
                 stack.push_async_exit(context)
             with anyio.fail_after(1):
-                await context.__aenter__()
+                if look == "on-one-line":
+                    leave, _ = context.__aexit__, await context.__aenter__()
+                    stack.push_async_callback(leave, None, None, None)
+                else:
+                    await context.__aenter__()
     assert app.log == LIFESPAN
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 import trio
 import trio.lowlevel
-from lifespan_apps import LIFESPAN, STARTED, STOPPED, BodyError, Boom, FakeApp, nothing, nothing_left, steps
+from lifespan_apps import LIFESPAN, STARTED, STOPPED, BodyError, Boom, FakeApp, nothing_left, steps
 from trio.testing import MockClock
 
 from prefect_http import LifespanError, LifespanTimeoutError, app_lifespan_context
@@ -194,23 +194,48 @@ def test_interrupt_ends_the_wait_for_a_shutdown() -> None:
     assert log == ["cancelled"]
 
 
-@pytest.mark.parametrize("hook", ["startup", "shutdown"])
-def test_interrupt_that_hits_the_app(hook: str) -> None:
+async def interrupt() -> None:
+    """Press Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+    await trio.lowlevel.checkpoint()
+
+
+async def interrupted_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    """Be interrupted before asking for a message."""
+    await interrupt()
+
+
+async def interrupted_while_up(scope: Scope, receive: Receive, send: Send) -> None:
+    """Be interrupted in the middle of a lifespan."""
+    await receive()
+    await send(STARTED)
+    await steps()
+    await interrupt()
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["statement", "by-hand"])
+@pytest.mark.parametrize(
+    "app",
+    [
+        pytest.param(interrupted_at_once, id="at-once"),
+        pytest.param(FakeApp(startup=interrupt), id="startup"),
+        pytest.param(interrupted_while_up, id="up"),
+        pytest.param(FakeApp(shutdown=interrupt), id="shutdown"),
+    ],
+)
+def test_interrupt_that_hits_the_app(app: ASGIApp, by_hand: bool) -> None:
     """Ctrl-C ends the program also when it comes while the app's own code is running."""
 
-    async def interrupted() -> None:
-        signal.raise_signal(signal.SIGINT)
-        await trio.lowlevel.checkpoint()
-
-    app = FakeApp(
-        startup=interrupted if hook == "startup" else nothing, shutdown=interrupted if hook == "shutdown" else nothing
-    )
-
     async def main() -> None:
-        with suppress(LifespanError):
-            async with app_lifespan_context(app):
-                await trio.lowlevel.checkpoint()
+        context = app_lifespan_context(app)
+        with suppress(Exception):
+            if by_hand:
+                await context.__aenter__()
+                await steps(60)
+                await context.__aexit__(None, None, None)
+            else:
+                async with context:
+                    await steps(60)
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
-    assert app.running == 0

@@ -17,7 +17,6 @@ import trio
 from lifespan_apps import steps
 
 from prefect_http._nursery import (
-    current_time,
     new_cancel_scope,
     new_event,
     new_lock,
@@ -41,23 +40,6 @@ async def test_primitives_are_the_backends_own(anyio_backend: str) -> None:
     assert isinstance(new_cancel_scope(), home.CancelScope)
     async with open_nursery() as nursery:
         assert isinstance(nursery, trio.Nursery if anyio_backend == "trio" else anyio.abc.TaskGroup)
-
-
-@pytest.mark.anyio
-async def test_time_is_the_loops() -> None:
-    """The clock is that of the running loop, also for asyncio in a process that knows trio."""
-    assert "trio" in sys.modules
-    before, now, after = anyio.current_time(), current_time(), anyio.current_time()
-    assert before <= now <= after
-
-
-@pytest.mark.anyio
-@asyncio_only
-async def test_time_without_trio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is the loop's in a process that has never heard of trio."""
-    monkeypatch.delitem(sys.modules, "trio")
-    before, now, after = anyio.current_time(), current_time(), anyio.current_time()
-    assert before <= now <= after
 
 
 @pytest.mark.anyio
