@@ -128,7 +128,7 @@ class LifespanProtocol:
         self.phase = following
 
     def end(self, how: Literal["returned", "raised", "cancelled"]) -> None:
-        """Take note that the app's call has ended."""
+        """Take note that the app's call has ended; "cancelled" stands for any end that somebody else wanted."""
         if self.phase is Phase.UP and self.asked_to_stop:
             self.phase = Phase.STOPPING  # it went without asking for the message
         endings = {"returned": _RETURNED, "raised": _RAISED, "cancelled": _CANCELLED}[how]

@@ -132,8 +132,8 @@ class AppRun:
         self._holders += 1
 
     def is_elsewhere(self) -> bool:
-        """Say whether the last user is about to leave in another event loop, where nobody could wait for the end."""
-        return self._holders == 1 and self._loop is not current_run()
+        """Say whether the caller is in another event loop, where it can neither count nor wait."""
+        return self._loop is not current_run()
 
     def release(self) -> bool:
         """Count one user less; if it was the last, end the run and return True: ``over`` is worth waiting for."""
@@ -333,7 +333,8 @@ class AppRun:
             if anyio.current_effective_deadline() == -math.inf:
                 raise  # the root task is being cancelled
         except BaseException as error:
-            how, self._app_error = "raised", error
+            # An interrupt or an exit says as little about the app as a cancellation does.
+            how, self._app_error = "raised" if isinstance(error, Exception) else "cancelled", error
         finally:
             self._protocol.end(how)
             self._ended.set()

@@ -109,7 +109,12 @@ def spawn_root_task(
     """
     trio, context = _running_trio(), contextvars.copy_context()
     if trio is None:
-        task = asyncio.get_running_loop().create_task(main(), name=name, context=context)
+        coroutine = main()
+        try:
+            task = asyncio.get_running_loop().create_task(coroutine, name=name, context=context)
+        except BaseException:
+            coroutine.close()
+            raise
         task.add_done_callback(lambda _: at_end())
         return task
 

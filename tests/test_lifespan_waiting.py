@@ -88,7 +88,7 @@ async def test_previous_lifespan_that_does_not_end(autojump_clock: MockClock) ->
     end = trio.Event()
 
     async def ignore() -> None:
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(1000, shield=True):
             await end.wait()
 
     app = FakeApp(shutdown=ignore)
