@@ -14,7 +14,7 @@ from prefect_http._asgi_types import ASGIApp
 from prefect_http._errors import LifespanError, LifespanNotSupported
 from prefect_http._lifespan_run import AppRun, Lifespan, logger
 from prefect_http._nursery import CancelScope, Lock, checkpoint, new_lock, spawn_root_task, wait_shielded
-from prefect_http._statement import Caller, RememberedLook, current_caller
+from prefect_http._statement import Caller, RememberedLook, current_caller, is_statement
 
 Mode = Literal["auto", "on", "off"]
 
@@ -155,7 +155,7 @@ class _LifespanContext:
         self.last_look: Caller | None = None
 
     def __aenter__(self) -> Coroutine[Any, Any, Lifespan]:
-        return self._enter(in_statement=self.last_look is not None and self.last_look == current_caller())
+        return self._enter(in_statement=is_statement(self.last_look, current_caller()))
 
     async def _enter(self, *, in_statement: bool) -> Lifespan:
         app, self._app = self._app, None

@@ -20,8 +20,12 @@ from typing import Any, Protocol, overload
 _Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], Coroutine[Any, Any, bool]]
 
 
-# A place in running code: the identity of the frame, and the line.
+# A place in running code: the identity of the frame, and the offset of the instruction.
 Caller = tuple[int, int]
+
+# How far apart a statement's two look-ups may be. They are one instruction up to Python 3.13, and a few from 3.14 on,
+# of two bytes each; what a program writes itself is further apart.
+_REACH = 16
 
 
 def current_caller() -> Caller | None:
@@ -31,7 +35,14 @@ def current_caller() -> Caller | None:
     caller = asking.f_back if asking else None
     if caller is None or caller.f_code.co_flags & inspect.CO_ASYNC_GENERATOR:
         return None
-    return id(caller), caller.f_lineno
+    return id(caller), caller.f_lasti
+
+
+def is_statement(looked: Caller | None, called: Caller | None) -> bool:
+    """Decide whether who looked up ``__aexit__`` and who calls ``__aenter__`` are one `async with` statement."""
+    if looked is None or called is None:
+        return False
+    return looked[0] == called[0] and 0 <= called[1] - looked[1] <= _REACH
 
 
 class _Context(Protocol):
