@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import time
@@ -16,6 +17,10 @@ from prefect_http._redact import one_line, safe_url, without_credentials
 from prefect_http._retry import Attempt
 
 _MAX_DETAIL = 500
+# https://docs.python.org/3/library/codecs.html#text-encodings: for programs, and not for what comes over the web.
+_PYTHONS_OWN = frozenset(
+    {"idna", "mbcs", "oem", "palmos", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
+)
 
 
 class PrefectResponse(httpx.Response):
@@ -130,9 +135,10 @@ def _detail(response: httpx.Response) -> str:
     detail = cast("dict[str, object]", body).get("detail") if isinstance(body, dict) else None
     if detail:
         return detail if isinstance(detail, str) else json.dumps(detail)
+    # Not response.text: it fails on a charset that is no text encoding, and the server names the charset.
+    beginning = content[: 8 * _MAX_DETAIL]
     try:
-        # Not response.text: it fails on a charset that is no text encoding, and the server names the charset.
-        text = content[: 8 * _MAX_DETAIL].decode(response.charset_encoding or "utf-8", errors="replace")
+        charset = codecs.lookup(response.charset_encoding or "utf-8").name
+        return beginning.decode("ascii" if charset in _PYTHONS_OWN else charset, errors="replace")
     except Exception:  # Python's codecs fail in many ways
-        text = content[: 8 * _MAX_DETAIL].decode("ascii", errors="replace")
-    return text
+        return beginning.decode("ascii", errors="replace")
