@@ -309,7 +309,7 @@ def test_nobody_but_the_registry_refers_to_it() -> None:
 
         contexts: list[Any] = []
         task = asyncio.create_task(enter_and_forget())
-        for _ in range(50):
+        for _ in range(12):
             await steps(1)
             gc.collect()
         await task
