@@ -1,7 +1,8 @@
 """Ratios that hold on a busy machine: two contestants take turns in short blocks, and only neighbours are compared.
 
 A machine's speed drifts by more than what is measured here, but hardly within the milliseconds of one round. Who comes
-first changes from round to round. The garbage collector stays on, for its share is part of the cost, but every block
+first changes from round to round. What is counted is processor time: nothing here waits, except for the processor
+while other programs have it. The garbage collector stays on, for its share is part of the cost, but every block
 begins with the young generations swept: else one that pays for its neighbour's garbage is several percent slower than
 one that does not.
 """
@@ -55,10 +56,10 @@ async def _take_turns(base: Call, other: Call, rounds: int, calls: int) -> Ratio
 
 async def _time_block(call: Call, calls: int) -> float:
     gc.collect(1)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(calls):
         await call()
-    return (time.perf_counter() - started) / calls
+    return (time.process_time() - started) / calls
 
 
 def ratio(base_seconds: Sequence[float], other_seconds: Sequence[float]) -> Ratio:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, cast
 
+import anyio
 from anyio.lowlevel import RunVar
 
 from prefect_http._asgi_types import ASGIApp
@@ -229,10 +231,21 @@ class _LifespanContext:
             run.unguarded -= 1
             return False, exc
         run.remove_guard(guard)
+        own = _without_cancellations(exc)
         try:
-            stopped = bool(guard.__exit__(exc_type, exc, tb))
+            swallowed = bool(guard.__exit__(exc_type, exc, tb))
         except BaseException as rest:  # an exception group, less its cancellations
             return False, rest
-        return stopped, None if stopped else exc
+        # anyio 4.5 takes a whole group for its own cancellation, and an outer cancellation, too.
+        stopped = swallowed and own is None and anyio.current_effective_deadline() > -math.inf
+        error = own if swallowed and own is not None else exc
+        return stopped, None if stopped else error
 
     __aexit__ = RememberedLook()
+
+
+def _without_cancellations(exc: BaseException | None) -> BaseException | None:
+    """Give what a group holds besides cancellations; None for anything but a group."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return None
+    return cast("BaseExceptionGroup[BaseException]", exc).split(anyio.get_cancelled_exc_class())[1]

@@ -144,7 +144,7 @@ def run_on_asyncio(main: Callable[[], Coroutine[Any, Any, None]], *, eagerly: bo
     async def timed() -> None:
         if eagerly and sys.version_info >= (3, 12):
             asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with nothing_left():
                 await main()
 

@@ -23,7 +23,7 @@ async def test_hooks_run_around_the_body() -> None:
     """Startup is complete before the body runs, and shutdown begins after it ends."""
     log: list[str] = []
     app = FakeApp(startup=steps, shutdown=steps, log=log)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app):
             log.append("body begins")
             await steps()
@@ -43,7 +43,7 @@ async def test_gives_a_lifespan() -> None:
         await receive()
 
     pool = object()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with app_lifespan_context(app) as lifespan:
             assert type(lifespan) is Lifespan
             assert lifespan.app is app
@@ -57,7 +57,7 @@ async def test_gives_a_lifespan() -> None:
 async def test_scope() -> None:
     """The app is called with a lifespan scope of ASGI 3.0, with an empty state of its own each time."""
     app = FakeApp()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         for _ in range(2):
             async with app_lifespan_context(app) as lifespan:
                 assert app.scopes[-1] == {
@@ -74,7 +74,7 @@ async def test_scope() -> None:
 async def test_state_is_shared() -> None:
     """Everyone who holds the app sees the same state."""
     app = FakeApp()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with app_lifespan_context(app) as first, app_lifespan_context(app) as second:
             assert first.state is second.state
 
@@ -93,7 +93,7 @@ async def test_app_sees_the_starters_context() -> None:
         seen.append(color.get())
 
     color.set("red")
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with app_lifespan_context(FakeApp(startup=startup, shutdown=shutdown)):
             assert color.get() == "red"
             color.set("green")
@@ -104,7 +104,7 @@ async def test_app_sees_the_starters_context() -> None:
 async def test_can_be_started_anew() -> None:
     """Once everyone has left, the app can be started again."""
     app = FakeApp()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         for _ in range(3):
             with nothing_left():
                 async with app_lifespan_context(app):
@@ -131,7 +131,7 @@ async def test_app_that_sends_before_it_receives() -> None:
         await send(STARTED)
         log.append(str((await receive())["type"]))
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app, mode="on"):
             log.append("body")
     assert log == ["body", "lifespan.shutdown"]
@@ -150,7 +150,7 @@ async def test_app_without_shutdown_hooks(waits: bool) -> None:
             await receive()
         log.append("returns")
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app) as first:
             await steps()
             async with app_lifespan_context(app) as second:
@@ -175,7 +175,7 @@ async def test_app_that_reads_ahead() -> None:
             await steps()
             await send(STARTED)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app):
             assert log == ["lifespan.startup"]
     assert log == ["lifespan.startup", "lifespan.shutdown"]
@@ -196,7 +196,7 @@ async def test_asks_again_after_the_end() -> None:
         finally:
             log.append("cancelled")
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app, shutdown_timeout=math.inf):
             pass
     assert log == ["cancelled"]
@@ -231,7 +231,7 @@ def test_bad_mode(mode: object) -> None:
 async def test_good_timeout(seconds: float) -> None:
     """Whole numbers, fractions and infinity are timeouts."""
     app = FakeApp()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with app_lifespan_context(app, startup_timeout=seconds, shutdown_timeout=seconds):
             pass
     assert app.log == LIFESPAN
@@ -261,7 +261,7 @@ async def test_used_once(before: list[Use], wrong: Use, mode: Any) -> None:
     """A context is entered once and left once; anything else is a clear error and disturbs nobody."""
     app = FakeApp()
     context = app_lifespan_context(app, mode=mode)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app):
             async with AsyncExitStack() as stack:
                 for use in before:
@@ -280,7 +280,7 @@ async def test_left_while_entering() -> None:
     go_on = anyio.Event()
     app = FakeApp(startup=go_on.wait)
     context = app_lifespan_context(app)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             group.start_soon(enter, context)
             await steps()

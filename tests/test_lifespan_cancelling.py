@@ -154,7 +154,7 @@ async def test_shutdown_problem_after_a_cancellation(run: Run, caplog: pytest.Lo
 async def test_entered_in_a_cancelled_scope(mode: Literal["auto", "off"]) -> None:
     """Entering in a scope that is cancelled already does not even call the app."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
             scope.cancel()
             async with app_lifespan_context(app, mode=mode):
@@ -167,7 +167,7 @@ async def test_entered_in_a_cancelled_scope(mode: Literal["auto", "off"]) -> Non
 async def test_entered_in_a_shield() -> None:
     """In a shielded scope, entering, holding and leaving go on in spite of a cancellation outside."""
     app = FakeApp(startup=steps, shutdown=steps)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as outer:
             outer.cancel()
             with anyio.CancelScope(shield=True):
@@ -183,7 +183,7 @@ async def test_entered_in_a_shield() -> None:
 async def test_entered_in_a_cancelled_shield() -> None:
     """A shield that is cancelled itself protects nobody."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope(shield=True) as scope:
             scope.cancel()
             async with app_lifespan_context(app):
@@ -210,7 +210,7 @@ async def test_app_does_not_see_the_starters_scopes() -> None:
             await steps(60)
             assert app.log == ["startup", "up"]
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             scope = anyio.CancelScope()
             group.start_soon(start)
@@ -232,7 +232,7 @@ async def test_all_waiters_cancelled() -> None:
             log.append("undone")
 
     app = FakeApp(startup=startup)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
                 for _ in range(3):

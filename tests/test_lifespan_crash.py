@@ -28,7 +28,7 @@ async def test_stops_the_body() -> None:
     """A crash stops a body with LifespanCrashed, the app's exception as its cause, and no group."""
     app = CrashableApp()
     log: list[str] = []
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanCrashed, match="the app crashed") as caught:
             async with app_lifespan_context(app):
                 app.crash.set()
@@ -54,7 +54,7 @@ async def test_stops_every_holder() -> None:
                 await anyio.sleep_forever()
         errors.append(caught.value)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             for _ in range(5):
                 group.start_soon(hold)
@@ -68,7 +68,7 @@ async def test_stops_every_holder() -> None:
 async def test_stops_nested_holders() -> None:
     """Where contexts of one app nest in one task, a crash ends them all, and is raised once."""
     app = CrashableApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanCrashed) as caught:
             async with app_lifespan_context(app), app_lifespan_context(app):
                 async with app_lifespan_context(app):
@@ -89,7 +89,7 @@ async def test_stops_what_the_body_has_started() -> None:
         finally:
             log.append(f"stopped {number}")
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanCrashed):
             async with app_lifespan_context(app):
                 async with anyio.create_task_group() as group:
@@ -138,7 +138,7 @@ async def test_stops_any_form_of_statement() -> None:
                 if app is one:
                     await crash(one)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for user in (on_one_line, on_several_lines, with_a_context_made_before, in_a_loop):
             one, other = CrashableApp(), CrashableApp()
             with pytest.raises(LifespanCrashed):
@@ -150,7 +150,7 @@ async def test_stops_any_form_of_statement() -> None:
 async def test_other_apps_go_on() -> None:
     """A crash is no matter of those who hold other apps."""
     crashing, other = CrashableApp(name="a"), CrashableApp(name="b")
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(other):
             with pytest.raises(LifespanCrashed):
                 async with app_lifespan_context(crashing):
@@ -202,7 +202,7 @@ async def test_told_on_leaving(
         assert "the app crashed" in caplog.text
         caplog.clear()
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanCrashed) as caught:
             await hold(app, body)
     assert type(caught.value.__cause__) is Boom
@@ -214,7 +214,7 @@ async def test_everyone_is_told_on_leaving() -> None:
     """All who held a crashed app by hand learn of it, also those who leave long after, when it is up again."""
     app = CrashableApp()
     contexts = [app_lifespan_context(app) for _ in range(3)]
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for context in contexts:
             await context.__aenter__()
         app.crash.set()
@@ -240,7 +240,7 @@ async def test_crash_before_the_waiters_wake() -> None:
                 log.append("the body ran")
         log.append(type(caught.value.__cause__).__name__)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(enter)
@@ -260,7 +260,7 @@ async def test_next_starts_afresh() -> None:
                 with anyio.CancelScope(shield=True):
                     await go_on.wait()
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             group.start_soon(leave_slowly)
             await steps()
@@ -283,7 +283,7 @@ async def test_what_is_no_crash(how: str) -> None:
             raise Boom
         await send(STARTED)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         if how == "returns":
             async with app_lifespan_context(app):
                 await steps()

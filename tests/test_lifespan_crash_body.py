@@ -16,7 +16,7 @@ from prefect_http import LifespanCrashed, app_lifespan_context
 async def test_body_that_ends_all_the_same() -> None:
     """A body that does not let itself be stopped, and ends well, ends with LifespanCrashed."""
     app = CrashableApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanCrashed):
             async with app_lifespan_context(app):
                 app.crash.set()
@@ -30,7 +30,7 @@ async def test_bodys_own_exception_wins(number: int, caplog: pytest.LogCaptureFi
     """What a body raises while it is stopped goes on; the crash is noted on it and logged."""
     app = CrashableApp()
     error = BodyError("body")
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(BodyError) as caught:
             async with AsyncExitStack() as outer:
                 if number == 2:
@@ -58,7 +58,7 @@ async def test_error_of_a_bodys_task_wins() -> None:
         finally:
             raise BodyError("task")
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(ExceptionGroup) as caught:
             async with app_lifespan_context(app):
                 async with anyio.create_task_group() as group:
@@ -75,7 +75,7 @@ async def test_error_of_a_bodys_task_wins() -> None:
 async def test_mixed_group_of_the_body() -> None:
     """Of a group that mixes the crash's cancellation with an error of the body's, the error goes on."""
     app = CrashableApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(BaseExceptionGroup) as caught:
             async with app_lifespan_context(app):
                 app.crash.set()
@@ -91,7 +91,7 @@ async def test_mixed_group_of_the_body() -> None:
 async def test_outer_cancellation_goes_through(caplog: pytest.LogCaptureFixture) -> None:
     """A cancellation from outside that meets a crash goes on, and the crash is logged."""
     app = CrashableApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
             async with app_lifespan_context(app):
                 app.crash.set()

@@ -75,7 +75,7 @@ async def test_failed_startup(
     ending: Ending, message: str, cause: type[BaseException] | None, mode: Literal["auto", "on"]
 ) -> None:
     """A startup that fails is an error with the app's message, the app's exception as its cause, and no group."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError, match=message) as caught:
             async with app_lifespan_context(failing(ending), mode=mode):
                 pytest.fail("the body ran")
@@ -96,7 +96,7 @@ async def test_app_that_exits(after: int) -> None:
             await send(STARTED)
         raise SystemExit(3)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(SystemExit) as caught:
             async with app_lifespan_context(app):
                 await steps()
@@ -141,7 +141,7 @@ async def test_failure_reaches_everyone(ending: Ending) -> None:
                 pytest.fail("the body ran")
         errors.append(caught.value)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             for _ in range(5):
                 group.start_soon(enter)
@@ -162,7 +162,7 @@ async def test_no_poison(ending: Ending) -> None:
         else:
             await FakeApp(log=log)(scope, receive, send)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError):
             async with app_lifespan_context(app):
                 pytest.fail("the body ran")
@@ -192,7 +192,7 @@ async def test_entering_again_while_others_learn_of_the_failure() -> None:
             log.append("body")
             await go_on.wait()
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             for _ in range(4):
                 group.start_soon(try_twice)

@@ -95,7 +95,7 @@ def entering(way: Enter, hook: str) -> tuple[FakeApp, list[str]]:
 async def test_from_its_own_startup(way: Enter) -> None:
     """An app's startup that enters the app gets an error at once, by whatever detour; and so does who started it."""
     app, errors = entering(way, "startup")
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError) as caught:
             await enter(app)
     assert type(caught.value.__cause__) is LifespanError
@@ -108,7 +108,7 @@ async def test_from_its_own_startup(way: Enter) -> None:
 async def test_from_its_own_shutdown(way: Enter) -> None:
     """An app's shutdown that enters the app gets an error at once; and so does the last to leave."""
     app, errors = entering(way, "shutdown")
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanShutdownError) as caught:
             await enter(app)
     assert type(caught.value.__cause__) is LifespanError
@@ -130,7 +130,7 @@ async def test_from_its_own_shutdown_while_others_wait() -> None:
         log.append("error")
 
     app = FakeApp(shutdown=shutdown)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             async with app_lifespan_context(app):
                 await steps()
@@ -162,7 +162,7 @@ async def test_app_that_carries_on(hook: str) -> None:
             await enter(app)
 
     app = FakeApp(startup=try_to_enter) if hook == "startup" else FakeApp(shutdown=try_to_enter)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for _ in range(2):
             await enter(app)
     assert app.log == LIFESPAN * 2
@@ -177,7 +177,7 @@ async def test_with_mode_off() -> None:
             assert not lifespan.supported
 
     app = FakeApp(startup=startup)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         await enter(app)
     assert app.log == LIFESPAN
 
@@ -195,7 +195,7 @@ async def test_other_apps() -> None:
     async def shutdown() -> None:
         await context.__aexit__(None, None, None)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         await enter(FakeApp(startup=startup, shutdown=shutdown, log=log, name="outer"))
     assert log == [
         *["outer startup", "inner startup", "inner up", "outer up"],
@@ -207,7 +207,7 @@ async def test_other_apps() -> None:
 async def test_siblings_that_share_an_app() -> None:
     """Two apps whose startups enter a third one at the same time share its lifespan."""
     shared = FakeApp(startup=steps)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             for _ in range(2):
                 group.start_soon(enter, FakeApp(startup=lambda: enter(shared)))
@@ -228,7 +228,7 @@ async def test_from_a_task_of_an_app_that_is_up() -> None:
             await done.wait()
 
     app = FakeApp(startup=startup)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             async with app_lifespan_context(app):
                 await held.wait()
@@ -252,7 +252,7 @@ async def test_from_a_task_that_has_outlived_the_app() -> None:
 
     app = FakeApp(startup=startup)
     over = anyio.Event()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             await enter(app)
             over.set()
@@ -291,7 +291,7 @@ async def test_from_a_native_task() -> None:
         await asyncio.create_task(enter(app))
 
     app = FakeApp(startup=startup)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError) as caught:
             await enter(app)
     assert type(caught.value.__cause__) is LifespanError

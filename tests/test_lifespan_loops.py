@@ -26,7 +26,7 @@ def test_one_loop_after_the_other(backends: tuple[str, str]) -> None:
     app = FakeApp()
 
     async def hold() -> None:
-        with anyio.fail_after(5), nothing_left():
+        with anyio.fail_after(30), nothing_left():
             async with app_lifespan_context(app), app_lifespan_context(app):
                 await steps()
 

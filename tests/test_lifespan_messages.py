@@ -55,7 +55,7 @@ async def hold(app: ASGIApp) -> None:
 )
 async def test_out_of_place(kinds: str, error: type[LifespanError]) -> None:
     """A message out of place is an error to the app, and a clear one to its users, which names the message."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(error) as caught:
             await hold(sending(*kinds.split()))
     assert type(caught.value) is error
@@ -83,7 +83,7 @@ async def test_out_of_place_while_shutting_down(kinds: str, error: type[Lifespan
         for kind in kinds.split():
             await send({"type": kind})
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(error) as caught:
             await hold(app)
     assert repr(kinds.split()[-1]) in str(caught.value.__cause__)
@@ -103,7 +103,7 @@ async def test_the_app_may_carry_on() -> None:
         assert await receive() == {"type": "lifespan.shutdown"}
         await send({"type": DOWN})
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app, mode="on"):
             await steps()
     assert len(errors) == 3
@@ -117,7 +117,7 @@ async def test_not_a_message(message: Any) -> None:
         await receive()
         await send(message)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError) as caught:
             await hold(app)
     assert "must be a mapping with a 'type'" in str(caught.value.__cause__)
@@ -131,7 +131,7 @@ async def test_any_mapping_is_a_message() -> None:
         await send(UserDict(STARTED))
         await receive()
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app, mode="on") as lifespan:
             assert lifespan.supported
 
@@ -152,14 +152,14 @@ async def test_several_tasks_ask() -> None:
                 group.start_soon(ask)
         await send({"type": DOWN})
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         await hold(app)
     assert got == ["lifespan.shutdown"]
 
 
 async def test_asking_again_after_a_failed_startup() -> None:
     """An app that waits for a message after its startup failed keeps nobody waiting, however long its timeout."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError):
             async with app_lifespan_context(sending(UP_FAILED), startup_timeout=math.inf):
                 pytest.fail("the body ran")
@@ -237,7 +237,7 @@ async def test_unprintable(script: Script, error: type[LifespanError], printable
         await script(receive, send)
 
     app: ASGIApp = plain if printable else UnprintableApp(script)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(error) as caught:
             if by_hand:
                 context = app_lifespan_context(app, mode="on")
@@ -252,7 +252,7 @@ async def test_unprintable(script: Script, error: type[LifespanError], printable
 
 async def test_unprintable_beside_the_bodys_exception() -> None:
     """What the body raised wins, also where the shutdown problem cannot be printed."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(BodyError):
             async with app_lifespan_context(UnprintableApp(fail_to_stop)):
                 raise BodyError

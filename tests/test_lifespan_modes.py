@@ -78,7 +78,7 @@ UNSUPPORTED = pytest.mark.parametrize(
 @UNSUPPORTED
 async def test_auto_runs_without_hooks(app: ASGIApp) -> None:
     """With "auto", an app that does not speak lifespan is held without hooks, by however many, with no error."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app) as first, app_lifespan_context(app) as second:
             await steps()
             assert (first.supported, second.supported) == (False, False)
@@ -89,7 +89,7 @@ async def test_auto_runs_without_hooks(app: ASGIApp) -> None:
 @UNSUPPORTED
 async def test_on_raises(app: ASGIApp) -> None:
     """With "on", an app that does not speak lifespan is a clear error."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanNotSupported, match="does not speak") as caught:
             async with app_lifespan_context(app, mode="on"):
                 pytest.fail("the body ran")
@@ -99,7 +99,7 @@ async def test_on_raises(app: ASGIApp) -> None:
 @pytest.mark.anyio
 async def test_on_tells_what_the_app_raised() -> None:
     """The error of "on" has what the app raised as its cause."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         with pytest.raises(LifespanNotSupported) as caught:
             async with app_lifespan_context(asserting, mode="on"):
                 pytest.fail("the body ran")
@@ -110,7 +110,7 @@ async def test_on_tells_what_the_app_raised() -> None:
 @UNSUPPORTED
 async def test_on_is_checked_for_everyone(app: ASGIApp) -> None:
     """With "on", an app that others hold with "auto" is an error too, and they go on holding it."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app) as lifespan:
             with pytest.raises(LifespanNotSupported):
                 async with app_lifespan_context(app, mode="on"):
@@ -138,7 +138,7 @@ async def test_on_and_auto_wait_together() -> None:
         except LifespanNotSupported:
             outcomes.append("not supported")
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             for mode in ("on", "auto", "on", "auto"):
                 group.start_soon(enter, mode)
@@ -152,7 +152,7 @@ async def test_on_and_auto_wait_together() -> None:
 async def test_app_with_hooks(mode: Mode) -> None:
     """With "auto" and with "on", an app that speaks lifespan has its hooks run."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app, mode=mode) as lifespan:
             assert lifespan.supported
     assert app.log == LIFESPAN
@@ -167,7 +167,7 @@ async def test_failure_is_not_taken_for_silence(mode: Mode) -> None:
         await receive()
         raise Boom
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError):
             async with app_lifespan_context(app, mode=mode):
                 pytest.fail("the body ran")
@@ -177,7 +177,7 @@ async def test_failure_is_not_taken_for_silence(mode: Mode) -> None:
 async def test_off_sends_nothing() -> None:
     """With "off", the app is not called at all, and the registry does not know it."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app, mode="off") as lifespan:
             await steps()
             assert _entries() == {}
@@ -189,7 +189,7 @@ async def test_off_sends_nothing() -> None:
 async def test_off_beside_auto() -> None:
     """Who enters with "off" does not see, hold or end what others have started."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app) as started:
             async with app_lifespan_context(app, mode="off") as lifespan:
                 assert not lifespan.supported
@@ -208,7 +208,7 @@ async def test_off_beside_auto() -> None:
 async def test_body_raises(mode: Mode) -> None:
     """Without hooks, too, what the body raises goes through as it is."""
     error = Boom("body")
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(Boom) as caught:
             async with app_lifespan_context(asserting, mode=mode):
                 raise error
@@ -259,7 +259,7 @@ async def test_started_again_after_silence() -> None:
         await next(turns)(scope, receive, send)
 
     supported: list[bool] = []
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for _ in range(3):
             async with app_lifespan_context(app) as lifespan:
                 supported.append(lifespan.supported)

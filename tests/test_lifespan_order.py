@@ -38,7 +38,7 @@ async def wrapped(app: ASGIApp) -> AsyncIterator[Lifespan]:
 async def test_nested() -> None:
     """Contexts that nest are one lifespan; the outermost ends it."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app):
             for _ in range(2):
                 async with app_lifespan_context(app), app_lifespan_context(app):
@@ -52,7 +52,7 @@ async def test_nested() -> None:
 async def test_left_in_any_order(order: tuple[int, ...]) -> None:
     """Contexts that interleave in one task are one lifespan, whatever the order; the last to leave ends it."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         contexts = [app_lifespan_context(app) for _ in order]
         for context in contexts:
             await context.__aenter__()
@@ -67,7 +67,7 @@ async def test_left_in_any_order(order: tuple[int, ...]) -> None:
 async def test_tasks_leave_in_any_order(order: tuple[int, ...]) -> None:
     """Contexts that overlap across tasks are one lifespan, also when the task that entered first leaves first."""
     app = FakeApp(startup=steps)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             ends = [anyio.Event() for _ in order]
             for end in ends:
@@ -85,7 +85,7 @@ async def test_two_apps_interleave() -> None:
     """Contexts of two apps may be left in the order in which they were entered; neither minds the other."""
     log: list[str] = []
     first, second = FakeApp(log=log, name="a"), FakeApp(log=log, name="b")
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         one, other = app_lifespan_context(first), app_lifespan_context(second)
         await one.__aenter__()
         await other.__aenter__()
@@ -107,7 +107,7 @@ async def test_left_in_another_task() -> None:
     async def leave() -> None:
         await context.__aexit__(None, None, None)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for step in (enter, leave):
             async with anyio.create_task_group() as group:
                 group.start_soon(step)
@@ -120,7 +120,7 @@ async def test_outlives_the_scope_it_was_entered_in(around: str) -> None:
     """A context entered by hand inside a timeout or a task group may be left when that is long over."""
     app = FakeApp()
     context = app_lifespan_context(app)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         if around == "fail_after":
             with anyio.fail_after(1):
                 await context.__aenter__()
@@ -137,7 +137,7 @@ async def test_outlives_a_cancelled_scope() -> None:
     """The end of a cancelled scope does not touch a context that was entered in it and is left after it."""
     app = FakeApp()
     context = app_lifespan_context(app)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
             await context.__aenter__()
             scope.cancel()
@@ -151,7 +151,7 @@ async def test_outlives_a_cancelled_scope() -> None:
 async def test_exit_stack() -> None:
     """A context may be handed to an exit stack, moved to another one, and closed in another task."""
     app = FakeApp()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with AsyncExitStack() as stack:
             with anyio.fail_after(1):
                 lifespan = await stack.enter_async_context(app_lifespan_context(app))
@@ -167,7 +167,7 @@ async def test_wrapped_contexts_interleave() -> None:
     """A context inside of an async generator may be left in any order, and outlive the scope it was entered in."""
     log: list[str] = []
     one, other = wrapped(FakeApp(log=log, name="a")), wrapped(FakeApp(log=log, name="b"))
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.fail_after(1):
             await one.__aenter__()
             await other.__aenter__()
@@ -194,7 +194,7 @@ async def test_generator_finished_by_another_task() -> None:
         with pytest.raises(StopAsyncIteration):
             await anext(generator)
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for step in (begin, finish):
             async with anyio.create_task_group() as group:
                 group.start_soon(step)
@@ -211,7 +211,7 @@ async def test_looking_at_a_context_changes_nothing(look: str) -> None:
     """A context entered by hand is one, also for who has looked up the way out before, as a type check does."""
     app = FakeApp()
     context: AbstractAsyncContextManager[Lifespan] = app_lifespan_context(app)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with AsyncExitStack() as stack:
             if look == "getattr":
                 stack.push_async_callback(context.__aexit__, None, None, None)
@@ -231,7 +231,7 @@ async def test_entered_while_the_last_is_leaving() -> None:
     """Who comes while the shutdown runs waits for its end and gets a lifespan of their own, with all its hooks."""
     go_on, left = anyio.Event(), anyio.Event()
     app = FakeApp(shutdown=go_on.wait)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             held = anyio.Event()
             group.start_soon(hold, app, left)
@@ -262,7 +262,7 @@ async def test_entered_around_the_last_ones_leave(delay: int) -> None:
             await steps(3)
             bodies.append(app.log[-1:])
 
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             async with app_lifespan_context(app):
                 group.start_soon(enter_late)
@@ -275,7 +275,7 @@ async def test_crowd_starts_it_once() -> None:
     """However many enter at once, all wait for the one startup."""
     app = FakeApp(startup=steps)
     end = anyio.Event()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with anyio.create_task_group() as group:
             for _ in range(50):
                 group.start_soon(hold, app, end)

@@ -46,7 +46,7 @@ class EmptyApp(FakeApp):
 async def test_apps_are_told_apart_by_identity(kind: type[FakeApp]) -> None:
     """Two apps are two, though they be equal; one app is one, though it have no hash or be false."""
     first, second = kind(), kind()
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(first), app_lifespan_context(second), app_lifespan_context(first):
             assert sorted(_entries()) == sorted([id(first), id(second)])
         assert (first.log, second.log) == (LIFESPAN, LIFESPAN)
@@ -169,7 +169,7 @@ async def ask_for_hooks_of_an_app_without(app: CrashableApp) -> None:
 )
 async def test_nothing_stays_behind(use: Callable[[CrashableApp], Awaitable[None]]) -> None:
     """However a lifespan ends, no entry, no task and no reference to the app stays."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         app = CrashableApp()
         ref = weakref.ref(app)
         await use(app)
@@ -182,7 +182,7 @@ async def test_nothing_stays_behind(use: Callable[[CrashableApp], Awaitable[None
 @pytest.mark.anyio
 async def test_contexts_hold_on_to_nothing() -> None:
     """A context that was left, or that failed to enter, no longer refers to the app."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         app = FakeApp()
         ref = weakref.ref(app)
         context = app_lifespan_context(app)
@@ -199,7 +199,7 @@ async def test_held_app_is_kept() -> None:
     log: list[str] = []
     app = FakeApp(log=log)
     context = app_lifespan_context(app)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         await context.__aenter__()
         del app
         gc.collect()
@@ -212,7 +212,7 @@ async def test_held_app_is_kept() -> None:
 @pytest.mark.anyio
 async def test_ids_that_are_used_again() -> None:
     """A new app in the place of one that is gone is not mistaken for it."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for _ in range(50):
             log: list[str] = []
             async with app_lifespan_context(FakeApp(log=log)):

@@ -82,7 +82,7 @@ FAILURES = pytest.mark.parametrize(
 @FAILURES
 async def test_failed_shutdown(how: Ending, message: str, cause: type[BaseException] | None) -> None:
     """A shutdown that fails is an error with the app's message, the app's exception as its cause, and no group."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanShutdownError, match=message) as caught:
             async with app_lifespan_context(ending(how)):
                 await steps()
@@ -96,7 +96,7 @@ async def test_only_the_last_learns_of_the_shutdown() -> None:
     """Who leaves while others hold the app has no part in its shutdown."""
     app = ending(say)
     first, last = app_lifespan_context(app), app_lifespan_context(app)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         await first.__aenter__()
         await last.__aenter__()
         await first.__aexit__(None, None, None)
@@ -108,7 +108,7 @@ async def test_only_the_last_learns_of_the_shutdown() -> None:
 async def test_no_poison() -> None:
     """After a failed shutdown the app can be started anew."""
     app = ending(say)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         for _ in range(2):
             with pytest.raises(LifespanShutdownError):
                 async with app_lifespan_context(app):
@@ -120,7 +120,7 @@ async def test_no_poison() -> None:
 async def test_hooks_run_after_an_exception(error: BaseException) -> None:
     """Shutdown hooks run to their end whatever the body raises, and that goes on as it is."""
     app = FakeApp(shutdown=steps)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(type(error)) as caught:
             async with app_lifespan_context(app):
                 raise error
@@ -133,7 +133,7 @@ async def test_hooks_run_after_an_exception(error: BaseException) -> None:
 async def test_group_of_the_body_is_left_alone() -> None:
     """An exception group that the body raises is not taken apart."""
     group = ExceptionGroup("body", [BodyError(), Boom()])
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with pytest.raises(ExceptionGroup) as caught:
             async with app_lifespan_context(FakeApp()):
                 raise group
@@ -144,7 +144,7 @@ async def test_group_of_the_body_is_left_alone() -> None:
 async def test_hooks_run_after_a_cancellation() -> None:
     """Shutdown hooks run to their end after the body was cancelled, and the cancellation goes on."""
     app = FakeApp(shutdown=steps)
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
             async with app_lifespan_context(app):
                 scope.cancel()
@@ -160,7 +160,7 @@ async def test_bodys_exception_wins(
 ) -> None:
     """After an exception in the body, a shutdown problem is logged and noted on that exception."""
     error = BodyError("body")
-    with anyio.fail_after(5), nothing_left(), pytest.raises(BodyError) as caught:
+    with anyio.fail_after(30), nothing_left(), pytest.raises(BodyError) as caught:
         async with app_lifespan_context(ending(how)):
             raise error
     assert caught.value is error
@@ -178,7 +178,7 @@ async def test_bodys_exception_wins(
 @pytest.mark.anyio
 async def test_shutdown_problem_after_a_cancellation(caplog: pytest.LogCaptureFixture) -> None:
     """After a cancellation of the body, the cancellation goes on, and a shutdown problem is logged."""
-    with anyio.fail_after(5), nothing_left():
+    with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
             async with app_lifespan_context(ending(say)):
                 scope.cancel()
@@ -197,6 +197,6 @@ class FrozenError(Exception):
 @pytest.mark.anyio
 async def test_exception_that_takes_no_notes() -> None:
     """An exception of the body's on which nothing can be noted wins all the same."""
-    with anyio.fail_after(5), nothing_left(), pytest.raises(FrozenError):
+    with anyio.fail_after(30), nothing_left(), pytest.raises(FrozenError):
         async with app_lifespan_context(ending(say)):
             raise FrozenError(1)
