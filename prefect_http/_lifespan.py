@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, cast
 
 import anyio
+import anyio.lowlevel
 from anyio.lowlevel import RunVar
 
 from prefect_http._asgi_types import ASGIApp
@@ -208,7 +208,9 @@ class _LifespanContext:
         try:
             if is_last:
                 await wait_shielded(run.over)
-        except BaseException as cancellation:  # a native one, held back
+            if stopped:
+                await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+        except BaseException as cancellation:  # an outer one, or a native one that was held back
             error = cancellation
         problem = run.crash_error() or (run.shutdown_error() if is_last else None)
         if problem is not None:
@@ -236,8 +238,8 @@ class _LifespanContext:
             swallowed = bool(guard.__exit__(exc_type, exc, tb))
         except BaseException as rest:  # an exception group, less its cancellations
             return False, rest
-        # anyio 4.5 takes a whole group for its own cancellation, and an outer cancellation, too.
-        stopped = swallowed and own is None and anyio.current_effective_deadline() > -math.inf
+        # anyio 4.5 swallows whole groups.
+        stopped = swallowed and own is None
         error = own if swallowed and own is not None else exc
         return stopped, None if stopped else error
 
