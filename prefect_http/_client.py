@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, TypeVar, Unpack, cast
 
 import anyio
 import anyio.lowlevel
@@ -67,16 +67,14 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._answered = AnsweredOrigins()
         super().__init__(**httpx_arguments)
 
-    @property
-    def headers(self) -> httpx.Headers:
-        """The headers of every request, as in httpx; also those set later keep the package's User-Agent."""
-        return super().headers
-
-    @headers.setter
-    def headers(self, headers: Headers | None) -> None:
+    def _set_headers(self, headers: Headers | None) -> None:
         merged = httpx.Headers(headers)
         merged.setdefault("User-Agent", _USER_AGENT)
         _HEADERS.__set__(self, merged)
+
+    if not TYPE_CHECKING:
+        # Also headers that are set later keep the package's User-Agent. httpx's own getter, for every request asks it.
+        headers = _HEADERS.setter(_set_headers)
 
     async def send(
         self,
