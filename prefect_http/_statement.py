@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, cast, overload
 
 _Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], Coroutine[Any, Any, bool]]
 
@@ -65,6 +65,6 @@ class RememberedLook:
         self, context: _Context | None, owner: type[_Context]
     ) -> _Leave | Callable[..., Coroutine[Any, Any, bool]]:
         if context is None:
-            return owner.leave  # type: ignore[return-value]
+            return cast("Callable[..., Coroutine[Any, Any, bool]]", owner.leave)
         context.last_look = current_caller()
         return context.leave
