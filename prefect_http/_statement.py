@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol, cast, overload
+from typing import Any, Protocol, overload
 
 _Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], Coroutine[Any, Any, bool]]
 
@@ -48,8 +48,9 @@ def is_statement(looked: Caller | None, called: Caller | None) -> bool:
 class _Context(Protocol):
     last_look: Caller | None
 
-    @property
-    def leave(self) -> _Leave: ...
+    def leave(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> Coroutine[Any, Any, bool]: ...
 
 
 class RememberedLook:
@@ -65,6 +66,6 @@ class RememberedLook:
         self, context: _Context | None, owner: type[_Context]
     ) -> _Leave | Callable[..., Coroutine[Any, Any, bool]]:
         if context is None:
-            return cast("Callable[..., Coroutine[Any, Any, bool]]", owner.leave)
+            return owner.leave
         context.last_look = current_caller()
         return context.leave
