@@ -19,7 +19,7 @@ if sys.version_info >= (3, 14):
     PYTHONS.append(RUNNING)
 
 # What the benchmarks measure the package beside.
-PEERS = ["asgi-lifespan", "httpx-retries", "stamina", "tenacity"]
+PEERS = ["asgi-lifespan", "httpx-retries", "stamina", "starlette", "tenacity"]
 
 
 def _is_installed(python: str) -> bool:

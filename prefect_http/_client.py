@@ -14,6 +14,7 @@ import httpx
 from prefect_http._arguments import Headers, HttpxArguments
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
+from prefect_http._cookies import LeanCookieJar
 from prefect_http._origins import AnsweredOrigins
 from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
@@ -65,6 +66,8 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._raise_on_all_errors = raise_on_all_errors
         self._on_retry = on_retry
         self._answered = AnsweredOrigins()
+        if httpx_arguments.get("cookies") is None:
+            httpx_arguments["cookies"] = LeanCookieJar()
         super().__init__(**httpx_arguments)
 
     def _set_headers(self, headers: Headers | None) -> None:
