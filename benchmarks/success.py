@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from http.cookiejar import CookieJar
 
 import httpx
 import httpx_retries
@@ -67,7 +68,10 @@ async def _others(
     bare: httpx.AsyncClient, make_transport: MakeTransport, backend: str, stack: AsyncExitStack
 ) -> dict[str, Call]:
     ours = await stack.enter_async_context(PrefectHttpxClient(transport=make_transport()))
-    others: dict[str, Call] = {_OURS: lambda: ours.get(_URL)}
+    # What our own code adds, without what our cookie jar takes away.
+    standard = PrefectHttpxClient(transport=make_transport(), cookies=CookieJar())
+    plain = await stack.enter_async_context(standard)
+    others: dict[str, Call] = {_OURS: lambda: ours.get(_URL), "  with http.cookiejar": lambda: plain.get(_URL)}
     if backend == "asyncio":  # it sleeps with asyncio.sleep
         transport = httpx_retries.RetryTransport(make_transport())
         retrying = await stack.enter_async_context(httpx.AsyncClient(transport=transport))
