@@ -233,7 +233,7 @@ class _LifespanContext:
             run.unguarded -= 1
             return False, exc
         run.remove_guard(guard)
-        own = _without_cancellations(exc)
+        own = None if exc is None else _without_cancellations(exc)
         try:
             swallowed = bool(guard.__exit__(exc_type, exc, tb))
         except BaseException as rest:  # an exception group, less its cancellations
@@ -246,7 +246,7 @@ class _LifespanContext:
     __aexit__ = RememberedLook()
 
 
-def _without_cancellations(exc: BaseException | None) -> BaseException | None:
+def _without_cancellations(exc: BaseException) -> BaseException | None:
     """Give what a group holds besides cancellations; None for anything but a group."""
     if not isinstance(exc, BaseExceptionGroup):
         return None

@@ -13,6 +13,7 @@ generator does not count: another task may finish the generator, or finish it ou
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, overload
@@ -29,11 +30,10 @@ _REACH = 16
 
 
 def current_caller() -> Caller | None:
-    """Say who called the function that asks; None for an async generator, and where Python cannot tell."""
-    frame = inspect.currentframe()
-    asking = frame.f_back if frame else None
-    caller = asking.f_back if asking else None
-    if caller is None or caller.f_code.co_flags & inspect.CO_ASYNC_GENERATOR:
+    """Say who called the function that asks; None for an async generator."""
+    # Not inspect.currentframe(): going back from there makes objects of the frames between, at half a microsecond.
+    caller = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    if caller.f_code.co_flags & inspect.CO_ASYNC_GENERATOR:
         return None
     return id(caller), caller.f_lasti
 
