@@ -1,5 +1,6 @@
 """A toolkit for calling HTTP APIs and in-process ASGI apps, on httpx, anyio and trio."""
 
+from prefect_http._asgi import ASGITransport
 from prefect_http._client import PrefectHttpxClient
 from prefect_http._errors import (
     LifespanCrashed,
@@ -17,6 +18,7 @@ from prefect_http._retry import Attempt, RetryPolicy
 from prefect_http._version import __version__
 
 __all__ = [
+    "ASGITransport",
     "Attempt",
     "Lifespan",
     "LifespanCrashed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from types import FunctionType, MethodType
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -10,3 +11,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def app_name(app: ASGIApp) -> str:
+    """Say what an app is called in messages. Not its repr(): it may be long, or fail."""
+    named = app if isinstance(app, FunctionType | MethodType) else type(app)
+    return f"the app {named.__qualname__}"

@@ -36,13 +36,19 @@ class Call:
         self.resume_at = -math.inf
 
     def judge(
-        self, failed: httpx.Response | httpx.RequestError, started: float, *, origin_has_answered: bool = True
+        self,
+        failed: httpx.Response | httpx.RequestError,
+        started: float,
+        *,
+        client_is_closed: bool,
+        origin_has_answered: bool = True,
     ) -> Attempt:
         """Decide whether a failed attempt is followed by another, and put it on the record.
 
         Args:
             failed: the response, or what was raised in its place.
             started: when the attempt began, on the event loop's clock.
+            client_is_closed: whether the client has been closed meanwhile.
             origin_has_answered: whether the failing origin has answered before.
         """
         now = anyio.current_time()
@@ -63,6 +69,7 @@ class Call:
             has_idempotency_key="Idempotency-Key" in self.request.headers,
             body_is_spent=self._body is not None and self._body.is_spent,
             origin_has_answered=origin_has_answered,
+            client_is_closed=client_is_closed,
             total_left=self.deadline - now,
             deadline_left=anyio.current_effective_deadline() - now,
         )

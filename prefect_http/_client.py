@@ -11,11 +11,15 @@ import anyio
 import anyio.lowlevel
 import httpx
 
+from prefect_http._app_transport import AppTransport
 from prefect_http._arguments import Headers, HttpxArguments
+from prefect_http._asgi import READ_WHOLE
+from prefect_http._asgi_types import ASGIApp
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
 from prefect_http._cookies import LeanCookieJar
 from prefect_http._origins import AnsweredOrigins
+from prefect_http._plain_errors import is_plain
 from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse, is_fine, own, status_error
@@ -41,6 +45,10 @@ class PrefectHttpxClient(httpx.AsyncClient):
 
     Args:
         retry: what is repeated and when; None: ``RetryPolicy.from_env()``.
+        app: an ASGI app to call in this process in place of a network; see ASGITransport. While the client is entered,
+            it holds the app's lifespan, as ``app_lifespan_context`` does, and each request has the lifespan's state.
+            Closing it ends the requests that are still running before the app's shutdown begins. URLs may be
+            relative, to ``http://localhost`` unless there is a ``base_url``.
         raise_on_all_errors: False gives a response with a bad status back, once it is not retried any more.
         on_retry: called before each wait, with the request and the attempt that failed. A plain function: an
             exception from it ends the request.
@@ -48,14 +56,23 @@ class PrefectHttpxClient(httpx.AsyncClient):
             ``headers`` has one.
 
     Raises:
-        TypeError: ``retry`` is not a RetryPolicy, or ``on_retry`` is not a plain function.
+        TypeError: ``retry`` is not a RetryPolicy, ``on_retry`` is not a plain function, ``app`` is not callable, or
+            it comes with ``transport``, ``mounts`` or ``proxy``.
         ValueError: an environment variable of RetryPolicy is bad.
+
+    Entering raises, with ``app``:
+        LifespanError: the app does not start; as ``app_lifespan_context`` does.
+
+    Leaving raises, with ``app``:
+        LifespanError: the app has crashed, or does not shut down well; likewise. After a crash, requests raise
+            LifespanCrashed as well.
     """
 
     def __init__(
         self,
         *,
         retry: RetryPolicy | None = None,
+        app: ASGIApp | None = None,
         raise_on_all_errors: bool = True,
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
@@ -68,6 +85,11 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._answered = AnsweredOrigins()
         if httpx_arguments.get("cookies") is None:
             httpx_arguments["cookies"] = LeanCookieJar()
+        # What to say to the app's transport of a request whose response is read whole.
+        self._whole: dict[str, int | None] | None = None
+        if app is not None:
+            self._whole = {READ_WHOLE: ERROR_BYTES if raise_on_all_errors else None}
+            _call_app_instead_of_network(httpx_arguments, app)
         super().__init__(**httpx_arguments)
 
     def _set_headers(self, headers: Headers | None) -> None:
@@ -102,6 +124,10 @@ class PrefectHttpxClient(httpx.AsyncClient):
         Cancellation:
             Ends the attempt or the wait at once, with the response closed.
         """
+        if self._whole is not None:
+            request.extensions = {**request.extensions, **self._whole}
+            if stream:
+                del request.extensions[READ_WHOLE]
         policy = request.extensions.get("retry")
         if not isinstance(policy, RetryPolicy):
             policy = self._policy if policy is None else _checked_policy(policy, 'extensions["retry"]')
@@ -136,18 +162,25 @@ class PrefectHttpxClient(httpx.AsyncClient):
                             raise
                     return own(response)
             except httpx.RequestError as error:
+                if is_plain(error):
+                    raise
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 call = call or Call(request, policy, body, deadline)
                 error.request = call.failed_request(error)
                 if error.request is not request:
                     self._answered.add(request.url)  # with a redirect to where it failed
-                attempt = call.judge(error, started, origin_has_answered=error.request.url in self._answered)
+                attempt = call.judge(
+                    error,
+                    started,
+                    client_is_closed=self.is_closed,
+                    origin_has_answered=error.request.url in self._answered,
+                )
                 if attempt.delay is None:
                     error.add_note(tell_attempts(call.attempts, policy))
                     raise
             else:
                 call = call or Call(request, policy, body, deadline)
-                attempt = call.judge(response, started)
+                attempt = call.judge(response, started, client_is_closed=self.is_closed)
                 if attempt.delay is None:
                     return await self._conclude(call, own(response), stream)
                 await discard(response, delay=attempt.delay)
@@ -198,6 +231,15 @@ async def _until(deadline: float, doing: Awaitable[T], policy: RetryPolicy) -> T
     with anyio.CancelScope(deadline=deadline):
         return await doing
     raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
+
+
+def _call_app_instead_of_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> None:
+    for name in ("transport", "mounts", "proxy"):
+        if httpx_arguments.get(name) is not None:
+            raise TypeError(f"app= takes the place of the network, so {name}= cannot be given as well")
+    httpx_arguments["transport"] = AppTransport(app)
+    if httpx_arguments.get("base_url") in (None, ""):
+        httpx_arguments["base_url"] = "http://localhost"
 
 
 def _is_async(function: Callable[..., object]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, cast
@@ -20,12 +20,14 @@ from prefect_http._statement import Caller, RememberedLook, current_caller, is_s
 
 Mode = Literal["auto", "on", "off"]
 
+_TIMEOUT = 30.0
+
 
 def app_lifespan_context(
     app: ASGIApp,
     *,
-    startup_timeout: float = 30.0,
-    shutdown_timeout: float = 30.0,
+    startup_timeout: float = _TIMEOUT,
+    shutdown_timeout: float = _TIMEOUT,
     mode: Mode = "auto",
 ) -> AbstractAsyncContextManager[Lifespan]:
     """Hold an ASGI app's lifespan: its startup is complete before the body, its shutdown comes after the last body.
@@ -76,7 +78,7 @@ def app_lifespan_context(
     if mode not in ("auto", "on", "off"):
         raise ValueError(f"mode must be 'auto', 'on' or 'off', not {mode!r}")
     # A cast, because type checkers take a descriptor in the place of __aexit__ for a plain attribute.
-    context = _LifespanContext(app, startup_timeout, shutdown_timeout, mode)
+    context = LifespanContext(app, startup_timeout, shutdown_timeout, mode)
     return cast("AbstractAsyncContextManager[Lifespan]", context)
 
 
@@ -144,20 +146,35 @@ def _hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppR
     return run
 
 
-class _LifespanContext:
+class LifespanContext:
     """One user's hold on an app's lifespan, for use once."""
 
-    def __init__(self, app: ASGIApp, startup_timeout: float, shutdown_timeout: float, mode: Mode) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        startup_timeout: float = _TIMEOUT,
+        shutdown_timeout: float = _TIMEOUT,
+        mode: Mode = "auto",
+    ) -> None:
         self._app: ASGIApp | None = app
         self._timeouts = startup_timeout, shutdown_timeout
         self._mode = mode
         self._run: AppRun | None = None
         self._is_held = False
         self._guard: CancelScope | None = None
+        self._on_crash: Callable[[], None] | None = None
         self.last_look: Caller | None = None
 
     def __aenter__(self) -> Coroutine[Any, Any, Lifespan]:
         return self._enter(in_statement=is_statement(self.last_look, current_caller()))
+
+    async def enter(self, on_crash: Callable[[], None]) -> Lifespan:
+        """Enter by hand, as ``__aenter__`` does; ``on_crash`` is called if the app crashes."""
+        lifespan = await self._enter(in_statement=False)
+        if self._run is not None:
+            self._on_crash = on_crash
+            self._run.on_crash.add(on_crash)
+        return lifespan
 
     async def _enter(self, *, in_statement: bool) -> Lifespan:
         app, self._app = self._app, None
@@ -190,6 +207,10 @@ class _LifespanContext:
             run.unguarded += 1
         return run.lifespan
 
+    def crash_error(self) -> BaseException | None:
+        """Make an error if the app has crashed while it is held."""
+        return None if self._run is None else self._run.crash_error()
+
     async def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
@@ -203,6 +224,8 @@ class _LifespanContext:
         if run is None:  # mode="off"
             return False
         self._run = None
+        if self._on_crash is not None:
+            run.on_crash.discard(self._on_crash)
         stopped, error = self._leave_guard(run, exc_type, exc, tb)
         is_last = run.release()
         try:

@@ -26,13 +26,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import FunctionType, MethodType
 from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
 
-from prefect_http._asgi_types import ASGIApp, Message
+from prefect_http._asgi_types import ASGIApp, Message, app_name
 from prefect_http._errors import (
     LifespanCrashed,
     LifespanError,
@@ -81,6 +80,7 @@ class AppRun:
         over: set once there is nothing left to wait for.
         root_task: held here, for nobody else holds on to it.
         unguarded: how many users have no cancel scope that a crash would cancel.
+        on_crash: what is called when the app crashes.
     """
 
     def __init__(
@@ -94,15 +94,14 @@ class AppRun:
         on_end: Callable[[AppRun], None],
     ) -> None:
         self.app = app
-        # Not repr(app): it may be long, or fail.
-        named = app if isinstance(app, FunctionType | MethodType) else type(app)
-        self.name = f"the app {named.__qualname__}"
+        self.name = app_name(app)
         self.state: dict[str, Any] = {}
         self.is_open = True
         self.answered = new_event()
         self.over = new_event()
         self.root_task: object = None
         self.unguarded = 0
+        self.on_crash: set[Callable[[], None]] = set()
         self._startup_timeout = startup_timeout
         self._shutdown_timeout = shutdown_timeout
         self._turn = turn
@@ -370,5 +369,7 @@ class AppRun:
             self._unwanted.set()
             for guard in self._guards:
                 guard.cancel()
+            for tell in tuple(self.on_crash):
+                tell()
             if self.unguarded and not self.was_cancelled:
                 logger.error("%s", self.crash_error(), exc_info=self._app_error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -41,6 +42,8 @@ class CancelScope(Protocol):
 
     @property
     def cancelled_caught(self) -> bool: ...
+    @property
+    def cancel_called(self) -> bool: ...
     def cancel(self) -> None: ...
     def __enter__(self) -> object: ...
     def __exit__(
@@ -127,8 +130,12 @@ def spawn_root_task(
     return trio.lowlevel.spawn_system_task(main_to_the_end, name=name, context=context)
 
 
-async def wait_shielded(event: Event) -> None:
-    """Wait for an event whatever is cancelled meanwhile; for events that are sure to come in bounded time.
+async def wait_shielded(event: Event, deadline: float = math.inf) -> None:
+    """Wait for an event whatever is cancelled meanwhile.
+
+    Args:
+        event: what to wait for. Without a deadline, it must be sure to come in bounded time.
+        deadline: when to stop waiting, on the event loop's clock.
 
     Cancellation:
         Is shielded off. A native cancellation of an asyncio task, which no anyio scope can shield off, is held
@@ -139,8 +146,11 @@ async def wait_shielded(event: Event) -> None:
         try:
             scope = new_cancel_scope()
             scope.shield = True
+            scope.deadline = deadline
             with scope:
                 await event.wait()
+            if scope.cancelled_caught:
+                break
         except anyio.get_cancelled_exc_class() as error:
             cancelled = error
     if cancelled is not None:

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 
+from prefect_http._plain_errors import is_plain
 from prefect_http._redact import safe_exception
 
 # A bad response's body, for the error: enough for any message, whatever the server does. A body that is not
@@ -55,7 +56,10 @@ class _Beginning(httpx.AsyncByteStream):
                     if chunk is None:
                         return b""
                 return chunk
-            except Exception as error:  # whatever it is, the status that came before it is the better news
+            except Exception as error:
+                if is_plain(error):
+                    raise
+                # The wire's, whatever it is; the status that came before it is the better news.
                 self.cut = f"it broke off with {safe_exception(error)}"
                 _logger.debug("reading a response broke off", exc_info=True)
                 return b""
@@ -63,18 +67,22 @@ class _Beginning(httpx.AsyncByteStream):
         return b""
 
     async def end(self) -> None:
-        """End the reading before it is through.
+        """End the reading before it is through."""
+        if self._chunks is not None:
+            await end_iteration(self._chunks)
 
-        httpx and httpcore read through generators within generators. Closing the outermost would leave the others
-        to the garbage collector, which trio complains about. A cancellation reaches the innermost, and so all.
-        """
-        if self._chunks is None:
-            return
-        with anyio.CancelScope() as scope, contextlib.suppress(Exception):
-            scope.cancel()
-            for _ in range(_CHUNKS_AT_HAND):
-                if await anext(self._chunks, None) is None:
-                    return
+
+async def end_iteration(chunks: AsyncIterator[bytes]) -> None:
+    """End the reading of a stream before it is through.
+
+    httpx and httpcore read through generators within generators. Closing the outermost would leave the others
+    to the garbage collector, which trio complains about. A cancellation reaches the innermost, and so all.
+    """
+    with anyio.CancelScope() as scope, contextlib.suppress(Exception):
+        scope.cancel()
+        for _ in range(_CHUNKS_AT_HAND):
+            if await anext(chunks, None) is None:
+                return
 
 
 async def read_beginning(

@@ -190,6 +190,7 @@ class Situation:
         has_idempotency_key: the request carries an ``Idempotency-Key``.
         body_is_spent: the body was a one-shot stream, and reading it has begun.
         origin_has_answered: the failing origin has answered this client before.
+        client_is_closed: the client has been closed meanwhile.
         total_left: seconds until ``total_timeout``; infinity without one.
         deadline_left: seconds until the caller's own deadline; infinity without one.
     """
@@ -203,6 +204,7 @@ class Situation:
     has_idempotency_key: bool = False
     body_is_spent: bool = False
     origin_has_answered: bool = True
+    client_is_closed: bool = False
     total_left: float = math.inf
     deadline_left: float = math.inf
 
@@ -249,6 +251,8 @@ def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
     may_repeat = situation.method in _SAFE_METHODS or situation.has_idempotency_key or policy.retry_non_idempotent
     if situation.failure is Failure.FINAL:
         return f"{situation.what} is not retried" if situation.total_left > 0 else "no time is left"
+    if situation.client_is_closed:
+        return "the client has been closed"
     if situation.failure is Failure.UNREACHABLE and not situation.origin_has_answered:
         return "the address has never answered, so it may be wrong"
     if situation.failure is Failure.AMBIGUOUS and not may_repeat:

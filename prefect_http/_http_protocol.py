@@ -1,0 +1,198 @@
+"""What an app may send in answer to one request, as a state machine. Pure: messages in, the response's parts out.
+
+    (nothing yet) ── http.response.start ──> started ── http.response.body, more_body ──> started
+                                             started ── http.response.body ─────────────> complete
+
+Anything else is an error to the app, and so is a body that is longer or shorter than its Content-Length: a real
+server could not send it (RFC 9110 section 8.6). What the app's call comes to, once it has ended, is decided in
+``end()``.
+
+https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, cast
+
+import httpx
+
+from prefect_http._redact import safe_exception
+
+# RFC 9110 section 5.6.2: token; section 5.5: a field value has no CR, LF or NUL.
+_is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_is_value = re.compile(rb"[^\r\n\0]*").fullmatch
+_SWITCHING_PROTOCOLS = 101
+# RFC 9110 section 6.4.1: these end with the header section.
+_WITHOUT_BODY = frozenset({_SWITCHING_PROTOCOLS, 204, 304})
+
+
+class Head(NamedTuple):
+    """The status and the headers of a response."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+
+class HTTPProtocol:
+    """The app's side of one request.
+
+    Attributes:
+        head: the response's beginning, once it is there.
+        is_complete: whether the response is there to its end.
+    """
+
+    head: Head | None = None
+    is_complete = False
+    _expected: int | None = None
+    _sent = 0
+    _error: Exception | None = None
+
+    def __init__(self, method: str) -> None:
+        self._has_body = method != "HEAD"
+
+    def send(self, message: Mapping[str, object]) -> bytes:
+        """Take a message from the app.
+
+        Returns:
+            A part of the response body; empty if the message has none, or if the response must not have one.
+
+        Raises:
+            RuntimeError: the message is of an unknown type or comes at a wrong time, or the body does not fit its
+                Content-Length.
+            TypeError: the message or a value in it has a wrong type.
+            ValueError: a value in it is not what HTTP allows.
+        """
+        try:
+            kind = message["type"]
+            if kind == "http.response.body" and self.head is not None and not self.is_complete:
+                return self._take_body(message)
+            if kind == "http.response.start" and self.head is None:
+                self.head = self._read_head(message)
+                return b""
+            raise RuntimeError(self._why_not(kind))
+        except (RuntimeError, TypeError, ValueError, KeyError) as error:
+            self._error = _explain(error, message)
+            raise self._error from None
+
+    def end(self, error: BaseException | None, *, raise_app_exceptions: bool) -> BaseException | None:
+        """Decide what the app's call comes to, once it has returned or raised.
+
+        Where the answer to an exception is a status of 500, ``head`` and ``is_complete`` say so afterwards.
+
+        Args:
+            error: what the app raised.
+            raise_app_exceptions: whether the caller gets the app's exception.
+
+        Returns:
+            What the caller gets after all that there is of the response.
+        """
+        if error is not None and not isinstance(error, Exception):
+            return error
+        if self.is_complete:
+            return error if raise_app_exceptions else None
+        if error is not None and raise_app_exceptions and not _is_or_holds(error, self._error):
+            return error
+        if error is not None and not raise_app_exceptions and self.head is None:
+            self.head, self.is_complete = Head(500, []), True
+            return None
+        spoilt = httpx.RemoteProtocolError(self._why_spoilt(error))
+        spoilt.__cause__ = error or self._error
+        return spoilt
+
+    def _why_spoilt(self, error: Exception | None) -> str:
+        where = "before it sent http.response.start" if self.head is None else "in the middle of the response body"
+        how = "returned" if error is None else f"failed with {safe_exception(error)},"
+        return f"the app {how} {where}"
+
+    def _why_not(self, kind: object) -> str:
+        if kind not in ("http.response.start", "http.response.body"):
+            return f"unknown ASGI message type {kind!r:.200}; http.response.start and http.response.body are known"
+        if self.is_complete:
+            return f"{kind} was sent after the response was complete"
+        return f"{kind} was sent before http.response.start" if self.head is None else f"{kind} was sent twice"
+
+    def _read_head(self, message: Mapping[str, object]) -> Head:
+        status = message["status"]
+        if not isinstance(status, int) or isinstance(status, bool):
+            raise TypeError(f"http.response.start: status must be an int, not {status!r:.200}")
+        if not (200 <= status <= 999 or status == _SWITCHING_PROTOCOLS):
+            raise ValueError(f"http.response.start: status must be 101 or from 200 to 999, not {status}")
+        headers: list[tuple[bytes, bytes]] = []
+        lengths: set[bytes] = set()
+        for pair in _iterate(message.get("headers")):
+            name, value = _read_header(pair)
+            headers.append((name, value))
+            if len(name) == 14 and name.lower() == b"content-length":
+                lengths.add(value)
+        self._has_body = self._has_body and status not in _WITHOUT_BODY
+        if lengths:
+            length = lengths.pop()
+            if lengths or not length.isdigit():
+                raise ValueError("http.response.start: Content-Length must be one number")
+            self._expected = int(length)
+        return Head(status, headers)
+
+    def _take_body(self, message: Mapping[str, object]) -> bytes:
+        body = message.get("body")
+        if not isinstance(body, bytes):
+            kind, body = type(body).__name__, b"" if body is None else _to_bytes(body)
+            if body is None:
+                raise TypeError(f"http.response.body: body must be bytes, not {kind}")
+        ends = not message.get("more_body", False)
+        if not self._has_body:
+            body = b""
+        elif self._expected is not None:
+            sent = self._sent + len(body)
+            if sent > self._expected or (ends and sent < self._expected):
+                than = "longer" if sent > self._expected else "shorter"
+                raise RuntimeError(f"the response body is {than} than its Content-Length of {self._expected}")
+            self._sent = sent
+        self.is_complete = ends
+        return body
+
+
+def _iterate(headers: object) -> Iterable[object]:
+    if headers is None:
+        return ()
+    # A list first, because to ask for an Iterable takes longer.
+    if not isinstance(headers, list) and not isinstance(headers, Iterable):
+        raise TypeError(f"http.response.start: headers must be pairs of bytes, not {headers!r:.200}")
+    return cast("Iterable[object]", headers)
+
+
+def _read_header(pair: object) -> tuple[bytes, bytes]:
+    try:
+        name, value = cast("tuple[object, object]", pair)
+    except (TypeError, ValueError):
+        name = value = None
+    if not (isinstance(name, bytes) and isinstance(value, bytes)):
+        name, value = _to_bytes(name), _to_bytes(value)
+        if name is None or value is None:
+            raise TypeError(f"http.response.start: headers must be pairs of bytes, not {pair!r:.200}")
+    if not _is_token(name):
+        raise ValueError(f"http.response.start: {name!r:.200} is not a header name")
+    if not _is_value(value):
+        raise ValueError(f"http.response.start: there is a CR, LF or NUL in the value of {name!r:.200}")
+    return name, value.strip(b" \t")
+
+
+def _to_bytes(value: object) -> bytes | None:
+    """Give bytes of whatever is like them; None if it is not."""
+    return bytes(cast(bytes, value)) if isinstance(value, bytes | bytearray | memoryview) else None
+
+
+def _is_or_holds(error: Exception, one: Exception | None) -> bool:
+    """Say whether an error is one that we know, or a group that holds it."""
+    if isinstance(error, ExceptionGroup):
+        return cast("ExceptionGroup[Exception]", error).subgroup(lambda leaf: leaf is one) is not None
+    return error is one
+
+
+def _explain(error: Exception, message: object) -> Exception:
+    if not isinstance(message, Mapping):
+        return TypeError(f"an ASGI message is a dict, not {message!r:.200}")
+    if isinstance(error, KeyError):
+        return TypeError(f"an ASGI message without a {error}: {message!r:.200}")
+    return error

@@ -1,0 +1,127 @@
+"""An exchange for a caller who reads the whole response before looking at it: the app runs in the caller's own task.
+
+That saves a small request a third of its cost. The response is kept without a bound, as it would be read without one,
+unless its status is bad: then only the beginning is wanted, for the error.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from prefect_http._asgi_types import Message
+from prefect_http._context import in_context
+from prefect_http._exchange import BUFFER_BYTES, Exchange
+from prefect_http._nursery import checkpoint
+from prefect_http._reading import ERROR_SECONDS
+
+
+class WholeExchange(Exchange):
+    """A request, and a response that is there before anybody reads it."""
+
+    _max_error_bytes: int | None = None
+    _error_deadline = math.inf
+
+    async def run(self, max_error_bytes: int | None) -> None:
+        """Call the app. What goes wrong is kept as well, for ``head()`` or its iteration to raise.
+
+        Args:
+            max_error_bytes: how much to keep of a body whose status is bad, which then may take ERROR_SECONDS, and
+                not more than half of the time to the caller's own deadline; None: all of it, in its own time.
+
+        Cancellation:
+            Gives an app that is waiting in ``receive()`` the disconnect, and a grace; any other is cancelled at once.
+        """
+        self._max_error_bytes = max_error_bytes
+        error = None
+        try:
+            with self._app_scope:
+                # What the app sets in its context is none of the caller's.
+                await in_context(contextvars.copy_context(), self._call_app(), self._on_first_wait)
+        except Exception as raised:
+            error = raised
+        finally:
+            if not (self._protocol.is_complete or self._is_left or self._failure) and self._app_scope.cancel_called:
+                self._failure = self._timeout_error()
+            self._end(error)
+        if self._app_scope.shield:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+
+    def body(self) -> httpx.AsyncByteStream:
+        """Give the response's body, in one piece if it is whole."""
+        return self if self._failure is not None else _InOnePiece(self._chunks.take_all())
+
+    def _on_head(self) -> None:
+        if self._max_error_bytes is not None and self._has_bad_status():
+            self._app_scope.deadline = math.inf  # to see the caller's own
+            now = anyio.current_time()
+            self._error_deadline = now + min(ERROR_SECONDS, (anyio.current_effective_deadline() - now) / 2)
+            self._renew_patience()
+
+    async def _hold_back(self) -> None:
+        self._chunks.limit = self._chunks.size + BUFFER_BYTES
+        if self._max_error_bytes is not None and self._has_bad_status() and self._chunks.size > self._max_error_bytes:
+            self._failure = httpx.ReadError("the response is longer than anybody wants it")
+            self._app_scope.cancel()
+        await checkpoint()
+
+    def _on_first_wait(self) -> None:
+        # Most apps answer a small request without waiting for anything, and then no timer needs to be set.
+        self._patience = self._app_scope
+        self._renew_patience()
+
+    def _has_bad_status(self) -> bool:
+        head = self._protocol.head
+        return head is not None and not (200 <= head.status < 300 or head.status == 101)
+
+    def _renew_patience(self) -> None:
+        super()._renew_patience()
+        if (
+            self._patience is not None
+            and self._error_deadline < self._app_scope.deadline
+            and not self._protocol.is_complete
+        ):
+            self._app_scope.deadline = self._error_deadline
+
+    def _timeout_error(self) -> httpx.TimeoutException:
+        if self._patience is not None and self._error_deadline <= anyio.current_time():
+            return httpx.ReadTimeout("the rest of the response did not come in time")
+        return super()._timeout_error()
+
+    async def _receive(self) -> Message:
+        try:
+            return await super()._receive()
+        except anyio.get_cancelled_exc_class():
+            if self._is_left or not self._shield_off_the_caller():
+                raise
+            self.leave()
+            return {"type": "http.disconnect"}
+
+    def _shield_off_the_caller(self) -> bool:
+        """Shield the app's call if it is the caller who is cancelled, and not a part of the app by the app."""
+        self._app_scope.shield = True
+        if anyio.current_effective_deadline() > -math.inf:
+            return True
+        self._app_scope.shield = False
+        return False
+
+
+class _InOnePiece(httpx.AsyncByteStream):
+    """A body in one piece. httpx.ByteStream would do, at the cost of a generator, which trio keeps book of."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content: bytes | None = content
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._content = self._content, None
+        if content is None:
+            raise StopAsyncIteration
+        return content
