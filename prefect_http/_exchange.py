@@ -168,8 +168,10 @@ class Exchange(httpx.AsyncByteStream):
             await self._fail()
 
     async def _fail(self) -> NoReturn:
-        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
-        failure, self._failure = self._failure or self._timeout_error(), None
+        failure, self._failure = self._failure, None
+        if failure is None:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+            failure = self._timeout_error()
         try:
             raise failure
         finally:
