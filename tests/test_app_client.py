@@ -551,3 +551,19 @@ async def test_cancelled_leaving_still_stops_the_app(caplog: pytest.LogCaptureFi
     assert app.running == 0
     assert app.log == ["startup", "returned", "shutdown"]
     assert caplog.records == []
+
+
+@pytest.mark.anyio
+async def test_crash_while_the_client_closes() -> None:
+    """An app whose lifespan crashes while its requests are being ended raises where the client is left."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        await listen(scope, receive, send)
+        crash.set()
+        await anyio.sleep(0.02)
+
+    crash = anyio.Event()
+    with anyio.fail_after(5), pytest.raises(LifespanCrashed):
+        async with app_client(crashing(crash, handler)) as client:
+            await client.send(client.build_request("GET", "/"), stream=True)

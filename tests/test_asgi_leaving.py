@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -479,3 +480,75 @@ async def test_nothing_stays_behind() -> None:
         transport = client._transport
         assert isinstance(transport, ASGITransport)
         assert (transport._running, transport._ending) == (set(), set())
+
+
+@pytest.mark.trio
+async def test_two_tasks_close_at_once(autojump_clock: trio.abc.Clock) -> None:
+    """Who closes a transport that is being closed waits as well."""
+    transport = ASGITransport(app := FakeApp(endless))
+    await transport.handle_async_request(httpx.Request("GET", "http://app"))
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(transport.aclose)
+        await trio.sleep(0.5)
+        assert len(nursery.child_tasks) == 2
+    assert trio.current_time() == pytest.approx(1)
+    assert app.log == ["cancelled"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_end_of_the_run_ends_what_is_left(backend: str) -> None:
+    """A response that nobody closes does not outlive the event loop's run, nor disturb its end."""
+
+    async def main() -> None:
+        for handler in (endless, hang):
+            app.handler = handler
+            with anyio.move_on_after(0.01):
+                await transport.handle_async_request(httpx.Request("GET", "http://app"))
+
+    transport = ASGITransport(app := FakeApp(hang))
+    anyio.run(main, backend=backend)
+    assert app.log == ["cancelled"] * 2
+    assert transport._running == set()
+
+
+def test_app_that_cancels_its_own_task() -> None:
+    """An asyncio app that cancels its task spoils its response, unless that is whole; the caller is not cancelled."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/whole":
+                await hello(scope, receive, send)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(1)
+
+        async with plain_client(FakeApp(handler)) as client:
+            with pytest.raises(httpx.RemoteProtocolError, match="the app's call was cancelled"):
+                await client.get("/")
+            assert (await client.get("/whole")).text == "hello"
+
+    asyncio.run(main())
+
+
+def test_asyncios_own_cancellation_of_the_closing_is_held_back() -> None:
+    """A native cancellation of the task that closes a client arrives when requests and app have ended."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(start())
+            await listen(scope, receive, send)
+            await asyncio.sleep(0.05)
+
+        client = app_client(app := FakeApp(handler))
+        await client.__aenter__()
+        await client.send(client.build_request("GET", "/"), stream=True)
+        closing = asyncio.ensure_future(client.aclose())
+        await asyncio.sleep(0.01)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert app.log == ["startup", "returned", "shutdown"]
+
+    asyncio.run(main())

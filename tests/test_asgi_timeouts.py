@@ -215,3 +215,23 @@ async def test_retries_after_timeouts(make_client: MakeClient, autojump_clock: t
         for _ in range(5):
             assert (await client.get("/", timeout=3)).text == "hello"
         await trio.sleep(10)
+
+
+async def test_chunk_at_the_last_moment(autojump_clock: trio.abc.Clock) -> None:
+    """What comes at the very moment of the timeout counts if it comes first, and never gets lost."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        await trio.sleep(3)
+        await send(last(b"x"))
+
+    outcomes: set[bytes | None] = set()
+    async with plain_client(FakeApp(handler)) as client:
+        for _ in range(60):  # trio shuffles the order of what comes at one time
+            try:
+                response = await client.get("/", timeout=3)
+            except httpx.ReadTimeout:
+                outcomes.add(None)
+            else:
+                outcomes.add(response.content)
+    assert outcomes == {None, b"x"}
