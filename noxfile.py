@@ -98,9 +98,9 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the examples."""
-    install_wheel(session)
+    install_wheel(session, "fastapi", "pytest", "pytest-trio", "starlette")
     for example in sorted(Path("examples").glob("*.py")):
-        session.run("python", str(example))
+        session.run("pytest" if example.stem.startswith("testing_") else "python", str(example))
 
 
 def install_wheel(session: nox.Session, *others: str, extra: str = "") -> None:

@@ -33,10 +33,11 @@ napoleon_custom_sections = [
     "Cancellation",
     ("Entering raises", "params_style"),
     ("Leaving raises", "params_style"),
+    ("Requests raise", "params_style"),
 ]
 
 html_theme = "alabaster"
-html_theme_options = {"description": "Retrying HTTP clients and shared ASGI lifespans", "fixed_sidebar": True}
+html_theme_options = {"description": "Retrying HTTP clients and in-process ASGI apps", "fixed_sidebar": True}
 html_show_copyright = False
 html_show_sourcelink = False
 exclude_patterns = ["_build"]

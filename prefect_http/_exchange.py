@@ -37,6 +37,8 @@ from prefect_http._signal import Signal
 BUFFER_BYTES = 64 * 1024
 # Seconds that an app has to end by itself, once it has been told that nobody listens any more.
 GRACE = 1.0
+# How often it can send or receive after the end. In steps as well as in seconds, lest it keeps the processor busy.
+_LINGERING_CALLS = 100
 # Seconds that it has to unwind, once it has been cancelled.
 UNWINDING = 5.0
 
@@ -60,6 +62,7 @@ class Exchange(httpx.AsyncByteStream):
     _is_over = False  # the app's call has ended
     _failure: BaseException | None = None  # what the caller gets after the last chunk
     _patience: CancelScope | None = None  # around the wait for an app that must not take too long
+    _lingering = 0  # the app's calls after the end
     _root_task: object = None  # kept here, for nobody else holds on to it
 
     def __init__(
@@ -289,17 +292,21 @@ class Exchange(httpx.AsyncByteStream):
     async def _receive(self) -> Message:
         while True:
             if self._is_left or self._protocol.is_complete or self._is_over:
-                await checkpoint()
+                await self._linger()
                 return {"type": "http.disconnect"}
             taken = self._request_body.take()
             if taken is not None:
                 self._renew_patience()
                 return {"type": "http.request", "body": taken[0], "more_body": taken[1]}
-            await self._arrival.wait()
+            await self._listen()
+
+    async def _listen(self) -> None:
+        """Wait for something to receive."""
+        await self._arrival.wait()
 
     async def _send(self, message: Message) -> None:
         if self._is_left or self._is_over:
-            await checkpoint()  # else an app that sends forever could not be cancelled
+            await self._linger()
             return
         is_start = self._protocol.head is None
         chunk = self._protocol.send(message)
@@ -318,7 +325,7 @@ class Exchange(httpx.AsyncByteStream):
             if self._chunks.is_full:
                 await self._hold_back()
         else:
-            await checkpoint()  # likewise
+            await checkpoint()  # else an app that sends nothing, forever, could not be cancelled
 
     def _on_head(self) -> None:
         self._news.notify()
@@ -326,6 +333,13 @@ class Exchange(httpx.AsyncByteStream):
     async def _hold_back(self) -> None:
         """Keep the app from sending more for now."""
         await self._chunks.wait_for_room()
+
+    async def _linger(self) -> None:
+        """Let an app go on after the end for a while. One that does nothing else waits for its cancellation."""
+        self._lingering += 1
+        if self._lingering > _LINGERING_CALLS:
+            await anyio.sleep_forever()
+        await checkpoint()
 
     def _log(self, error: BaseException) -> None:
         """Log what nobody else learns of."""
@@ -340,8 +354,8 @@ class Exchange(httpx.AsyncByteStream):
 
     def _on_request_body_error(self, error: BaseException) -> None:
         mark_plain(error)
-        if self._is_left or self._is_over:
-            self._log(error)
+        if self._is_left or self._is_over or self._protocol.is_complete:
+            self._log(error)  # it failed to clean up
         else:
             self.leave()
             self._failure = error

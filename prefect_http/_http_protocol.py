@@ -22,10 +22,15 @@ from prefect_http._redact import safe_exception
 
 # RFC 9110 section 5.6.2: token; section 5.5: a field value has no CR, LF or NUL.
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_is_length = re.compile(rb"[0-9]{1,19}").fullmatch
 _is_value = re.compile(rb"[^\r\n\0]*").fullmatch
 _SWITCHING_PROTOCOLS = 101
 # RFC 9110 section 6.4.1: these end with the header section.
 _WITHOUT_BODY = frozenset({_SWITCHING_PROTOCOLS, 204, 304})
+
+
+class MessageError(RuntimeError):
+    """An app has sent a message that it may not send, or not then."""
 
 
 class Head(NamedTuple):
@@ -59,22 +64,14 @@ class HTTPProtocol:
             A part of the response body; empty if the message has none, or if the response must not have one.
 
         Raises:
-            RuntimeError: the message is of an unknown type or comes at a wrong time, or the body does not fit its
-                Content-Length.
-            TypeError: the message or a value in it has a wrong type.
-            ValueError: a value in it is not what HTTP allows.
+            MessageError: the message is of an unknown type or comes at a wrong time, a value in it has a wrong type or
+                is not what HTTP allows, or the body does not fit its Content-Length.
         """
         try:
-            kind = message["type"]
-            if kind == "http.response.body" and self.head is not None and not self.is_complete:
-                return self._take_body(message)
-            if kind == "http.response.start" and self.head is None:
-                self.head = self._read_head(message)
-                return b""
-            raise RuntimeError(self._why_not(kind))
-        except (RuntimeError, TypeError, ValueError, KeyError) as error:
-            self._error = _explain(error, message)
-            raise self._error from None
+            return self._take(message)
+        except MessageError as error:
+            self._error = error
+            raise
 
     def end(self, error: BaseException | None, *, raise_app_exceptions: bool) -> BaseException | None:
         """Decide what the app's call comes to, once it has returned or raised.
@@ -92,7 +89,7 @@ class HTTPProtocol:
             return error
         if self.is_complete:
             return error if raise_app_exceptions else None
-        if error is not None and raise_app_exceptions and not _is_or_holds(error, self._error):
+        if error is not None and raise_app_exceptions and not _is_message_error(error):
             return error
         if error is not None and not raise_app_exceptions and self.head is None:
             self.head, self.is_complete = Head(500, []), True
@@ -100,6 +97,18 @@ class HTTPProtocol:
         spoilt = httpx.RemoteProtocolError(self._why_spoilt(error))
         spoilt.__cause__ = error or self._error
         return spoilt
+
+    def _take(self, message: Mapping[str, object]) -> bytes:
+        try:
+            kind = message["type"]
+        except (KeyError, TypeError):
+            raise MessageError(f"an ASGI message is a dict with a type, not {message!r:.200}") from None
+        if kind == "http.response.body" and self.head is not None and not self.is_complete:
+            return self._take_body(message)
+        if kind == "http.response.start" and self.head is None:
+            self.head = self._read_head(message)
+            return b""
+        raise MessageError(self._why_not(kind))
 
     def _why_spoilt(self, error: Exception | None) -> str:
         where = "before it sent http.response.start" if self.head is None else "in the middle of the response body"
@@ -114,11 +123,11 @@ class HTTPProtocol:
         return f"{kind} was sent before http.response.start" if self.head is None else f"{kind} was sent twice"
 
     def _read_head(self, message: Mapping[str, object]) -> Head:
-        status = message["status"]
+        status = message.get("status")
         if not isinstance(status, int) or isinstance(status, bool):
-            raise TypeError(f"http.response.start: status must be an int, not {status!r:.200}")
+            raise MessageError(f"http.response.start: status must be an int, not {status!r:.200}")
         if not (200 <= status <= 999 or status == _SWITCHING_PROTOCOLS):
-            raise ValueError(f"http.response.start: status must be 101 or from 200 to 999, not {status}")
+            raise MessageError(f"http.response.start: status must be 101 or from 200 to 999, not {status}")
         headers: list[tuple[bytes, bytes]] = []
         lengths: set[bytes] = set()
         for pair in _iterate(message.get("headers")):
@@ -126,12 +135,12 @@ class HTTPProtocol:
             headers.append((name, value))
             if len(name) == 14 and name.lower() == b"content-length":
                 lengths.add(value)
-        self._has_body = self._has_body and status not in _WITHOUT_BODY
         if lengths:
             length = lengths.pop()
-            if lengths or not length.isdigit():
-                raise ValueError("http.response.start: Content-Length must be one number")
+            if lengths or not _is_length(length):
+                raise MessageError("http.response.start: Content-Length must be one number")
             self._expected = int(length)
+        self._has_body = self._has_body and status not in _WITHOUT_BODY
         return Head(status, headers)
 
     def _take_body(self, message: Mapping[str, object]) -> bytes:
@@ -139,7 +148,7 @@ class HTTPProtocol:
         if not isinstance(body, bytes):
             kind, body = type(body).__name__, b"" if body is None else _to_bytes(body)
             if body is None:
-                raise TypeError(f"http.response.body: body must be bytes, not {kind}")
+                raise MessageError(f"http.response.body: body must be bytes, not {kind}")
         ends = not message.get("more_body", False)
         if not self._has_body:
             body = b""
@@ -147,7 +156,7 @@ class HTTPProtocol:
             sent = self._sent + len(body)
             if sent > self._expected or (ends and sent < self._expected):
                 than = "longer" if sent > self._expected else "shorter"
-                raise RuntimeError(f"the response body is {than} than its Content-Length of {self._expected}")
+                raise MessageError(f"the response body is {than} than its Content-Length of {self._expected}")
             self._sent = sent
         self.is_complete = ends
         return body
@@ -158,7 +167,7 @@ def _iterate(headers: object) -> Iterable[object]:
         return ()
     # A list first, because to ask for an Iterable takes longer.
     if not isinstance(headers, list) and not isinstance(headers, Iterable):
-        raise TypeError(f"http.response.start: headers must be pairs of bytes, not {headers!r:.200}")
+        raise MessageError(f"http.response.start: headers must be pairs of bytes, not {headers!r:.200}")
     return cast("Iterable[object]", headers)
 
 
@@ -170,11 +179,11 @@ def _read_header(pair: object) -> tuple[bytes, bytes]:
     if not (isinstance(name, bytes) and isinstance(value, bytes)):
         name, value = _to_bytes(name), _to_bytes(value)
         if name is None or value is None:
-            raise TypeError(f"http.response.start: headers must be pairs of bytes, not {pair!r:.200}")
+            raise MessageError(f"http.response.start: headers must be pairs of bytes, not {pair!r:.200}")
     if not _is_token(name):
-        raise ValueError(f"http.response.start: {name!r:.200} is not a header name")
+        raise MessageError(f"http.response.start: {name!r:.200} is not a header name")
     if not _is_value(value):
-        raise ValueError(f"http.response.start: there is a CR, LF or NUL in the value of {name!r:.200}")
+        raise MessageError(f"http.response.start: there is a CR, LF or NUL in the value of {name!r:.200}")
     return name, value.strip(b" \t")
 
 
@@ -183,16 +192,8 @@ def _to_bytes(value: object) -> bytes | None:
     return bytes(cast(bytes, value)) if isinstance(value, bytes | bytearray | memoryview) else None
 
 
-def _is_or_holds(error: Exception, one: Exception | None) -> bool:
-    """Say whether an error is one that we know, or a group that holds it."""
+def _is_message_error(error: Exception) -> bool:
+    """Say whether an app has failed because of what it sent; also from within a task group of its own."""
     if isinstance(error, ExceptionGroup):
-        return cast("ExceptionGroup[Exception]", error).subgroup(lambda leaf: leaf is one) is not None
-    return error is one
-
-
-def _explain(error: Exception, message: object) -> Exception:
-    if not isinstance(message, Mapping):
-        return TypeError(f"an ASGI message is a dict, not {message!r:.200}")
-    if isinstance(error, KeyError):
-        return TypeError(f"an ASGI message without a {error}: {message!r:.200}")
-    return error
+        return cast("ExceptionGroup[Exception]", error).subgroup(MessageError) is not None
+    return isinstance(error, MessageError)

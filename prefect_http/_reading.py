@@ -80,9 +80,14 @@ async def end_iteration(chunks: AsyncIterator[bytes]) -> None:
     """
     with anyio.CancelScope() as scope, contextlib.suppress(Exception):
         scope.cancel()
-        for _ in range(_CHUNKS_AT_HAND):
-            if await anext(chunks, None) is None:
-                return
+        await cancel_iteration(chunks)
+
+
+async def cancel_iteration(chunks: AsyncIterator[bytes]) -> None:
+    """Have a cancellation that is in force reach a stream, and all that it reads from."""
+    for _ in range(_CHUNKS_AT_HAND):
+        if await anext(chunks, None) is None:
+            return
 
 
 async def read_beginning(

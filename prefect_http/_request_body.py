@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import anyio
 import httpx
 
 from prefect_http._nursery import new_cancel_scope
-from prefect_http._reading import end_iteration
+from prefect_http._reading import cancel_iteration
 from prefect_http._signal import Signal
 
 
@@ -73,22 +73,29 @@ class StreamedBody:
 
     async def produce(self) -> None:
         """Read the stream; for a task of its own."""
-        chunks = aiter(self._stream)
         try:
             with self._scope:
-                async for chunk in chunks:
-                    if chunk:
-                        await self._hand_over(chunk)
-                self.waits_for_caller = False
-                self._offer = b"", False
-                self._on_change()
+                await self._produce(aiter(self._stream))
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # the caller's own, so the caller shall have it
             self._on_error(error)
         finally:
             self.waits_for_caller = False
-            await end_iteration(chunks)
+
+    async def _produce(self, chunks: AsyncIterator[bytes]) -> None:
+        try:
+            async for chunk in chunks:
+                if chunk:
+                    await self._hand_over(chunk)
+        except anyio.get_cancelled_exc_class():
+            # Not in a scope of our own, for the stream may have opened scopes that are still to be left.
+            self._scope.cancel()
+            await cancel_iteration(chunks)
+            raise
+        self.waits_for_caller = False
+        self._offer = b"", False
+        self._on_change()
 
     async def _hand_over(self, chunk: bytes) -> None:
         self._offer = chunk, True

@@ -14,10 +14,9 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from prefect_http._asgi_types import Message
 from prefect_http._context import in_context
 from prefect_http._exchange import BUFFER_BYTES, Exchange
-from prefect_http._nursery import checkpoint
+from prefect_http._nursery import checkpoint, new_cancel_scope
 from prefect_http._reading import ERROR_SECONDS
 
 
@@ -35,7 +34,8 @@ class WholeExchange(Exchange):
                 not more than half of the time to the caller's own deadline; None: all of it, in its own time.
 
         Cancellation:
-            Gives an app that is waiting in ``receive()`` the disconnect, and a grace; any other is cancelled at once.
+            Gives an app that is waiting in ``receive()`` the disconnect, and its grace; any other is cancelled at once.
+            So do the timeouts.
         """
         self._max_error_bytes = max_error_bytes
         error = None
@@ -66,14 +66,14 @@ class WholeExchange(Exchange):
     async def _hold_back(self) -> None:
         self._chunks.limit = self._chunks.size + BUFFER_BYTES
         if self._max_error_bytes is not None and self._has_bad_status() and self._chunks.size > self._max_error_bytes:
-            self._failure = httpx.ReadError("the response is longer than anybody wants it")
-            self._app_scope.cancel()
+            self._give_up(httpx.ReadError("the response is longer than anybody wants it"))
         await checkpoint()
 
     def _on_first_wait(self) -> None:
         # Most apps answer a small request without waiting for anything, and then no timer needs to be set.
-        self._patience = self._app_scope
-        self._renew_patience()
+        if self._patience is None:
+            self._patience = self._app_scope
+            self._renew_patience()
 
     def _has_bad_status(self) -> bool:
         head = self._protocol.head
@@ -81,26 +81,46 @@ class WholeExchange(Exchange):
 
     def _renew_patience(self) -> None:
         super()._renew_patience()
-        if (
-            self._patience is not None
-            and self._error_deadline < self._app_scope.deadline
-            and not self._protocol.is_complete
-        ):
-            self._app_scope.deadline = self._error_deadline
+        if self._patience is not None and not (self._protocol.is_complete or self._is_left):
+            self._patience.deadline = min(self._patience.deadline, self._error_deadline)
 
     def _timeout_error(self) -> httpx.TimeoutException:
-        if self._patience is not None and self._error_deadline <= anyio.current_time():
+        if self._error_deadline <= anyio.current_time():
             return httpx.ReadTimeout("the rest of the response did not come in time")
         return super()._timeout_error()
 
-    async def _receive(self) -> Message:
+    async def _listen(self) -> None:
+        # An app that listens is told of the end, and has its grace. One that does not can only be cancelled.
         try:
-            return await super()._receive()
+            self._on_first_wait()
+            if self._patience is self._app_scope:
+                await self._listen_for_the_timeout()
+            else:  # it listens in another of its tasks, too
+                await self._arrival.wait()
         except anyio.get_cancelled_exc_class():
             if self._is_left or not self._shield_off_the_caller():
                 raise
             self.leave()
-            return {"type": "http.disconnect"}
+
+    async def _listen_for_the_timeout(self) -> None:
+        self._patience = patience = new_cancel_scope()
+        patience.deadline, self._app_scope.deadline = self._app_scope.deadline, math.inf
+        try:
+            with patience:
+                await self._arrival.wait()
+        finally:
+            self._patience = self._app_scope
+            if not patience.cancelled_caught:
+                self._app_scope.deadline = min(self._app_scope.deadline, patience.deadline)
+        if patience.cancelled_caught and not self._is_left:
+            self._give_up(self._timeout_error())
+
+    def _give_up(self, failure: Exception) -> None:
+        """Have the app told that there will be no more of the response than there is."""
+        self._failure = failure
+        self._is_left = True
+        self._cancel_soon()
+        self._arrival.notify()
 
     def _shield_off_the_caller(self) -> bool:
         """Shield the app's call if it is the caller who is cancelled, and not a part of the app by the app."""

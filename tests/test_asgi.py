@@ -260,9 +260,9 @@ async def test_whole_response_stands_without_exceptions(caplog: pytest.LogCaptur
         (sending(), "the app returned before it sent http.response.start"),
         (sending(start()), "the app returned in the middle of the response body"),
         (sending(start(), part(b"some")), "the app returned in the middle of the response body"),
-        (sending(last()), "RuntimeError: http.response.body was sent before http.response.start"),
-        (sending(start(), start()), "RuntimeError: http.response.start was sent twice"),
-        (sending({"type": "http.response.push"}), "RuntimeError: unknown ASGI message type 'http.response.push'"),
+        (sending(last()), "http.response.body was sent before http.response.start"),
+        (sending(start(), start()), "http.response.start was sent twice"),
+        (sending({"type": "http.response.push"}), "unknown ASGI message type 'http.response.push'"),
         (sending(start(headers=[(b"content-length", b"9")]), last(b"short")), "shorter than its Content-Length of 9"),
     ],
 )
@@ -283,7 +283,7 @@ async def test_app_may_survive_its_mistake(make_client: MakeClient) -> None:
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         for message in (last(), {"type": "nonsense"}, start(99)):
-            with pytest.raises((RuntimeError, ValueError)) as raised:
+            with pytest.raises(RuntimeError) as raised:
                 await send(message)
             errors.append(str(raised.value))
         await hello(scope, receive, send)

@@ -155,6 +155,26 @@ async def test_app_that_sends_forever_is_cancelled_when_it_is_left() -> None:
     assert [app.log for app in apps] == [["cancelled"]] * 2
 
 
+@pytest.mark.trio
+@both_clients
+async def test_app_that_goes_on_forever_waits_for_its_cancellation(
+    make_client: MakeClient, autojump_clock: trio.abc.Clock
+) -> None:
+    """An app that sends or receives on and on after the end does not keep the processor busy until it is cancelled."""
+
+    async def receive_forever(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        while True:
+            await receive()
+
+    for handler in (sending_forever(b"x"), receive_forever):
+        app, began = FakeApp(handler), trio.current_time()
+        async with make_client(app) as client, client.stream("GET", "/"):
+            await trio.sleep(1)
+        assert trio.current_time() - began == pytest.approx(2)
+        assert "cancelled" in app.log
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("chunk", [b"", b"x"])
 async def test_app_that_sends_forever_is_cancelled_with_its_caller(chunk: bytes) -> None:

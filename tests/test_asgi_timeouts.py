@@ -9,7 +9,8 @@ import pytest
 import trio
 from asgi_apps import FakeApp, MakeClient, app_client, hang, hello, last, listen, part, plain_client, start
 
-from prefect_http._asgi_types import ASGIApp, Receive, Scope, Send
+from prefect_http import PrefectHTTPStatusError
+from prefect_http._asgi_types import ASGIApp, Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.trio
 
@@ -201,6 +202,60 @@ async def test_app_has_its_grace_after_a_timeout(autojump_clock: trio.abc.Clock)
         assert app.running == 1
         await trio.sleep(0.6)
         assert app.log == ["returned", "cancelled"]
+
+
+@pytest.mark.parametrize("before", [(), (start(),), (start(500), part(b"some"))])
+async def test_app_that_is_read_whole_has_its_grace_if_it_listens(
+    before: tuple[Message, ...], autojump_clock: trio.abc.Clock
+) -> None:
+    """An app that runs in its caller's task has the disconnect and the grace while it waits in receive()."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in before:
+            await send(message)
+        await listen(scope, receive, send)
+        await trio.sleep(work)
+
+    app = FakeApp(handler)
+    async with app_client(app) as client:
+        for work, expected in ((0, "returned"), (0.5, "returned"), (5, "cancelled")):
+            began = trio.current_time()
+            with pytest.raises((httpx.ReadTimeout, PrefectHTTPStatusError)) as raised:
+                await client.get("/", timeout=3)
+            assert trio.current_time() - began == pytest.approx(3 + min(work, 1))
+            assert app.log[-1] == expected
+            if isinstance(raised.value, PrefectHTTPStatusError):
+                assert raised.value.response.content == b"some"
+
+
+async def test_listening_in_vain_gives_no_more_time(autojump_clock: trio.abc.Clock) -> None:
+    """An app that looks for messages again and again, in several tasks, has no more time than one that does not."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        async def poll(seconds: float) -> None:
+            message = None
+            while message != {"type": "http.disconnect"}:
+                with trio.move_on_after(seconds):
+                    message = await receive()
+            app.log.append("told")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll, 0.7)
+            nursery.start_soon(poll, 1.1)
+            await trio.sleep(2)
+            await send(start())
+            await trio.sleep(2)
+            await send(part(b"x"))
+
+    app = FakeApp(handler)
+    for make_client in (app_client, plain_client):
+        app.log.clear()
+        async with make_client(app) as client:
+            began = trio.current_time()
+            with pytest.raises(httpx.ReadTimeout):
+                await client.get("/", timeout=3)
+            assert trio.current_time() - began == pytest.approx(7)
+        assert [line for line in app.log if line in ("told", "returned")] == ["told", "told", "returned"]
 
 
 @both_clients

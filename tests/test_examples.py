@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-NAMES = ["anyio_library.py", "custom_policy.py", "quickstart.py", "shared_lifespan.py", "streaming.py"]
+NAMES = [
+    "anyio_library.py",
+    "custom_policy.py",
+    "in_process.py",
+    "quickstart.py",
+    "shared_lifespan.py",
+    "streaming.py",
+    "testing_an_app.py",
+]
 
 
 def test_examples_are_complete() -> None:
@@ -19,9 +27,11 @@ def test_examples_are_complete() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_example_runs(example: Path) -> None:
-    """An example prints something and ends well, in seconds, without a word of complaint."""
+    """An example prints something and ends well, in seconds, without complaint; pytest runs those that are tests."""
+    # -P: the package that is installed is what is tested, and not what happens to lie in the current directory.
+    runner = ["-P", "-m", "pytest"] if example.stem.startswith("testing_") else []
     result = subprocess.run(
-        [sys.executable, "-W", "error", example], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", *runner, example], capture_output=True, text=True, timeout=30, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.strip()

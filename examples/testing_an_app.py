@@ -1,0 +1,60 @@
+"""Tests of a FastAPI app, with pytest-trio and with anyio's plugin for pytest. Run them: ``pytest testing_an_app.py``.
+
+Look at the fixtures: each enters a client on the app, which runs the app's startup, and its shutdown after the test.
+Under pytest-trio the clock can be virtual, so the test that waits for a minute is over at once. Under anyio the test
+runs twice, on asyncio and on trio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+import trio
+from fastapi import FastAPI, HTTPException, Request
+from trio.testing import MockClock
+
+from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, RetryPolicy
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, float]]:
+    yield {"ready_at": anyio.current_time() + 60}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/flows/{name}")
+async def read_flow(name: str, request: Request) -> str:
+    if name != "etl":
+        raise HTTPException(404, f"there is no flow {name}")
+    if anyio.current_time() < request.state.ready_at:
+        raise HTTPException(503, headers={"Retry-After": "30"})
+    return "ready"
+
+
+@pytest.fixture
+async def trio_client() -> AsyncGenerator[PrefectHttpxClient]:
+    async with PrefectHttpxClient(app=app, retry=RetryPolicy(jitter=0)) as client:
+        yield client
+
+
+@pytest.mark.trio
+async def test_flow_is_ready_after_a_minute(trio_client: PrefectHttpxClient, autojump_clock: MockClock) -> None:
+    response = await trio_client.get("/flows/etl")
+    assert (response.json(), trio.current_time()) == ("ready", 60)
+
+
+@pytest.fixture
+async def anyio_client() -> AsyncGenerator[PrefectHttpxClient]:
+    async with PrefectHttpxClient(app=app) as client:
+        yield client
+
+
+@pytest.mark.anyio
+async def test_unknown_flow_is_an_error(anyio_client: PrefectHttpxClient) -> None:
+    with pytest.raises(PrefectHTTPStatusError, match="there is no flow elt"):
+        await anyio_client.get("/flows/elt")
