@@ -1,4 +1,4 @@
-"""Run all benchmarks and print their tables; a minute or so."""
+"""Run all benchmarks and print their tables; two minutes or so."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from importlib.metadata import version
 
 import anyio
 
-from benchmarks import import_time, nested_lifespan, success, whole_lifespan
+from benchmarks import import_time, in_process, nested_lifespan, success, whole_lifespan
 
-_PEERS = "httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan"
+_PEERS = "httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in _PEERS)
     print(f"{platform.python_implementation()} {platform.python_version()}; {versions}")
     print("Ratios to the first row of each table, measured by turns with it: medians of all rounds, and quartiles.")
-    for benchmark in (success, nested_lifespan, whole_lifespan):
+    for benchmark in (success, in_process, nested_lifespan, whole_lifespan):
         for backend in ("trio", "asyncio"):
             anyio.run(benchmark.run, backend, backend=backend)
     import_time.run()

@@ -19,9 +19,19 @@ def print_table(
     for name, ratio in results.items():
         spread = f"{ratio.low:.3f}-{ratio.high:.3f}"
         target = (targets or {}).get(name)
-        beside = "" if target is None else f"{target:g} {'ok' if ratio.median <= target else 'MISSED'}"
+        beside = "" if target is None else _verdict(ratio.median, target)
         line = f"  {name:34}{ratio.median:7.3f}   {spread:13}{_duration(ratio.seconds):>10}   {beside}"
         print(line.rstrip(), flush=True)
+
+
+def print_checked(name: str, result: str, checked: float = 0.0, target: float | None = None, unit: str = "") -> None:
+    """Print what was measured, with the target for a part of it beside where there is one."""
+    beside = "" if target is None else _verdict(checked, target, unit)
+    print(f"  {name:34}{result:33}   {beside}".rstrip(), flush=True)
+
+
+def _verdict(result: float, target: float, unit: str = "") -> str:
+    return f"{target:g}{unit} {'ok' if result <= target else 'MISSED'}"
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ import httpx_retries
 import stamina
 import tenacity
 
-from benchmarks._apps import hello
+from benchmarks._apps import hello, starlette_app
 from benchmarks._measure import Call, Ratio, compare
 from benchmarks._table import print_table
 from prefect_http import PrefectHttpxClient
@@ -41,20 +41,8 @@ def _transports() -> dict[str, MakeTransport]:
         "MockTransport": lambda: httpx.MockTransport(lambda request: httpx.Response(200, text="hello")),
     }
     if importlib.util.find_spec("starlette"):
-        transports["Starlette app"] = _starlette_transport
+        transports["Starlette app"] = lambda: httpx.ASGITransport(starlette_app())
     return transports
-
-
-def _starlette_transport() -> httpx.AsyncBaseTransport:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-    from starlette.routing import Route
-
-    async def endpoint(request: Request) -> JSONResponse:
-        return JSONResponse({"hello": "world"})
-
-    return httpx.ASGITransport(Starlette(routes=[Route("/", endpoint)]))
 
 
 async def _measure(make_transport: MakeTransport, backend: str) -> dict[str, Ratio]:

@@ -89,12 +89,11 @@ class ASGITransport(httpx.AsyncBaseTransport):
             whole = WholeExchange(*arguments)
             self._running.add(whole)
             await whole.run(request.extensions[READ_WHOLE])
-            head, body = await whole.head(), whole.body()
-        else:
-            body = Exchange(*arguments)
-            self._running.add(body)
-            body.start()
-            head = await body.head()
+            return await whole.response()
+        body = Exchange(*arguments)
+        self._running.add(body)
+        body.start()
+        head = await body.head()
         return httpx.Response(head.status, headers=head.headers, stream=body)
 
     def _check(self) -> None:

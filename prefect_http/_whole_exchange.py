@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import math
-from typing import Self
 
 import anyio
 import anyio.lowlevel
@@ -18,6 +17,7 @@ from prefect_http._context import in_context
 from prefect_http._exchange import BUFFER_BYTES, Exchange
 from prefect_http._nursery import checkpoint, new_cancel_scope
 from prefect_http._reading import ERROR_SECONDS
+from prefect_http._response import WholeResponse
 
 
 class WholeExchange(Exchange):
@@ -52,9 +52,12 @@ class WholeExchange(Exchange):
         if self._app_scope.shield:
             await anyio.lowlevel.checkpoint_if_cancelled()
 
-    def body(self) -> httpx.AsyncByteStream:
-        """Give the response's body, in one piece if it is whole."""
-        return self if self._failure is not None else _InOnePiece(self._chunks.take_all())
+    async def response(self) -> httpx.Response:
+        """Give the response, with its body in one piece if it is whole. Raises what ``head()`` does."""
+        head = await self.head()
+        if self._failure is not None:
+            return httpx.Response(head.status, headers=head.headers, stream=self)
+        return WholeResponse(head.status, head.headers, self._chunks.take_all())
 
     def _on_head(self) -> None:
         if self._max_error_bytes is not None and self._has_bad_status():
@@ -129,19 +132,3 @@ class WholeExchange(Exchange):
             return True
         self._app_scope.shield = False
         return False
-
-
-class _InOnePiece(httpx.AsyncByteStream):
-    """A body in one piece. httpx.ByteStream would do, at the cost of a generator, which trio keeps book of."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content: bytes | None = content
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        content, self._content = self._content, None
-        if content is None:
-            raise StopAsyncIteration
-        return content

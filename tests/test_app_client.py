@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import pickle
 from typing import Any, cast
 
 import anyio
@@ -567,3 +569,29 @@ async def test_crash_while_the_client_closes() -> None:
     with anyio.fail_after(5), pytest.raises(LifespanCrashed):
         async with app_client(crashing(crash, handler)) as client:
             await client.send(client.build_request("GET", "/"), stream=True)
+
+
+@pytest.mark.anyio
+async def test_hook_may_read_the_response() -> None:
+    """An event hook may read a response before the client does; the time it took is known to both."""
+    read: list[bytes] = []
+
+    async def hook(response: httpx.Response) -> None:
+        read.append(await response.aread())
+        assert response.elapsed.total_seconds() >= 0
+
+    body = gzip.compress(b"hello")
+    app = FakeApp(sending(start(headers=[(b"content-encoding", b"gzip")]), part(body[:5]), last(body[5:])))
+    async with app_client(app, event_hooks={"response": [hook]}) as client:
+        response = await client.get("/")
+    assert (type(response), read, response.content) == (PrefectResponse, [b"hello"], b"hello")
+    assert response.num_bytes_downloaded == len(body)
+    assert pickle.loads(pickle.dumps(response)).text == "hello"
+
+
+@pytest.mark.anyio
+async def test_body_that_cannot_be_decoded_is_a_decoding_error() -> None:
+    """A body that is not what its encoding says fails as it does over a network."""
+    async with app_client(FakeApp(sending(start(headers=[(b"content-encoding", b"gzip")]), last(b"no")))) as client:
+        with pytest.raises(httpx.DecodingError):
+            await client.get("/")
