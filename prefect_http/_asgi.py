@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import httpx
@@ -12,11 +12,8 @@ from prefect_http._asgi_types import ASGIApp, app_name
 from prefect_http._exchange import GRACE, UNWINDING, Exchange, logger
 from prefect_http._http_scope import http_scope
 from prefect_http._nursery import Event, new_event, wait_shielded
-from prefect_http._whole_exchange import WholeExchange
 
-# A request extension, by which a client says that it reads the whole response before anybody sees it. Its value is
-# the most that it wants of a body whose status is bad, in bytes; None: all of it.
-READ_WHOLE = "prefect_http.read_whole"
+E = TypeVar("E", bound=Exchange)
 
 
 class ASGITransport(httpx.AsyncBaseTransport):
@@ -82,22 +79,16 @@ class ASGITransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Call the app; the response is there when its headers are."""
-        self._check()
-        scope = http_scope(request, root_path=self.root_path, client=self.client, state=self.state)
-        arguments = self.app, scope, request, self.raise_app_exceptions, self._on_end
-        if READ_WHOLE in request.extensions and isinstance(request.stream, httpx.ByteStream):
-            whole = WholeExchange(*arguments)
-            self._running.add(whole)
-            await whole.run(request.extensions[READ_WHOLE])
-            return await whole.response()
-        body = Exchange(*arguments)
-        self._running.add(body)
-        body.start()
-        head = await body.head()
-        return httpx.Response(head.status, headers=head.headers, stream=body)
+        exchange = self._exchange(Exchange, request)
+        exchange.start()
+        head = await exchange.head()
+        return httpx.Response(head.status, headers=head.headers, stream=exchange)
 
-    def _check(self) -> None:
-        """Raise if no request may be made now."""
+    def _exchange(self, kind: type[E], request: httpx.Request) -> E:
+        scope = http_scope(request, root_path=self.root_path, client=self.client, state=self.state)
+        exchange = kind(self.app, scope, request, self.raise_app_exceptions, self._on_end)
+        self._running.add(exchange)
+        return exchange
 
     async def aclose(self) -> None:
         """End all requests that are still running: a disconnect, a second of grace, cancellation.
@@ -107,10 +98,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         Cancellation:
             Is held back until they have ended, for 6 s at most.
         """
-        await self._end_all(lambda: httpx.ReadError("the transport has been closed"))
-
-    async def _end_all(self, make_failure: Callable[[], BaseException]) -> None:
-        self._abort_all(make_failure)
+        self._abort_all(lambda: httpx.ReadError("the transport has been closed"))
         self._ending |= self._running
         if not self._ending:
             return
@@ -121,6 +109,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
             logger.warning("%s has not ended a request at its cancellation", app_name(self.app))
 
     def _abort_all(self, make_failure: Callable[[], BaseException]) -> None:
+        # Each has a failure of its own: an exception that several tasks raise collects all of their tracebacks.
         for exchange in tuple(self._running):
             exchange.abort(make_failure())
 

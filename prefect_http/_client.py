@@ -11,9 +11,8 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from prefect_http._app_transport import AppTransport
+from prefect_http._app_transport import READ_WHOLE, AppTransport
 from prefect_http._arguments import Headers, HttpxArguments
-from prefect_http._asgi import READ_WHOLE
 from prefect_http._asgi_types import ASGIApp
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
@@ -85,10 +84,8 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._answered = AnsweredOrigins()
         if httpx_arguments.get("cookies") is None:
             httpx_arguments["cookies"] = LeanCookieJar()
-        # What to say to the app's transport of a request whose response is read whole.
-        self._whole: dict[str, int | None] | None = None
+        self._is_in_process = app is not None
         if app is not None:
-            self._whole = {READ_WHOLE: ERROR_BYTES if raise_on_all_errors else None}
             _call_app_instead_of_network(httpx_arguments, app)
         super().__init__(**httpx_arguments)
 
@@ -124,10 +121,8 @@ class PrefectHttpxClient(httpx.AsyncClient):
         Cancellation:
             Ends the attempt or the wait at once, with the response closed.
         """
-        if self._whole is not None:
-            request.extensions = {**request.extensions, **self._whole}
-            if stream:
-                del request.extensions[READ_WHOLE]
+        if self._is_in_process:
+            self._tell_transport(request, stream)
         policy = request.extensions.get("retry")
         if not isinstance(policy, RetryPolicy):
             policy = self._policy if policy is None else _checked_policy(policy, 'extensions["retry"]')
@@ -186,6 +181,15 @@ class PrefectHttpxClient(httpx.AsyncClient):
                 await discard(response, delay=attempt.delay)
             await self._wait(call, attempt)
             started = anyio.current_time()
+
+    def _tell_transport(self, request: httpx.Request, stream: bool) -> None:
+        """Tell an app's transport whether the response is read whole; it can do that at less cost."""
+        if stream:
+            request.extensions = {name: value for name, value in request.extensions.items() if name != READ_WHOLE}
+        else:
+            # An event hook may want all of the body of an error.
+            is_bounded = self._raise_on_all_errors and not self.event_hooks["response"]
+            request.extensions = {**request.extensions, READ_WHOLE: ERROR_BYTES if is_bounded else None}
 
     async def _conclude(self, call: Call, response: PrefectResponse, stream: bool) -> PrefectResponse:
         """Raise for a bad status, with as much of the body as is good for, or give the response back."""

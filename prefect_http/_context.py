@@ -42,3 +42,5 @@ def _resume(
             awaited = context.run(resume, sent)
         except StopIteration:
             return
+        finally:
+            sent = None  # an error that passes through here would refer to itself

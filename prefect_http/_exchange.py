@@ -28,7 +28,13 @@ import httpx
 from prefect_http._asgi_types import ASGIApp, Message, Scope, app_name
 from prefect_http._chunks import Chunks
 from prefect_http._http_protocol import Head, HTTPProtocol
-from prefect_http._nursery import CancelScope, checkpoint, new_cancel_scope, open_nursery, spawn_root_task
+from prefect_http._nursery import (
+    CancelScope,
+    checkpoint,
+    new_cancel_scope,
+    open_nursery,
+    spawn_root_task,
+)
 from prefect_http._plain_errors import is_plain, mark_plain
 from prefect_http._request_body import RequestBody, StreamedBody, WholeBody
 from prefect_http._signal import Signal
@@ -112,22 +118,18 @@ class Exchange(httpx.AsyncByteStream):
             Leaves the exchange.
         """
         try:
-            if not self._is_answered():
-                self._patience = new_cancel_scope()
-                self._renew_patience()
-                with self._patience:
-                    while not self._is_answered():
-                        await self._news.wait()
-                self._patience = None
+            self._patience = new_cancel_scope()
+            self._renew_patience()
+            with self._patience:
+                while self._protocol.head is None and self._failure is None:
+                    await self._news.wait()
+            self._patience = None
             if self._protocol.head is None:
                 await self._fail()
             return self._protocol.head
         except BaseException:
             self.leave()
             raise
-
-    def _is_answered(self) -> bool:
-        return self._protocol.head is not None or self._failure is not None
 
     def __aiter__(self) -> Self:
         return self
@@ -263,11 +265,14 @@ class Exchange(httpx.AsyncByteStream):
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() == -math.inf:
                 raise  # the event loop's run ends
-            if not self._protocol.is_complete:
-                self._failure = self._failure or httpx.RemoteProtocolError("the app's call was cancelled")
+            self._on_stray_cancellation()
         except BaseException as error:
             return error
         return None
+
+    def _on_stray_cancellation(self) -> None:
+        if not self._protocol.is_complete:
+            self._failure = self._failure or httpx.RemoteProtocolError("the app's call was cancelled")
 
     async def _call_app(self) -> None:
         await self._app(self._scope, self._receive, self._send)
@@ -287,6 +292,7 @@ class Exchange(httpx.AsyncByteStream):
             if not (reaches_caller and self._raise_app_exceptions):
                 self._log(error)
         self._news.notify()
+        self._arrival.notify()
         self._on_end(self)
 
     async def _receive(self) -> Message:
@@ -337,7 +343,7 @@ class Exchange(httpx.AsyncByteStream):
     async def _linger(self) -> None:
         """Let an app go on after the end for a while. One that does nothing else waits for its cancellation."""
         self._lingering += 1
-        if self._lingering > _LINGERING_CALLS:
+        if self._lingering > _LINGERING_CALLS and self._app_scope.deadline < math.inf:
             await anyio.sleep_forever()
         await checkpoint()
 

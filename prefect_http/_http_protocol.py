@@ -133,7 +133,7 @@ class HTTPProtocol:
         for pair in _iterate(message.get("headers")):
             name, value = _read_header(pair)
             headers.append((name, value))
-            if len(name) == 14 and name.lower() == b"content-length":
+            if name.lower() == b"content-length":
                 lengths.add(value)
         if lengths:
             length = lengths.pop()

@@ -171,9 +171,9 @@ class LifespanContext:
     async def enter(self, on_crash: Callable[[], None]) -> Lifespan:
         """Enter by hand, as ``__aenter__`` does; ``on_crash`` is called if the app crashes."""
         lifespan = await self._enter(in_statement=False)
-        if self._run is not None:
-            self._on_crash = on_crash
-            self._run.on_crash.add(on_crash)
+        assert self._run is not None, 'nobody enters like this with mode="off"'
+        self._on_crash = on_crash
+        self._run.on_crash.add(on_crash)
         return lifespan
 
     async def _enter(self, *, in_statement: bool) -> Lifespan:

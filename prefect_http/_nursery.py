@@ -87,6 +87,14 @@ async def checkpoint() -> None:
     await (anyio if trio is None else trio).lowlevel.checkpoint()
 
 
+def is_cancelled() -> bool:
+    """Say whether the current task is being cancelled; if not, a cancellation that comes up in it is a stray one."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    task = None if _running_trio() else asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def current_run() -> object:
     """Give an object that tells one run of an event loop from another."""
     trio = _running_trio()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import cast
 
 import anyio
 import anyio.lowlevel
@@ -88,6 +89,8 @@ async def cancel_iteration(chunks: AsyncIterator[bytes]) -> None:
     for _ in range(_CHUNKS_AT_HAND):
         if await anext(chunks, None) is None:
             return
+    if isinstance(chunks, AsyncGenerator):  # one that has chunks without end, and never waits
+        await cast("AsyncGenerator[bytes]", chunks).aclose()
 
 
 async def read_beginning(

@@ -15,7 +15,7 @@ import httpx
 
 from prefect_http._context import in_context
 from prefect_http._exchange import BUFFER_BYTES, Exchange
-from prefect_http._nursery import checkpoint, new_cancel_scope
+from prefect_http._nursery import checkpoint, is_cancelled, new_cancel_scope
 from prefect_http._reading import ERROR_SECONDS
 from prefect_http._response import WholeResponse
 
@@ -26,41 +26,52 @@ class WholeExchange(Exchange):
     _max_error_bytes: int | None = None
     _error_deadline = math.inf
 
-    async def run(self, max_error_bytes: int | None) -> None:
-        """Call the app. What goes wrong is kept as well, for ``head()`` or its iteration to raise.
+    async def run(self, max_error_bytes: int | None) -> httpx.Response:
+        """Call the app, and give its response.
 
         Args:
-            max_error_bytes: how much to keep of a body whose status is bad, which then may take ERROR_SECONDS, and
-                not more than half of the time to the caller's own deadline; None: all of it, in its own time.
+            max_error_bytes: how much to keep of an error's body, which then may take ERROR_SECONDS, and not more than
+                half of the time to the caller's own deadline; None: all of it, in its own time.
+
+        Returns:
+            The response. What goes wrong after its headers is raised where its body is read.
+
+        Raises:
+            httpx.ReadTimeout, httpx.WriteTimeout: as for any exchange; once the app has ended.
+            httpx.RemoteProtocolError, httpx.ReadError, Exception: likewise.
 
         Cancellation:
-            Gives an app that is waiting in ``receive()`` the disconnect, and its grace; any other is cancelled at once.
-            So do the timeouts.
+            Is the app's as well, at once; but an app that waits in ``receive()`` has the disconnect, and its grace,
+            unless asyncio's own cancellation strikes. So it is with the timeouts.
         """
         self._max_error_bytes = max_error_bytes
-        error = None
+        error: BaseException | None = None
         try:
             with self._app_scope:
                 # What the app sets in its context is none of the caller's.
                 await in_context(contextvars.copy_context(), self._call_app(), self._on_first_wait)
+        except anyio.get_cancelled_exc_class():
+            if is_cancelled():
+                raise
+            self._on_stray_cancellation()
         except Exception as raised:
             error = raised
         finally:
             if not (self._protocol.is_complete or self._is_left or self._failure) and self._app_scope.cancel_called:
                 self._failure = self._timeout_error()
             self._end(error)
+            error = None  # it would refer to this frame, and this frame to it
         if self._app_scope.shield:
             await anyio.lowlevel.checkpoint_if_cancelled()
-
-    async def response(self) -> httpx.Response:
-        """Give the response, with its body in one piece if it is whole. Raises what ``head()`` does."""
-        head = await self.head()
+        if self._protocol.head is None:
+            await self._fail()
+        status, headers = self._protocol.head
         if self._failure is not None:
-            return httpx.Response(head.status, headers=head.headers, stream=self)
-        return WholeResponse(head.status, head.headers, self._chunks.take_all())
+            return httpx.Response(status, headers=headers, stream=self)
+        return WholeResponse(status, headers, self._chunks.take_all())
 
     def _on_head(self) -> None:
-        if self._max_error_bytes is not None and self._has_bad_status():
+        if self._max_error_bytes is not None and self._is_error():
             self._app_scope.deadline = math.inf  # to see the caller's own
             now = anyio.current_time()
             self._error_deadline = now + min(ERROR_SECONDS, (anyio.current_effective_deadline() - now) / 2)
@@ -68,7 +79,7 @@ class WholeExchange(Exchange):
 
     async def _hold_back(self) -> None:
         self._chunks.limit = self._chunks.size + BUFFER_BYTES
-        if self._max_error_bytes is not None and self._has_bad_status() and self._chunks.size > self._max_error_bytes:
+        if self._max_error_bytes is not None and self._is_error() and self._chunks.size > self._max_error_bytes:
             self._give_up(httpx.ReadError("the response is longer than anybody wants it"))
         await checkpoint()
 
@@ -78,9 +89,13 @@ class WholeExchange(Exchange):
             self._patience = self._app_scope
             self._renew_patience()
 
-    def _has_bad_status(self) -> bool:
+    def _is_error(self) -> bool:
+        """Say whether the response is one whose body nobody wants but for the error that comes of it.
+
+        Redirects are httpx's to read, and a 401 is for whoever authenticates.
+        """
         head = self._protocol.head
-        return head is not None and not (200 <= head.status < 300 or head.status == 101)
+        return head is not None and head.status >= 400 and head.status != 401
 
     def _renew_patience(self) -> None:
         super()._renew_patience()
@@ -126,7 +141,12 @@ class WholeExchange(Exchange):
         self._arrival.notify()
 
     def _shield_off_the_caller(self) -> bool:
-        """Shield the app's call if it is the caller who is cancelled, and not a part of the app by the app."""
+        """Shield the app's call if it is the caller who is cancelled, and not a part of the app by the app.
+
+        Only scopes can be shielded off; asyncio's own cancellation of a task goes its way.
+        """
+        if anyio.current_effective_deadline() > -math.inf:
+            return False
         self._app_scope.shield = True
         if anyio.current_effective_deadline() > -math.inf:
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import pickle
+from collections.abc import Generator
 from typing import Any, cast
 
 import anyio
@@ -595,3 +596,105 @@ async def test_body_that_cannot_be_decoded_is_a_decoding_error() -> None:
     async with app_client(FakeApp(sending(start(headers=[(b"content-encoding", b"gzip")]), last(b"no")))) as client:
         with pytest.raises(httpx.DecodingError):
             await client.get("/")
+
+
+@pytest.mark.anyio
+async def test_bodies_that_httpx_reads_are_not_cut() -> None:
+    """The body of a redirect, of a challenge to authenticate, and of whatever a hook looks at, comes whole."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        known = (b"authorization", b"Test") in scope["headers"]
+        status = {"/": 302, "/challenge": 200 if known else 401, "/fine": 200}.get(scope["path"], 404)
+        await send(start(status, [(b"location", b"/fine")]))
+        for _ in range(20):
+            await send(part(b"x" * 100_000))
+        await send(last())
+
+    class Challenged(httpx.Auth):
+        requires_response_body = True
+
+        def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+            response = yield request
+            assert len(response.content) == 2_000_000
+            request.headers["Authorization"] = "Test"
+            yield request
+
+    async def hook(response: httpx.Response) -> None:
+        read.append(len(await response.aread()))
+
+    read: list[int] = []
+    async with app_client(FakeApp(handler)) as client:
+        assert len((await client.get("/", follow_redirects=True)).content) == 2_000_000
+        assert len((await client.get("/challenge", auth=Challenged())).content) == 2_000_000
+        client.event_hooks = {"response": [hook]}
+        with pytest.raises(PrefectHTTPStatusError):
+            await client.get("/missing")
+    assert read == [2_000_000]
+
+
+@pytest.mark.anyio
+async def test_two_closers_wait_for_each_other() -> None:
+    """A block whose client another task is closing is left when that has ended, and not before."""
+
+    async def close() -> None:
+        await client.aclose()
+        app.log.append("closed")
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await listen(scope, receive, send)
+        await anyio.sleep(0.02)
+
+    async def get() -> None:
+        with pytest.raises(httpx.ReadError):
+            await client.get("/")
+
+    app = FakeApp(handler)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            async with app_client(app) as client:
+                tasks.start_soon(get)
+                await wait_until(lambda: app.running)
+                tasks.start_soon(close)
+                await anyio.sleep(0.01)
+            assert app.log[:3] == ["startup", "returned", "shutdown"]
+
+
+@pytest.mark.anyio
+async def test_client_that_is_closed_while_it_is_entered() -> None:
+    """A client that is closed before its app is up does not hold the app; who enters it is told."""
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await go_on.wait()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def enter() -> None:
+        with pytest.raises(RuntimeError, match="the client was closed while it was being entered"):
+            await client.__aenter__()
+
+    client, go_on = app_client(slow), anyio.Event()
+    with anyio.fail_after(5), nothing_left():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(enter)
+            await anyio.sleep(0.01)
+            await client.aclose()
+            go_on.set()
+        await client.aclose()
+
+
+@pytest.mark.anyio
+async def test_background_work_may_look_for_the_disconnect_as_often_as_it_likes() -> None:
+    """An app that has sent its response, and polls receive() while it works, is not held up."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+        for _ in range(300):
+            assert (await receive())["type"] == "http.disconnect"
+
+    async with app_client(FakeApp(handler)) as client:
+        with anyio.fail_after(5):
+            assert (await client.get("/")).text == "hello"
+            async with client.stream("GET", "/") as response:
+                assert await response.aread() == b"hello"

@@ -333,3 +333,21 @@ async def test_many_streams_at_once() -> None:
         async with plain_client(FakeApp(echo)) as client, anyio.create_task_group() as tasks:
             for number in range(100):
                 tasks.start_soon(converse, number)
+
+
+async def test_body_that_never_waits_is_closed_with_the_request() -> None:
+    """A stream that has chunks without end, and lets nobody else run between them, is closed as well."""
+    log: list[str] = []
+
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x"
+            finally:
+                log.append("closed")
+
+    async with plain_client(FakeApp(hello)) as client:
+        with anyio.fail_after(5):
+            response = await client.send(httpx.Request("POST", "http://app/", stream=Endless()))
+    assert (response.text, log) == ("hello", ["closed"])
