@@ -10,11 +10,15 @@ from prefect_http._errors import (
     LifespanStartupError,
     LifespanTimeoutError,
     PrefectHTTPStatusError,
+    ThrottleTimeout,
 )
 from prefect_http._lifespan import app_lifespan_context
 from prefect_http._lifespan_run import Lifespan
+from prefect_http._rate_limit import RateLimit
 from prefect_http._response import PrefectResponse
 from prefect_http._retry import Attempt, RetryPolicy
+from prefect_http._throttle import Throttle, ThrottleEvent, ThrottleStatistics, is_throttled_by_github
+from prefect_http._throttled_transport import ThrottledTransport
 from prefect_http._version import __version__
 
 __all__ = [
@@ -30,7 +34,14 @@ __all__ = [
     "PrefectHTTPStatusError",
     "PrefectHttpxClient",
     "PrefectResponse",
+    "RateLimit",
     "RetryPolicy",
+    "Throttle",
+    "ThrottleEvent",
+    "ThrottleStatistics",
+    "ThrottleTimeout",
+    "ThrottledTransport",
     "__version__",
     "app_lifespan_context",
+    "is_throttled_by_github",
 ]

@@ -3,6 +3,9 @@
     httpx.HTTPStatusError
      └─ PrefectHTTPStatusError       an answer with a bad status, and how it came to it
 
+    httpx.PoolTimeout
+     └─ ThrottleTimeout              a request that the throttle could not let out in time
+
     LifespanError                    an app's lifespan cannot be used the way it was asked for
      ├─ LifespanNotSupported         mode="on", and the app does not speak the lifespan protocol
      ├─ LifespanStartupError         the app's startup failed
@@ -57,6 +60,10 @@ class PrefectHTTPStatusError(httpx.HTTPStatusError):
 
 def _without_init(cls: type[PrefectHTTPStatusError], args: tuple[object, ...]) -> PrefectHTTPStatusError:
     return cls.__new__(cls, *args)
+
+
+class ThrottleTimeout(httpx.PoolTimeout):
+    """A request could not be let through the throttle before the caller's deadline or ``max_wait``; it was not sent."""
 
 
 class LifespanError(Exception):

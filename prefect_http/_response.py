@@ -13,6 +13,7 @@ import httpx
 
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._headers import parse_retry_after
+from prefect_http._rate_limit import RateLimit, parse_rate_limit
 from prefect_http._redact import one_line, safe_url, without_credentials
 from prefect_http._retry import Attempt
 
@@ -36,6 +37,15 @@ class PrefectResponse(httpx.Response):
         if is_fine(self):
             return self
         raise status_error(self)
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """What the response's headers say of the server's limit; None if they say nothing, or nothing sensible.
+
+        ``RateLimit`` and ``RateLimit-Policy``, in the forms of all drafts, and ``X-RateLimit-*``.
+        https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
+        """
+        return rate_limit(self)
 
     @classmethod
     def from_httpx_response(cls, response: httpx.Response) -> Self:
@@ -137,6 +147,11 @@ def retry_after(response: httpx.Response) -> float | None:
     """Say how many seconds the response asks to wait; None if it does not say or is malformed."""
     headers = response.headers
     return parse_retry_after(headers.get("Retry-After"), date=headers.get("Date"), now=time.time())
+
+
+def rate_limit(response: httpx.Response) -> RateLimit | None:
+    """Say what the response tells of the server's limit."""
+    return parse_rate_limit(response.headers, date=response.headers.get("Date"), now=time.time())
 
 
 def _message(response: httpx.Response) -> str:

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import httpx
 
+from prefect_http._errors import ThrottleTimeout
 from prefect_http._redact import safe_exception
 
 _STATUSES = frozenset({429, 502, 503})
@@ -159,6 +160,8 @@ class Failure(enum.Enum):
 
 
 _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
+    # It was not sent either, but the throttle knows already that another attempt would come to the same.
+    (ThrottleTimeout, Failure.FINAL),
     (httpx.ConnectTimeout, Failure.NEVER_SENT),
     (httpx.PoolTimeout, Failure.NEVER_SENT),
     (httpx.ConnectError, Failure.UNREACHABLE),

@@ -21,7 +21,17 @@ PACKAGE = Path(prefect_http.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.glob("*.py"))}
 
 # Decide, and do no I/O: clock readings and random numbers come in as arguments.
-PURE = {"_errors", "_headers", "_http_protocol", "_lifespan_protocol", "_redact", "_retry"}
+PURE = {
+    "_errors",
+    "_headers",
+    "_http_protocol",
+    "_lifespan_protocol",
+    "_limiter",
+    "_rate_limit",
+    "_redact",
+    "_retry",
+    "_routes",
+}
 PUBLIC_MODULES = {"__init__"}
 
 

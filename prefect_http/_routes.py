@@ -1,0 +1,44 @@
+"""Routes that are rejected again and again while others are served. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+
+# As many rejections in a row tell that a route has a problem of its own.
+_OWN_PROBLEM = 3
+_MAX_ROUTES = 1000
+_VARIABLE = re.compile(r"[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*|[^/]{40,}")
+
+
+def route_of(method: str, path: str) -> str:
+    """Give the method and the shape of a path: its segments, less what looks like the name of one item."""
+    return f"{method} " + "/".join("*" if _VARIABLE.fullmatch(part) else part for part in path.split("/"))
+
+
+class RouteStreaks:
+    """How often each route has been rejected in a row. The routes that were seen last are known, up to 1,000."""
+
+    def __init__(self) -> None:
+        # The rejections in a row, and how many requests of all routes had been accepted at the first of them.
+        self._streaks: OrderedDict[str, tuple[int, int]] = OrderedDict()
+
+    def served(self, route: Callable[[], str]) -> None:
+        """Forget a route's rejections."""
+        if self._streaks:
+            self._streaks.pop(route(), None)
+
+    def rejected(self, route: Callable[[], str], accepted: int) -> bool:
+        """Count a rejection; say whether it is the route's own problem.
+
+        Args:
+            route: gives the route.
+            accepted: how many requests of all routes have been accepted by now.
+        """
+        name = route()
+        count, before = self._streaks.pop(name, (0, accepted))
+        self._streaks[name] = count + 1, before
+        if len(self._streaks) > _MAX_ROUTES:
+            self._streaks.popitem(last=False)
+        return count >= _OWN_PROBLEM and accepted > before
