@@ -17,8 +17,8 @@ possible time):
   climb takes longer the longer we were shut out, so that about a twentieth of the time is spent on being rejected.
 - Requests leave one by one, an interval apart, and no more are under way than rate times latency: a burst would look
   like a higher rate than it is.
-- Before the first rejection there is nothing to know. The number under way starts low, and grows by about half a request
-  with each answer.
+- Before the first rejection nothing is known. The number under way starts low, and grows by about half a request with
+  each answer.
 - A server that says how many requests are left is believed before it has to reject any.
 - One 503 without a Retry-After among many good answers is a fault, and not a limit; a route that is rejected time and
   again while others are served has a problem of its own.
