@@ -17,12 +17,15 @@ from prefect_http._asgi_types import ASGIApp
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
 from prefect_http._cookies import LeanCookieJar
+from prefect_http._network import wrap_transports
 from prefect_http._origins import AnsweredOrigins
 from prefect_http._plain_errors import is_plain
 from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse, is_fine, own, status_error
 from prefect_http._retry import Attempt, RetryPolicy, outcome, seconds, tell_attempts
+from prefect_http._throttle import Throttle
+from prefect_http._throttled_transport import ThrottledTransport
 from prefect_http._version import __version__
 
 T = TypeVar("T")
@@ -48,6 +51,9 @@ class PrefectHttpxClient(httpx.AsyncClient):
             it holds the app's lifespan, as ``app_lifespan_context`` does, and each request has the lifespan's state.
             Closing it ends the requests that are still running before the app's shutdown begins. URLs may be
             relative, to ``http://localhost`` unless there is a ``base_url``.
+        throttle: holds back requests to hosts that have had enough, those that follow a redirect or authenticate too;
+            it may be shared with other clients. A request that waits for its turn holds no connection, and waiting
+            counts for none of its retries; one that is rejected has had an attempt.
         raise_on_all_errors: False gives a response with a bad status back, once it is not retried any more.
         on_retry: called before each wait, with the request and the attempt that failed. A plain function: an
             exception from it ends the request.
@@ -55,8 +61,8 @@ class PrefectHttpxClient(httpx.AsyncClient):
             ``headers`` has one.
 
     Raises:
-        TypeError: ``retry`` is not a RetryPolicy, ``on_retry`` is not a plain function, ``app`` is not callable, or
-            it comes with ``transport``, ``mounts`` or ``proxy``.
+        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` is not a plain
+            function, ``app`` is not callable, or it comes with ``transport``, ``mounts`` or ``proxy``.
         ValueError: an environment variable of RetryPolicy is bad.
 
     Entering raises, with ``app``:
@@ -72,6 +78,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         *,
         retry: RetryPolicy | None = None,
         app: ASGIApp | None = None,
+        throttle: Throttle | None = None,
         raise_on_all_errors: bool = True,
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
@@ -87,6 +94,8 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._is_in_process = app is not None
         if app is not None:
             _call_app_instead_of_network(httpx_arguments, app)
+        if throttle is not None:
+            wrap_transports(httpx_arguments, lambda transport: ThrottledTransport(transport, throttle))
         super().__init__(**httpx_arguments)
 
     def _set_headers(self, headers: Headers | None) -> None:
@@ -114,6 +123,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         Raises:
             PrefectHTTPStatusError: the last response has a bad status. Its body is read as far as 64 KiB if
                 streamed, else 1 MiB, for at most 5 s, and the response is closed.
+            ThrottleTimeout: the throttle could not let it out in time; it was not sent, and is not retried.
             httpx.RequestError: what ended the last attempt, as httpx raised it; httpx.TimeoutException also when
                 ``total_timeout`` passed during an attempt. Both errors carry a note that lists the attempts.
             TypeError: ``extensions["retry"]`` is not a RetryPolicy.
