@@ -76,7 +76,14 @@ class Gate:
         """Whether all there is to lose is what was learned."""
         return self.limiter.is_idle and not self._queue
 
-    async def enter(self, route: Callable[[], str]) -> Ticket:
+    def enter_nowait(self, route: Callable[[], str]) -> Ticket | None:
+        """Let a request out if nobody queues and it may leave at once; None if not."""
+        if self._queue:
+            return None
+        now = anyio.current_time()
+        return self.limiter.send(now, route, has_waited=False) if self.limiter.next_send(now) <= now else None
+
+    async def queue(self, route: Callable[[], str]) -> Ticket:
         """Wait for a request's turn.
 
         Raises:
@@ -87,8 +94,6 @@ class Gate:
             Takes the request out of the queue.
         """
         now = anyio.current_time()
-        if not self._queue and self.limiter.next_send(now) <= now:
-            return self.limiter.send(now, route, has_waited=False)
         waiter = self._queue_up(route, now)
         try:
             self._look(now)
@@ -151,6 +156,8 @@ class Gate:
 
     def _look(self, now: float) -> None:
         """Let out whoever may leave, fail whoever waits in vain, and set the timer of the one who is next then."""
+        if not self._queue:
+            return
         self._fail_the_hopeless(now)
         while self._queue:
             head = next(iter(self._queue))

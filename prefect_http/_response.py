@@ -151,6 +151,11 @@ def retry_after(response: httpx.Response) -> float | None:
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:
     """Say what the response tells of the server's limit."""
+    for name, _ in response.headers.raw:
+        if b"rate" in name.lower():  # most responses tell nothing, and this many ask
+            break
+    else:
+        return None
     return parse_rate_limit(response.headers, date=response.headers.get("Date"), now=time.time())
 
 

@@ -163,8 +163,11 @@ class Throttle:
             RuntimeError: the Throttle is used in a second event loop.
         """
         gate = self._gate(self._key(request))
-        ticket = await gate.enter(lambda: route_of(request.method, request.url.path))
-        return gate, ticket
+
+        def route() -> str:
+            return route_of(request.method, request.url.path)
+
+        return gate, gate.enter_nowait(route) or await gate.queue(route)
 
     def note_response(self, gate: Gate, ticket: Ticket, response: httpx.Response) -> None:
         """Learn from the status and headers of a response."""
@@ -178,11 +181,12 @@ class Throttle:
             gate.rejected(ticket, wait, is_doubtful=response.status_code == 503 and wait is None)
         else:
             gate.answered(ticket)
+        told = rate_limit(response)
         # What comes from a cache is old, and what redirects may be another's.
-        told = None if "Age" in response.headers or response.is_redirect else rate_limit(response)
-        if told is not None:
+        if told is not None and "Age" not in response.headers and not response.is_redirect:
             gate.advertised(remaining=told.remaining, reset=told.reset, concurrency=told.concurrency)
-        self._tell_events()
+        if self._events:
+            self._tell_events()
 
     def note_failure(self, gate: Gate, ticket: Ticket, error: BaseException) -> None:
         """Take note of a request that was cancelled, or has failed on the way."""

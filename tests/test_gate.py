@@ -26,6 +26,11 @@ def idle(gate: Gate) -> bool:
     return (gate.limiter.in_flight, gate.waiting) == (0, 0)
 
 
+def route() -> str:
+    """Give a route."""
+    return "GET /"
+
+
 class Crowd:
     """Tasks that queue at a gate.
 
@@ -45,7 +50,7 @@ class Crowd:
         """Queue, for so many seconds at most."""
         with anyio.move_on_after(seconds) as self.scopes[number]:
             try:
-                self.tickets[number] = await self.gate.enter(lambda: "GET /")
+                self.tickets[number] = self.gate.enter_nowait(route) or await self.gate.queue(route)
             except ThrottleTimeout as error:
                 self.failures[number] = str(error)
 
@@ -60,11 +65,10 @@ async def settle() -> None:
 async def test_free_gate_is_passed_at_once() -> None:
     """A request that may leave does not wait, not even for a turn of the event loop."""
     gate = new_gate()
-    entering = gate.enter(lambda: "GET /")
-    with pytest.raises(StopIteration) as done:
-        entering.send(None)
-    ticket = done.value.value
+    ticket = gate.enter_nowait(route)
+    assert ticket is not None
     assert not ticket.has_waited
+    assert gate.enter_nowait(route) is None
     gate.answered(ticket)
     assert idle(gate)
 
@@ -295,16 +299,18 @@ async def test_entries_of_deadlines_are_swept(autojump_clock: trio.testing.MockC
 @pytest.mark.parametrize("seed", range(5))
 async def test_chaos(seed: int, autojump_clock: trio.testing.MockClock) -> None:
     """Whatever is cancelled, rejected or answered, and when, nobody hangs and no place is lost."""
-
     chance = random.Random(seed)
     gate = new_gate(max_in_flight=5)
     ended = 0
+
+    def any_route() -> str:
+        return f"GET /{chance.randrange(3)}"
 
     async def one(end: Callable[[Ticket], None]) -> None:
         nonlocal ended
         with trio.move_on_after(chance.choice([0.05, 1, 1000])):
             try:
-                ticket = await gate.enter(lambda: f"GET /{chance.randrange(3)}")
+                ticket = gate.enter_nowait(any_route) or await gate.queue(any_route)
             except ThrottleTimeout:
                 ended += 1
                 return
