@@ -1,6 +1,7 @@
 """A toolkit for calling HTTP APIs and in-process ASGI apps, on httpx, anyio and trio."""
 
 from prefect_http._asgi import ASGITransport
+from prefect_http._attempt import Attempt
 from prefect_http._client import PrefectHttpxClient
 from prefect_http._errors import (
     LifespanCrashed,
@@ -16,7 +17,7 @@ from prefect_http._lifespan import app_lifespan_context
 from prefect_http._lifespan_run import Lifespan
 from prefect_http._rate_limit import RateLimit
 from prefect_http._response import PrefectResponse
-from prefect_http._retry import Attempt, RetryPolicy
+from prefect_http._retry import RetryPolicy
 from prefect_http._throttle import Throttle, ThrottleEvent, ThrottleStatistics, is_throttled_by_github
 from prefect_http._throttled_transport import ThrottledTransport
 from prefect_http._version import __version__

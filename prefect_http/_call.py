@@ -8,10 +8,11 @@ import random
 import anyio
 import httpx
 
+from prefect_http._attempt import Attempt
 from prefect_http._body import OneShotBody
 from prefect_http._reading import ERROR_SECONDS
 from prefect_http._response import retry_after
-from prefect_http._retry import Attempt, Failure, Retry, RetryPolicy, Situation, classify, decide
+from prefect_http._retry import Failure, Retry, RetryPolicy, Situation, classify, decide
 
 
 class Call:

@@ -14,6 +14,7 @@ import httpx
 from prefect_http._app_transport import READ_WHOLE, AppTransport
 from prefect_http._arguments import Headers, HttpxArguments
 from prefect_http._asgi_types import ASGIApp
+from prefect_http._attempt import Attempt, outcome, seconds, tell_attempts
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
 from prefect_http._cookies import LeanCookieJar
@@ -23,7 +24,7 @@ from prefect_http._plain_errors import is_plain
 from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse, is_fine, own, status_error
-from prefect_http._retry import Attempt, RetryPolicy, outcome, seconds, tell_attempts
+from prefect_http._retry import RetryPolicy
 from prefect_http._throttle import Throttle
 from prefect_http._throttled_transport import ThrottledTransport
 from prefect_http._version import __version__
@@ -181,7 +182,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
                     origin_has_answered=error.request.url in self._answered,
                 )
                 if attempt.delay is None:
-                    error.add_note(tell_attempts(call.attempts, policy))
+                    error.add_note(tell_attempts(call.attempts, policy.max_retries))
                     raise
             else:
                 call = call or Call(request, policy, body, deadline)
@@ -209,13 +210,13 @@ class PrefectHttpxClient(httpx.AsyncClient):
                     await _until(call.deadline, read_whole(response), call.policy)
             except httpx.RequestError as error:
                 error.request = call.failed_request(error)
-                error.add_note(tell_attempts(call.attempts, call.policy))
+                error.add_note(tell_attempts(call.attempts, call.policy.max_retries))
                 raise
             return response
         max_bytes = STREAMED_ERROR_BYTES if stream else ERROR_BYTES
         cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=call.seconds_for_error())
         failure = status_error(response, tuple(call.attempts))
-        failure.add_note(tell_attempts(call.attempts, call.policy))
+        failure.add_note(tell_attempts(call.attempts, call.policy.max_retries))
         if cut is not None:
             failure.add_note(f"The response body is not whole: {cut}.")
         raise failure

@@ -18,12 +18,9 @@ What the app raised is the ``__cause__``. All of them reach the caller plain, ne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import httpx
 
-if TYPE_CHECKING:
-    from prefect_http._retry import Attempt
+from prefect_http._attempt import Attempt
 
 
 class PrefectHTTPStatusError(httpx.HTTPStatusError):

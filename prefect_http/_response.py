@@ -11,11 +11,11 @@ from typing import Self, cast
 
 import httpx
 
+from prefect_http._attempt import Attempt
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._headers import parse_retry_after
 from prefect_http._rate_limit import RateLimit, parse_rate_limit
 from prefect_http._redact import one_line, safe_url, without_credentials
-from prefect_http._retry import Attempt
 
 _MAX_DETAIL = 500
 # https://docs.python.org/3/library/codecs.html#text-encodings: for programs, and not for what comes over the web.

@@ -17,14 +17,14 @@ from __future__ import annotations
 import enum
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import httpx
 
+from prefect_http._attempt import seconds
 from prefect_http._errors import ThrottleTimeout
-from prefect_http._redact import safe_exception
 
 _STATUSES = frozenset({429, 502, 503})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -109,27 +109,6 @@ class RetryPolicy:
             backoff = self.max_backoff
         low, high = backoff * (1 - self.jitter), min(backoff * (1 + self.jitter), self.max_backoff)
         return low, high, f"backoff of {seconds(backoff)} s"
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt of a request that did not succeed.
-
-    Attributes:
-        number: 1 for the first.
-        status_code: the response's status; exactly one of this and ``exception`` is set.
-        exception: the httpx exception that ended the attempt.
-        delay: seconds until the next attempt; None if there is none.
-        reason: why that delay, or why no further attempt.
-        elapsed: seconds the attempt took.
-    """
-
-    number: int
-    status_code: int | None
-    exception: Exception | None
-    delay: float | None
-    reason: str
-    elapsed: float
 
 
 def _whole_number(text: str) -> int:
@@ -273,25 +252,6 @@ def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
         limit = seconds(policy.max_retry_after)
         return f"Retry-After of {seconds(situation.retry_after)} s exceeds max_retry_after of {limit} s"
     return None
-
-
-def tell_attempts(attempts: Sequence[Attempt], policy: RetryPolicy) -> str:
-    """Write the attempts as a note for the error that ends them."""
-    lines = [f"prefect_http made {len(attempts)} of at most {policy.max_retries + 1} attempts:"]
-    for attempt in attempts:
-        then = attempt.reason if attempt.delay is None else f"waited {seconds(attempt.delay)} s ({attempt.reason})"
-        lines.append(f"  {attempt.number}: {outcome(attempt)} after {seconds(attempt.elapsed)} s; {then}")
-    return "\n".join(lines)
-
-
-def outcome(attempt: Attempt) -> str:
-    """Write how an attempt ended, for people."""
-    return str(attempt.status_code) if attempt.exception is None else safe_exception(attempt.exception)
-
-
-def seconds(value: float) -> str:
-    """Write a number of seconds, for people."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def _frozen(statuses: Set[int]) -> frozenset[int]:

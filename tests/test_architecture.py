@@ -22,6 +22,7 @@ MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in sorted(PACK
 
 # Decide, and do no I/O: clock readings and random numbers come in as arguments.
 PURE = {
+    "_attempt",
     "_errors",
     "_headers",
     "_http_protocol",

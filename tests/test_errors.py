@@ -21,6 +21,7 @@ from prefect_http import (
     PrefectHTTPStatusError,
     PrefectResponse,
     RetryPolicy,
+    ThrottleTimeout,
 )
 
 REQUEST = httpx.Request("POST", "http://server/", json={"a": 1}, extensions={"retry": RetryPolicy()})
@@ -61,6 +62,7 @@ def status_error() -> PrefectHTTPStatusError:
     ("error", "bases"),
     [
         (PrefectHTTPStatusError, (httpx.HTTPStatusError,)),
+        (ThrottleTimeout, (httpx.PoolTimeout,)),
         (LifespanError, (Exception,)),
         (LifespanNotSupported, (LifespanError,)),
         (LifespanStartupError, (LifespanError,)),
@@ -81,7 +83,7 @@ def test_every_error_is_in_the_tree() -> None:
         for name in prefect_http.__all__
         if isinstance(value := getattr(prefect_http, name), type) and issubclass(value, BaseException)
     }
-    assert errors == {PrefectHTTPStatusError, LifespanError, *LifespanError.__subclasses__()}
+    assert errors == {PrefectHTTPStatusError, ThrottleTimeout, LifespanError, *LifespanError.__subclasses__()}
 
 
 @pytest.mark.parametrize("error", LifespanError.__subclasses__())

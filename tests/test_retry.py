@@ -17,7 +17,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_http import Attempt, PrefectHTTPStatusError, RetryPolicy
-from prefect_http._retry import Failure, GiveUp, Retry, Situation, classify, decide, outcome, tell_attempts
+from prefect_http._attempt import outcome, tell_attempts
+from prefect_http._retry import Failure, GiveUp, Retry, Situation, classify, decide
 
 MIDDLE = 0.5  # the random number that puts a wait in the middle of its bounds
 IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
@@ -658,7 +659,7 @@ def test_tell_attempts() -> None:
         Attempt(2, None, httpx.ReadTimeout("slow"), 4.0, "backoff of 4 s", 5.0),
         Attempt(3, 503, None, None, "all retries are used up", 0.5),
     )
-    assert tell_attempts(attempts, RetryPolicy(max_retries=2)).splitlines() == [
+    assert tell_attempts(attempts, 2).splitlines() == [
         "prefect_http made 3 of at most 3 attempts:",
         "  1: 503 after 0.25 s; waited 7.5 s (Retry-After of 7 s)",
         "  2: ReadTimeout: slow after 5 s; waited 4 s (backoff of 4 s)",
