@@ -18,8 +18,8 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 if sys.version_info >= (3, 14):
     PYTHONS.append(RUNNING)
 
-# What the benchmarks measure the package beside.
-PEERS = ["asgi-lifespan", "httpx-retries", "stamina", "starlette", "tenacity"]
+# What the benchmarks measure the package beside, and draw with.
+PEERS = ["asgi-lifespan", "httpx-retries", "matplotlib", "stamina", "starlette", "tenacity"]
 
 
 def _is_installed(python: str) -> bool:

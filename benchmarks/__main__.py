@@ -1,4 +1,4 @@
-"""Run all benchmarks and print their tables; two minutes or so."""
+"""Run all benchmarks and print their tables; three minutes or so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import anyio
 
-from benchmarks import import_time, in_process, nested_lifespan, success, whole_lifespan
+from benchmarks import import_time, in_process, nested_lifespan, success, throttle, whole_lifespan
 
 _PEERS = "httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"
 
@@ -17,10 +17,11 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in _PEERS)
     print(f"{platform.python_implementation()} {platform.python_version()}; {versions}")
     print("Ratios to the first row of each table, measured by turns with it: medians of all rounds, and quartiles.")
-    for benchmark in (success, in_process, nested_lifespan, whole_lifespan):
+    for benchmark in (success, in_process, nested_lifespan, whole_lifespan, throttle):
         for backend in ("trio", "asyncio"):
             anyio.run(benchmark.run, backend, backend=backend)
     import_time.run()
+    throttle.run_crowds()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import anyio
 from prefect_http._errors import ThrottleTimeout
 from prefect_http._limiter import Limiter, Ticket
 from prefect_http._nursery import CancelScope, Event, new_cancel_scope, new_event
+from prefect_http._rate_limit import RateLimit
 
 # Entries of requests that have left the queue; fewer are not worth the sweeping.
 _FEW = 64
@@ -55,11 +56,13 @@ class Gate:
     Args:
         limiter: decides.
         max_wait: how many seconds a request may queue; infinity: for as long as its caller likes.
+        now: tells the event loop's time.
     """
 
-    def __init__(self, limiter: Limiter, max_wait: float) -> None:
+    def __init__(self, limiter: Limiter, max_wait: float, now: Callable[[], float]) -> None:
         self.limiter = limiter
         self._max_wait = max_wait
+        self._now = now
         self._queue: OrderedDict[_Waiter, None] = OrderedDict()
         # Those with a deadline, the nearest first, for when the gate closes beyond it. Who has left the queue stays
         # here for a while.
@@ -80,7 +83,7 @@ class Gate:
         """Let a request out if nobody queues and it may leave at once; None if not."""
         if self._queue:
             return None
-        now = anyio.current_time()
+        now = self._now()
         return self.limiter.send(now, route, has_waited=False) if self.limiter.next_send(now) <= now else None
 
     async def queue(self, route: Callable[[], str]) -> Ticket:
@@ -93,7 +96,7 @@ class Gate:
         Cancellation:
             Takes the request out of the queue.
         """
-        now = anyio.current_time()
+        now = self._now()
         waiter = self._queue_up(route, now)
         try:
             self._look(now)
@@ -102,7 +105,7 @@ class Gate:
                     await waiter.ready.wait()
                 if not waiter.ready.is_set():
                     waiter.timer = new_cancel_scope()
-                    self._look(anyio.current_time())
+                    self._look(self._now())
         except BaseException:
             self._take_out(waiter)
             raise
@@ -124,34 +127,33 @@ class Gate:
 
     def _take_out(self, waiter: _Waiter) -> None:
         """Give up the place of a waiter that is cancelled, or the turn that it has been given this very moment."""
-        now = anyio.current_time()
+        now = self._now()
         self._queue.pop(waiter, None)
         if waiter.ticket is not None:
             self.limiter.dropped(waiter.ticket, now, has_failed=False)
         self._look(now)
 
-    def answered(self, ticket: Ticket) -> None:
-        """Take note of an answer, and look whom that lets out; so do the others."""
-        now = anyio.current_time()
+    def answered(self, ticket: Ticket, told: RateLimit | None) -> None:
+        """Take note of an answer, and of what it tells of the server's limits; then look whom that lets out."""
+        now = self._now()
         self.limiter.answered(ticket, now)
-        self._look(now)
+        self._take_in(told, now)
 
-    def rejected(self, ticket: Ticket, retry_after: float | None, *, is_doubtful: bool) -> None:
-        """Take note of a rejection; see Limiter.rejected()."""
-        now = anyio.current_time()
+    def rejected(self, ticket: Ticket, told: RateLimit | None, retry_after: float | None, *, is_doubtful: bool) -> None:
+        """Take note of a rejection, likewise; see Limiter.rejected()."""
+        now = self._now()
         self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful)
+        self._take_in(told, now)
+
+    def _take_in(self, told: RateLimit | None, now: float) -> None:
+        if told is not None:
+            self.limiter.advertised(now, remaining=told.remaining, reset=told.reset, concurrency=told.concurrency)
         self._look(now)
 
     def dropped(self, ticket: Ticket, *, has_failed: bool) -> None:
         """Take note of a request without an answer; see Limiter.dropped()."""
-        now = anyio.current_time()
+        now = self._now()
         self.limiter.dropped(ticket, now, has_failed=has_failed)
-        self._look(now)
-
-    def advertised(self, *, remaining: int | None, reset: float | None, concurrency: int | None) -> None:
-        """Take note of what the server says of its limits; see Limiter.advertised()."""
-        now = anyio.current_time()
-        self.limiter.advertised(now, remaining=remaining, reset=reset, concurrency=concurrency)
         self._look(now)
 
     def _look(self, now: float) -> None:

@@ -333,7 +333,7 @@ class Limiter:
             self._closed_at = now
             self._hit = sent_at
             self._rate_at_hit = self.rate
-            if self._early_probe and reason is _Reason.REJECTION:
+            if self._early_probe and reason is _Reason.REJECTION and until - now > 2 * self._backoff:
                 if self._closures_to_skip:
                     self._closures_to_skip -= 1
                 else:

@@ -87,6 +87,12 @@ async def checkpoint() -> None:
     await (anyio if trio is None else trio).lowlevel.checkpoint()
 
 
+def clock() -> Callable[[], float]:
+    """Give the function that tells the time of the running event loop; anyio.current_time(), looked up once."""
+    trio = _running_trio()
+    return asyncio.get_running_loop().time if trio is None else cast("Callable[[], float]", trio.current_time)
+
+
 def is_cancelled() -> bool:
     """Say whether the current task is being cancelled; if not, a cancellation that comes up in it is a stray one."""
     if anyio.current_effective_deadline() == -math.inf:

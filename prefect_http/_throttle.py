@@ -13,7 +13,7 @@ import httpx
 
 from prefect_http._gate import Gate
 from prefect_http._limiter import Change, Limiter, Ticket
-from prefect_http._nursery import current_run
+from prefect_http._nursery import clock, current_run
 from prefect_http._rate_limit import github_throttled
 from prefect_http._response import rate_limit, retry_after
 from prefect_http._routes import route_of
@@ -152,8 +152,8 @@ class Throttle:
 
         A key that is unknown, or has been forgotten, has the state of a new one.
         """
-        gate = self._gates.get(key) or self._new_gate(key)
-        return _statistics(gate)
+        gate = self._gates.get(key)
+        return _statistics(self._new_limiter(key)) if gate is None else _statistics(gate.limiter, gate.waiting)
 
     async def enter(self, request: httpx.Request) -> tuple[Gate, Ticket]:
         """Wait for a request's turn; for ThrottledTransport, which must tell the gate how the request ends.
@@ -176,15 +176,14 @@ class Throttle:
         except BaseException:
             gate.dropped(ticket, has_failed=False)
             raise
+        told = rate_limit(response)
+        if told is not None and ("Age" in response.headers or response.is_redirect):
+            told = None  # what comes from a cache is old, and what redirects may be another's
         if is_rejection:
             wait = retry_after(response) or None
-            gate.rejected(ticket, wait, is_doubtful=response.status_code == 503 and wait is None)
+            gate.rejected(ticket, told, wait, is_doubtful=response.status_code == 503 and wait is None)
         else:
-            gate.answered(ticket)
-        told = rate_limit(response)
-        # What comes from a cache is old, and what redirects may be another's.
-        if told is not None and "Age" not in response.headers and not response.is_redirect:
-            gate.advertised(remaining=told.remaining, reset=told.reset, concurrency=told.concurrency)
+            gate.answered(ticket, told)
         if self._events:
             self._tell_events()
 
@@ -200,21 +199,20 @@ class Throttle:
             self._run = run
         gate = self._gates.get(key)
         if gate is None:
-            gate = self._gates[key] = self._new_gate(key)
+            gate = self._gates[key] = Gate(self._new_limiter(key), self._max_wait, clock())
             if len(self._gates) > _MAX_KEYS:
                 self._forget_one()
         else:
             self._gates.move_to_end(key)
         return gate
 
-    def _new_gate(self, key: Hashable) -> Gate:
-        limiter = Limiter(
+    def _new_limiter(self, key: Hashable) -> Limiter:
+        return Limiter(
             max_in_flight=self._max_in_flight,
             slow_start=self._slow_start,
             early_probe=self._early_probe,
             on_change=lambda change: self._events.append((change, key)),
         )
-        return Gate(limiter, self._max_wait)
 
     def _forget_one(self) -> None:
         for key, gate in self._gates.items():
@@ -232,14 +230,13 @@ class Throttle:
                 )
 
 
-def _statistics(gate: Gate) -> ThrottleStatistics:
-    limiter = gate.limiter
+def _statistics(limiter: Limiter, waiting: int = 0) -> ThrottleStatistics:
     return ThrottleStatistics(
         closed_until=limiter.closed_until,
         rate=limiter.rate,
         limit=limiter.limit,
         in_flight=limiter.in_flight,
-        waiting=gate.waiting,
+        waiting=waiting,
         accepted=limiter.accepted,
         rejected=limiter.rejections,
     )

@@ -18,7 +18,9 @@ from prefect_http._limiter import Limiter, Ticket
 
 def new_gate(max_in_flight: int = 1, max_wait: float = float("inf"), early_probe: bool = False) -> Gate:
     """Make a gate that lets one request out at a time."""
-    return Gate(Limiter(max_in_flight=max_in_flight, slow_start=False, early_probe=early_probe), max_wait)
+    return Gate(
+        Limiter(max_in_flight=max_in_flight, slow_start=False, early_probe=early_probe), max_wait, anyio.current_time
+    )
 
 
 def idle(gate: Gate) -> bool:
@@ -69,7 +71,7 @@ async def test_free_gate_is_passed_at_once() -> None:
     assert ticket is not None
     assert not ticket.has_waited
     assert gate.enter_nowait(route) is None
-    gate.answered(ticket)
+    gate.answered(ticket, None)
     assert idle(gate)
 
 
@@ -85,7 +87,7 @@ async def test_first_come_first_served() -> None:
         for number in range(5):
             assert list(crowd.tickets) == list(range(number + 1))
             assert crowd.tickets[number].has_waited is (number > 0)
-            gate.answered(crowd.tickets[number])
+            gate.answered(crowd.tickets[number], None)
             await settle()
     assert idle(gate)
 
@@ -99,13 +101,13 @@ async def test_newcomer_does_not_overtake() -> None:
         await settle()
         tasks.start_soon(crowd.enter, 1)
         await settle()
-        gate.answered(crowd.tickets[0])
+        gate.answered(crowd.tickets[0], None)
         tasks.start_soon(crowd.enter, 2)
         await settle()
         assert list(crowd.tickets) == [0, 1]
-        gate.answered(crowd.tickets[1])
+        gate.answered(crowd.tickets[1], None)
         await settle()
-        gate.answered(crowd.tickets[2])
+        gate.answered(crowd.tickets[2], None)
 
 
 @pytest.mark.anyio
@@ -124,7 +126,7 @@ async def test_cancelled_waiter_leaves_no_gap(cancelled: list[int]) -> None:
         while len(served) < len(crowd.tickets):
             number = list(crowd.tickets)[len(served)]
             served.append(number)
-            gate.answered(crowd.tickets[number])
+            gate.answered(crowd.tickets[number], None)
             await settle()
     assert served == [number for number in range(5) if number not in cancelled]
     assert idle(gate)
@@ -139,13 +141,13 @@ async def test_waiter_that_is_let_out_and_cancelled_at_once_gives_its_turn_on() 
             tasks.start_soon(crowd.enter, number)
             await settle()
         crowd.scopes[1].cancel()
-        gate.answered(crowd.tickets[0])
+        gate.answered(crowd.tickets[0], None)
         await settle()
         assert list(crowd.tickets) in ([0, 2], [0, 1])
-        gate.answered(crowd.tickets[list(crowd.tickets)[-1]])
+        gate.answered(crowd.tickets[list(crowd.tickets)[-1]], None)
         await settle()
         if 1 in crowd.tickets:
-            gate.answered(crowd.tickets[2])
+            gate.answered(crowd.tickets[2], None)
     assert idle(gate)
 
 
@@ -158,13 +160,13 @@ async def test_closed_gate_lets_one_out_and_then_the_others(autojump_clock: trio
             nursery.start_soon(crowd.enter, number)
             await settle()
         await trio.sleep(0.1)
-        gate.answered(crowd.tickets[0])
-        gate.rejected(crowd.tickets[1], 5.0, is_doubtful=False)
-        gate.answered(crowd.tickets[2])
+        gate.answered(crowd.tickets[0], None)
+        gate.rejected(crowd.tickets[1], None, 5.0, is_doubtful=False)
+        gate.answered(crowd.tickets[2], None)
         await settle()
         assert sorted(crowd.tickets) in ([0, 1, 2], [0, 1, 2, 3])
         for ticket in list(crowd.tickets.values())[3:]:
-            gate.answered(ticket)
+            gate.answered(ticket, None)
         waiting = gate.waiting
         await trio.sleep(4.9)
         assert gate.waiting == waiting
@@ -173,12 +175,12 @@ async def test_closed_gate_lets_one_out_and_then_the_others(autojump_clock: trio
         probe = crowd.tickets[max(crowd.tickets)]
         assert probe.is_probe
         assert 5.1 <= probe.sent_at <= 5.1 + 0.25
-        gate.answered(probe)
+        gate.answered(probe, None)
         await trio.sleep(60)
         while gate.waiting or gate.limiter.in_flight:
             for ticket in crowd.tickets.values():
                 if ticket.is_out:
-                    gate.answered(ticket)
+                    gate.answered(ticket, None)
             await trio.sleep(60)
     assert idle(gate)
 
@@ -190,7 +192,7 @@ async def test_cancelled_probe_gives_the_probe_to_the_next(autojump_clock: trio.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crowd.enter, 0)
         await settle()
-        gate.rejected(crowd.tickets[0], 2.0, is_doubtful=False)
+        gate.rejected(crowd.tickets[0], None, 2.0, is_doubtful=False)
         for number in range(1, 4):
             nursery.start_soon(crowd.enter, number)
             await settle()
@@ -203,8 +205,8 @@ async def test_cancelled_probe_gives_the_probe_to_the_next(autojump_clock: trio.
         assert list(crowd.tickets) == [0, 1, 2]
         await trio.sleep(0.2)
         assert list(crowd.tickets) == [0, 1, 2, 3]
-        gate.answered(crowd.tickets[3])
-        gate.answered(crowd.tickets[2])
+        gate.answered(crowd.tickets[3], None)
+        gate.answered(crowd.tickets[2], None)
     assert idle(gate)
 
 
@@ -218,7 +220,7 @@ async def test_request_that_cannot_make_its_deadline_fails_at_once(autojump_cloc
         for number, seconds in ((1, 10), (2, 100), (3, 30), (4, float("inf"))):
             nursery.start_soon(crowd.enter, number, seconds)
             await settle()
-        gate.rejected(crowd.tickets[0], 60.0, is_doubtful=False)
+        gate.rejected(crowd.tickets[0], None, 60.0, is_doubtful=False)
         await settle()
         assert sorted(crowd.failures) == [1, 3]
         nursery.start_soon(crowd.enter, 5, 20)
@@ -229,9 +231,9 @@ async def test_request_that_cannot_make_its_deadline_fails_at_once(autojump_cloc
         assert crowd.failures[1].endswith("and the caller's deadline is 10 s away")
         await trio.sleep(61)
         assert list(crowd.tickets) == [0, 2]
-        gate.answered(crowd.tickets[2])
+        gate.answered(crowd.tickets[2], None)
         await trio.sleep(61)
-        gate.answered(crowd.tickets[4])
+        gate.answered(crowd.tickets[4], None)
     assert idle(gate)
 
 
@@ -251,7 +253,7 @@ async def test_max_wait(autojump_clock: trio.testing.MockClock) -> None:
         await trio.sleep(1)
         assert list(crowd.failures) == [1, 2]
         assert crowd.failures[1] == "the request was not sent: it has queued for 10 s, which is max_wait"
-        gate.rejected(crowd.tickets[0], 11.0, is_doubtful=False)
+        gate.rejected(crowd.tickets[0], None, 11.0, is_doubtful=False)
         nursery.start_soon(crowd.enter, 3)
         await settle()
         assert crowd.failures[3].endswith("and max_wait is 10 s away")
@@ -265,14 +267,14 @@ async def test_early_probe_may_save_who_has_little_time(autojump_clock: trio.tes
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crowd.enter, 0)
         await settle()
-        gate.rejected(crowd.tickets[0], 60.0, is_doubtful=False)
+        gate.rejected(crowd.tickets[0], None, 60.0, is_doubtful=False)
         for number in (1, 2):
             nursery.start_soon(crowd.enter, number, 10)
             await settle()
         await trio.sleep(0.5)
         assert list(crowd.tickets) == [0, 1]
         assert crowd.failures == {}
-        gate.rejected(crowd.tickets[1], 60.0, is_doubtful=False)
+        gate.rejected(crowd.tickets[1], None, 60.0, is_doubtful=False)
         await settle()
         assert list(crowd.failures) == [2]
     assert idle(gate)
@@ -291,7 +293,7 @@ async def test_entries_of_deadlines_are_swept(autojump_clock: trio.testing.MockC
             crowd.scopes[number].cancel()
             await settle()
         assert len(gate._deadlines) < 150
-        gate.answered(crowd.tickets[0])
+        gate.answered(crowd.tickets[0], None)
     assert idle(gate)
 
 
@@ -305,6 +307,9 @@ async def test_chaos(seed: int, autojump_clock: trio.testing.MockClock) -> None:
 
     def any_route() -> str:
         return f"GET /{chance.randrange(3)}"
+
+    def answer(ticket: Ticket) -> None:
+        gate.answered(ticket, None)
 
     async def one(end: Callable[[Ticket], None]) -> None:
         nonlocal ended
@@ -323,7 +328,7 @@ async def test_chaos(seed: int, autojump_clock: trio.testing.MockClock) -> None:
         ended += 1
 
     def reject(ticket: Ticket) -> None:
-        gate.rejected(ticket, chance.choice([None, 1.0, 3.0]), is_doubtful=chance.random() < 0.3)
+        gate.rejected(ticket, None, chance.choice([None, 1.0, 3.0]), is_doubtful=chance.random() < 0.3)
 
     def fail(ticket: Ticket) -> None:
         gate.dropped(ticket, has_failed=True)
@@ -331,7 +336,7 @@ async def test_chaos(seed: int, autojump_clock: trio.testing.MockClock) -> None:
     with trio.fail_after(10_000):
         async with trio.open_nursery() as nursery:
             for _ in range(400):
-                nursery.start_soon(one, chance.choice([gate.answered] * 8 + [reject, fail]))
+                nursery.start_soon(one, chance.choice([answer] * 8 + [reject, fail]))
                 await trio.sleep(chance.expovariate(30))
     assert ended == 400
     assert idle(gate)

@@ -1,0 +1,94 @@
+"""Two pictures of what a throttle does; they need matplotlib."""
+
+# pyright: reportUnknownMemberType=false
+# Matplotlib's own types are not whole.
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks._limited_servers import SERVERS
+from benchmarks._simulation import Outcome, Rates
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DIRECTORY = Path(__file__).parent.parent / "docs" / "pictures"
+_ACCEPTED, _REJECTED, _TRUE = "#2166ac", "#d6604d", "#888888"
+_BIN = 0.25  # seconds
+_SIZE = 10, 3.2  # inches
+
+
+def draw(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates], directory: Path = _DIRECTORY) -> None:
+    """Draw both into a directory, or say why not.
+
+    Args:
+        outcomes: what became of requests at once to the server S1, by client.
+        rates: what rates were learned, by server.
+        directory: is made if it is not there.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No pictures: matplotlib is not installed.")
+        return
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    # Text stays text, and the same input makes the same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prefect_http", "font.size": 9}):
+        for name, picture in (
+            ("throttle_requests.svg", _draw_requests(Figure(_SIZE, layout="constrained"), outcomes)),
+            ("throttle_rate.svg", _draw_rates(Figure(_SIZE, layout="constrained"), rates)),
+        ):
+            picture.savefig(directory / name, metadata={"Date": None})
+            print(f"Drawn: {directory / name}")
+
+
+def _draw_requests(figure: Figure, outcomes: Mapping[str, Outcome]) -> Figure:
+    """Draw how many requests were accepted and rejected over time, client by client."""
+    figure.suptitle("1,000 requests at once to a server that accepts 50 per second (burst 10, Retry-After)")
+    panels = figure.subplots(1, len(outcomes), sharex=True, sharey=True)
+    for axes, (client, outcome) in zip(panels, outcomes.items(), strict=True):
+        accepted = [at for at, is_accepted in outcome.arrivals if is_accepted]
+        rejected = [at for at, is_accepted in outcome.arrivals if not is_accepted]
+        _draw_total(axes, rejected, outcome.seconds, _REJECTED, "rejected")
+        _draw_total(axes, accepted, outcome.seconds, _ACCEPTED, "accepted")
+        axes.set_title(client)
+        words = f"{len(accepted):,} accepted\n{len(rejected):,} rejected\n{outcome.failed} failed"
+        axes.text(0.97, 0.45, words, transform=axes.transAxes, ha="right", va="center")
+        axes.set_xlabel("seconds")
+    panels[0].set_ylabel("requests so far")
+    panels[0].legend(loc="upper left", frameon=False)
+    return figure
+
+
+def _draw_total(axes: Axes, times: Iterable[float], end: float, color: str, label: str) -> None:
+    bins = Counter(math.ceil(at / _BIN) for at in times)
+    numbers = range(math.ceil(end / _BIN) + 1)
+    totals = list(itertools.accumulate(bins[number] for number in numbers))
+    axes.plot([number * _BIN for number in numbers], totals, color=color, label=label)
+
+
+def _draw_rates(figure: Figure, rates: Mapping[str, Rates]) -> Figure:
+    """Draw the rates that were learned, and the true ones."""
+    figure.suptitle("The rate that the throttle has learned, and the true one")
+    panels = figure.subplots(1, len(rates), sharey=True)
+    for axes, (name, samples) in zip(panels, rates.items(), strict=True):
+        server = SERVERS[name]
+        assert server.true_rate is not None
+        times = [at for at, _ in samples]
+        axes.step(times, [server.true_rate(at) for at in times], color=_TRUE, linestyle="--", label="true")
+        axes.plot(times, [rate for _, rate in samples], color=_ACCEPTED, label="learned")
+        axes.set_title(f"{name}: {server.title}")
+        axes.set_xlabel("seconds")
+        axes.set_ylim(bottom=0)
+    panels[0].set_ylabel("requests per second")
+    panels[0].legend(loc="lower right", frameon=False)
+    return figure
