@@ -13,6 +13,7 @@ from prefect_http._body import OneShotBody
 from prefect_http._reading import ERROR_SECONDS
 from prefect_http._response import retry_after
 from prefect_http._retry import Failure, Retry, RetryPolicy, Situation, classify, decide
+from prefect_http._throttled_transport import REJECTED
 
 
 class Call:
@@ -55,7 +56,8 @@ class Call:
         now = anyio.current_time()
         if isinstance(failed, httpx.Response):
             status_code, exception = failed.status_code, None
-            failure = Failure.REFUSED if status_code in self.policy.statuses else Failure.FINAL
+            is_refusal = status_code in self.policy.statuses or REJECTED in failed.extensions
+            failure = Failure.REFUSED if is_refusal else Failure.FINAL
             wanted_wait, redirected = retry_after(failed), failed.request
         else:
             status_code, exception = None, failed

@@ -26,7 +26,7 @@ from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse, is_fine, own, status_error
 from prefect_http._retry import RetryPolicy
 from prefect_http._throttle import Throttle
-from prefect_http._throttled_transport import ThrottledTransport
+from prefect_http._throttled_transport import REJECTED, ThrottledTransport
 from prefect_http._version import __version__
 
 T = TypeVar("T")
@@ -156,8 +156,10 @@ class PrefectHttpxClient(httpx.AsyncClient):
                     for answer in (*response.history, response):
                         self._answered.add(answer.url)
                 status = response.status_code
-                if status not in policy.statuses and (
-                    200 <= status < 300 or is_fine(response) or not self._raise_on_all_errors
+                if (
+                    status not in policy.statuses
+                    and REJECTED not in response.extensions
+                    and (200 <= status < 300 or is_fine(response) or not self._raise_on_all_errors)
                 ):
                     if not stream and status != 101:
                         try:

@@ -169,10 +169,10 @@ class Throttle:
 
         return gate, gate.enter_nowait(route) or await gate.queue(route)
 
-    def note_response(self, gate: Gate, ticket: Ticket, response: httpx.Response) -> None:
-        """Learn from the status and headers of a response."""
+    def note_response(self, gate: Gate, ticket: Ticket, response: httpx.Response) -> bool:
+        """Learn from the status and headers of a response; say whether it is a rejection."""
         try:
-            is_rejection = self._is_throttled(response)
+            is_rejection = bool(self._is_throttled(response))
         except BaseException:
             gate.dropped(ticket, has_failed=False)
             raise
@@ -186,6 +186,7 @@ class Throttle:
             gate.answered(ticket, told)
         if self._events:
             self._tell_events()
+        return is_rejection
 
     def note_failure(self, gate: Gate, ticket: Ticket, error: BaseException) -> None:
         """Take note of a request that was cancelled, or has failed on the way."""

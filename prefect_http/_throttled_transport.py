@@ -9,6 +9,9 @@ import httpx
 
 from prefect_http._throttle import Throttle
 
+# A response extension: the throttle takes the response for a rejection, whatever its status.
+REJECTED = "prefect_http.rejected"
+
 
 class ThrottledTransport(httpx.AsyncBaseTransport):
     """Sends each request through another transport, when its turn has come.
@@ -44,7 +47,8 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
             self._throttle.note_failure(gate, ticket, error)
             raise
         try:
-            self._throttle.note_response(gate, ticket, response)
+            if self._throttle.note_response(gate, ticket, response):
+                response.extensions[REJECTED] = True
         except BaseException:
             await response.aclose()
             raise

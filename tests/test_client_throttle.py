@@ -21,6 +21,7 @@ from prefect_http import (
     Throttle,
     ThrottledTransport,
     ThrottleTimeout,
+    is_throttled_by_github,
 )
 
 pytestmark = pytest.mark.trio
@@ -191,3 +192,16 @@ async def test_response_tells_the_rate_limit(autojump_clock: trio.testing.MockCl
             response = await client.get("http://host/")
             assert isinstance(response, PrefectResponse)
             assert response.rate_limit == expected
+
+
+async def test_rejection_of_any_status_is_repeated(autojump_clock: trio.testing.MockClock) -> None:
+    """What the throttle takes for a rejection is repeated like a 429, and any other 403 is not."""
+    limited = httpx.Response(403, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "60"})
+    server = Server(limited, httpx.Response(200), httpx.Response(403))
+    throttle = Throttle(is_throttled=is_throttled_by_github)
+    async with PrefectHttpxClient(transport=server, throttle=throttle, retry=PATIENT) as client:
+        assert (await client.get("http://host/")).status_code == 200
+        assert trio.current_time() == pytest.approx(60.2, abs=0.3)
+        with pytest.raises(PrefectHTTPStatusError, match="403"):
+            await client.get("http://host/")
+    assert len(server.sent) == 3
