@@ -177,7 +177,7 @@ class Limiter:
     @property
     def limit(self) -> int:
         """How many requests may be under way."""
-        return int(min(self._most_in_flight, self._learned_window(self.rate)))
+        return math.ceil(min(self._most_in_flight, self._learned_window(self.rate)))
 
     @property
     def _most_in_flight(self) -> float:
@@ -200,10 +200,10 @@ class Limiter:
 
     def next_send(self, now: float) -> float:
         """Say when the next request may leave: not after ``now``, later, or infinity, if only an answer can tell."""
-        if self.closed_until is not None:
-            return self._next_probe(self.closed_until)
         if self.in_flight >= self._most_in_flight:
             return math.inf
+        if self.closed_until is not None:
+            return self._next_probe(self.closed_until)
         rate = self.rate
         due = self._last_sent + 1 / rate
         if self.in_flight >= self._learned_window(rate):
@@ -234,6 +234,7 @@ class Limiter:
     def answered(self, ticket: Ticket, now: float) -> None:
         """Take note of an answer that is no rejection, whatever its status."""
         self._take_back(ticket)
+        self._end_probe(ticket)
         self.accepted += 1
         self._good_in_a_row += 1
         self._routes.served(ticket.route)
@@ -244,7 +245,7 @@ class Limiter:
             self._window += _WINDOW_STEP
         self._done += ticket.has_waited
         if ticket.cycle == self._cycle:
-            if ticket.is_probe and self.closed_until is not None:
+            if ticket.is_probe and self._may_open(ticket):
                 self._open(ticket)
             else:
                 self._ok += 1
@@ -261,7 +262,7 @@ class Limiter:
             jitter: a number from 0 to 1, to keep several clients from coming back together.
             is_doubtful: whether it may as well be a fault of the server's.
         """
-        if is_doubtful and self._good_in_a_row >= _GOOD_TO_DOUBT:
+        if is_doubtful and not ticket.is_probe and self._good_in_a_row >= _GOOD_TO_DOUBT:
             self.answered(ticket, now)
             self._good_in_a_row = 0
             return
@@ -312,6 +313,12 @@ class Limiter:
         if not remaining:
             self._close(_Reason.NOTICE, now, now, until)
 
+    def _may_open(self, probe: Ticket) -> bool:
+        """Say whether a probe is of this closure, and left when all that was known by now had passed."""
+        if self.closed_until is None:
+            return False
+        return probe.sent_at >= (self._closed_at if self._early_probe else self.closed_until)
+
     def _take_back(self, ticket: Ticket) -> None:
         ticket.is_out = False
         self.in_flight -= 1
@@ -345,20 +352,20 @@ class Limiter:
     def _open(self, probe: Ticket) -> None:
         if self._is_early(probe):
             self._early_failures = 0
-        learns = self._reason is _Reason.REJECTION
-        if learns:
-            self._learn(probe)
+        has_learned = self._reason is _Reason.REJECTION and self._learn(probe)
         self.closed_until = self._reason = self._probe = None
         self._early_probe_at = math.inf
         self._backoff = _FIRST_BACKOFF
         self._tell(Change.OPENED)
-        if learns:
+        if has_learned:
             self._tell(Change.LEARNED)
 
-    def _learn(self, probe: Ticket) -> None:
+    def _learn(self, probe: Ticket) -> bool:
+        """Begin a new cycle; say whether the last one has taught a rate."""
         assert self._began is not None
         assert self._latency is not None
-        if self._ok:
+        has_learned = bool(self._ok)
+        if has_learned:
             busy = max(self._hit - self._began, self._latency, _SHORTEST_TIME)
             whole = probe.sent_at - self._began
             high = self._ok / busy if math.isinf(self._rate_at_hit) else _BELOW_THE_LAST * self._rate_at_hit
@@ -371,3 +378,4 @@ class Limiter:
         self._cycle += 1
         self._began = probe.sent_at
         self._ok = 1
+        return has_learned

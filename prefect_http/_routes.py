@@ -9,12 +9,15 @@ from collections.abc import Callable
 # As many rejections in a row tell that a route has a problem of its own.
 _OWN_PROBLEM = 3
 _MAX_ROUTES = 1000
-_VARIABLE = re.compile(r"[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*|[^/]{40,}")
+_VARIABLE = re.compile(r"[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*")
+_LONG = 40
 
 
 def route_of(method: str, path: str) -> str:
     """Give the method and the shape of a path: its segments, less what looks like the name of one item."""
-    return f"{method} " + "/".join("*" if _VARIABLE.fullmatch(part) else part for part in path.split("/"))
+    return f"{method} " + "/".join(
+        "*" if len(part) >= _LONG or _VARIABLE.fullmatch(part) else part for part in path.split("/")
+    )
 
 
 class RouteStreaks:
