@@ -11,9 +11,8 @@ import httpx
 from prefect_http._attempt import Attempt
 from prefect_http._body import OneShotBody
 from prefect_http._reading import ERROR_SECONDS
-from prefect_http._response import retry_after
+from prefect_http._response import REJECTED, retry_after
 from prefect_http._retry import Failure, Retry, RetryPolicy, Situation, classify, decide
-from prefect_http._throttled_transport import REJECTED
 
 
 class Call:

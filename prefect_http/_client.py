@@ -18,15 +18,16 @@ from prefect_http._attempt import Attempt, outcome, seconds, tell_attempts
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
 from prefect_http._cookies import LeanCookieJar
+from prefect_http._functions import is_async
 from prefect_http._network import wrap_transports
 from prefect_http._origins import AnsweredOrigins
 from prefect_http._plain_errors import is_plain
 from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
 from prefect_http._redact import safe_url
-from prefect_http._response import PrefectResponse, is_fine, own, status_error
+from prefect_http._response import REJECTED, PrefectResponse, is_fine, own, status_error
 from prefect_http._retry import RetryPolicy
 from prefect_http._throttle import Throttle
-from prefect_http._throttled_transport import REJECTED, ThrottledTransport
+from prefect_http._throttled_transport import ThrottledTransport
 from prefect_http._version import __version__
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
-        if on_retry is not None and (not callable(on_retry) or _is_async(on_retry)):
+        if on_retry is not None and (not callable(on_retry) or is_async(on_retry)):
             raise TypeError(f"{_ON_RETRY}, not {on_retry!r}")
         self._policy = RetryPolicy.from_env() if retry is None else _checked_policy(retry, "retry")
         self._raise_on_all_errors = raise_on_all_errors
@@ -257,10 +258,6 @@ def _call_app_instead_of_network(httpx_arguments: HttpxArguments, app: ASGIApp) 
     httpx_arguments["transport"] = AppTransport(app)
     if httpx_arguments.get("base_url") in (None, ""):
         httpx_arguments["base_url"] = "http://localhost"
-
-
-def _is_async(function: Callable[..., object]) -> bool:
-    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
 
 
 def _checked_policy(policy: object, where: str) -> RetryPolicy:

@@ -74,10 +74,9 @@ class Gate:
         """How many requests queue."""
         return len(self._queue)
 
-    @property
     def is_idle(self) -> bool:
-        """Whether all there is to lose is what was learned."""
-        return self.limiter.is_idle and not self._queue
+        """Say whether all there is to lose is what was learned."""
+        return not self._queue and self.limiter.is_idle(self._now())
 
     def enter_nowait(self, route: Callable[[], str]) -> Ticket | None:
         """Let a request out if nobody queues and it may leave at once; None if not."""
@@ -96,34 +95,49 @@ class Gate:
         Cancellation:
             Takes the request out of the queue.
         """
-        now = self._now()
-        waiter = self._queue_up(route, now)
+        waiter = self._queue_up(route, self._now())
         try:
-            self._look(now)
-            while not waiter.ready.is_set():
+            while True:
+                self._look(self._now())
                 with waiter.timer:
                     await waiter.ready.wait()
-                if not waiter.ready.is_set():
+                if waiter.failure is not None:
+                    raise waiter.failure
+                if waiter.ticket is None:
                     waiter.timer = new_cancel_scope()
-                    self._look(self._now())
+                elif self._has_closed_since(waiter.ticket):
+                    self._put_back(waiter, waiter.ticket)
+                else:
+                    return waiter.ticket
         except BaseException:
             self._take_out(waiter)
             raise
-        if waiter.ticket is None:
-            assert waiter.failure is not None
-            raise waiter.failure
-        return waiter.ticket
+
+    def _has_closed_since(self, ticket: Ticket) -> bool:
+        """Say whether the gate has closed between a request's turn and its task's."""
+        return self.limiter.closed_until is not None and not ticket.is_probe
+
+    def _put_back(self, waiter: _Waiter, ticket: Ticket) -> None:
+        """Have a request queue again, at the front."""
+        self.limiter.dropped(ticket, self._now(), has_failed=False)
+        waiter.ticket, waiter.ready, waiter.timer = None, new_event(), new_cancel_scope()
+        self._queue[waiter] = None
+        self._queue.move_to_end(waiter, last=False)
+        self._remember_deadline(waiter)
 
     def _queue_up(self, route: Callable[[], str], now: float) -> _Waiter:
         expires_at = now + self._max_wait
         waiter = _Waiter(route, expires_at, min(expires_at, anyio.current_effective_deadline()))
         self._queue[waiter] = None
+        self._remember_deadline(waiter)
+        return waiter
+
+    def _remember_deadline(self, waiter: _Waiter) -> None:
         if waiter.deadline < math.inf:
             if len(self._deadlines) > 2 * len(self._queue) + _FEW:
                 self._deadlines = [entry for entry in self._deadlines if entry[2] in self._queue]
                 heapq.heapify(self._deadlines)
             heapq.heappush(self._deadlines, (waiter.deadline, next(self._count), waiter))
-        return waiter
 
     def _take_out(self, waiter: _Waiter) -> None:
         """Give up the place of a waiter that is cancelled, or the turn that it has been given this very moment."""
@@ -158,9 +172,13 @@ class Gate:
 
     def _look(self, now: float) -> None:
         """Let out whoever may leave, fail whoever waits in vain, and set the timer of the one who is next then."""
+        if self._queue:
+            self._fail_the_hopeless(now)
+            self._serve(now)
         if not self._queue:
-            return
-        self._fail_the_hopeless(now)
+            self._deadlines.clear()  # what has left the queue is not kept alive
+
+    def _serve(self, now: float) -> None:
         while self._queue:
             head = next(iter(self._queue))
             if head.expires_at <= now:
@@ -179,7 +197,7 @@ class Gate:
         while self._deadlines and self._deadlines[0][0] <= shut_until:
             waiter = heapq.heappop(self._deadlines)[2]
             if waiter in self._queue:
-                limit = "max_wait" if waiter.deadline == waiter.expires_at else "the caller's deadline"
+                limit = "max_wait" if waiter.deadline == waiter.expires_at else "the deadline"
                 opens, left = shut_until - now, waiter.deadline - now
                 self._fail(waiter, f"the server lets nothing in for {opens:.3g} s, and {limit} is {left:.3g} s away")
 

@@ -17,6 +17,9 @@ from prefect_http._headers import parse_retry_after
 from prefect_http._rate_limit import RateLimit, parse_rate_limit
 from prefect_http._redact import one_line, safe_url, without_credentials
 
+# A response extension: a throttle takes the response for a rejection, whatever its status.
+REJECTED = "prefect_http.rejected"
+
 _MAX_DETAIL = 500
 # https://docs.python.org/3/library/codecs.html#text-encodings: for programs, and not for what comes over the web.
 _PYTHONS_OWN = frozenset(

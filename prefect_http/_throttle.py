@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -11,14 +12,16 @@ from typing import Literal
 import anyio
 import httpx
 
+from prefect_http._functions import is_async
 from prefect_http._gate import Gate
 from prefect_http._limiter import Change, Limiter, Ticket
 from prefect_http._nursery import clock, current_run
 from prefect_http._rate_limit import github_throttled
-from prefect_http._response import rate_limit, retry_after
-from prefect_http._routes import route_of
+from prefect_http._response import REJECTED, rate_limit, retry_after
 
 _MAX_KEYS = 1000
+# How many keys are looked at for one to forget; if none can go, there are more for a while.
+_FEW = 16
 _THROTTLED = frozenset({429, 503})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -29,7 +32,8 @@ class ThrottleStatistics:
 
     Attributes:
         closed_until: when the gate opens, on the event loop's clock, for one request at first; None while it is open.
-        rate: requests per second that are let out; infinity while no request has been rejected.
+            It may have passed, while that request is under way or none has come.
+        rate: requests per second that are let out; infinity while none has been learned.
         limit: how many requests may be under way.
         in_flight: how many are.
         waiting: how many queue.
@@ -111,7 +115,7 @@ class Throttle:
         TypeError: a function is not callable.
 
     One Throttle may be shared by any number of clients and transports in one event loop. It knows nothing of other
-    processes. At most 1,000 keys are remembered, those that were used last; a key that is closed, or has requests
+    processes. About 1,000 keys are remembered, those that were used last; a key that is closed, or has requests
     under way or waiting, is never forgotten. A limit by window whose answers carry no hints at all cannot be learned
     well: about one request in thirteen is rejected.
     """
@@ -127,9 +131,13 @@ class Throttle:
         slow_start: bool = True,
         on_event: Callable[[ThrottleEvent], object] | None = None,
     ) -> None:
-        for name, function in (("key", key), ("is_throttled", is_throttled), ("on_event", on_event)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} must be a function, not {function!r}")
+        for name, function in (
+            ("key", key),
+            ("is_throttled", is_throttled or _is_throttled),
+            ("on_event", on_event or _is_throttled),
+        ):
+            if not callable(function) or is_async(function):
+                raise TypeError(f"{name} must be a plain function, and not an async one, not {function!r}")
         if not isinstance(max_in_flight, int) or isinstance(max_in_flight, bool) or max_in_flight < 1:
             raise ValueError(f"max_in_flight must be a whole number from 1, not {max_in_flight!r}")
         if max_wait is not None and (
@@ -155,57 +163,44 @@ class Throttle:
         gate = self._gates.get(key)
         return _statistics(self._new_limiter(key)) if gate is None else _statistics(gate.limiter, gate.waiting)
 
-    async def enter(self, request: httpx.Request) -> tuple[Gate, Ticket]:
-        """Wait for a request's turn; for ThrottledTransport, which must tell the gate how the request ends.
+    def gate(self, request: httpx.Request) -> Gate:
+        """Give the gate of a request's key; for ThrottledTransport.
 
         Raises:
-            ThrottleTimeout: its turn cannot come in time.
             RuntimeError: the Throttle is used in a second event loop.
         """
-        gate = self._gate(self._key(request))
-
-        def route() -> str:
-            return route_of(request.method, request.url.path)
-
-        return gate, gate.enter_nowait(route) or await gate.queue(route)
-
-    def note_response(self, gate: Gate, ticket: Ticket, response: httpx.Response) -> bool:
-        """Learn from the status and headers of a response; say whether it is a rejection."""
-        try:
-            is_rejection = bool(self._is_throttled(response))
-        except BaseException:
-            gate.dropped(ticket, has_failed=False)
-            raise
-        told = rate_limit(response)
-        if told is not None and ("Age" in response.headers or response.is_redirect):
-            told = None  # what comes from a cache is old, and what redirects may be another's
-        if is_rejection:
-            wait = retry_after(response) or None
-            gate.rejected(ticket, told, wait, is_doubtful=response.status_code == 503 and wait is None)
-        else:
-            gate.answered(ticket, told)
-        if self._events:
-            self._tell_events()
-        return is_rejection
-
-    def note_failure(self, gate: Gate, ticket: Ticket, error: BaseException) -> None:
-        """Take note of a request that was cancelled, or has failed on the way."""
-        gate.dropped(ticket, has_failed=isinstance(error, httpx.TransportError))
-
-    def _gate(self, key: Hashable) -> Gate:
         run = current_run()
         if self._run is not run:
             if self._run is not None:
                 raise RuntimeError("this Throttle is used in another event loop; make one for each")
             self._run = run
+        key = self._key(request)
         gate = self._gates.get(key)
         if gate is None:
+            self._forget_one()
             gate = self._gates[key] = Gate(self._new_limiter(key), self._max_wait, clock())
-            if len(self._gates) > _MAX_KEYS:
-                self._forget_one()
         else:
             self._gates.move_to_end(key)
         return gate
+
+    def note_response(self, gate: Gate, ticket: Ticket, response: httpx.Response) -> None:
+        """Learn from the status and headers of a response, and mark it if it is a rejection; likewise."""
+        try:
+            is_rejection = self._is_throttled(response)
+            wait = retry_after(response) or None if is_rejection else None
+            told = rate_limit(response)
+            if told is not None and ("Age" in response.headers or response.is_redirect):
+                told = None  # what comes from a cache is old, and what redirects may be another's
+        except BaseException:
+            gate.dropped(ticket, has_failed=False)
+            raise
+        if is_rejection:
+            response.extensions[REJECTED] = True
+            gate.rejected(ticket, told, wait, is_doubtful=response.status_code == 503 and wait is None)
+        else:
+            gate.answered(ticket, told)
+        while self._events:
+            self._tell(*self._events.pop(0))
 
     def _new_limiter(self, key: Hashable) -> Limiter:
         return Limiter(
@@ -216,19 +211,17 @@ class Throttle:
         )
 
     def _forget_one(self) -> None:
-        for key, gate in self._gates.items():
-            if gate.is_idle:
-                del self._gates[key]
-                return
+        """Make room for a new key, if one of those that were used least lately can go."""
+        if len(self._gates) >= _MAX_KEYS:
+            for key, gate in itertools.islice(self._gates.items(), _FEW):
+                if gate.is_idle():
+                    del self._gates[key]
+                    return
 
-    def _tell_events(self) -> None:
-        events, self._events = self._events, []
+    def _tell(self, change: Change, key: Hashable) -> None:
         if self._on_event is not None:
-            for change, key in events:
-                statistics = self.statistics(key)
-                self._on_event(
-                    ThrottleEvent(kind=change.value, key=key, time=anyio.current_time(), statistics=statistics)
-                )
+            statistics, now = self.statistics(key), anyio.current_time()
+            self._on_event(ThrottleEvent(kind=change.value, key=key, time=now, statistics=statistics))
 
 
 def _statistics(limiter: Limiter, waiting: int = 0) -> ThrottleStatistics:

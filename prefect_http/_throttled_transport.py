@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import anyio.lowlevel
 import httpx
 
+from prefect_http._gate import Gate
+from prefect_http._limiter import Ticket
+from prefect_http._nursery import CancelScope, new_cancel_scope
+from prefect_http._routes import route_of
 from prefect_http._throttle import Throttle
-
-# A response extension: the throttle takes the response for a rejection, whatever its status.
-REJECTED = "prefect_http.rejected"
 
 
 class ThrottledTransport(httpx.AsyncBaseTransport):
@@ -26,6 +29,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
 
     Requests raise:
         ThrottleTimeout: the request cannot be let out in time; it was not sent.
+        httpx.ConnectError: the transport was closed while it waited; likewise.
         RuntimeError: the throttle is used in another event loop.
 
     Cancellation:
@@ -35,24 +39,47 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
     def __init__(self, transport: httpx.AsyncBaseTransport, throttle: Throttle) -> None:
         if not isinstance(throttle, Throttle):
             raise TypeError(f"throttle must be a Throttle, not {throttle!r}")
+        if isinstance(transport, ThrottledTransport) and transport._throttle is throttle:
+            raise ValueError("the transport is behind this throttle already; a request would wait for itself")
         self._transport = transport
-        self._throttle = throttle
+        self._throttle: Throttle = throttle
+        self._queues: set[CancelScope] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Wait for the request's turn, and send it."""
-        gate, ticket = await self._throttle.enter(request)
+        gate = self._throttle.gate(request)
+
+        def route() -> str:
+            return route_of(request.method, request.url.path)
+
+        ticket = gate.enter_nowait(route) or await self._queue(gate, route)
         try:
             response = await self._transport.handle_async_request(request)
         except BaseException as error:
-            self._throttle.note_failure(gate, ticket, error)
+            gate.dropped(ticket, has_failed=isinstance(error, httpx.TransportError))
             raise
+        response.request = request  # for the predicate
         try:
-            if self._throttle.note_response(gate, ticket, response):
-                response.extensions[REJECTED] = True
+            self._throttle.note_response(gate, ticket, response)
         except BaseException:
             await response.aclose()
             raise
         return response
+
+    async def _queue(self, gate: Gate, route: Callable[[], str]) -> Ticket:
+        scope = new_cancel_scope()
+        self._queues.add(scope)
+        try:
+            with scope:
+                return await gate.queue(route)
+        finally:
+            self._queues.discard(scope)
+        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+        raise httpx.ConnectError("the transport has been closed while the request waited for its turn")
+
+    def _end_queues(self) -> None:
+        for scope in self._queues:
+            scope.cancel()
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -64,8 +91,10 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         exc: BaseException | None = None,
         tb: TracebackType | None = None,
     ) -> None:
+        self._end_queues()
         await self._transport.__aexit__(exc_type, exc, tb)
 
     async def aclose(self) -> None:
-        """Close the other transport."""
+        """Close the other transport; what still waits for its turn is not sent."""
+        self._end_queues()
         await self._transport.aclose()

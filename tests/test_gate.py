@@ -228,7 +228,7 @@ async def test_request_that_cannot_make_its_deadline_fails_at_once(autojump_cloc
         assert sorted(crowd.failures) == [1, 3, 5]
         assert trio.current_time() == 0
         assert crowd.failures[1].startswith("the request was not sent: the server lets nothing in for 60")
-        assert crowd.failures[1].endswith("and the caller's deadline is 10 s away")
+        assert crowd.failures[1].endswith("and the deadline is 10 s away")
         await trio.sleep(61)
         assert list(crowd.tickets) == [0, 2]
         gate.answered(crowd.tickets[2], None)
@@ -294,6 +294,27 @@ async def test_entries_of_deadlines_are_swept(autojump_clock: trio.testing.MockC
             await settle()
         assert len(gate._deadlines) < 150
         gate.answered(crowd.tickets[0], None)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_turn_that_a_rejection_overtakes(autojump_clock: trio.testing.MockClock) -> None:
+    """A request whose turn has come, but whose task has not, waits on if the gate closes in between; it is next."""
+    crowd = Crowd(gate := new_gate(max_in_flight=2))
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(crowd.enter, number, 100)
+            await settle()
+        gate.answered(crowd.tickets[0], None)
+        gate.rejected(crowd.tickets[1], None, 5.0, is_doubtful=False)
+        await settle()
+        assert list(crowd.tickets) == [0, 1]
+        assert gate.limiter.in_flight == 0
+        await trio.sleep(6)
+        assert list(crowd.tickets) == [0, 1, 2]
+        gate.answered(crowd.tickets[2], None)
+        await trio.sleep(6)
+        gate.answered(crowd.tickets[3], None)
     assert idle(gate)
 
 

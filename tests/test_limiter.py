@@ -150,14 +150,14 @@ def test_a_new_limiter() -> None:
     """Nothing is known: no rate, ten requests at a time, and an open gate."""
     limiter = make()
     assert (limiter.rate, limiter.limit, limiter.closed_until, limiter.in_flight) == (INF, 10, None, 0)
-    assert (limiter.accepted, limiter.rejections, limiter.is_idle, limiter.shut_until) == (0, 0, True, -INF)
+    assert (limiter.accepted, limiter.rejections, limiter.is_idle(0.0), limiter.shut_until) == (0, 0, True, -INF)
 
 
 def test_the_first_ten_leave_at_once() -> None:
-    """Ten requests leave in the same moment, and for the eleventh only an answer can tell."""
+    """Ten requests leave in the same moment; the eleventh waits for an answer, or a second, lest none comes soon."""
     limiter = make()
     tickets = let_out(limiter, 5.0, 10)
-    assert limiter.next_send(5.0) == INF
+    assert limiter.next_send(5.0) == 6.0
     assert limiter.in_flight == 10
     limiter.answered(tickets[3], 5.0)
     assert may_leave(limiter, 5.0)
@@ -204,11 +204,11 @@ def test_one_more_goes_after_four_latencies() -> None:
 
 @pytest.mark.parametrize("count", [1, 10])
 def test_a_latency_of_zero(count: int) -> None:
-    """Answers that take no time at all tell of no latency, and a full window then waits for an answer."""
+    """Answers that take no time at all tell of no latency, and a full window then lets one more out each second."""
     limiter = make()
     answer(limiter, let_out(limiter, 0.0, count), 0.0)
     fill(limiter, 0.0)
-    assert limiter.next_send(1e6) == INF
+    assert limiter.next_send(0.0) == 1.0
 
 
 # --- A rejection
@@ -236,7 +236,7 @@ def test_how_long_a_rejection_closes(retry_after: float | None, jitter: float, w
     limiter.rejected(let_one_out(limiter, 7.0), 8.0, retry_after, jitter)
     assert limiter.closed_until == pytest.approx(8.0 + wait)
     assert limiter.next_send(8.0) == limiter.closed_until == limiter.shut_until
-    assert (limiter.in_flight, limiter.rejections, limiter.accepted, limiter.is_idle) == (0, 1, 0, False)
+    assert (limiter.in_flight, limiter.rejections, limiter.accepted, limiter.is_idle(8.0)) == (0, 1, 0, False)
 
 
 @pytest.mark.parametrize(("second", "closed_until"), [(5.0, 6.0), (1.0, 2.0), (0.5, 1.5), (None, 1.5)])
@@ -915,7 +915,8 @@ def test_how_many_at_a_time(concurrency: int, limit: int) -> None:
     advertise(limiter, 0.0, concurrency=concurrency)
     assert limiter.limit == limit
     let_out(limiter, 0.0, limit)
-    assert not may_leave(limiter, 1e6)
+    assert not may_leave(limiter, 0.5)
+    assert may_leave(limiter, 1e6) is (concurrency == 1000)
 
 
 def test_how_many_at_a_time_may_change() -> None:
@@ -970,16 +971,17 @@ def test_nobody_needs_to_listen() -> None:
 
 
 def test_idle() -> None:
-    """Idle is what is open, with nothing under way."""
+    """Idle is what has nothing under way, and would let a request out."""
     limiter = make()
     ticket = let_one_out(limiter, 0.0)
-    assert not limiter.is_idle
+    assert not limiter.is_idle(0.0)
     limiter.rejected(ticket, 0.0, None, 0.0)
-    assert not limiter.is_idle
+    assert not limiter.is_idle(0.05)
+    assert limiter.is_idle(1.0)
     probe = let_one_out(limiter, 1.0)
-    assert not limiter.is_idle
+    assert not limiter.is_idle(1.0)
     limiter.answered(probe, 1.125)
-    assert limiter.is_idle
+    assert limiter.is_idle(1.125)
     assert not probe.is_out
 
 
@@ -1113,7 +1115,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert 1 <= limiter.limit <= self.max_in_flight
         assert limiter.closed_until is None or math.isfinite(limiter.closed_until)
         assert limiter.shut_until in {-INF, limiter.closed_until}
-        assert limiter.is_idle is (is_open and not self.out)
+        assert limiter.is_idle(self.now) is (not self.out and (limiter.closed_until or 0.0) <= self.now)
         assert not math.isnan(limiter.next_send(self.now))
         assert self.changes.count(Change.CLOSED) - self.changes.count(Change.OPENED) == (not is_open)
         if is_open:
@@ -1304,3 +1306,11 @@ def test_a_crowd(server: Callable[[], Server], ideal: float, rejected: float, ea
     assert crowd.most_rejections <= RETRIES
     assert crowd.rejected == limiter.rejections <= CROWD * rejected
     assert (limiter.accepted, limiter.in_flight) == (CROWD, 0)
+
+
+@pytest.mark.parametrize(("reset", "closes"), [(86_400.0, True), (86_401.0, False), (1e9, False)])
+def test_resets_beyond_a_day_are_mistakes(reset: float, closes: bool) -> None:
+    """No server says that nothing is left for years; an epoch in the place of seconds does."""
+    limiter = make()
+    advertise(limiter, 0.0, remaining=0, reset=reset)
+    assert (limiter.closed_until is not None) is closes

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -15,6 +17,7 @@ import trio
 import trio.testing
 
 from prefect_http import (
+    PrefectHttpxClient,
     RateLimit,
     Throttle,
     ThrottledTransport,
@@ -317,10 +320,107 @@ async def test_keys_are_bounded() -> None:
         await ask(transport, f"http://host/{number}")
         await ask(transport, "http://host/often")
     assert len(throttle._gates) == 1000
+    await ask(transport, "http://host/often")
     assert throttle.statistics("/closed").rejected == 1
-    assert throttle.statistics("/often").accepted == 1500
+    assert throttle.statistics("/often").accepted == 1501
     assert throttle.statistics("/0").accepted == 0
     assert throttle.statistics("/1499").accepted == 1
+
+
+@pytest.mark.trio
+async def test_new_key_is_never_the_one_to_go(autojump_clock: trio.testing.MockClock) -> None:
+    """Closed keys that nobody asks for any more make room for others, once they would let a request out."""
+    throttle = Throttle(key=lambda request: request.url.path)
+    server = Server(*[busy(60) for _ in range(1003)], seconds=0)
+    transport = ThrottledTransport(server, throttle)
+    for number in range(1002):
+        await ask(transport, f"http://host/{number}")
+    assert len(throttle._gates) == 1002, "all are closed"
+    await trio.sleep(100)
+    await ask(transport, "http://host/new")
+    assert throttle.statistics("/new").closed_until is not None
+    assert throttle.statistics("/0").rejected == 0, "forgotten"
+    with trio.move_on_after(50) as scope, pytest.raises(ThrottleTimeout):
+        await ask(transport, "http://host/new")
+    assert not scope.cancelled_caught
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("how", ["aclose", "__aexit__"])
+async def test_waiters_of_a_closed_transport_are_not_sent(how: str, autojump_clock: trio.testing.MockClock) -> None:
+    """Closing a transport fails what still waits there, and nothing that waits elsewhere."""
+    throttle = Throttle()
+    server, other = Server(busy(5)), Server()
+    transport = ThrottledTransport(server, throttle)
+    await ask(transport)
+
+    async def wait() -> None:
+        with pytest.raises(httpx.ConnectError, match="closed while the request waited for its turn"):
+            await ask(transport)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait)
+        nursery.start_soon(ask, ThrottledTransport(other, throttle))
+        await trio.sleep(1)
+        await getattr(transport, how)()
+    assert (len(server.sent), len(other.sent)) == (1, 1)
+    assert throttle.statistics(KEY).waiting == 0
+
+
+@pytest.mark.trio
+async def test_requests_that_are_done_are_not_kept(autojump_clock: trio.testing.MockClock) -> None:
+    """A throttle that has nothing to do keeps no request alive, also none that had a deadline."""
+    transport = ThrottledTransport(Server(), Throttle(max_in_flight=1))
+    requests: list[weakref.ref[httpx.Request]] = []
+
+    async def one() -> None:
+        request = httpx.Request("POST", "http://host/", content=b"x" * 1000)
+        requests.append(weakref.ref(request))
+        with trio.fail_after(1000):
+            await transport.handle_async_request(request)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(one)
+    gc.collect()
+    assert [reference for reference in requests if reference() is not None] == []
+
+
+@pytest.mark.anyio
+async def test_throttle_twice_in_one_stack_is_refused() -> None:
+    """The same throttle around itself would have each request wait for itself."""
+    throttle = Throttle()
+    transport = ThrottledTransport(Server(), throttle)
+    with pytest.raises(ValueError, match="behind this throttle already"):
+        ThrottledTransport(transport, throttle)
+    with pytest.raises(ValueError, match="behind this throttle already"):
+        PrefectHttpxClient(transport=transport, throttle=throttle)
+    ThrottledTransport(transport, Throttle())
+
+
+@pytest.mark.trio
+async def test_slow_answers_do_not_block_slow_start(autojump_clock: trio.testing.MockClock) -> None:
+    """Requests that are answered late on purpose, as long polls are, leave room for one more each second."""
+    transport = ThrottledTransport(Server(seconds=300), Throttle())
+    async with trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(ask, transport)
+        await trio.sleep(5)
+    assert trio.current_time() < 310
+
+
+@pytest.mark.trio
+async def test_predicate_may_look_at_the_request(autojump_clock: trio.testing.MockClock) -> None:
+    """A response knows its request when the predicate is asked."""
+    seen: list[str] = []
+
+    def predicate(response: httpx.Response) -> bool:
+        seen.append(str(response.request.url))
+        return False
+
+    await ask(ThrottledTransport(Server(), Throttle(is_throttled=predicate)))
+    assert seen == ["http://host/"]
 
 
 def test_second_event_loop_is_an_error() -> None:
@@ -356,9 +456,11 @@ async def test_transport_is_entered_and_closed() -> None:
         ({"max_wait": 0}, ValueError, "max_wait must be a number of seconds above 0, or None, not 0"),
         ({"max_wait": math.nan}, ValueError, "max_wait must be a number of seconds above 0, or None, not nan"),
         ({"max_wait": "1"}, ValueError, "max_wait must be a number of seconds above 0, or None, not '1'"),
-        ({"key": "host"}, TypeError, "key must be a function, not 'host'"),
-        ({"is_throttled": 429}, TypeError, "is_throttled must be a function, not 429"),
-        ({"on_event": []}, TypeError, r"on_event must be a function, not \[\]"),
+        ({"key": None}, TypeError, "key must be a plain function, and not an async one, not None"),
+        ({"is_throttled": ask}, TypeError, "is_throttled must be a plain function, and not an async one, not .*"),
+        ({"key": "host"}, TypeError, "key must be a plain function, and not an async one, not 'host'"),
+        ({"is_throttled": 429}, TypeError, "is_throttled must be a plain function, and not an async one, not 429"),
+        ({"on_event": 5}, TypeError, "on_event must be a plain function, and not an async one, not 5"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
