@@ -31,6 +31,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefect_http._early_probes import EarlyProbes
+from prefect_http._quota import Quota
 from prefect_http._routes import RouteStreaks
 
 _FIRST_BACKOFF = 0.1
@@ -50,13 +52,7 @@ _BASE_BELOW_CEILING = 0.9
 _PAYBACK, _SHORTEST_CLIMB, _LONGEST_CLIMB = 20.0, 5.0, 60.0
 _FEWEST_ANSWERS = 10.0
 _GOOD_TO_DOUBT = 20
-# Seconds; the servers' clocks tick in whole ones.
-_SAME_WINDOW = 1.5
 _SHORTEST_TIME = 1e-3
-# A day; no limit that is told in headers is longer, and an epoch that is taken for seconds is.
-_LONGEST_RESET = 86_400.0
-# After as many early probes in vain, every 16th closure gets one.
-_MOST_DOUBLINGS = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -107,15 +103,6 @@ class Change(enum.Enum):
     LEARNED = "learned"
 
 
-class _Reason(enum.Enum):
-    """Why a gate is closed."""
-
-    REJECTION = enum.auto()
-    # Nothing is to be learned from these: the server said that nothing is left, or a request of an earlier cycle
-    # has been rejected late.
-    NOTICE = enum.auto()
-
-
 class Limiter:
     """The state of one key.
 
@@ -145,7 +132,7 @@ class Limiter:
         self.rejections = 0
         self.closed_until: float | None = None
         self._max_in_flight = max_in_flight
-        self._early_probe = early_probe
+        self._early_probes = EarlyProbes(is_allowed=early_probe)
         self._tell = on_change
         self._routes = RouteStreaks()
         self._slow_start = slow_start
@@ -160,19 +147,15 @@ class Limiter:
         self._began: float | None = None
         self._ok = 0
         # The closure.
-        self._reason: _Reason | None = None
+        # Nothing is to be learned where the server said that nothing is left, nor from a late rejection of an earlier
+        # cycle's request.
+        self._teaches = False
         self._closed_at = 0.0
         self._hit = 0.0  # when the first request that was rejected was sent
         self._rate_at_hit = math.inf
         self._backoff = _FIRST_BACKOFF
         self._probe: Ticket | None = None
-        self._early_probe_at = math.inf
-        self._early_failures = 0  # early probes rejected in a row
-        self._closures_to_skip = 0
-        # What the server says.
-        self._remaining: float = math.inf
-        self._remaining_until = -math.inf
-        self._concurrency: float = math.inf
+        self._quota = Quota()
 
     @property
     def rate(self) -> float:
@@ -186,7 +169,7 @@ class Limiter:
 
     @property
     def _most_in_flight(self) -> float:
-        return max(1, min(self._max_in_flight, self._concurrency))
+        return max(1, min(self._max_in_flight, self._quota.concurrency))
 
     def _learned_window(self, rate: float) -> float:
         return self._window if math.isinf(rate) else max(1, math.ceil(rate * (self._latency or 0.0)))
@@ -198,7 +181,7 @@ class Limiter:
     @property
     def shut_until(self) -> float:
         """When the gate may open at the earliest, as far as is known; minus infinity if that may be at any time."""
-        if self.closed_until is None or self._probe is not None or self._early_probe_at < math.inf:
+        if self.closed_until is None or self._probe is not None or self._early_probes.due < math.inf:
             return -math.inf
         return self.closed_until
 
@@ -214,12 +197,10 @@ class Limiter:
             # A latency that has grown would never be seen if the window let nothing out; and what is under way may be
             # requests that are answered late on purpose.
             due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
-        if self.in_flight >= self._remaining and now < self._remaining_until:
-            due = max(due, self._remaining_until)
-        return due
+        return max(due, self._quota.has_room_at(self.in_flight, now))
 
     def _next_probe(self, closed_until: float) -> float:
-        due = min(closed_until, self._early_probe_at)
+        due = min(closed_until, self._early_probes.due)
         if self._probe is not None:
             due = max(due, self._probe.sent_at + max(_SHORTEST_LEASE, _LATENCIES_TO_WAIT * (self._latency or 0.0)))
         return due
@@ -229,7 +210,7 @@ class Limiter:
         ticket = Ticket(route, now, has_waited, self._cycle, is_probe=self.closed_until is not None)
         if ticket.is_probe:
             self._probe = ticket
-            self._early_probe_at = math.inf
+            self._early_probes.due = math.inf
         if self._began is None:
             self._began = now
         self.in_flight += 1
@@ -280,15 +261,13 @@ class Limiter:
         if was_probe:
             self._backoff = min(_LONGEST_BACKOFF, 2 * self._backoff)
             if self._is_early(ticket):
-                # A window opens when it says so: there, ever fewer closures are worth an early probe.
-                self._early_failures += 1
-                self._closures_to_skip = 2 ** min(self._early_failures, _MOST_DOUBLINGS) - 1
+                self._early_probes.count(was_in_vain=True)
         is_late = ticket.cycle != self._cycle
         if is_late and self.closed_until is None and retry_after is None:
             return
         wait = max(retry_after or 0.0, self._backoff)
         wait += min(_JITTER_SHARE * wait, _LONGEST_JITTER) * jitter
-        self._close(_Reason.NOTICE if is_late else _Reason.REJECTION, ticket.sent_at, now, now + wait)
+        self._close(now, now + wait, hit=ticket.sent_at, teaches=not is_late)
 
     def dropped(self, ticket: Ticket, now: float, *, has_failed: bool) -> None:
         """Take note of a request without an answer: it was cancelled, or it has failed on the way."""
@@ -306,25 +285,18 @@ class Limiter:
             reset: in how many seconds it takes more.
             concurrency: how many it takes at a time.
         """
-        if concurrency is not None:
-            self._concurrency = concurrency
-        if remaining is None or (reset is None and not remaining) or (reset or 0.0) > _LONGEST_RESET:
-            return
-        until = math.inf if reset is None else now + reset
-        # Answers overtake one another: within one window, the least that is left holds.
-        is_same_window = now < self._remaining_until and abs(until - self._remaining_until) <= _SAME_WINDOW
-        self._remaining = min(self._remaining, remaining) if is_same_window else remaining
-        self._remaining_until = until
-        if not remaining:
-            self._close(_Reason.NOTICE, now, now, until)
+        nothing_left_until = self._quota.take_in(now, remaining=remaining, reset=reset, concurrency=concurrency)
+        if nothing_left_until is not None:
+            self._close(now, nothing_left_until, hit=now, teaches=False)
 
     def _may_open(self, probe: Ticket) -> bool:
         """Say whether a probe is of this closure, and left when all that was known by now had passed."""
         if self.closed_until is None:
             return False
-        return probe.sent_at >= (self._closed_at if self._early_probe else self.closed_until)
+        return probe.sent_at >= (self._closed_at if self._early_probes.is_allowed else self.closed_until)
 
     def _take_back(self, ticket: Ticket) -> None:
+        assert ticket.is_out, "a request ends once"
         ticket.is_out = False
         self.in_flight -= 1
 
@@ -338,28 +310,25 @@ class Limiter:
     def _is_early(self, probe: Ticket) -> bool:
         return self.closed_until is not None and probe.sent_at < self.closed_until
 
-    def _close(self, reason: _Reason, sent_at: float, now: float, until: float) -> None:
-        if self.closed_until is None:
-            self.closed_until = until
-            self._reason = reason
-            self._closed_at = now
-            self._hit = sent_at
-            self._rate_at_hit = self.rate
-            if self._early_probe and reason is _Reason.REJECTION and until - now > 2 * self._backoff:
-                if self._closures_to_skip:
-                    self._closures_to_skip -= 1
-                else:
-                    self._early_probe_at = now + self._backoff
-            self._tell(Change.CLOSED)
-        else:
+    def _close(self, now: float, until: float, *, hit: float, teaches: bool) -> None:
+        if self.closed_until is not None:
             self.closed_until = max(self.closed_until, until)
+            return
+        self.closed_until = until
+        self._closed_at = now
+        self._hit = hit
+        self._rate_at_hit = self.rate
+        self._teaches = teaches
+        if teaches:
+            self._early_probes.plan(now, until, self._backoff)
+        self._tell(Change.CLOSED)
 
     def _open(self, probe: Ticket) -> None:
         if self._is_early(probe):
-            self._early_failures = 0
-        has_learned = self._reason is _Reason.REJECTION and self._learn(probe)
-        self.closed_until = self._reason = self._probe = None
-        self._early_probe_at = math.inf
+            self._early_probes.count(was_in_vain=False)
+        has_learned = self._teaches and self._learn(probe)
+        self.closed_until = self._probe = None
+        self._early_probes.due = math.inf
         self._backoff = _FIRST_BACKOFF
         self._tell(Change.OPENED)
         if has_learned:

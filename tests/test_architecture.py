@@ -23,11 +23,13 @@ MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in sorted(PACK
 # Decide, and do no I/O: clock readings and random numbers come in as arguments.
 PURE = {
     "_attempt",
+    "_early_probes",
     "_errors",
     "_headers",
     "_http_protocol",
     "_lifespan_protocol",
     "_limiter",
+    "_quota",
     "_rate_limit",
     "_redact",
     "_retry",
