@@ -213,7 +213,7 @@ async def test_held_app_is_kept() -> None:
 async def test_ids_that_are_used_again() -> None:
     """A new app in the place of one that is gone is not mistaken for it."""
     with anyio.fail_after(30), nothing_left():
-        for _ in range(50):
+        for _ in range(15):
             log: list[str] = []
             async with app_lifespan_context(FakeApp(log=log)):
                 gc.collect()
