@@ -127,9 +127,9 @@ class Limiter:
         early_probe: bool = False,
         on_change: Callable[[Change], object] = lambda change: None,
     ) -> None:
-        self.in_flight = 0
-        self.accepted = 0
-        self.rejections = 0
+        self.in_flight: int = 0
+        self.accepted: int = 0
+        self.rejections: int = 0
         self.closed_until: float | None = None
         self._max_in_flight = max_in_flight
         self._early_probes = EarlyProbes(is_allowed=early_probe)

@@ -1314,3 +1314,14 @@ def test_resets_beyond_a_day_are_mistakes(reset: float, closes: bool) -> None:
     limiter = make()
     advertise(limiter, 0.0, remaining=0, reset=reset)
     assert (limiter.closed_until is not None) is closes
+
+
+def test_probe_that_is_answered_after_another_has_opened_the_gate() -> None:
+    """Where a second probe was let out since the first stayed out, the first one's answer is one like any other."""
+    limiter = make()
+    advertise(limiter, 0.0, remaining=0, reset=1.0)
+    first, second = let_one_out(limiter, 1.0), let_one_out(limiter, 2.0)
+    limiter.answered(second, 2.125)
+    assert limiter.closed_until is None
+    limiter.answered(first, 2.25)
+    assert (limiter.closed_until, limiter.in_flight, limiter.accepted) == (None, 0, 2)
