@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Set
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import httpx
 from starlette.applications import Starlette
 
 from prefect_http import (
+    ASGITransport,
     Attempt,
     Lifespan,
     LifespanError,
@@ -18,8 +19,15 @@ from prefect_http import (
     PrefectHTTPStatusError,
     PrefectHttpxClient,
     PrefectResponse,
+    RateLimit,
     RetryPolicy,
+    Throttle,
+    ThrottledTransport,
+    ThrottleEvent,
+    ThrottleStatistics,
+    ThrottleTimeout,
     app_lifespan_context,
+    is_throttled_by_github,
 )
 
 
@@ -120,3 +128,30 @@ def timeout_is_a_timeout() -> None:
     timeout: TimeoutError = LifespanTimeoutError()
     error: LifespanError = LifespanTimeoutError()
     raise timeout from error
+
+
+def apps_in_this_process_are_typed(app: Starlette) -> None:
+    """The transport is an httpx transport, takes what httpx's takes, and any ASGI app."""
+    transport: httpx.AsyncBaseTransport = ASGITransport(app, False, "/root", ("127.0.0.1", 1), {"a": 1})
+    httpx.AsyncClient(transport=transport)
+    PrefectHttpxClient(app=app)
+    PrefectHttpxClient(app="app")  # type: ignore[arg-type]
+
+
+def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: ThrottleEvent) -> None:
+    """A throttle goes into a client or around a transport; what it tells is frozen."""
+    transport: httpx.AsyncBaseTransport = ThrottledTransport(httpx.AsyncHTTPTransport(), throttle)
+    PrefectHttpxClient(throttle=throttle, transport=transport)
+    Throttle(key=lambda request: request.url.host, is_throttled=is_throttled_by_github, on_event=print)
+    Throttle(100)  # type: ignore[call-arg, arg-type]
+    statistics = throttle.statistics("key")
+    assert_type(statistics, ThrottleStatistics)
+    assert_type(statistics.closed_until, float | None)
+    assert_type(event.kind, Literal["closed", "opened", "learned"])
+    assert_type(response.rate_limit, RateLimit | None)
+    event.time = 0.0  # type: ignore[misc]
+
+
+def throttle_timeout_is_a_pool_timeout(error: ThrottleTimeout) -> httpx.PoolTimeout:
+    """Who handles httpx.PoolTimeout handles the throttle's, too."""
+    return error
