@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import anyio
 import httpx
 
-from prefect_http._asgi_types import ASGIApp, app_name
+from prefect_http._asgi_types import ASGIApp, app_name, check_app
 from prefect_http._exchange import GRACE, UNWINDING, Exchange, logger
 from prefect_http._http_scope import http_scope
 from prefect_http._nursery import Event, new_event, wait_shielded
@@ -64,8 +64,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         client: tuple[str, int] = ("127.0.0.1", 123),
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        if not callable(app):
-            raise TypeError(f"app must be an ASGI app, a callable of scope, receive and send, not {app!r}")
+        check_app(app)
         if state is not None and not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping, such as Lifespan.state, not {state!r}")
         self.app = app

@@ -10,7 +10,7 @@ import httpx
 
 from prefect_http._attempt import Attempt
 from prefect_http._body import OneShotBody
-from prefect_http._reading import ERROR_SECONDS
+from prefect_http._reading import seconds_for_error
 from prefect_http._response import REJECTED, retry_after
 from prefect_http._retry import Failure, Retry, RetryPolicy, Situation, classify, decide
 
@@ -84,9 +84,7 @@ class Call:
 
     def seconds_for_error(self) -> float:
         """Say for how long an error body may be read, so that its error still comes before the deadlines."""
-        now = anyio.current_time()
-        # Half of what the caller has left: at the deadline itself the cancellation would win.
-        return min(ERROR_SECONDS, self.deadline - now, (anyio.current_effective_deadline() - now) / 2)
+        return min(seconds_for_error(), self.deadline - anyio.current_time())
 
     def failed_request(self, error: httpx.RequestError) -> httpx.Request:
         """Give the request that failed, which differs from the first one after a redirect."""

@@ -127,7 +127,7 @@ class PrefectHttpxClient(httpx.AsyncClient):
                 streamed, else 1 MiB, for at most 5 s, and the response is closed.
             ThrottleTimeout: the throttle could not let it out in time; it was not sent, and is not retried.
             httpx.RequestError: what ended the last attempt, as httpx raised it; httpx.TimeoutException also when
-                ``total_timeout`` passed during an attempt. Both errors carry a note that lists the attempts.
+                ``total_timeout`` passed during an attempt. Each of these carries a note that lists the attempts.
             TypeError: ``extensions["retry"]`` is not a RetryPolicy.
 
         Cancellation:

@@ -8,8 +8,7 @@ from typing import Any
 import httpx
 
 from prefect_http._asgi_types import Scope
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+from prefect_http._origins import port_of
 
 
 def http_scope(
@@ -26,21 +25,20 @@ def http_scope(
     https://asgi.readthedocs.io/en/latest/specs/www.html#http-connection-scope
     """
     url = request.url
-    scheme = url.scheme
     scope: Scope = {
         "type": "http",
         # 2.3 and not 2.4: after a disconnect, send() does nothing, as in uvicorn and hypercorn.
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": request.method,
-        "scheme": scheme,
+        "scheme": url.scheme,
         "path": url.path,
         "raw_path": url.raw_path.partition(b"?")[0],
         "query_string": url.query,
         "root_path": root_path,
         "headers": [(name.lower(), value) for name, value in request.headers.raw],
         "client": client,
-        "server": (url.host, url.port or _DEFAULT_PORTS.get(scheme)),
+        "server": (url.host, port_of(url)),
     }
     if state is not None:
         scope["state"] = dict(state)

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 from anyio.lowlevel import RunVar
 
-from prefect_http._asgi_types import ASGIApp
+from prefect_http._asgi_types import ASGIApp, check_app
 from prefect_http._errors import LifespanError, LifespanNotSupported
 from prefect_http._lifespan_run import AppRun, Lifespan, logger
 from prefect_http._nursery import CancelScope, Lock, checkpoint, new_lock, spawn_root_task, wait_shielded
@@ -70,8 +70,7 @@ def app_lifespan_context(
 
     https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """
-    if not callable(app):
-        raise TypeError(f"app must be an ASGI app, a callable of scope, receive and send, not {app!r}")
+    check_app(app)
     for name, seconds in (("startup_timeout", startup_timeout), ("shutdown_timeout", shutdown_timeout)):
         if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0:
             raise ValueError(f"{name} must be a number of seconds above 0, not {seconds!r}")

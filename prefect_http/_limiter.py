@@ -159,7 +159,7 @@ class Limiter:
 
     @property
     def rate(self) -> float:
-        """Requests per second; infinity before the first rejection."""
+        """Requests per second; infinity while none has been learned."""
         return math.inf if self._curve is None else self._curve.rate(self._done)
 
     @property
@@ -259,7 +259,7 @@ class Limiter:
         if self._routes.rejected(ticket.route, self.accepted):
             return
         if was_probe:
-            self._backoff = min(_LONGEST_BACKOFF, 2 * self._backoff)
+            self._back_off()
             if self._is_early(ticket):
                 self._early_probes.count(was_in_vain=True)
         is_late = ticket.cycle != self._cycle
@@ -273,7 +273,7 @@ class Limiter:
         """Take note of a request without an answer: it was cancelled, or it has failed on the way."""
         self._take_back(ticket)
         if self._end_probe(ticket) and has_failed and self.closed_until is not None:
-            self._backoff = min(_LONGEST_BACKOFF, 2 * self._backoff)
+            self._back_off()
             self.closed_until = max(self.closed_until, now + self._backoff)
 
     def advertised(self, now: float, *, remaining: int | None, reset: float | None, concurrency: int | None) -> None:
@@ -306,6 +306,9 @@ class Limiter:
             return False
         self._probe = None
         return True
+
+    def _back_off(self) -> None:
+        self._backoff = min(_LONGEST_BACKOFF, 2 * self._backoff)
 
     def _is_early(self, probe: Ticket) -> bool:
         return self.closed_until is not None and probe.sent_at < self.closed_until

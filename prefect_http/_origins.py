@@ -1,15 +1,19 @@
-"""The origins that have answered a client."""
+"""Origins: their ports, and which of them have answered a client."""
 
 from __future__ import annotations
 
 import httpx
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 # Redirects choose origins, so their number is limited.
 _MAX_ORIGINS = 1000
-
-
 # Every response comes by here, and few are ever asked for: to take a URL apart costs more than to keep it for a while.
 _BATCH = 100
+
+
+def port_of(url: httpx.URL) -> int | None:
+    """Give the port that a URL leads to; None if its scheme is unknown and it names none."""
+    return url.port or _DEFAULT_PORTS.get(url.scheme)
 
 
 class AnsweredOrigins:

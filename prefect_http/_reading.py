@@ -18,7 +18,7 @@ from prefect_http._redact import safe_exception
 # streamed is what the caller asked for, so there the limit is generous.
 STREAMED_ERROR_BYTES = 64 * 1024
 ERROR_BYTES = 1024 * 1024
-ERROR_SECONDS = 5.0
+_ERROR_SECONDS = 5.0
 _DISCARD_BYTES = 64 * 1024
 _CLOSE_SECONDS = 5.0
 # How many chunks a stream may have in store, to give without waiting for the network: httpcore has one or two.
@@ -71,6 +71,12 @@ class _Beginning(httpx.AsyncByteStream):
         """End the reading before it is through."""
         if self._chunks is not None:
             await end_iteration(self._chunks)
+
+
+def seconds_for_error() -> float:
+    """Say for how long an error's body may be read, so that the error still comes before the caller's deadline."""
+    # Half of what the caller has left: at the deadline itself the cancellation would win.
+    return min(_ERROR_SECONDS, (anyio.current_effective_deadline() - anyio.current_time()) / 2)
 
 
 async def end_iteration(chunks: AsyncIterator[bytes]) -> None:

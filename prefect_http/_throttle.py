@@ -16,6 +16,7 @@ from prefect_http._functions import is_async
 from prefect_http._gate import Gate
 from prefect_http._limiter import Change, Limiter, Ticket
 from prefect_http._nursery import clock, current_run
+from prefect_http._origins import port_of
 from prefect_http._rate_limit import github_throttled
 from prefect_http._response import REJECTED, rate_limit, retry_after
 
@@ -23,7 +24,6 @@ _MAX_KEYS = 1000
 # How many keys are looked at for one to forget; if none can go, there are more for a while.
 _FEW = 16
 _THROTTLED = frozenset({429, 503})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class ThrottleEvent:
 def origin(request: httpx.Request) -> tuple[str, str, int | None]:
     """Give the scheme, the host and the port that a request goes to."""
     url = request.url
-    return url.scheme, url.host, url.port or _DEFAULT_PORTS.get(url.scheme)
+    return url.scheme, url.host, port_of(url)
 
 
 def is_throttled_by_github(response: httpx.Response) -> bool:

@@ -16,7 +16,7 @@ import httpx
 from prefect_http._context import in_context
 from prefect_http._exchange import BUFFER_BYTES, Exchange
 from prefect_http._nursery import checkpoint, is_cancelled, new_cancel_scope
-from prefect_http._reading import ERROR_SECONDS
+from prefect_http._reading import seconds_for_error
 from prefect_http._response import WholeResponse
 
 
@@ -30,8 +30,8 @@ class WholeExchange(Exchange):
         """Call the app, and give its response.
 
         Args:
-            max_error_bytes: how much to keep of an error's body, which then may take ERROR_SECONDS, and not more than
-                half of the time to the caller's own deadline; None: all of it, in its own time.
+            max_error_bytes: how much to keep of an error's body, which then may take no longer than one that is
+                streamed; None: all of it, in its own time.
 
         Returns:
             The response. What goes wrong after its headers is raised where its body is read.
@@ -73,8 +73,7 @@ class WholeExchange(Exchange):
     def _on_head(self) -> None:
         if self._max_error_bytes is not None and self._is_error():
             self._app_scope.deadline = math.inf  # to see the caller's own
-            now = anyio.current_time()
-            self._error_deadline = now + min(ERROR_SECONDS, (anyio.current_effective_deadline() - now) / 2)
+            self._error_deadline = anyio.current_time() + seconds_for_error()
             self._renew_patience()
 
     async def _hold_back(self) -> None:
