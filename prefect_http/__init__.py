@@ -20,11 +20,13 @@ from prefect_http._response import PrefectResponse
 from prefect_http._retry import RetryPolicy
 from prefect_http._throttle import Throttle, ThrottleEvent, ThrottleStatistics, is_throttled_by_github
 from prefect_http._throttled_transport import ThrottledTransport
+from prefect_http._transport import HTTPTransport, TransportStatistics
 from prefect_http._version import __version__
 
 __all__ = [
     "ASGITransport",
     "Attempt",
+    "HTTPTransport",
     "Lifespan",
     "LifespanCrashed",
     "LifespanError",
@@ -42,6 +44,7 @@ __all__ = [
     "ThrottleStatistics",
     "ThrottleTimeout",
     "ThrottledTransport",
+    "TransportStatistics",
     "__version__",
     "app_lifespan_context",
     "is_throttled_by_github",

@@ -28,6 +28,7 @@ Headers = (
 Cookies = httpx.Cookies | CookieJar | dict[str, str] | list[tuple[str, str]]
 Auth = tuple[str | bytes, str | bytes] | Callable[[httpx.Request], httpx.Request] | httpx.Auth
 Certificate = str | tuple[str, str] | tuple[str, str, str]
+SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 Timeout = float | tuple[float | None, float | None, float | None, float | None] | httpx.Timeout | None
 
 

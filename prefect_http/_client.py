@@ -12,14 +12,14 @@ import anyio.lowlevel
 import httpx
 
 from prefect_http._app_transport import READ_WHOLE, AppTransport
-from prefect_http._arguments import Headers, HttpxArguments
+from prefect_http._arguments import Cookies, Headers, HttpxArguments
 from prefect_http._asgi_types import ASGIApp
 from prefect_http._attempt import Attempt, outcome, seconds, tell_attempts
 from prefect_http._body import mark_one_shot_body
 from prefect_http._call import Call
-from prefect_http._cookies import LeanCookieJar
+from prefect_http._cookies import LeanCookies
 from prefect_http._functions import is_async
-from prefect_http._network import wrap_transports
+from prefect_http._network import set_transports
 from prefect_http._origins import AnsweredOrigins
 from prefect_http._plain_errors import is_plain
 from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
@@ -36,6 +36,7 @@ _logger = logging.getLogger("prefect_http")
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 
 _HEADERS = cast(property, httpx.AsyncClient.headers)
+_COOKIES = cast(property, httpx.AsyncClient.cookies)
 _ON_RETRY = "on_retry must be a function of a request and an attempt, and not an async one"
 
 
@@ -91,14 +92,15 @@ class PrefectHttpxClient(httpx.AsyncClient):
         self._raise_on_all_errors = raise_on_all_errors
         self._on_retry = on_retry
         self._answered = AnsweredOrigins()
-        if httpx_arguments.get("cookies") is None:
-            httpx_arguments["cookies"] = LeanCookieJar()
         self._is_in_process = app is not None
         if app is not None:
             _call_app_instead_of_network(httpx_arguments, app)
-        if throttle is not None:
-            wrap_transports(httpx_arguments, lambda transport: ThrottledTransport(transport, throttle))
+        set_transports(
+            httpx_arguments,
+            lambda transport: transport if throttle is None else ThrottledTransport(transport, throttle),
+        )
         super().__init__(**httpx_arguments)
+        self._lean_cookies = LeanCookies(_COOKIES.__get__(self).jar)
 
     def _set_headers(self, headers: Headers | None) -> None:
         merged = httpx.Headers(headers)
@@ -108,6 +110,16 @@ class PrefectHttpxClient(httpx.AsyncClient):
     if not TYPE_CHECKING:
         # Also headers that are set later keep the package's User-Agent. httpx's own getter, for every request asks it.
         headers = _HEADERS.setter(_set_headers)
+
+    def _get_cookies(self) -> LeanCookies:
+        return self._lean_cookies
+
+    def _set_cookies(self, cookies: Cookies) -> None:
+        _COOKIES.__set__(self, cookies)
+        self._lean_cookies = LeanCookies(_COOKIES.__get__(self).jar)
+
+    if not TYPE_CHECKING:
+        cookies = property(_get_cookies, _set_cookies)
 
     async def send(
         self,

@@ -1,21 +1,22 @@
-"""A cookie jar that costs next to nothing where no cookies come."""
+"""Cookies that cost next to nothing where none come."""
 
 from __future__ import annotations
 
-import http.client
-import http.cookiejar
-import urllib.request
+import httpx
+
+_SETTING_COOKIES = frozenset({b"set-cookie", b"set-cookie2"})
 
 
-class LeanCookieJar(http.cookiejar.CookieJar):
-    """A CookieJar that looks for a ``Set-Cookie`` first.
+class LeanCookies(httpx.Cookies):
+    """httpx.Cookies that look for a ``Set-Cookie`` first.
 
-    The standard library's puts the headers of every response together twice before it finds that there is none, which
-    is 3 % of a request to an app in this process. httpx2 looks first by itself.
+    httpx puts the request and all headers of every response together for the standard library, which then finds that
+    there is none: 27 us of the 182 that a small request takes with 100 tasks. httpx2 looks first by itself.
     """
 
-    def extract_cookies(self, response: http.client.HTTPResponse, request: urllib.request.Request) -> None:
+    def extract_cookies(self, response: httpx.Response) -> None:
         """Take the cookies from a response."""
-        headers = response.info()  # pyright: ignore[reportDeprecated]  # the one method that a CookieJar may count on
-        if "Set-Cookie" in headers or "Set-Cookie2" in headers:
-            super().extract_cookies(response, request)
+        for name, _ in response.headers.raw:
+            if name.lower() in _SETTING_COOKIES:
+                super().extract_cookies(response)
+                return

@@ -1,7 +1,7 @@
-"""The transports that an httpx.AsyncClient would use, each behind a wrapper.
+"""The transports of a client: HTTPTransport where httpx would use its own, and all of them behind a wrapper.
 
-httpx has no public way to reach the transports that it makes, and as soon as it is given a ``transport``, it leaves the
-environment's proxies alone. So they are made here, as it would make them, and given to it as ``transport`` and
+As soon as httpx is given a ``transport``, it leaves the environment's proxies alone, and it has no public way to reach
+the transports that it makes. So they are made here, as it would make them, and given to it as ``transport`` and
 ``mounts``. This follows ``AsyncClient.__init__`` and ``get_environment_proxies`` of httpx 0.27 and 0.28, and of httpx2,
 which reads NO_PROXY in another way (since 2.14). What a pattern matches, and which one comes first, stays httpx's.
 """
@@ -17,6 +17,7 @@ from urllib.request import getproxies
 import httpx
 
 from prefect_http._arguments import Certificate, HttpxArguments
+from prefect_http._transport import HTTPTransport
 
 # No pattern where an address may have a prefix length behind it; elsewhere that is the path of a URL, and ignored.
 _NO_NETWORK = "all://[::1]/x"
@@ -33,13 +34,13 @@ class _PoolArguments(TypedDict, total=False):
     limits: httpx.Limits
 
 
-def wrap_transports(
+def set_transports(
     arguments: HttpxArguments, wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
 ) -> None:
-    """Change the arguments, in place, so that an httpx.AsyncClient uses the transports that it would, each wrapped.
+    """Change the arguments, in place, so that an httpx.AsyncClient makes no transports itself.
 
-    That is the given or the default transport, those of ``mounts``, and those of ``proxy`` or else of the environment's
-    proxies. The client then makes none itself. ``mounts`` itself is not changed, a copy takes its place.
+    It gets those that it would use: the given or the default one, which is an HTTPTransport, those of ``mounts``, and
+    those of ``proxy`` or else of the environment's proxies. ``mounts`` itself is not changed, a copy takes its place.
 
     Args:
         arguments: the keyword arguments of an httpx.AsyncClient.
@@ -62,7 +63,7 @@ def wrap_transports(
     if mounts is not None:
         routes.update(mounts.items())
     if transport is None:
-        transport = _default_transport(pool)
+        transport = HTTPTransport(**pool)
     wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
     for each in (transport, *routes.values()):
         if each is not None and id(each) not in wrapped:
@@ -71,10 +72,6 @@ def wrap_transports(
     # None as a mount is the default transport.
     arguments["mounts"] = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
     arguments.pop("proxy", None)
-
-
-def _default_transport(pool: _PoolArguments) -> httpx.AsyncBaseTransport:
-    return httpx.AsyncHTTPTransport(**pool)
 
 
 def _proxies(arguments: HttpxArguments) -> Mapping[str, httpx.URL | str | httpx.Proxy | None]:

@@ -74,11 +74,25 @@ class WholeResponse(httpx.Response):
     """A response whose body is there already, and so is read without the three async generators of httpx.
 
     They are a twentieth of what a request to an app in this process costs. ``own()`` makes a PrefectResponse of it.
+
+    Args:
+        status_code: the status.
+        headers: names and values.
+        body: all of the body.
+        stream: gives the body as well, and is told when the response is closed.
+        extensions: of the response.
     """
 
-    def __init__(self, status_code: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    def __init__(
+        self,
+        status_code: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        stream: httpx.AsyncByteStream | None = None,
+        extensions: dict[str, object] | None = None,
+    ) -> None:
         self._body = httpx.ByteStream(body)
-        super().__init__(status_code, headers=headers, stream=self._body)
+        super().__init__(status_code, headers=headers, stream=stream or self._body, extensions=extensions)
 
     async def aread(self) -> bytes:
         if self.is_stream_consumed or self.is_closed:  # read already, maybe by an event hook

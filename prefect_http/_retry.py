@@ -27,7 +27,7 @@ from prefect_http._attempt import seconds
 from prefect_http._errors import ThrottleTimeout
 
 _STATUSES = frozenset({429, 502, 503})
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,7 +230,7 @@ def decide(policy: RetryPolicy, situation: Situation, random: float) -> Retry | 
 
 def _obstacle(policy: RetryPolicy, situation: Situation) -> str | None:
     """Say what forbids another attempt, whatever the wait; None if nothing does."""
-    may_repeat = situation.method in _SAFE_METHODS or situation.has_idempotency_key or policy.retry_non_idempotent
+    may_repeat = situation.method in SAFE_METHODS or situation.has_idempotency_key or policy.retry_non_idempotent
     if situation.failure is Failure.FINAL:
         return f"{situation.what} is not retried" if situation.total_left > 0 else "no time is left"
     if situation.client_is_closed:

@@ -29,9 +29,13 @@ PURE = {
     "_http_protocol",
     "_lifespan_protocol",
     "_limiter",
+    "_pool",
     "_quota",
     "_rate_limit",
     "_redact",
+    "_request_head",
+    "_response_head",
+    "_response_parser",
     "_retry",
     "_routes",
 }

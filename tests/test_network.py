@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import answer, raw_server
 
+from prefect_http import HTTPTransport
 from prefect_http._arguments import HttpxArguments
-from prefect_http._network import environment_proxies, wrap_transports
+from prefect_http._network import environment_proxies, set_transports
 
 
 class Wrapper(httpx.AsyncBaseTransport):
@@ -91,7 +92,7 @@ def new_client(arguments: Mapping[str, Any]) -> tuple[httpx.AsyncClient, list[Wr
         return wrappers[-1]
 
     changed = cast(HttpxArguments, dict(arguments))
-    wrap_transports(changed, wrap)
+    set_transports(changed, wrap)
     return httpx.AsyncClient(**changed), wrappers
 
 
@@ -114,11 +115,16 @@ def transport_for(client: Any, url: str) -> Any:
 
 
 def description(transport: Any) -> object:
-    """Describe a transport: one of httpx's own by all that it was made with, one of the user's by itself."""
-    if not isinstance(transport, httpx.AsyncHTTPTransport):
-        return id(transport)
+    """Describe a transport by all that it was made with, one of the user's by itself.
+
+    An HTTPTransport that serves requests itself is described by what httpx's is that is made like it.
+    """
     made: Any = transport
-    pool: object = made._pool
+    if isinstance(transport, HTTPTransport):
+        made = made._httpx or as_made_by_httpx(made)
+    if not isinstance(made, httpx.AsyncHTTPTransport):
+        return id(transport)
+    pool: object = cast(Any, made)._pool
     facts: dict[str, object] = vars(pool)
     context = cast(ssl.SSLContext, facts["_ssl_context"])
     told = {
@@ -127,6 +133,22 @@ def description(transport: Any) -> object:
         if name.startswith("_proxy") or isinstance(value, bool | int | float | str | None)
     }
     return type(pool), told, context.verify_mode, context.check_hostname, len(context.get_ca_certs())
+
+
+def as_made_by_httpx(transport: Any) -> httpx.AsyncHTTPTransport:
+    """Make httpx's own transport with what an HTTPTransport has."""
+    pool, connector = transport._pool, transport._connector
+    limits = httpx.Limits(
+        max_connections=pool._max_connections,
+        max_keepalive_connections=pool._max_idle,
+        keepalive_expiry=pool._expiry,
+    )
+    return httpx.AsyncHTTPTransport(
+        verify=connector.ssl_context,
+        limits=limits,
+        local_address=connector.local_address,
+        retries=connector.retries,
+    )
 
 
 def unwrapped(transport: Any) -> Any:
@@ -343,7 +365,7 @@ def test_nothing_is_left_for_the_client_to_make() -> None:
     """Of the arguments, those that make a transport are replaced, and the others stay."""
     mounts = {"http://": MOUNTED}
     arguments: HttpxArguments = {"proxy": Q, "mounts": mounts, "verify": False, "timeout": 3, "trust_env": False}
-    wrap_transports(arguments, Wrapper)
+    set_transports(arguments, Wrapper)
     assert set(arguments) == {"transport", "mounts", "verify", "timeout", "trust_env"}
     assert set(arguments["mounts"] or ()) == {"all://", "http://"}
     assert list(mounts) == ["http://"]
@@ -358,7 +380,7 @@ def test_a_wrapper_that_fails() -> None:
 
     arguments: HttpxArguments = {"proxy": Q, "verify": False}
     with pytest.raises(ValueError, match="no"):
-        wrap_transports(arguments, refuse)
+        set_transports(arguments, refuse)
     assert arguments == {"proxy": Q, "verify": False}
 
 

@@ -1,0 +1,109 @@
+"""Opening a connection: TCP, TLS, their timeouts, and trying again."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+import httpx
+from anyio.abc import ByteStream, SocketAttribute
+
+from prefect_http._arguments import SocketOption
+from prefect_http._network_errors import within
+from prefect_http._network_stream import NetworkStream, start_tls
+from prefect_http._pool import Origin
+from prefect_http._trace import Trace
+
+SECURE_SCHEMES = frozenset({b"https", b"wss"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connector:
+    """Opens connections.
+
+    Attributes:
+        ssl_context: for https.
+        local_address: where connections come from; None: the system chooses.
+        retries: how many times a connection that cannot be made is tried again, after 0, 0.5, 1, 2, ... seconds.
+        socket_options: set on each socket.
+    """
+
+    ssl_context: ssl.SSLContext
+    local_address: str | None
+    retries: int
+    socket_options: tuple[SocketOption, ...]
+
+    async def connect(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
+        """Open a connection.
+
+        Args:
+            origin: where to.
+            timeout: in seconds, for TCP, and again for TLS, as in httpx.
+            trace: who listens.
+
+        Raises:
+            httpx.ConnectError: it cannot be opened: the host is unknown, refuses, or has no valid certificate.
+            httpx.ConnectTimeout: it takes too long.
+        """
+        delay = 0.0
+        for _ in range(self.retries):
+            try:
+                return await self._attempt(origin, timeout, trace)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                if trace is None:
+                    await anyio.sleep(delay)
+                else:
+                    await trace.step("connection.retry", partial(anyio.sleep, delay))
+                delay = delay * 2 or 0.5
+        return await self._attempt(origin, timeout, trace)
+
+    async def _attempt(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
+        scheme, raw_host, port, server_name = origin
+        host = raw_host.decode("ascii")
+
+        async def connect_tcp() -> ByteStream:
+            return await within(
+                timeout,
+                lambda: self._connect_tcp(host, port),
+                httpx.ConnectTimeout,
+                httpx.ConnectError,
+                f"no connection to {host}:{port}",
+            )
+
+        async def secure() -> ByteStream:
+            return await start_tls(stream, self.ssl_context, server_name, timeout)
+
+        if trace is None:
+            stream = await connect_tcp()
+            return await secure() if scheme in SECURE_SCHEMES else stream
+        info = {
+            "host": host,
+            "port": port,
+            "local_address": self.local_address,
+            "timeout": timeout,
+            "socket_options": self.socket_options,
+        }
+        stream = await trace.step("connection.connect_tcp", connect_tcp, info, NetworkStream)
+        if scheme in SECURE_SCHEMES:
+            info = {"ssl_context": self.ssl_context, "server_hostname": server_name, "timeout": timeout}
+            stream = await trace.step("connection.start_tls", secure, info, NetworkStream)
+        return stream
+
+    async def _connect_tcp(self, host: str, port: int) -> ByteStream:
+        stream = await anyio.connect_tcp(host, port, local_host=self.local_address)
+        raw_socket = stream.extra(SocketAttribute.raw_socket)
+        try:
+            # asyncio sets it by itself. Without it, the second part of a request would wait for the server's ACK.
+            raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option in self.socket_options:
+                if len(option) == 4:
+                    raw_socket.setsockopt(*option)
+                else:
+                    raw_socket.setsockopt(*option)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+        return stream

@@ -1,0 +1,90 @@
+"""Deadlines: ends the waits of any number of connections that take too long.
+
+A cancel scope for each wait would be the plain way. On trio it takes 16 us of the 55 that a small request takes on the
+wire, and on asyncio 18 of 104. So a wait only notes until when it may last, which costs an attribute; one task for all
+connections sleeps until the earliest deadline that it knows, looks which have passed, and closes those connections.
+Almost every wait is over by then, so with timeouts of 5 s the task wakes every 5 s, however many requests there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Protocol
+
+from prefect_http._nursery import Event, clock, new_cancel_scope, new_event, spawn_root_task, wait_shielded
+
+_logger = logging.getLogger("prefect_http")
+
+
+class Timed(Protocol):
+    """What may wait until a deadline.
+
+    Attributes:
+        deadline: when its wait has lasted too long, on the event loop's clock; infinity while it does not wait.
+    """
+
+    deadline: float
+
+    async def expire(self) -> None:
+        """End the wait."""
+
+
+class Deadlines:
+    """Ends what waits longer than it may. The task for this is there while something waits.
+
+    Attributes:
+        watched: what is looked at.
+        next_look: when the task looks next; infinity while there is none.
+    """
+
+    __slots__ = ("_ended", "_task", "_woken", "next_look", "watched")
+
+    def __init__(self) -> None:
+        self.watched: set[Timed] = set()
+        self.next_look = math.inf
+        self._woken: Event | None = None
+        self._ended: Event | None = None
+        self._task: object = None
+
+    def look_by(self, deadline: float) -> None:
+        """See to it that the task looks at a deadline that is earlier than ``next_look``."""
+        self.next_look = deadline
+        if self._ended is None:
+            self._ended = new_event()
+            self._task = spawn_root_task(self._watch, "prefect_http deadlines")
+        elif self._woken is not None:
+            self._woken.set()
+
+    async def stop(self) -> None:
+        """End the task, if nothing waits any more, and wait until it has ended, which is at once."""
+        if self._ended is not None and self._woken is not None:
+            self._woken.set()
+            await wait_shielded(self._ended)
+
+    async def _watch(self) -> None:
+        now = clock()
+        assert self._ended is not None
+        try:
+            while True:
+                for each in [each for each in self.watched if each.deadline <= now()]:
+                    await self._expire(each)
+                self.next_look = min((each.deadline for each in self.watched), default=math.inf)
+                if self.next_look == math.inf:
+                    return
+                self._woken = new_event()
+                scope = new_cancel_scope()
+                scope.deadline = self.next_look
+                with scope:
+                    await self._woken.wait()
+        finally:
+            # At once, and not when the task is gone: whoever comes next must find that it needs another.
+            self.next_look = math.inf
+            ended, self._ended, self._woken = self._ended, None, None
+            ended.set()
+
+    async def _expire(self, each: Timed) -> None:
+        try:
+            await each.expire()
+        except Exception:  # the wait has ended all the same, and the other ones must
+            _logger.debug("closing a connection failed", exc_info=True)
