@@ -19,7 +19,10 @@ if sys.version_info >= (3, 14):
     PYTHONS.append(RUNNING)
 
 # What the benchmarks measure the package beside, and draw with.
-PEERS = ["asgi-lifespan", "httpx-retries", "matplotlib", "stamina", "starlette", "tenacity"]
+PEERS = [
+    *("aiohttp", "asgi-lifespan", "httpx-retries", "httpx2", "matplotlib"),
+    *("stamina", "starlette", "tenacity", "uvicorn"),
+]
 
 
 def _is_installed(python: str) -> bool:

@@ -1,4 +1,4 @@
-"""Run all benchmarks and print their tables; three minutes or so."""
+"""Run all benchmarks and print their tables; six minutes or so."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from importlib.metadata import version
 
 import anyio
 
-from benchmarks import import_time, in_process, nested_lifespan, success, throttle, whole_lifespan
+from benchmarks import import_time, in_process, nested_lifespan, success, throttle, whole_lifespan, wire
 
-_PEERS = "httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"
+_PEERS = (
+    *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
+    *("httptools", "httpx2", "aiohttp", "uvicorn"),
+)
 
 
 def main() -> None:
@@ -22,6 +25,7 @@ def main() -> None:
             anyio.run(benchmark.run, backend, backend=backend)
     import_time.run()
     throttle.run_crowds()
+    wire.run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two pictures of what a throttle does; they need matplotlib."""
+"""Pictures of what a throttle does, and of how fast the wire is; they need matplotlib."""
 
 # pyright: reportUnknownMemberType=false
 # Matplotlib's own types are not whole.
@@ -9,7 +9,7 @@ import importlib.util
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +26,31 @@ _BIN = 0.25  # seconds
 _SIZE = 10, 3.2  # inches
 
 
-def draw(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates], directory: Path = _DIRECTORY) -> None:
-    """Draw both into a directory, or say why not.
+def draw_throttle(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates], directory: Path = _DIRECTORY) -> None:
+    """Draw what a throttle does into a directory, or say why not.
 
     Args:
         outcomes: what became of requests at once to the server S1, by client.
         rates: what rates were learned, by server.
         directory: is made if it is not there.
     """
+    _save("throttle_requests.svg", lambda figure: _draw_requests(figure, outcomes), directory)
+    _save("throttle_rate.svg", lambda figure: _draw_rates(figure, rates), directory)
+
+
+def draw_wire(rates: Mapping[str, Mapping[int, float]], directory: Path = _DIRECTORY) -> None:
+    """Draw requests per second over the number of tasks into a directory, or say why not.
+
+    Args:
+        rates: by client and by the number of tasks.
+        directory: is made if it is not there.
+    """
+    _save("wire_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates), directory)
+
+
+def _save(name: str, fill: Callable[[Figure], object], directory: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        print("No pictures: matplotlib is not installed.")
+        print("No picture: matplotlib is not installed.")
         return
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -43,15 +58,37 @@ def draw(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates], directory:
     directory.mkdir(parents=True, exist_ok=True)
     # Text stays text, and the same input makes the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prefect_http", "font.size": 9}):
-        for name, picture in (
-            ("throttle_requests.svg", _draw_requests(Figure(_SIZE, layout="constrained"), outcomes)),
-            ("throttle_rate.svg", _draw_rates(Figure(_SIZE, layout="constrained"), rates)),
-        ):
-            picture.savefig(directory / name, metadata={"Date": None})
-            print(f"Drawn: {directory / name}")
+        figure = Figure(_SIZE, layout="constrained")
+        fill(figure)
+        figure.savefig(directory / name, metadata={"Date": None})
+    print(f"Drawn: {directory / name}")
 
 
-def _draw_requests(figure: Figure, outcomes: Mapping[str, Outcome]) -> Figure:
+def _draw_rates_by_tasks(figure: Figure, rates: Mapping[str, Mapping[int, float]]) -> None:
+    """Draw a line for each client."""
+    figure.suptitle("Requests per second over loopback, by the number of tasks (uvicorn, one small response each)")
+    axes = figure.subplots()
+    for number, (client, by_tasks) in enumerate(rates.items()):
+        is_asyncio = client.endswith("asyncio")
+        axes.plot(
+            list(by_tasks),
+            list(by_tasks.values()),
+            label=client,
+            color=f"C{number // 2}",
+            linestyle="--" if is_asyncio else "-",
+            marker="o",
+            markersize=3,
+        )
+    axes.set_xscale("log")
+    numbers = list(next(iter(rates.values())))
+    axes.set_xticks(numbers, [f"{tasks:,}" for tasks in numbers])
+    axes.set_xlabel("tasks, each with a connection")
+    axes.set_ylabel("requests per second")
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside right center", frameon=False)
+
+
+def _draw_requests(figure: Figure, outcomes: Mapping[str, Outcome]) -> None:
     """Draw how many requests were accepted and rejected over time, client by client."""
     figure.suptitle("1,000 requests at once to a server that accepts 50 per second (burst 10, Retry-After)")
     panels = figure.subplots(1, len(outcomes), sharex=True, sharey=True)
@@ -66,7 +103,6 @@ def _draw_requests(figure: Figure, outcomes: Mapping[str, Outcome]) -> Figure:
         axes.set_xlabel("seconds")
     panels[0].set_ylabel("requests so far")
     panels[0].legend(loc="upper left", frameon=False)
-    return figure
 
 
 def _draw_total(axes: Axes, times: Iterable[float], end: float, color: str, label: str) -> None:
@@ -76,7 +112,7 @@ def _draw_total(axes: Axes, times: Iterable[float], end: float, color: str, labe
     axes.plot([number * _BIN for number in numbers], totals, color=color, label=label)
 
 
-def _draw_rates(figure: Figure, rates: Mapping[str, Rates]) -> Figure:
+def _draw_rates(figure: Figure, rates: Mapping[str, Rates]) -> None:
     """Draw the rates that were learned, and the true ones."""
     figure.suptitle("The rate that the throttle has learned, and the true one")
     panels = figure.subplots(1, len(rates), sharey=True)
@@ -91,4 +127,3 @@ def _draw_rates(figure: Figure, rates: Mapping[str, Rates]) -> Figure:
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("requests per second")
     panels[0].legend(loc="lower right", frameon=False)
-    return figure

@@ -30,6 +30,12 @@ def print_checked(name: str, result: str, checked: float = 0.0, target: float | 
     print(f"  {name:34}{result:33}   {beside}".rstrip(), flush=True)
 
 
+def print_at_least(name: str, result: str, checked: float = 0.0, target: float | None = None) -> None:
+    """Print what was measured, with the least that it should be beside where there is such a thing."""
+    beside = "" if target is None else f">= {target:.3g} {'ok' if checked >= target else 'MISSED'}"
+    print(f"  {name:60}{result:25}   {beside}".rstrip(), flush=True)
+
+
 def _verdict(result: float, target: float, unit: str = "") -> str:
     return f"{target:g}{unit} {'ok' if result <= target else 'MISSED'}"
 

@@ -23,7 +23,7 @@ import httpx
 from benchmarks._apps import hello
 from benchmarks._limited_servers import HEALTHY, SERVERS
 from benchmarks._measure import compare
-from benchmarks._pictures import draw
+from benchmarks._pictures import draw_throttle
 from benchmarks._simulation import (
     CLIENTS,
     EARLY,
@@ -96,7 +96,7 @@ def run_crowds() -> None:
             _print_crowd(load, {key: _mean(outcomes) for key, outcomes in runs[load].items()})
     print()
     at_once = runs[next(iter(LOADS))]
-    draw(
+    draw_throttle(
         {_title(client): at_once[_DRAWN, client][0].result() for client in _COMPARED},
         {server: run.result() for server, run in rates.items()},
     )

@@ -13,6 +13,7 @@ NAMES = [
     "anyio_library.py",
     "custom_policy.py",
     "in_process.py",
+    "many_tasks.py",
     "polite_crowd.py",
     "quickstart.py",
     "shared_lifespan.py",
