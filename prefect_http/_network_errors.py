@@ -27,6 +27,8 @@ BROKEN = (
 
 def why(error: BaseException) -> str:
     """Say in words why the network failed: anyio's errors often say it in their cause only."""
+    if isinstance(error, anyio.ClosedResourceError):
+        return "it has been closed from this side"
     cause = error.__cause__ or error
     if isinstance(cause, ExceptionGroup):  # a host has several addresses
         cause = cast("ExceptionGroup[Exception]", cause).exceptions[0]

@@ -180,6 +180,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
                         or exchange.parser.has_begun
                         or request.method not in SAFE_METHODS
                         or not isinstance(body, bytes)
+                        or connection.is_closed  # from this side
                     ):
                         raise
                     is_reused, place.connection = False, None
@@ -235,8 +236,13 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         place.on_grant = granted.set
         scope = new_cancel_scope()
         scope.deadline = math.inf if timeout is None else self._now() + timeout
-        with scope:
-            await granted.wait()
+        try:
+            with scope:
+                await granted.wait()
+        except BaseException:
+            # It may have been granted in the same moment, with a connection that is still good.
+            await self._leave(place, keep=True)
+            raise
         if place.is_refused:
             raise httpx.ConnectError("the transport has been closed while the request waited for a connection")
         if not place.is_granted:

@@ -93,4 +93,8 @@ class WireBody(httpx.AsyncByteStream):
             if self._trace is None:
                 await leave(is_through)
             else:
-                await self._trace.step("http11.response_closed", lambda: leave(is_through))
+                try:
+                    await self._trace.tell("http11.response_closed.started")
+                finally:
+                    await leave(is_through)  # whatever the listener does
+                await self._trace.tell("http11.response_closed.complete", {"return_value": None})
