@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable
+from functools import cached_property, partial
 
 import anyio
 import httpx
@@ -18,23 +18,40 @@ from prefect_http._pool import Origin
 from prefect_http._trace import Trace
 
 SECURE_SCHEMES = frozenset({b"https", b"wss"})
+_ALPN = ["http/1.1"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Connector:
     """Opens connections.
 
-    Attributes:
-        ssl_context: for https.
+    Args:
+        ssl_context: for https; None: httpx's default, without what the environment names. It is told that HTTP/1.1 is spoken (ALPN).
         local_address: where connections come from; None: the system chooses.
         retries: how many times a connection that cannot be made is tried again, after 0, 0.5, 1, 2, ... seconds.
         socket_options: set on each socket.
     """
 
-    ssl_context: ssl.SSLContext
-    local_address: str | None
-    retries: int
-    socket_options: tuple[SocketOption, ...]
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[SocketOption] = (),
+    ) -> None:
+        if ssl_context is not None:
+            self.ssl_context = ssl_context
+            ssl_context.set_alpn_protocols(_ALPN)
+        self.local_address = local_address
+        self.retries = retries
+        self.socket_options = tuple(socket_options)
+
+    @cached_property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Make the default one when it is needed: that takes 17 ms, and many a client never calls https."""
+        ssl_context = httpx.create_ssl_context(trust_env=False)
+        ssl_context.set_alpn_protocols(_ALPN)
+        return ssl_context
 
     async def connect(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
         """Open a connection.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from prefect_http._wire_body import WireBody
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+_CERTIFICATES = "SSL_CERT_FILE", "SSL_CERT_DIR"
 _PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
@@ -120,13 +122,15 @@ class HTTPTransport(httpx.AsyncBaseTransport):
                 socket_options=socket_options,
             )
             return
-        ssl_context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
-        ssl_context.set_alpn_protocols(["http/1.1"])
+        ssl_context: ssl.SSLContext | None = None
+        # What names a file or a certificate is looked at now, for it may be wrong.
+        if verify is not True or cert is not None or (trust_env and not os.environ.keys().isdisjoint(_CERTIFICATES)):
+            ssl_context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         self._connector = Connector(
             ssl_context=ssl_context,
             local_address=local_address,
             retries=retries,
-            socket_options=tuple(socket_options or ()),
+            socket_options=socket_options or (),
         )
         self._pool = Pool[Connection](
             max_connections=limits.max_connections,
