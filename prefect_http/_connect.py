@@ -25,10 +25,11 @@ class Connector:
     """Opens connections.
 
     Args:
-        ssl_context: for https; None: httpx's default, without what the environment names. It is told that HTTP/1.1 is spoken (ALPN).
+        ssl_context: for https; None: httpx's default, without what the environment names. It is told that HTTP/1.1 is
+            spoken (ALPN).
         local_address: where connections come from; None: the system chooses.
         retries: how many times a connection that cannot be made is tried again, after 0, 0.5, 1, 2, ... seconds.
-        socket_options: set on each socket.
+        socket_options: set on each socket; None: none.
     """
 
     def __init__(
@@ -37,14 +38,14 @@ class Connector:
         ssl_context: ssl.SSLContext | None = None,
         local_address: str | None = None,
         retries: int = 0,
-        socket_options: Iterable[SocketOption] = (),
+        socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
         if ssl_context is not None:
             self.ssl_context = ssl_context
             ssl_context.set_alpn_protocols(_ALPN)
         self.local_address = local_address
         self.retries = retries
-        self.socket_options = tuple(socket_options)
+        self.socket_options = None if socket_options is None else list(socket_options)
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
@@ -70,44 +71,59 @@ class Connector:
             try:
                 return await self._attempt(origin, timeout, trace)
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                if trace is None:
-                    await anyio.sleep(delay)
-                else:
-                    await trace.step("connection.retry", partial(anyio.sleep, delay))
+                wait = partial(anyio.sleep, delay)
+                await (wait() if trace is None else trace.step("connection.retry", wait, self._told(origin, timeout)))
                 delay = delay * 2 or 0.5
         return await self._attempt(origin, timeout, trace)
 
     async def _attempt(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
         scheme, raw_host, port, server_name = origin
         host = raw_host.decode("ascii")
+        peer = f"{host}:{port}"
+        stream: ByteStream | None = None
 
         async def connect_tcp() -> ByteStream:
-            return await within(
+            nonlocal stream
+            stream = await within(
                 timeout,
                 lambda: self._connect_tcp(host, port),
                 httpx.ConnectTimeout,
                 httpx.ConnectError,
-                f"no connection to {host}:{port}",
+                f"no connection to {peer}",
             )
+            return stream
 
         async def secure() -> ByteStream:
-            return await start_tls(stream, self.ssl_context, server_name, timeout)
+            nonlocal stream
+            assert stream is not None
+            stream = await start_tls(stream, self.ssl_context, server_name, timeout, peer)
+            return stream
 
         if trace is None:
             stream = await connect_tcp()
             return await secure() if scheme in SECURE_SCHEMES else stream
-        info = {
-            "host": host,
-            "port": port,
+        try:
+            await trace.step("connection.connect_tcp", connect_tcp, self._told(origin, timeout), NetworkStream)
+            if scheme in SECURE_SCHEMES:
+                told = {"ssl_context": self.ssl_context, "server_hostname": server_name, "timeout": timeout}
+                await trace.step("connection.start_tls", secure, told, NetworkStream)
+        except BaseException:  # the listener's, too
+            if stream is not None:
+                with anyio.CancelScope(shield=True):
+                    await anyio.aclose_forcefully(stream)
+            raise
+        assert stream is not None
+        return stream
+
+    def _told(self, origin: Origin, timeout: float | None) -> dict[str, object]:
+        """Give what comes with the events of a connection."""
+        return {
+            "host": origin[1].decode("ascii"),
+            "port": origin[2],
             "local_address": self.local_address,
             "timeout": timeout,
             "socket_options": self.socket_options,
         }
-        stream = await trace.step("connection.connect_tcp", connect_tcp, info, NetworkStream)
-        if scheme in SECURE_SCHEMES:
-            info = {"ssl_context": self.ssl_context, "server_hostname": server_name, "timeout": timeout}
-            stream = await trace.step("connection.start_tls", secure, info, NetworkStream)
-        return stream
 
     async def _connect_tcp(self, host: str, port: int) -> ByteStream:
         stream = await anyio.connect_tcp(host, port, local_host=self.local_address)
@@ -115,7 +131,7 @@ class Connector:
         try:
             # asyncio sets it by itself. Without it, the second part of a request would wait for the server's ACK.
             raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for option in self.socket_options:
+            for option in self.socket_options or ():
                 if len(option) == 4:
                     raw_socket.setsockopt(*option)
                 else:

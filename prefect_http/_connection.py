@@ -83,7 +83,7 @@ class Connection:
         finally:
             self.deadline = math.inf
         if self._has_expired:
-            raise httpx.WriteTimeout(f"{self.peer} took no data for {timeout:g} s")
+            raise httpx.WriteTimeout(f"{self.peer} took no data {_for(timeout)}")
 
     async def receive(self, timeout: float | None) -> bytes:
         """Receive what comes next; nothing at the end.
@@ -110,7 +110,7 @@ class Connection:
 
     def _end(self, error: Exception, timeout: float | None) -> bytes:
         if self._has_expired:
-            raise httpx.ReadTimeout(f"{self.peer} sent nothing for {timeout:g} s")
+            raise httpx.ReadTimeout(f"{self.peer} sent nothing {_for(timeout)}")
         if isinstance(error, anyio.EndOfStream):
             return b""
         raise httpx.ReadError(f"the connection to {self.peer} broke while reading: {why(error)}") from error
@@ -133,3 +133,7 @@ class Connection:
         self._deadlines.watched.discard(self)
         with anyio.CancelScope(shield=True):
             await anyio.aclose_forcefully(self.stream)
+
+
+def _for(timeout: float | None) -> str:
+    return "in time" if timeout is None else f"for {timeout:g} s"

@@ -38,40 +38,44 @@ class Deadlines:
         next_look: when the task looks next; infinity while there is none.
     """
 
-    __slots__ = ("_ended", "_task", "_woken", "next_look", "watched")
+    __slots__ = ("_life", "_looked", "_task", "_woken", "next_look", "watched")
 
     def __init__(self) -> None:
         self.watched: set[Timed] = set()
         self.next_look = math.inf
-        self._woken: Event | None = None
-        self._ended: Event | None = None
+        self._woken: Event | None = None  # ends the task's sleep
+        self._looked: Event | None = None  # the task has looked, or has ended
+        self._life: object = None  # which task it is, while there is one
         self._task: object = None
 
     def look_by(self, deadline: float) -> None:
         """See to it that the task looks at a deadline that is earlier than ``next_look``."""
         self.next_look = deadline
-        if self._ended is None:
-            self._ended = new_event()
-            self._task = spawn_root_task(self._watch, "prefect_http deadlines")
+        if self._life is None:
+            self._life = life = object()
+            self._task = spawn_root_task(self._watch, "prefect_http deadlines", lambda: self._forget(life))
         elif self._woken is not None:
             self._woken.set()
 
     async def stop(self) -> None:
-        """End the task, if nothing waits any more, and wait until it has ended, which is at once."""
-        if self._ended is not None and self._woken is not None:
+        """End the task, unless something waits, and wait until it has looked, which is at once."""
+        if self._woken is not None:
             self._woken.set()
-            await wait_shielded(self._ended)
+            self._looked = new_event()
+            await wait_shielded(self._looked)
 
     async def _watch(self) -> None:
-        now = clock()
-        assert self._ended is not None
+        now, life = clock(), self._life
         try:
             while True:
-                for each in [each for each in self.watched if each.deadline <= now()]:
-                    await self._expire(each)
+                for each in list(self.watched):
+                    if each.deadline <= now():  # asked only now, for to expire another one may have taken a while
+                        await self._expire(each)
                 self.next_look = min((each.deadline for each in self.watched), default=math.inf)
                 if self.next_look == math.inf:
                     return
+                if self._looked is not None:
+                    self._looked.set()
                 self._woken = new_event()
                 scope = new_cancel_scope()
                 scope.deadline = self.next_look
@@ -79,9 +83,15 @@ class Deadlines:
                     await self._woken.wait()
         finally:
             # At once, and not when the task is gone: whoever comes next must find that it needs another.
+            self._forget(life)
+
+    def _forget(self, life: object) -> None:
+        """Take it that the task has ended, or was cancelled before it began."""
+        if self._life is life:
             self.next_look = math.inf
-            ended, self._ended, self._woken = self._ended, None, None
-            ended.set()
+            self._life = self._woken = self._task = None
+            if self._looked is not None:
+                self._looked.set()
 
     async def _expire(self, each: Timed) -> None:
         try:

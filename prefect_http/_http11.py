@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 import httpx
@@ -9,7 +10,7 @@ import httpx
 from prefect_http._connection import Connection
 from prefect_http._request_head import BodyFraming, RequestHead
 from prefect_http._response_parser import ResponseParser
-from prefect_http._trace import Trace, step
+from prefect_http._trace import Trace
 from prefect_http._upload import Upload
 
 # A body up to here goes out along with the head. The socket's buffer takes it, so nobody has to watch for an early
@@ -26,51 +27,56 @@ class Exchange:
         is_sent: all of the request has been sent, so that the connection can serve another one.
     """
 
-    __slots__ = ("_connection", "_read_timeout", "_trace", "_write_timeout", "first", "is_sent", "parser")
+    __slots__ = ("_connection", "_head", "_read_timeout", "_trace", "_write_timeout", "first", "is_sent", "parser")
 
     def __init__(
-        self, connection: Connection, method: str, timeouts: Mapping[str, float | None], trace: Trace | None
+        self,
+        connection: Connection,
+        method: str,
+        head: RequestHead,
+        timeouts: Mapping[str, float | None],
+        trace: Trace | None,
     ) -> None:
         self._connection = connection
+        self._head = head
         self._read_timeout = timeouts.get("read")
         self._write_timeout = timeouts.get("write")
         self._trace = trace
-        self.parser = ResponseParser(method)
+        self.parser = ResponseParser(method, may_switch=head.may_switch)
         self.first = b""
         self.is_sent = False
 
-    async def run(self, head: RequestHead, body: bytes | httpx.AsyncByteStream) -> None:
+    async def run(self, body: bytes | httpx.AsyncByteStream) -> None:
         """Send the request, and receive the head of its response.
 
         Raises:
             httpx.TransportError: that fails.
             Exception: the body's stream fails; what it raises is marked as plain.
         """
-        framing, trace = BodyFraming(head.length), self._trace
-        if isinstance(body, bytes) and len(body) <= _SMALL:
-            data = framing.frame(body) + framing.end()
+        head, framing, trace = self._head, BodyFraming(self._head.length), self._trace
+        small = body if isinstance(body, bytes) and len(body) <= _SMALL else None
+        data = b"" if small is None else framing.frame(small) + framing.end()
+        # A server that takes no more may have said why. And httpx, too, raises what the reading comes to then.
+        with contextlib.suppress(httpx.WriteError):
             if trace is None:
-                self.is_sent = await self._send(head.data + data)
-                await self._receive_head()
+                await self._send(head.data + data)
             else:
-                is_sent = await trace.step("http11.send_request_headers", lambda: self._send(head.data))
-                self.is_sent = await trace.step("http11.send_request_body", lambda: self._send(data)) and is_sent
-                await trace.step(
-                    "http11.receive_response_headers", self._receive_head, result=lambda _: self.parser.told()
-                )
-        else:
-            await step(trace, "http11.send_request_headers", lambda: self._send(head.data))
+                await trace.step("http11.send_request_headers", lambda: self._send(head.data))
+                if small is not None:
+                    await trace.step("http11.send_request_body", lambda: self._send(data))
+            self.is_sent = True
+        if self.is_sent and small is None:
             upload = Upload(self._connection, self.parser, framing, self._read_timeout, self._write_timeout)
             await upload.run(_slices(body) if isinstance(body, bytes) else body, trace)
             self.is_sent, self.first = upload.is_sent, upload.first
+        elif trace is None:
+            await self._receive_head()
+        else:
+            await trace.step("http11.receive_response_headers", self._receive_head, result=lambda _: self.parser.told())
 
-    async def _send(self, data: bytes) -> bool:
-        try:
+    async def _send(self, data: bytes) -> None:
+        if data:
             await self._connection.send(data, self._write_timeout)
-        except httpx.WriteError:
-            # The server may have said why it takes no more; and httpx, too, raises what reading comes to.
-            return False
-        return True
 
     async def _receive_head(self) -> None:
         parser = self.parser

@@ -10,8 +10,17 @@ from types import ModuleType
 
 def input_probe(fileno: int, module: ModuleType = select) -> Callable[[], bool]:
     """Make a function that says whether something can be read from a socket, be it only its end."""
+    if fileno < 0:  # it has been closed
+        return lambda: True
     if not hasattr(module, "poll"):  # on Windows, where select() takes sockets of any number
-        return lambda: bool(module.select([fileno], [], [], 0)[0])
+
+        def select_input() -> bool:
+            try:
+                return bool(module.select([fileno], [], [], 0)[0])
+            except OSError:  # the socket has been closed
+                return True
+
+        return select_input
     # Made once for a connection, it takes 0.3 us.
     poll = module.poll()
     poll.register(fileno, module.POLLIN)

@@ -76,7 +76,8 @@ class NetworkStream:
             httpx.ConnectTimeout: it takes longer than ``timeout`` seconds.
             httpx.ConnectError: the handshake fails.
         """
-        return NetworkStream(await start_tls(self._stream, ssl_context, server_hostname, timeout))
+        peer = server_hostname or "the server"
+        return NetworkStream(await start_tls(self._stream, ssl_context, server_hostname, timeout, peer))
 
     def get_extra_info(self, info: str) -> object:
         """Give ``ssl_object``, ``client_addr``, ``server_addr``, ``socket`` or ``is_readable``; None for all else."""
@@ -96,9 +97,9 @@ class NetworkStream:
 
 
 async def start_tls(
-    stream: ByteStream, ssl_context: ssl.SSLContext, server_name: str | None, timeout: float | None
+    stream: ByteStream, ssl_context: ssl.SSLContext, server_name: str | None, timeout: float | None, peer: str
 ) -> ByteStream:
-    """Put TLS on a stream. If that fails, the stream is closed.
+    """Put TLS on a stream. If that fails, the stream is closed. ``peer`` is for messages.
 
     Raises:
         httpx.ConnectTimeout: it takes longer than ``timeout`` seconds.
@@ -112,7 +113,7 @@ async def start_tls(
         )
 
     try:
-        return await within(timeout, wrap, httpx.ConnectTimeout, httpx.ConnectError, f"no TLS with {server_name}")
+        return await within(timeout, wrap, httpx.ConnectTimeout, httpx.ConnectError, f"no TLS with {peer}")
     except BaseException:
         with anyio.CancelScope(shield=True):
             await anyio.aclose_forcefully(stream)

@@ -139,7 +139,10 @@ class Pool(Generic[C]):
         """Discard all connections, those in use as well, and refuse all who wait."""
         while self._idle:
             self._discard_oldest()
-        self.discarded += [place.connection for place in self._held if place.connection is not None]
+        for place in self._held:
+            if place.connection is not None:
+                self.discarded.append(place.connection)
+                place.connection = None
         self._held.clear()
         while self._queue:
             place, _ = self._queue.popitem(last=False)

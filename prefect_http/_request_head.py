@@ -20,7 +20,7 @@ _TARGET = re.compile(rb"[\x21-\x7e]+")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # What says where the request ends, and what becomes of the connection.
-_FRAMING = frozenset({b"connection", b"content-length", b"host", b"transfer-encoding"})
+_FRAMING = frozenset({b"connection", b"content-length", b"host", b"transfer-encoding", b"upgrade"})
 
 CHUNKED = -1
 
@@ -32,11 +32,13 @@ class RequestHead(NamedTuple):
         data: the request line and the headers, in bytes.
         length: how many bytes of a body follow; ``CHUNKED``: in chunks, as many as there are.
         will_close: the request asks the server to close the connection afterwards.
+        may_switch: it asks for another protocol, behind a 101.
     """
 
     data: bytes
     length: int
     will_close: bool
+    may_switch: bool
 
 
 def request_head(method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> RequestHead:
@@ -53,7 +55,7 @@ def request_head(method: str, target: bytes, headers: Sequence[tuple[bytes, byte
         raise httpx.LocalProtocolError(f"the method {method!r} is no token, so it cannot be sent")
     if not _TARGET.fullmatch(target):
         raise httpx.LocalProtocolError(f"the request target {target!r} has a character that cannot be sent")
-    hosts, length, is_chunked, will_close = 0, None, False, False
+    hosts, length, is_chunked, will_close, may_switch = 0, None, False, False, False
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
             raise httpx.LocalProtocolError(f"the header name {name!r} is no token, so it cannot be sent")
@@ -75,15 +77,19 @@ def request_head(method: str, target: bytes, headers: Sequence[tuple[bytes, byte
                 if value.lower() != b"chunked" or is_chunked:
                     raise httpx.LocalProtocolError("the only Transfer-Encoding that can be sent is chunked, once")
                 is_chunked = True
+            case b"upgrade":
+                may_switch = True
             case _:
                 will_close = will_close or b"close" in [option.strip() for option in value.lower().split(b",")]
     if hosts != 1:
         raise httpx.LocalProtocolError(f"a request has one Host header, and this one has {hosts or 'none'}")
     if is_chunked and length is not None:
         raise httpx.LocalProtocolError("a request cannot have both Content-Length and Transfer-Encoding")
+    if headers[0][0].lower() != b"host":  # RFC 9110 section 7.2: it should be the first
+        headers = sorted(headers, key=lambda header: header[0].lower() != b"host")
     lines = b"".join([b"%b: %b\r\n" % header for header in headers])
     data = b"%b %b HTTP/1.1\r\n%b\r\n" % (verb, target, lines)
-    return RequestHead(data, CHUNKED if is_chunked else length or 0, will_close)
+    return RequestHead(data, CHUNKED if is_chunked else length or 0, will_close, may_switch)
 
 
 class BodyFraming:

@@ -99,14 +99,14 @@ class WholeResponse(httpx.Response):
             return await super().aread()
         # The client has put a stream of its own around the body, which cannot be read without waiting.
         stream, self.stream = self.stream, self._body
+        assert isinstance(stream, httpx.AsyncByteStream)
         try:
-            content = self.read()
+            return self.read()
         finally:
             self.stream = stream
             del self._body
-        assert isinstance(stream, httpx.AsyncByteStream)
-        await stream.aclose()  # so that the response has an elapsed time
-        return content
+            # So that the response has an elapsed time, and gives its connection back, also if it cannot be decoded.
+            await stream.aclose()
 
 
 class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):

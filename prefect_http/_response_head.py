@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import httpx
 
 _FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+# RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ); llhttp lets anything pass.
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -61,10 +64,13 @@ def response_head(method: str, version: str, status: int, reason: bytes, headers
             takes no others.
 
     Raises:
-        httpx.RemoteProtocolError: the version or the status is none, or the body has a coding other than chunked.
+        httpx.RemoteProtocolError: the version, the status or the reason is none, or the body has a coding other than
+            chunked.
     """
     if version not in {"1.0", "1.1"}:
         raise httpx.RemoteProtocolError(f"the server answers in HTTP/{version}, and not in HTTP/1.1")
+    if not _REASON.fullmatch(reason):
+        raise httpx.RemoteProtocolError("the response's reason phrase has a control character in it")
     if status < 100:
         raise httpx.RemoteProtocolError(f"the server answers with the status {status:03}, which there is not")
     length: int | None = None

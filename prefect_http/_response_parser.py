@@ -20,13 +20,19 @@ MAX_FIELDS = 256
 MAX_INTERIM = 100
 
 _END = b"\r\n\r\n"
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class ResponseParser:
     """Takes the bytes of one response as they come, and gives its head and its body.
 
+    Args:
+        method: of the request.
+        may_switch: a 101 may come, since the request has asked for another protocol.
+
     Attributes:
         head: the head, once it is there; that of an interim response (1xx, but for 101) is skipped.
+        has_begun: something has come.
         is_complete: all of the response has come.
         is_followed: something has come behind the response, which is not part of it.
         leading: the first bytes behind a head that opens a tunnel.
@@ -35,6 +41,7 @@ class ResponseParser:
 
     # Defaults of the class, for a parser is made for each response, and most of these never change.
     head: ResponseHead | None = None
+    has_begun = False
     is_complete = False
     is_followed = False
     leading = b""
@@ -44,15 +51,11 @@ class ResponseParser:
     _fed = 0  # how many bytes of the head, or of what is around the chunks, llhttp has got
     _tail = b""  # the last of all bytes that it has got, up to four
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *, may_switch: bool = True) -> None:
         self._method = method
+        self._may_switch = may_switch
         self._message = _Message()
         self._llhttp = httptools.HttpResponseParser(self._message)
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a byte of the response has come."""
-        return self.head is not None or self._fed > 0 or self._interim > 0
 
     @property
     def leaves_reusable(self) -> bool:
@@ -71,6 +74,7 @@ class ResponseParser:
             httpx.RemoteProtocolError: the head is none of HTTP/1.1, or breaks a limit. What is wrong with the body
                 stands in ``error`` afterwards: it must not hide the head and the data that came along with it.
         """
+        self.has_begun = True
         if self.head is None:
             data = self._take_head(data)
             if self.head is None:
@@ -124,18 +128,27 @@ class ResponseParser:
                 self._method, llhttp.get_http_version(), llhttp.get_status_code(), message.reason, message.headers
             )
             data = data[end:]
+            if head.status == 101 and not self._may_switch:
+                raise httpx.RemoteProtocolError("the server switches to a protocol that the request has not asked for")
             if head.status >= 200 or head.status == 101:
                 self.head = head
                 self._left = head.length
-                message.headers = []  # from here on, they are trailers
+                if head.body is Body.CHUNKED:
+                    # llhttp must not have an opinion of its own on whether there are chunks.
+                    self._begin_message()
+                    self._llhttp.feed_data(_CHUNKED_HEAD)
+                    self._message.headers.clear()  # from here on, they are trailers
                 return data
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 raise httpx.RemoteProtocolError(f"the server sent more than {MAX_INTERIM} interim responses")
-            self._message = _Message()
-            self._llhttp = httptools.HttpResponseParser(self._message)
-            self._fed, self._tail = 0, b""
+            self._begin_message()
         return b""
+
+    def _begin_message(self) -> None:
+        self._message = _Message()
+        self._llhttp = httptools.HttpResponseParser(self._message)
+        self._fed, self._tail = 0, b""
 
     def _head_end(self, data: bytes) -> int:
         """Say where the head ends, and if it does not, where the data do."""
@@ -161,9 +174,8 @@ class ResponseParser:
         try:
             self._parse(data)
         except httpx.RemoteProtocolError as error:
-            if not message.is_complete:
-                self.error = error
-        if message.is_complete:
+            self.error = error
+        if message.is_complete and self.error is None:
             self.is_complete = True
             self.is_followed = message.is_followed or _is_followed(tail + data)
         body = b"".join(message.body)
@@ -171,18 +183,23 @@ class ResponseParser:
         return body
 
     def _parse(self, data: bytes) -> None:
+        message = self._message
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # a 101, and the data end where its head does
         except httptools.HttpParserError as error:
-            raise httpx.RemoteProtocolError(f"the response is not valid HTTP/1.1: {error}") from error
+            if message.has_head and self._llhttp.get_status_code() == 101:
+                raise httpx.RemoteProtocolError("the 101 has no Upgrade, or no Connection: upgrade") from error
+            if not message.is_complete:
+                raise httpx.RemoteProtocolError(f"the response is not valid HTTP/1.1: {error}") from error
+            message.is_followed = True
         self._tail = (self._tail + data)[-4:] if len(data) < 4 else data[-4:]
         # What brings some of the body along counts for nothing.
-        self._fed = 0 if self._message.body else self._fed + len(data)
-        if self._fed > MAX_HEAD_BYTES:
+        self._fed = 0 if message.body else self._fed + len(data)
+        if self._fed > MAX_HEAD_BYTES and (self.head is None or not message.is_complete):
             raise httpx.RemoteProtocolError(f"the response has more than {MAX_HEAD_BYTES} bytes of head or of framing")
-        if len(self._message.headers) > MAX_FIELDS:
+        if len(message.headers) > MAX_FIELDS:
             raise httpx.RemoteProtocolError(f"the response has more than {MAX_FIELDS} header fields")
 
 
@@ -213,7 +230,9 @@ class _Message:
         self.reason += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        if self.is_complete:
+            return
+        self.headers.append((name, value.rstrip(b" \t")))  # the whitespace before it, llhttp leaves out itself
 
     def on_headers_complete(self) -> None:
         self.has_head = True

@@ -62,6 +62,14 @@ class Trace:
         await self.tell(f"{name}.complete", {"return_value": result(outcome)})
         return outcome
 
+    async def close(self, leave: Callable[[], Awaitable[None]]) -> None:
+        """End a response, whatever the listener does, and tell of it."""
+        try:
+            await self.tell("http11.response_closed.started", {})
+        finally:
+            await leave()
+        await self.tell("http11.response_closed.complete", {"return_value": None})
+
     async def tell(self, event: str, info: Mapping[str, object] | None = None) -> None:
         """Tell of an event, and what comes with it; None: the request."""
         if info is None:

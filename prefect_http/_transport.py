@@ -130,7 +130,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             ssl_context=ssl_context,
             local_address=local_address,
             retries=retries,
-            socket_options=socket_options or (),
+            socket_options=socket_options,
         )
         self._pool = Pool[Connection](
             max_connections=limits.max_connections,
@@ -158,8 +158,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             return await self._httpx.handle_async_request(request)
         extensions = request.extensions
         target = extensions.get("target", request.url.raw_path)
-        head = request_head(request.method, target, request.headers.raw)
         origin = _origin(request)
+        head = request_head(request.method, target, request.headers.raw)
         timeouts: Mapping[str, float | None] = extensions.get("timeout", {})
         trace = Trace.of(request)
         assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -174,9 +174,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             is_reused = await self._take_idle(place)
             while True:
                 connection = place.connection or await self._connect(place, timeouts.get("connect"), trace)
-                exchange = Exchange(connection, request.method, timeouts, trace)
+                exchange = Exchange(connection, request.method, head, timeouts, trace)
                 try:
-                    await exchange.run(head, body)
+                    await exchange.run(body)
                     break
                 except (httpx.NetworkError, httpx.RemoteProtocolError):
                     if (
@@ -190,7 +190,10 @@ class HTTPTransport(httpx.AsyncBaseTransport):
                     is_reused, place.connection = False, None
                     await connection.aclose()
         except BaseException:
-            await self._leave(place, keep=False)
+            if trace is None or place.connection is None:
+                await self._leave(place, keep=False)
+            else:
+                await trace.close(lambda: self._leave(place, keep=False))
             raise
         return self._response(place, connection, exchange, head.will_close, timeouts.get("read"), trace)
 
@@ -277,11 +280,14 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             await self._close_discarded()
 
     async def _close_discarded(self) -> None:
-        try:
-            await self._pool.discarded.pop().aclose()
-        finally:
-            if self._pool.discarded:
-                await self._close_discarded()
+        failure: BaseException | None = None
+        while self._pool.discarded:
+            try:
+                await self._pool.discarded.pop().aclose()
+            except BaseException as error:  # the others must be closed all the same
+                failure = error
+        if failure is not None:
+            raise failure
 
     async def __aenter__(self) -> Self:
         if self._httpx is not None:
@@ -316,8 +322,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 def _origin(request: httpx.Request) -> Origin:
     url = request.url
     scheme = url.raw_scheme
-    port = url.port or _PORTS.get(scheme)
-    if port is None:
+    if scheme not in _PORTS:
         raise httpx.UnsupportedProtocol(
             f"the URL has the scheme {url.scheme!r}, and not http or https"
             if scheme
@@ -325,4 +330,4 @@ def _origin(request: httpx.Request) -> Origin:
         )
     host = url.raw_host
     # A connection whose certificate was checked for another name is another one.
-    return scheme, host, port, request.extensions.get("sni_hostname") or host.decode("ascii")
+    return scheme, host, url.port or _PORTS[scheme], request.extensions.get("sni_hostname") or host.decode("ascii")

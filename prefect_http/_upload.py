@@ -8,7 +8,6 @@ reads.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterable, AsyncIterator
 
 import anyio
@@ -17,7 +16,7 @@ import httpx
 
 from prefect_http._connection import Connection
 from prefect_http._nursery import new_cancel_scope, new_event, open_nursery
-from prefect_http._plain_errors import mark_plain
+from prefect_http._plain_errors import is_plain, mark_plain
 from prefect_http._reading import cancel_iteration, end_iteration
 from prefect_http._request_head import BodyFraming
 from prefect_http._response_parser import ResponseParser
@@ -70,8 +69,11 @@ class Upload:
                 # Nothing is raised in here, for it would come out in a group.
                 try:
                     # A server that breaks the connection may have said why. httpx, too, raises what reading comes to.
-                    with contextlib.suppress(httpx.WriteError):
+                    try:
                         await step(trace, "http11.send_request_body", lambda: self._send(chunks))
+                    except httpx.WriteError as error:
+                        if is_plain(error):
+                            raise
                     self._has_stopped_sending = True
                     self._connection.limit_wait(self._read_timeout)
                     await step(trace, "http11.receive_response_headers", self._answer, lambda _: self._parser.told())

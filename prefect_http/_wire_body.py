@@ -93,8 +93,4 @@ class WireBody(httpx.AsyncByteStream):
             if self._trace is None:
                 await leave(is_through)
             else:
-                try:
-                    await self._trace.tell("http11.response_closed.started")
-                finally:
-                    await leave(is_through)  # whatever the listener does
-                await self._trace.tell("http11.response_closed.complete", {"return_value": None})
+                await self._trace.close(lambda: leave(is_through))
