@@ -12,6 +12,8 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from prefect_http._input_probe import input_probe
 from prefect_http._network_errors import within
+from prefect_http._nursery import max_receive_bytes
+from prefect_http._whole_reads import WholeReads
 
 
 class NetworkStream:
@@ -109,7 +111,11 @@ async def start_tls(
     def wrap() -> Awaitable[ByteStream]:
         # Not standard compatible: HTTP says itself where a response ends, and many servers leave without a goodbye.
         return TLSStream.wrap(
-            stream, server_side=False, hostname=server_name, ssl_context=ssl_context, standard_compatible=False
+            WholeReads(stream, max_receive_bytes()),
+            server_side=False,
+            hostname=server_name,
+            ssl_context=ssl_context,
+            standard_compatible=False,
         )
 
     try:

@@ -41,18 +41,19 @@ class RequestHead(NamedTuple):
     may_switch: bool
 
 
-def request_head(method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> RequestHead:
+def request_head(method: str, target: bytes | str, headers: Sequence[tuple[bytes, bytes]]) -> RequestHead:
     """Check a request's head and write it down, as RFC 9112 sections 2 to 6 say.
+
+    ``Host`` goes first. Beside a Transfer-Encoding, a Content-Length is left out: httpx adds one to a body of bytes.
 
     Raises:
         httpx.LocalProtocolError: something in it cannot be sent; the message names it, but quotes no header's value.
     """
-    try:
-        verb = method.encode("ascii")
-    except UnicodeEncodeError:
-        verb = b""
+    verb = method.encode("ascii", errors="replace")
     if not _TOKEN.fullmatch(verb):
         raise httpx.LocalProtocolError(f"the method {method!r} is no token, so it cannot be sent")
+    if isinstance(target, str):
+        target = target.encode()
     if not _TARGET.fullmatch(target):
         raise httpx.LocalProtocolError(f"the request target {target!r} has a character that cannot be sent")
     hosts, length, is_chunked, will_close, may_switch = 0, None, False, False, False
@@ -84,7 +85,7 @@ def request_head(method: str, target: bytes, headers: Sequence[tuple[bytes, byte
     if hosts != 1:
         raise httpx.LocalProtocolError(f"a request has one Host header, and this one has {hosts or 'none'}")
     if is_chunked and length is not None:
-        raise httpx.LocalProtocolError("a request cannot have both Content-Length and Transfer-Encoding")
+        headers = [header for header in headers if header[0].lower() != b"content-length"]
     if headers[0][0].lower() != b"host":  # RFC 9110 section 7.2: it should be the first
         headers = sorted(headers, key=lambda header: header[0].lower() != b"host")
     lines = b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -19,6 +19,7 @@ MAX_FIELDS = 256
 # 100 Continue, 103 Early Hints and the like, before the answer.
 MAX_INTERIM = 100
 
+_TOO_LONG = f"the response has more than {MAX_HEAD_BYTES} bytes of head, or of trailers and the like"
 _END = b"\r\n\r\n"
 _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -176,8 +177,11 @@ class ResponseParser:
         except httpx.RemoteProtocolError as error:
             self.error = error
         if message.is_complete and self.error is None:
-            self.is_complete = True
             self.is_followed = message.is_followed or _is_followed(tail + data)
+            if self._fed > MAX_HEAD_BYTES and not self.is_followed:
+                self.error = httpx.RemoteProtocolError(_TOO_LONG)
+            else:
+                self.is_complete = True
         body = b"".join(message.body)
         message.body.clear()
         return body
@@ -189,16 +193,17 @@ class ResponseParser:
         except httptools.HttpParserUpgrade:
             pass  # a 101, and the data end where its head does
         except httptools.HttpParserError as error:
-            if message.has_head and self._llhttp.get_status_code() == 101:
+            if self.head is not None and message.is_complete:
+                message.is_followed = True
+            elif message.has_head and self._llhttp.get_status_code() == 101:
                 raise httpx.RemoteProtocolError("the 101 has no Upgrade, or no Connection: upgrade") from error
-            if not message.is_complete:
+            else:
                 raise httpx.RemoteProtocolError(f"the response is not valid HTTP/1.1: {error}") from error
-            message.is_followed = True
         self._tail = (self._tail + data)[-4:] if len(data) < 4 else data[-4:]
         # What brings some of the body along counts for nothing.
         self._fed = 0 if message.body else self._fed + len(data)
         if self._fed > MAX_HEAD_BYTES and (self.head is None or not message.is_complete):
-            raise httpx.RemoteProtocolError(f"the response has more than {MAX_HEAD_BYTES} bytes of head or of framing")
+            raise httpx.RemoteProtocolError(_TOO_LONG)
         if len(message.headers) > MAX_FIELDS:
             raise httpx.RemoteProtocolError(f"the response has more than {MAX_FIELDS} header fields")
 

@@ -60,9 +60,9 @@ class Upload:
 
         Raises:
             httpx.TransportError: that fails.
-            Exception: the stream fails; what it raises is marked as plain.
+            BaseException: the stream fails; what it raises is marked as plain.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             async with open_nursery() as nursery:
                 nursery.start_soon(self._watch)
@@ -77,7 +77,9 @@ class Upload:
                     self._has_stopped_sending = True
                     self._connection.limit_wait(self._read_timeout)
                     await step(trace, "http11.receive_response_headers", self._answer, lambda _: self._parser.told())
-                except Exception as error:
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except BaseException as error:
                     failure = error
                     self._watching.cancel()
         except BaseExceptionGroup:
@@ -96,6 +98,7 @@ class Upload:
                 if end := self._framing.end():
                     await self._connection.send(end, self._write_timeout)
             except anyio.get_cancelled_exc_class():
+                self._sending.cancel()  # asyncio's own cancellation comes once, and the stream must meet it as well
                 await cancel_iteration(iterator)
                 raise
             except BaseException:
@@ -108,9 +111,10 @@ class Upload:
             with self._watching:
                 await self._receive_head()
         except Exception as error:
-            self._read_failure = error
-        finally:
-            self._is_over.set()
+            # Where the time to write has run out, it is not the reading that has failed.
+            if self._has_stopped_sending or not isinstance(error, httpx.ReadTimeout):
+                self._read_failure = error
+        self._is_over.set()  # and not when it is cancelled: there is nothing to go on with then
         if self._read_failure is not None or (self._parser.head is not None and self._parser.head.status >= 300):
             self._sending.cancel()
 
