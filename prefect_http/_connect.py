@@ -95,18 +95,23 @@ class Connector:
 
         async def secure() -> ByteStream:
             nonlocal stream
+            ssl_context = self.ssl_context
             assert stream is not None
-            stream = await start_tls(stream, self.ssl_context, server_name, timeout, peer)
+            plain, stream = stream, None  # start_tls() closes it if that fails
+            stream = await start_tls(plain, ssl_context, server_name, timeout, peer)
             return stream
 
-        if trace is None:
-            stream = await connect_tcp()
-            return await secure() if scheme in SECURE_SCHEMES else stream
+        is_secure = scheme in SECURE_SCHEMES
         try:
-            await trace.step("connection.connect_tcp", connect_tcp, self._told(origin, timeout), NetworkStream)
-            if scheme in SECURE_SCHEMES:
-                told = {"ssl_context": self.ssl_context, "server_hostname": server_name, "timeout": timeout}
-                await trace.step("connection.start_tls", secure, told, NetworkStream)
+            if trace is None:
+                await connect_tcp()
+                if is_secure:
+                    await secure()
+            else:
+                await trace.step("connection.connect_tcp", connect_tcp, self._told(origin, timeout), NetworkStream)
+                if is_secure:
+                    told = {"ssl_context": self.ssl_context, "server_hostname": server_name, "timeout": timeout}
+                    await trace.step("connection.start_tls", secure, told, NetworkStream)
         except BaseException:  # the listener's, too
             if stream is not None:
                 with anyio.CancelScope(shield=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import settings
 
@@ -14,3 +16,9 @@ settings.load_profile("prefect_http")
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run a test marked anyio on both backends."""
     return str(request.param)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is there to stay: many tests collect, and each time would look at all of it."""
+    gc.collect()
+    gc.freeze()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from programs import Done, running
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 NAMES = [
@@ -27,14 +28,19 @@ def test_examples_are_complete() -> None:
     assert {example.name for example in EXAMPLES} >= set(NAMES)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
-def test_example_runs(example: Path) -> None:
-    """An example prints something and ends well, in seconds, without complaint; pytest runs those that are tests."""
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, Future[Done]]]:
+    """Run them all."""
     # -P: the package that is installed is what is tested, and not what happens to lie in the current directory.
-    runner = ["-P", "-m", "pytest"] if example.stem.startswith("testing_") else []
-    result = subprocess.run(
-        [sys.executable, "-W", "error", *runner, example], capture_output=True, text=True, timeout=30, check=False
-    )
+    runners = {True: ["-P", "-m", "pytest"], False: []}
+    with running({each.stem: [*runners[each.stem.startswith("testing_")], each] for each in EXAMPLES}) as runs:
+        yield runs
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_example_runs(example: Path, runs: Mapping[str, Future[Done]]) -> None:
+    """An example prints something and ends well, in seconds, without complaint; pytest runs those that are tests."""
+    result = runs[example.stem].result()
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.strip()
 

@@ -35,7 +35,7 @@ FAILURES = [
 
 def new_client(error: type[Exception], max_retries: int = 5) -> PrefectHttpxClient:
     """Make a client that waits for an answer only as long as an error takes to come."""
-    timeout = httpx.Timeout(5, read=0.2 if error is httpx.ReadTimeout else 5)
+    timeout = httpx.Timeout(5, read=0.1 if error is httpx.ReadTimeout else 5)
     return PrefectHttpxClient(retry=retrying_at_once(max_retries), timeout=timeout, trust_env=False)
 
 
