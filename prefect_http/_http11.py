@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 import httpx
 
 from prefect_http._connection import Connection
-from prefect_http._request_head import BodyFraming, RequestHead
+from prefect_http._request_head import BodyFraming, HeaderBlock
 from prefect_http._response_parser import ResponseParser
 from prefect_http._trace import Trace
 from prefect_http._upload import Upload
@@ -27,41 +27,42 @@ class Exchange:
         is_sent: all of the request has been sent, so that the connection can serve another one.
     """
 
-    __slots__ = ("_connection", "_head", "_read_timeout", "_trace", "_write_timeout", "first", "is_sent", "parser")
+    __slots__ = ("_block", "_connection", "_read_timeout", "_trace", "_write_timeout", "first", "is_sent", "parser")
 
     def __init__(
         self,
         connection: Connection,
         method: str,
-        head: RequestHead,
+        block: HeaderBlock,
         timeouts: Mapping[str, float | None],
         trace: Trace | None,
     ) -> None:
         self._connection = connection
-        self._head = head
+        self._block = block
         self._read_timeout = timeouts.get("read")
         self._write_timeout = timeouts.get("write")
         self._trace = trace
-        self.parser = ResponseParser(method, may_switch=head.may_switch)
+        self.parser = ResponseParser(method, may_switch=block.may_switch)
         self.first = b""
         self.is_sent = False
 
-    async def run(self, body: bytes | httpx.AsyncByteStream) -> None:
-        """Send the request, and receive the head of its response.
+    async def run(self, line: bytes, body: bytes | httpx.AsyncByteStream) -> None:
+        """Send the request, from its first line on, and receive the head of its response.
 
         Raises:
             httpx.TransportError: that fails.
             Exception: the body's stream fails; what it raises is marked as plain.
         """
-        head, framing, trace = self._head, BodyFraming(self._head.length), self._trace
+        head, trace = line + self._block.lines, self._trace
+        framing = BodyFraming(self._block.length)
         small = body if isinstance(body, bytes) and len(body) <= _SMALL else None
         data = b"" if small is None else framing.frame(small) + framing.end()
         # A server that takes no more may have said why. And httpx, too, raises what the reading comes to then.
         with contextlib.suppress(httpx.WriteError):
             if trace is None:
-                await self._send(head.data + data)
+                await self._send(head + data)
             else:
-                await trace.step("http11.send_request_headers", lambda: self._send(head.data))
+                await trace.step("http11.send_request_headers", lambda: self._send(head))
                 if small is not None:
                     await trace.step("http11.send_request_body", lambda: self._send(data))
             self.is_sent = True

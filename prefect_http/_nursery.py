@@ -113,8 +113,13 @@ def is_cancelled() -> bool:
 
 def current_run() -> object:
     """Give an object that tells one run of an event loop from another."""
+    return run_teller()()
+
+
+def run_teller() -> Callable[[], object]:
+    """Give what ``current_run()`` asks under the running backend; under the other one, it raises a RuntimeError."""
     trio = _running_trio()
-    return asyncio.get_running_loop() if trio is None else trio.lowlevel.current_trio_token()
+    return asyncio.get_running_loop if trio is None else trio.lowlevel.current_trio_token
 
 
 def spawn_root_task(

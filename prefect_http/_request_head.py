@@ -19,35 +19,34 @@ _TARGET = re.compile(rb"[\x21-\x7e]+")
 # RFC 9110 section 5.5: field-content = field-vchar [ 1*( SP / HTAB / field-vchar ) field-vchar ]
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-# What says where the request ends, and what becomes of the connection.
-_FRAMING = frozenset({b"connection", b"content-length", b"host", b"transfer-encoding", b"upgrade"})
 
 CHUNKED = -1
 
 
-class RequestHead(NamedTuple):
-    """A request's head, ready to be sent, and what it promises.
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class HeaderBlock(NamedTuple):
+    """The headers of a request in bytes, and what they promise.
 
     Attributes:
-        data: the request line and the headers, in bytes.
+        lines: the headers, with the empty line behind them.
         length: how many bytes of a body follow; ``CHUNKED``: in chunks, as many as there are.
         will_close: the request asks the server to close the connection afterwards.
         may_switch: it asks for another protocol, behind a 101.
     """
 
-    data: bytes
+    lines: bytes
     length: int
     will_close: bool
     may_switch: bool
 
 
-def request_head(method: str, target: bytes | str, headers: Sequence[tuple[bytes, bytes]]) -> RequestHead:
-    """Check a request's head and write it down, as RFC 9112 sections 2 to 6 say.
-
-    ``Host`` goes first. Beside a Transfer-Encoding, a Content-Length is left out: httpx adds one to a body of bytes.
+def request_line(method: str, target: bytes | str) -> bytes:
+    """Check a method and a target and write them down, as RFC 9112 section 3 says.
 
     Raises:
-        httpx.LocalProtocolError: something in it cannot be sent; the message names it, but quotes no header's value.
+        httpx.LocalProtocolError: one of them cannot be sent.
     """
     verb = method.encode("ascii", errors="replace")
     if not _TOKEN.fullmatch(verb):
@@ -56,6 +55,17 @@ def request_head(method: str, target: bytes | str, headers: Sequence[tuple[bytes
         target = target.encode()
     if not _TARGET.fullmatch(target):
         raise httpx.LocalProtocolError(f"the request target {target!r} has a character that cannot be sent")
+    return b"%b %b HTTP/1.1\r\n" % (verb, target)
+
+
+def header_block(headers: Headers) -> HeaderBlock:
+    """Check a request's headers and write them down, as RFC 9112 sections 5 and 6 say.
+
+    ``Host`` goes first. Beside a Transfer-Encoding, a Content-Length is left out: httpx adds one to a body of bytes.
+
+    Raises:
+        httpx.LocalProtocolError: something in them cannot be sent; the message names it, but quotes no value.
+    """
     hosts, length, is_chunked, will_close, may_switch = 0, None, False, False, False
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
@@ -65,9 +75,7 @@ def request_head(method: str, target: bytes | str, headers: Sequence[tuple[bytes
                 f"the value of the header {name.decode()} cannot be sent: it has a control character in it, "
                 "or whitespace at an end"
             )
-        if (key := name.lower()) not in _FRAMING:
-            continue
-        match key:
+        match name.lower():
             case b"host":
                 hosts += 1
             case b"content-length":
@@ -80,17 +88,18 @@ def request_head(method: str, target: bytes | str, headers: Sequence[tuple[bytes
                 is_chunked = True
             case b"upgrade":
                 may_switch = True
-            case _:
+            case b"connection":
                 will_close = will_close or b"close" in [option.strip() for option in value.lower().split(b",")]
+            case _:
+                pass
     if hosts != 1:
         raise httpx.LocalProtocolError(f"a request has one Host header, and this one has {hosts or 'none'}")
     if is_chunked and length is not None:
         headers = [header for header in headers if header[0].lower() != b"content-length"]
     if headers[0][0].lower() != b"host":  # RFC 9110 section 7.2: it should be the first
         headers = sorted(headers, key=lambda header: header[0].lower() != b"host")
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-    data = b"%b %b HTTP/1.1\r\n%b\r\n" % (verb, target, lines)
-    return RequestHead(data, CHUNKED if is_chunked else length or 0, will_close, may_switch)
+    lines = b"".join([*[b"%b: %b\r\n" % header for header in headers], b"\r\n"])
+    return HeaderBlock(lines, CHUNKED if is_chunked else length or 0, will_close, may_switch)
 
 
 class BodyFraming:

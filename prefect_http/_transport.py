@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import ssl
@@ -19,9 +20,9 @@ from prefect_http._connection import Connection
 from prefect_http._deadlines import Deadlines
 from prefect_http._http11 import Exchange
 from prefect_http._network_stream import NetworkStream
-from prefect_http._nursery import clock, current_run, max_receive_bytes, new_cancel_scope, new_event
+from prefect_http._nursery import clock, max_receive_bytes, new_cancel_scope, new_event, run_teller
 from prefect_http._pool import Origin, Place, Pool
-from prefect_http._request_head import request_head
+from prefect_http._request_head import header_block, request_line
 from prefect_http._response import WholeResponse
 from prefect_http._response_head import Body
 from prefect_http._retry import SAFE_METHODS
@@ -31,6 +32,7 @@ from prefect_http._wire_body import WireBody
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 _CERTIFICATES = "SSL_CERT_FILE", "SSL_CERT_DIR"
+_MAX_BLOCKS = 64
 _PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
@@ -137,8 +139,11 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             max_idle=limits.max_keepalive_connections,
             expiry=limits.keepalive_expiry,
         )
+        # Most requests to a host have the same headers as the last one.
+        self._header_block = functools.lru_cache(_MAX_BLOCKS)(header_block)
         self._deadlines = Deadlines()
         self._run: object = None
+        self._current_run: Callable[[], object] = object
         self._now: Callable[[], float]
 
     def statistics(self) -> TransportStatistics:
@@ -157,9 +162,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         if self._httpx is not None:
             return await self._httpx.handle_async_request(request)
         extensions = request.extensions
-        target = extensions.get("target", request.url.raw_path)
         origin = _origin(request)
-        head = request_head(request.method, target, request.headers.raw)
+        line = request_line(request.method, extensions.get("target") or request.url.raw_path)
+        block = self._header_block(tuple(request.headers.raw))
         timeouts: Mapping[str, float | None] = extensions.get("timeout", {})
         trace = Trace.of(request)
         assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -174,9 +179,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             is_reused = await self._take_idle(place)
             while True:
                 connection = place.connection or await self._connect(place, timeouts.get("connect"), trace)
-                exchange = Exchange(connection, request.method, head, timeouts, trace)
+                exchange = Exchange(connection, request.method, block, timeouts, trace)
                 try:
-                    await exchange.run(body)
+                    await exchange.run(line, body)
                     break
                 except (httpx.NetworkError, httpx.RemoteProtocolError):
                     if (
@@ -195,7 +200,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             else:
                 await trace.close(lambda: self._leave(place, keep=False))
             raise
-        return self._response(place, connection, exchange, head.will_close, timeouts.get("read"), trace)
+        return self._response(place, connection, exchange, block.will_close, timeouts.get("read"), trace)
 
     def _response(
         self,
@@ -227,15 +232,18 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 
     def _enter_run(self) -> None:
         """See to it that the connections are those of the running event loop."""
-        run = current_run()
-        if run is self._run:
-            return
+        try:
+            if self._current_run() is self._run:
+                return
+        except RuntimeError:
+            pass  # another backend
         if self._pool.held or self._pool.idle:
             raise RuntimeError(
                 "this HTTPTransport has connections that belong to another event loop; "
                 "close it there, or use another one for each loop"
             )
-        self._run, self._now, self._deadlines = run, clock(), Deadlines()
+        self._current_run = run_teller()
+        self._run, self._now, self._deadlines = self._current_run(), clock(), Deadlines()
 
     async def _wait(self, place: Place[Connection], timeout: float | None) -> None:
         """Wait until a place is granted."""

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import h11
 import httpx
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from prefect_http._request_head import CHUNKED, BodyFraming, RequestHead, request_head
+from prefect_http._request_head import CHUNKED, BodyFraming, Headers, header_block, request_line
 
 HOST = (b"Host", b"example.com")
 SECRET = b"s3cr3t"
 
 
-def build(*headers: tuple[bytes, bytes], method: str = "GET", target: bytes = b"/") -> RequestHead:
+class Head(NamedTuple):
+    """A request's head in bytes, and what it promises."""
+
+    data: bytes
+    length: int
+    will_close: bool
+    may_switch: bool
+
+
+def request_head(method: str, target: bytes | str, headers: Headers) -> Head:
+    """Write the head of a request."""
+    line = request_line(method, target)
+    block = header_block(headers)
+    return Head(line + block.lines, block.length, block.will_close, block.may_switch)
+
+
+def build(*headers: tuple[bytes, bytes], method: str = "GET", target: bytes = b"/") -> Head:
     """Write the head of a request that has a Host."""
     return request_head(method, target, [HOST, *headers])
 

@@ -35,7 +35,7 @@ from prefect_http import Attempt, PrefectHttpxClient
 from prefect_http._connection import Connection
 from prefect_http._http11 import Exchange
 from prefect_http._plain_errors import is_plain
-from prefect_http._request_head import request_head
+from prefect_http._request_head import header_block
 
 pytestmark = pytest.mark.anyio
 
@@ -535,12 +535,13 @@ class FakeConnection:
 
 async def test_each_part_has_its_own_timeout() -> None:
     """Each 64 KiB of a long body has its own write timeout, and the read timeout begins when all is sent."""
-    head = request_head("POST", b"/", [(b"Host", b"x"), (b"Content-Length", b"200000")])
-    connection = FakeConnection(len(head.data) + 200_000)
-    exchange = Exchange(cast(Connection, connection), "POST", head, {"read": 3, "write": 2}, None)
+    line, block = b"POST / HTTP/1.1\r\n", header_block([(b"Host", b"x"), (b"Content-Length", b"200000")])
+    head_size = len(line + block.lines)
+    connection = FakeConnection(head_size + 200_000)
+    exchange = Exchange(cast(Connection, connection), "POST", block, {"read": 3, "write": 2}, None)
     with anyio.fail_after(5):
-        await exchange.run(b"x" * 200_000)
-    sent = [("send", size, 2) for size in (len(head.data), SLICE, SLICE, SLICE, 200_000 - 3 * SLICE)]
+        await exchange.run(line, b"x" * 200_000)
+    sent = [("send", size, 2) for size in (head_size, SLICE, SLICE, SLICE, 200_000 - 3 * SLICE)]
     assert connection.notes == [*sent, ("wait", 0, 3), ("receive", len(OK), 3), ("wait", 0, 3), ("wait", 0, None)]
     assert exchange.is_sent
 
