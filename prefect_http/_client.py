@@ -21,6 +21,7 @@ from prefect_http._call import Call
 from prefect_http._cookies import LeanCookies
 from prefect_http._functions import is_async
 from prefect_http._network import set_transports
+from prefect_http._no_auth import NoAuth
 from prefect_http._origins import AnsweredOrigins
 from prefect_http._plain_errors import is_plain
 from prefect_http._reading import ERROR_BYTES, STREAMED_ERROR_BYTES, close, discard, read_beginning, read_whole
@@ -40,6 +41,7 @@ _HEADERS = cast(property, httpx.AsyncClient.headers)
 _COOKIES = cast(property, httpx.AsyncClient.cookies)
 # Programs ask for the same URLs again and again. To take one apart is a fourth of what a request costs in the client.
 _MAX_URLS = 256
+_NO_AUTH = NoAuth()
 _ON_RETRY = "on_retry must be a function of a request and an attempt, and not an async one"
 
 
@@ -155,6 +157,8 @@ class PrefectHttpxClient(httpx.AsyncClient):
         """
         if self._is_in_process:
             self._tell_transport(request, stream)
+        if auth is httpx.USE_CLIENT_DEFAULT and self.auth is None and not request.url.userinfo:
+            auth = _NO_AUTH
         policy = request.extensions.get("retry")
         if not isinstance(policy, RetryPolicy):
             policy = self._policy if policy is None else _checked_policy(policy, 'extensions["retry"]')
