@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 from functools import cached_property, partial
+from typing import cast
 
 import anyio
 import httpx
@@ -137,10 +138,7 @@ class Connector:
             # asyncio sets it by itself. Without it, the second part of a request would wait for the server's ACK.
             raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for option in self.socket_options or ():
-                if len(option) == 4:
-                    raw_socket.setsockopt(*option)
-                else:
-                    raw_socket.setsockopt(*option)
+                raw_socket.setsockopt(*cast("tuple[int, int, int]", option))  # or one of the other forms
         except BaseException:
             await anyio.aclose_forcefully(stream)
             raise

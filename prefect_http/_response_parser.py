@@ -89,7 +89,7 @@ class ResponseParser:
                 return data
             case Body.TUNNEL:
                 self.leading = data
-            case Body.NONE:
+            case _:
                 self.is_followed = bool(data)
         self.is_complete = True
         return b""

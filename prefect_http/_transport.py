@@ -163,7 +163,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             return await self._httpx.handle_async_request(request)
         extensions = request.extensions
         origin = _origin(request)
-        line = request_line(request.method, extensions.get("target") or request.url.raw_path)
+        line = request_line(request.method, extensions.get("target", request.url.raw_path))
         block = self._header_block(tuple(request.headers.raw))
         timeouts: Mapping[str, float | None] = extensions.get("timeout", {})
         trace = Trace.of(request)

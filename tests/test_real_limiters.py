@@ -40,7 +40,7 @@ http {
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    limit_req_zone $binary_remote_addr zone=all:1m rate=50r/s;
+    limit_req_zone $binary_remote_addr zone=all:1m rate=100r/s;
     limit_req_status 429;
     server {
         listen 127.0.0.1:PORT;
@@ -93,7 +93,7 @@ STRATEGIES = [
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[str]:
-    """Run nginx, which takes 50 requests per second and bursts of 20; give the URL of what it serves."""
+    """Run nginx, which takes 100 requests per second and bursts of 20; give the URL of what it serves."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
     port = free_port()

@@ -705,3 +705,20 @@ async def test_closing_the_transport_ends_an_upload() -> None:
         assert transport.statistics() == NOTHING
         assert staged.is_finished
     assert len(errors) == 1
+
+
+class Interrupted(FakeConnection):
+    """Raises what is no Exception, in place of an answer."""
+
+    async def receive_meanwhile(self, timeout: float | None) -> bytes:
+        """Raise."""
+        raise Stop
+
+
+async def test_interruption_of_the_reading_is_not_lost() -> None:
+    """What is no Exception, such as a KeyboardInterrupt, comes out of the task that reads, if in a group."""
+    line, block = b"POST / HTTP/1.1\r\n", header_block([(b"Host", b"x"), (b"Content-Length", b"200000")])
+    exchange = Exchange(cast(Connection, Interrupted(10**6)), "POST", block, {}, None)
+    with anyio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
+        await exchange.run(line, b"x" * 200_000)
+    assert isinstance(caught.value.exceptions[0], Stop)
