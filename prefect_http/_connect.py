@@ -43,7 +43,6 @@ class Connector:
     ) -> None:
         if ssl_context is not None:
             self.ssl_context = ssl_context
-            ssl_context.set_alpn_protocols(_ALPN)
         self.local_address = local_address
         self.retries = retries
         self.socket_options = None if socket_options is None else list(socket_options)
@@ -51,9 +50,7 @@ class Connector:
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
         """Make the default one when it is needed: that takes 17 ms, and many a client never calls https."""
-        ssl_context = httpx.create_ssl_context(trust_env=False)
-        ssl_context.set_alpn_protocols(_ALPN)
-        return ssl_context
+        return httpx.create_ssl_context(trust_env=False)
 
     async def connect(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
         """Open a connection.
@@ -80,7 +77,7 @@ class Connector:
     async def _attempt(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
         scheme, raw_host, port, server_name = origin
         host = raw_host.decode("ascii")
-        peer = f"{host}:{port}"
+        peer = peer_of(origin)
         stream: ByteStream | None = None
 
         async def connect_tcp() -> ByteStream:
@@ -97,6 +94,8 @@ class Connector:
         async def secure() -> ByteStream:
             nonlocal stream
             ssl_context = self.ssl_context
+            # Each time: others may use the context as well, and for HTTP/2.
+            ssl_context.set_alpn_protocols(_ALPN)
             assert stream is not None
             plain, stream = stream, None  # start_tls() closes it if that fails
             stream = await start_tls(plain, ssl_context, server_name, timeout, peer)
@@ -143,3 +142,9 @@ class Connector:
             await anyio.aclose_forcefully(stream)
             raise
         return stream
+
+
+def peer_of(origin: Origin) -> str:
+    """Write host and port, for messages."""
+    host = origin[1].decode("ascii")
+    return f"[{host}]:{origin[2]}" if ":" in host else f"{host}:{origin[2]}"

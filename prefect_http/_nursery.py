@@ -123,15 +123,19 @@ def run_teller() -> Callable[[], object]:
 
 
 def spawn_root_task(
-    main: Callable[[], Coroutine[object, object, None]], name: str, at_end: Callable[[], None] = lambda: None
+    main: Callable[[], Coroutine[object, object, None]],
+    name: str,
+    at_end: Callable[[], None] = lambda: None,
+    context: contextvars.Context | None = None,
 ) -> object:
-    """Start a task that outlives the task which starts it, in a copy of its context.
+    """Start a task that outlives the task which starts it.
 
     Args:
         main: what the task runs. It must let no exception out but cancellation: under trio, the task is a
             system task, and an exception from one ends the run with a TrioInternalError.
         name: the task's name.
         at_end: called when the task has ended, also where it was cancelled before it began, as asyncio does.
+        context: what it runs in; None: a copy of the current one.
 
     Returns:
         An object to hold on to until the task ends; asyncio keeps no strong reference of its own.
@@ -139,7 +143,9 @@ def spawn_root_task(
     Cancellation:
         The end of the event loop's run cancels the task.
     """
-    trio, context = _running_trio(), contextvars.copy_context()
+    trio = _running_trio()
+    if context is None:
+        context = contextvars.copy_context()
     if trio is None:
         coroutine = main()
         try:

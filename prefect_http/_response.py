@@ -146,6 +146,7 @@ def own(response: httpx.Response) -> PrefectResponse:
     """Make a PrefectResponse of a response that is ours to change; in place, where its class is none of others."""
     if type(response) in (httpx.Response, WholeResponse):
         response.__class__ = PrefectResponse
+        response.__dict__.pop("_body", None)  # of a WholeResponse that is read as a stream
     return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
 
 

@@ -15,7 +15,7 @@ import anyio.lowlevel
 import httpx
 
 from prefect_http._arguments import Certificate, SocketOption
-from prefect_http._connect import Connector
+from prefect_http._connect import Connector, peer_of
 from prefect_http._connection import Connection
 from prefect_http._deadlines import Deadlines
 from prefect_http._http11 import Exchange
@@ -31,8 +31,12 @@ from prefect_http._wire_body import WireBody
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-_CERTIFICATES = "SSL_CERT_FILE", "SSL_CERT_DIR"
-_MAX_BLOCKS = 64
+_CERTIFICATES = "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"
+_MAX_BLOCKS = 16
+_OTHER_LOOP = (
+    "this HTTPTransport has connections that belong to another event loop; "
+    "close it there, or use another one for each loop"
+)
 _PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
@@ -139,7 +143,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             max_idle=limits.max_keepalive_connections,
             expiry=limits.keepalive_expiry,
         )
-        # Most requests to a host have the same headers as the last one.
+        # Many requests have the same headers as one before.
         self._header_block = functools.lru_cache(_MAX_BLOCKS)(header_block)
         self._deadlines = Deadlines()
         self._run: object = None
@@ -168,7 +172,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         timeouts: Mapping[str, float | None] = extensions.get("timeout", {})
         trace = Trace.of(request)
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        body = b"".join(request.stream) if isinstance(request.stream, httpx.ByteStream) else request.stream
+        # Not a subclass: it may want to know how far the upload is.
+        body = b"".join(request.stream) if type(request.stream) is httpx.ByteStream else request.stream
         self._enter_run()
         place = self._pool.enter(origin, self._now())
         try:
@@ -232,18 +237,18 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 
     def _enter_run(self) -> None:
         """See to it that the connections are those of the running event loop."""
-        try:
-            if self._current_run() is self._run:
-                return
-        except RuntimeError:
-            pass  # another backend
+        if self._is_own_run():
+            return
         if self._pool.held or self._pool.idle:
-            raise RuntimeError(
-                "this HTTPTransport has connections that belong to another event loop; "
-                "close it there, or use another one for each loop"
-            )
+            raise RuntimeError(_OTHER_LOOP)
         self._current_run = run_teller()
         self._run, self._now, self._deadlines = self._current_run(), clock(), Deadlines()
+
+    def _is_own_run(self) -> bool:
+        try:
+            return self._current_run() is self._run
+        except RuntimeError:  # another backend
+            return False
 
     async def _wait(self, place: Place[Connection], timeout: float | None) -> None:
         """Wait until a place is granted."""
@@ -275,8 +280,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 
     async def _connect(self, place: Place[Connection], timeout: float | None, trace: Trace | None) -> Connection:
         stream = await self._connector.connect(place.origin, timeout, trace)
-        _, host, port, _ = place.origin
-        connection = Connection(stream, f"{host.decode()}:{port}", self._deadlines, self._now, max_receive_bytes())
+        connection = Connection(stream, peer_of(place.origin), self._deadlines, self._now, max_receive_bytes())
         place.connection = connection
         if not self._pool.holds(place):
             raise httpx.ConnectError("the transport has been closed while the request was connecting")
@@ -317,19 +321,33 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 
         Cancellation:
             Is held back; nothing here waits for the network.
+
+        Raises:
+            RuntimeError: the connections belong to another event loop. They are forgotten, and closed when they are
+                collected.
         """
         if self._httpx is not None:
             await self._httpx.aclose()
             return
+        self._header_block.cache_clear()  # there are credentials among them
         self._pool.empty()
-        if self._pool.discarded:
-            await self._close_discarded()
-        await self._deadlines.stop()
+        if not self._is_own_run():
+            if self._pool.discarded:
+                self._pool.discarded.clear()  # only their own loop can close them
+                raise RuntimeError(_OTHER_LOOP)
+            return
+        try:
+            if self._pool.discarded:
+                await self._close_discarded()
+        finally:
+            await self._deadlines.stop()
 
 
 def _origin(request: httpx.Request) -> Origin:
     url = request.url
     scheme = url.raw_scheme
+    if scheme in _PORTS and not url.raw_host:
+        raise httpx.UnsupportedProtocol("the URL has no host")
     if scheme not in _PORTS:
         raise httpx.UnsupportedProtocol(
             f"the URL has the scheme {url.scheme!r}, and not http or https"
