@@ -48,7 +48,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest Python and the oldest dependencies that are allowed."""
-    install_wheel(session, "httpx==0.27.0", "anyio==4.5.0", "trio==0.27.0", extra="test")
+    install_wheel(session, "httpx==0.27.0", "anyio==4.16.0", "trio==0.32.0", extra="test")
     session.run("pytest", *session.posargs)
 
 

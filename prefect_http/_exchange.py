@@ -175,7 +175,7 @@ class Exchange(httpx.AsyncByteStream):
     async def _fail(self) -> NoReturn:
         failure, self._failure = self._failure, None
         if failure is None:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
             failure = self._timeout_error()
         try:
             raise failure

@@ -231,7 +231,7 @@ class LifespanContext:
             if is_last:
                 await wait_shielded(run.over)
             if stopped:
-                await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+                await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
         except BaseException as cancellation:  # an outer one, or a native one that was held back
             error = cancellation
         problem = run.crash_error() or (run.shutdown_error() if is_last else None)
@@ -260,7 +260,7 @@ class LifespanContext:
             swallowed = bool(guard.__exit__(exc_type, exc, tb))
         except BaseException as rest:  # an exception group, less its cancellations
             return False, rest
-        # anyio 4.5 swallows whole groups.
+        # anyio may swallow whole groups.
         stopped = swallowed and own is None
         error = own if swallowed and own is not None else exc
         return stopped, None if stopped else error

@@ -59,5 +59,5 @@ async def within(
             return await do()
         except BROKEN as error:
             raise failed(f"{failure}: {why(error)}") from error
-    await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+    await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
     raise timed_out(f"{failure} within {seconds:g} s")

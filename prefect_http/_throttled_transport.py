@@ -74,7 +74,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
                 return await gate.queue(route)
         finally:
             self._queues.discard(scope)
-        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
         raise httpx.ConnectError("the transport has been closed while the request waited for its turn")
 
     def _end_queues(self) -> None:

@@ -266,7 +266,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         if place.is_refused:
             raise httpx.ConnectError("the transport has been closed while the request waited for a connection")
         if not place.is_granted:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio 4.5 swallows outer cancellations as well
+            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
             raise httpx.PoolTimeout(f"no connection became free for {timeout:g} s")
 
     async def _take_idle(self, place: Place[Connection]) -> bool:
