@@ -13,7 +13,7 @@ import httpx
 from anyio.abc import ByteStream, SocketAttribute
 
 from prefect_http._arguments import SocketOption
-from prefect_http._network_errors import within
+from prefect_http._network_errors import close_at_once, within
 from prefect_http._network_stream import NetworkStream, start_tls
 from prefect_http._pool import Origin
 from prefect_http._trace import Trace
@@ -114,8 +114,7 @@ class Connector:
                     await trace.step("connection.start_tls", secure, told, NetworkStream)
         except BaseException:  # the listener's, too
             if stream is not None:
-                with anyio.CancelScope(shield=True):
-                    await anyio.aclose_forcefully(stream)
+                await close_at_once(stream)
             raise
         assert stream is not None
         return stream
@@ -139,7 +138,7 @@ class Connector:
             for option in self.socket_options or ():
                 raw_socket.setsockopt(*cast("tuple[int, int, int]", option))  # or one of the other forms
         except BaseException:
-            await anyio.aclose_forcefully(stream)
+            await close_at_once(stream)
             raise
         return stream
 

@@ -13,7 +13,7 @@ from anyio.streams.tls import TLSAttribute
 
 from prefect_http._deadlines import Deadlines
 from prefect_http._input_probe import has_plain_input, input_probe
-from prefect_http._network_errors import BROKEN, why
+from prefect_http._network_errors import BROKEN, close_at_once, why
 from prefect_http._network_stream import NetworkStream
 
 
@@ -131,8 +131,7 @@ class Connection:
         self.is_closed = True
         self.deadline = math.inf
         self._deadlines.watched.discard(self)
-        with anyio.CancelScope(shield=True):
-            await anyio.aclose_forcefully(self.stream)
+        await close_at_once(self.stream)
 
 
 def _for(timeout: float | None) -> str:

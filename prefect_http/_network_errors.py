@@ -1,4 +1,4 @@
-"""Network failures as httpx's errors: a time limit, and what a broken connection raises."""
+"""Where the network fails: a time limit, what a broken connection raises as httpx's errors, and closing a stream."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import anyio
 import anyio.lowlevel
 import httpx
+from anyio.abc import ByteStream
 
 from prefect_http._nursery import new_cancel_scope
 
@@ -33,6 +34,12 @@ def why(error: BaseException) -> str:
     if isinstance(cause, ExceptionGroup):  # a host has several addresses
         cause = cast("ExceptionGroup[Exception]", cause).exceptions[0]
     return str(cause) or type(cause).__name__
+
+
+async def close_at_once(stream: ByteStream) -> None:
+    """Close a stream, whatever is cancelled; that does not wait for the network."""
+    with anyio.CancelScope(shield=True):
+        await anyio.aclose_forcefully(stream)
 
 
 async def within(

@@ -11,7 +11,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from prefect_http._input_probe import input_probe
-from prefect_http._network_errors import within
+from prefect_http._network_errors import close_at_once, within
 from prefect_http._nursery import max_receive_bytes
 from prefect_http._whole_reads import WholeReads
 
@@ -121,6 +121,5 @@ async def start_tls(
     try:
         return await within(timeout, wrap, httpx.ConnectTimeout, httpx.ConnectError, f"no TLS with {peer}")
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await anyio.aclose_forcefully(stream)
+        await close_at_once(stream)
         raise

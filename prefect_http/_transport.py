@@ -8,7 +8,6 @@ import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import anyio.lowlevel
@@ -305,14 +304,6 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         if self._httpx is not None:
             await self._httpx.__aenter__()
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        tb: TracebackType | None = None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close all connections, those in use as well: their requests fail. Those that wait for one fail likewise.
