@@ -61,7 +61,7 @@ def tests_lowest(session: nox.Session) -> None:
 def tests_httpx2(session: nox.Session) -> None:
     """Run the tests on httpx2, in an application that has put it in the place of httpx."""
     install_wheel(session, "httpx2", extra="test")
-    session.run("pytest", "-p", "use_httpx2", *session.posargs, env={"PYTHONPATH": "tests"})
+    session.run("pytest", "-p", "support.use_httpx2", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from prefect_http._asgi_types import ASGIApp, Receive, Scope, Send
+from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,8 +22,8 @@ from benchmarks._apps import Download, TwoChunks, hello, starlette_app, upload
 from benchmarks._measure import Ratio, compare
 from benchmarks._table import print_checked, print_table
 from prefect_http import ASGITransport, PrefectHttpxClient
-from prefect_http._asgi_types import ASGIApp
-from prefect_http._exchange import Exchange
+from prefect_http._asgi.app_call import Exchange
+from prefect_http._types import ASGIApp
 
 _URL = "http://localhost/"
 

@@ -1,8 +1,8 @@
 """A toolkit for calling HTTP APIs and in-process ASGI apps, on httpx, anyio and trio."""
 
-from prefect_http._asgi import ASGITransport
+from prefect_http._asgi.transport import ASGITransport
 from prefect_http._attempt import Attempt
-from prefect_http._client import PrefectHttpxClient
+from prefect_http._client.client import PrefectHttpxClient
 from prefect_http._errors import (
     LifespanCrashed,
     LifespanError,
@@ -13,15 +13,15 @@ from prefect_http._errors import (
     PrefectHTTPStatusError,
     ThrottleTimeout,
 )
-from prefect_http._lifespan import app_lifespan_context
-from prefect_http._lifespan_run import Lifespan
-from prefect_http._rate_limit import RateLimit
+from prefect_http._fields.rate_limit import RateLimit
+from prefect_http._lifespan.context import app_lifespan_context
+from prefect_http._lifespan.run import Lifespan
 from prefect_http._response import PrefectResponse
-from prefect_http._retry import RetryPolicy
-from prefect_http._throttle import Throttle, ThrottleEvent, ThrottleStatistics, is_throttled_by_github
-from prefect_http._throttled_transport import ThrottledTransport
-from prefect_http._transport import HTTPTransport, TransportStatistics
+from prefect_http._retry.policy import RetryPolicy
+from prefect_http._throttle.throttle import Throttle, ThrottleEvent, ThrottleStatistics, is_throttled_by_github
+from prefect_http._throttle.transport import ThrottledTransport
 from prefect_http._version import __version__
+from prefect_http._wire.transport import HTTPTransport, TransportStatistics
 
 __all__ = [
     "ASGITransport",

@@ -29,7 +29,7 @@ class Attempt:
     elapsed: float
 
 
-def tell_attempts(attempts: Sequence[Attempt], max_retries: int) -> str:
+def format_attempts(attempts: Sequence[Attempt], max_retries: int) -> str:
     """Write the attempts as a note for the error that ends them."""
     lines = [f"prefect_http made {len(attempts)} of at most {max_retries + 1} attempts:"]
     for attempt in attempts:

@@ -6,15 +6,17 @@ import codecs
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from typing import Self, cast
 
 import httpx
 
 from prefect_http._attempt import Attempt
 from prefect_http._errors import PrefectHTTPStatusError
-from prefect_http._headers import parse_retry_after
-from prefect_http._rate_limit import RateLimit, parse_rate_limit
+from prefect_http._fields.rate_limit import RateLimit
+from prefect_http._fields.rate_limit_parser import parse_rate_limit
+from prefect_http._fields.retry_after import parse_retry_after
+from prefect_http._httpx_details import ReadyResponse
 from prefect_http._redact import one_line, safe_url, without_credentials
 
 # A response extension: a throttle takes the response for a rejection, whatever its status.
@@ -37,7 +39,7 @@ class PrefectResponse(httpx.Response):
             PrefectHTTPStatusError: any other status. The body shows in the message if it has been read.
             RuntimeError: the response has no request, as in httpx.
         """
-        if is_fine(self):
+        if is_success(self):
             return self
         raise status_error(self)
 
@@ -70,45 +72,6 @@ class PrefectResponse(httpx.Response):
         return new
 
 
-class WholeResponse(httpx.Response):
-    """A response whose body is there already, and so is read without the three async generators of httpx.
-
-    They are a twentieth of what a request to an app in this process costs. ``own()`` makes a PrefectResponse of it.
-
-    Args:
-        status_code: the status.
-        headers: names and values.
-        body: all of the body.
-        stream: gives the body as well, and is told when the response is closed.
-        extensions: of the response.
-    """
-
-    def __init__(
-        self,
-        status_code: int,
-        headers: Sequence[tuple[bytes, bytes]],
-        body: bytes,
-        stream: httpx.AsyncByteStream | None = None,
-        extensions: dict[str, object] | None = None,
-    ) -> None:
-        self._body = httpx.ByteStream(body)
-        super().__init__(status_code, headers=headers, stream=stream or self._body, extensions=extensions)
-
-    async def aread(self) -> bytes:
-        if self.is_stream_consumed or self.is_closed:  # read already, maybe by an event hook
-            return await super().aread()
-        # The client has put a stream of its own around the body, which cannot be read without waiting.
-        stream, self.stream = self.stream, self._body
-        assert isinstance(stream, httpx.AsyncByteStream)
-        try:
-            return self.read()
-        finally:
-            self.stream = stream
-            del self._body
-            # So that the response has an elapsed time, and gives its connection back, also if it cannot be decoded.
-            await stream.aclose()
-
-
 class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
     """The stream of a response, read through a second one. The first keeps the accounts that httpx sets up."""
 
@@ -137,16 +100,16 @@ class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
             self._second.elapsed = self._first.elapsed
 
 
-def is_fine(response: httpx.Response) -> bool:
+def is_success(response: httpx.Response) -> bool:
     """Say whether the status is 2xx, or 101, which hands over its stream."""
     return 200 <= response.status_code < 300 or response.status_code == 101
 
 
-def own(response: httpx.Response) -> PrefectResponse:
+def as_prefect_response(response: httpx.Response) -> PrefectResponse:
     """Make a PrefectResponse of a response that is ours to change; in place, where its class is none of others."""
-    if type(response) in (httpx.Response, WholeResponse):
+    if type(response) in (httpx.Response, ReadyResponse):
         response.__class__ = PrefectResponse
-        response.__dict__.pop("_body", None)  # of a WholeResponse that is read as a stream
+        response.__dict__.pop("_body", None)  # of a ReadyResponse that is read as a stream
     return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
 
 

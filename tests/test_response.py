@@ -15,7 +15,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_client import Body, Server
+from support.scripted_transport import Body, Server
 
 from prefect_http import PrefectHTTPStatusError, PrefectResponse
 

@@ -1,0 +1,92 @@
+"""The transport of ``PrefectHttpxClient(app=...)``: it runs its app's lifespan as well."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from prefect_http._asgi.inline_response import WholeExchange
+from prefect_http._asgi.transport import ASGITransport
+from prefect_http._concurrency.backend import Event, new_event, wait_shielded
+from prefect_http._foreign_errors import mark_foreign
+from prefect_http._lifespan.context import LifespanContext
+from prefect_http._types import ASGIApp
+
+# A request extension, by which the client says that it reads the whole response before anybody sees it. Its value is
+# the most that it wants of the body of an error, in bytes; None: all of it.
+READ_WHOLE = "prefect_http.read_whole"
+
+
+class AppTransport(ASGITransport):
+    """An ASGITransport that holds its app's lifespan from when it is entered until it is closed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app)
+        self._lifespan: LifespanContext | None = None
+        self._closed: Event | None = None  # there once the closing has begun, set once it is through
+
+    async def __aenter__(self) -> Self:
+        lifespan = LifespanContext(self.app)
+        self.state = (await lifespan.enter(self._on_crash)).state
+        if self._closed is not None:
+            await lifespan.leave(None, None, None)
+            raise RuntimeError("the client was closed while it was being entered")
+        self._lifespan = lifespan
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        tb: TracebackType | None = None,
+    ) -> None:
+        if self._closed is not None:
+            await wait_shielded(self._closed)  # another task closes it; that takes bounded time
+            return
+        self._closed = new_event()
+        # No new request from here on, also none that is a redirect of one that has ended just now.
+        lifespan, self._lifespan = self._lifespan, None
+        try:
+            if lifespan is not None:
+                await self._stop(lifespan, exc_type, exc, tb)
+        finally:
+            self._closed.set()
+
+    async def _stop(
+        self,
+        lifespan: LifespanContext,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        try:
+            await super().aclose()
+        except BaseException as error:  # a cancellation that was held back
+            await lifespan.leave(type(error), error, error.__traceback__)
+            raise
+        await lifespan.leave(exc_type, exc, tb)
+
+    async def aclose(self) -> None:
+        await self.__aexit__()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._lifespan is None:
+            raise RuntimeError(
+                "the client is not entered, so its app is not started; use `async with PrefectHttpxClient(app=...)`"
+            )
+        if (crash := self._lifespan.crash_error()) is not None:
+            raise mark_foreign(crash)
+        if READ_WHOLE in request.extensions and isinstance(request.stream, httpx.ByteStream):
+            return await self._exchange(WholeExchange, request).run(request.extensions[READ_WHOLE])
+        return await super().handle_async_request(request)
+
+    def _on_crash(self) -> None:
+        if self._lifespan is not None:
+            self._abort_all(self._crash)
+
+    def _crash(self) -> BaseException:
+        error = None if self._lifespan is None else self._lifespan.crash_error()
+        assert error is not None
+        return mark_foreign(error)

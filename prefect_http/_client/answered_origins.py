@@ -1,0 +1,39 @@
+"""Origins: their ports, and which of them have answered a client."""
+
+from __future__ import annotations
+
+import httpx
+
+# Redirects choose origins, so their number is limited.
+_MAX_ORIGINS = 1000
+# Every response comes by here, and few are ever asked for: to take a URL apart costs more than to keep it for a while.
+_BATCH = 100
+
+
+class AnsweredOrigins:
+    """A bounded set of origins: scheme, host and port. The oldest are forgotten first."""
+
+    __slots__ = ("_origins", "_urls")
+
+    def __init__(self) -> None:
+        self._origins: dict[tuple[str, str, int | None], None] = {}
+        self._urls: list[httpx.URL] = []
+
+    def add(self, url: httpx.URL) -> None:
+        """Note that the URL's origin has answered."""
+        self._urls.append(url)
+        if len(self._urls) >= _BATCH:
+            self._sort_in()
+
+    def __contains__(self, url: httpx.URL) -> bool:
+        self._sort_in()
+        return (url.scheme, url.host, url.port) in self._origins
+
+    def _sort_in(self) -> None:
+        for url in self._urls:
+            origin = url.scheme, url.host, url.port
+            if origin not in self._origins:
+                if len(self._origins) == _MAX_ORIGINS:
+                    del self._origins[next(iter(self._origins))]
+                self._origins[origin] = None
+        self._urls.clear()

@@ -1,0 +1,142 @@
+"""Reading responses: whole, or their beginning, whatever the server does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from prefect_http._concurrency.iteration import end_iteration
+from prefect_http._foreign_errors import is_foreign
+from prefect_http._httpx_details import set_content
+from prefect_http._redact import safe_exception
+
+_DISCARD_BYTES = 64 * 1024
+_CLOSE_SECONDS = 5.0
+
+_TOO_LONG = "it is too long to be read whole"
+_SWITCHING_PROTOCOLS = 101
+
+_logger = logging.getLogger("prefect_http")
+
+
+class _Beginning(httpx.AsyncByteStream):
+    """A stream that ends early: after so many bytes, at a deadline, or where the server breaks off."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, *, max_bytes: int, deadline: float) -> None:
+        self._stream = stream
+        self._room = max_bytes
+        self._deadline = deadline
+        self._chunks: AsyncIterator[bytes] | None = None
+        self.cut: str | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = chunks = aiter(self._stream)
+        while self.cut is None and (chunk := await self._next(chunks)):
+            self._room -= len(chunk)
+            if self._room < 0:
+                self.cut = _TOO_LONG
+            yield chunk
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
+        """Give the next chunk that is not empty; an empty one at the end."""
+        # A scope for each chunk: one that spans a `yield` would be left in whatever order the reader likes.
+        with anyio.CancelScope(deadline=self._deadline):
+            try:
+                while not (chunk := await anext(chunks, None)):
+                    if chunk is None:
+                        return b""
+                return chunk
+            except Exception as error:
+                if is_foreign(error):
+                    raise
+                # The wire's, whatever it is; the status that came before it is the better news.
+                self.cut = f"it broke off with {safe_exception(error)}"
+                _logger.debug("reading a response broke off", exc_info=True)
+                return b""
+        self.cut = "it took too long to be read whole"
+        return b""
+
+    async def end(self) -> None:
+        """End the reading before it is through."""
+        if self._chunks is not None:
+            await end_iteration(self._chunks)
+
+
+async def read_beginning(
+    response: httpx.Response, *, max_bytes: int, max_seconds: float, close_seconds: float = _CLOSE_SECONDS
+) -> str | None:
+    """Read a response up to a limit in bytes and seconds, and close it.
+
+    Afterwards ``response.content`` holds what was read. Where the server breaks off, it holds what came before.
+
+    Returns:
+        Why the body was cut; None if it is whole.
+
+    Cancellation:
+        The response is closed, shielded for at most ``close_seconds``.
+    """
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    beginning = _Beginning(stream, max_bytes=max_bytes, deadline=anyio.current_time() + max_seconds)
+    was_closed = response.is_closed  # by an event hook
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if not was_closed and not response.is_stream_consumed:
+            set_content(response, await _read_decoded(response, beginning, max_bytes))
+    finally:
+        with anyio.CancelScope(shield=True):
+            await beginning.end()
+        response.is_closed = was_closed
+        await close(response, close_seconds)
+    return beginning.cut
+
+
+async def _read_decoded(response: httpx.Response, beginning: _Beginning, max_bytes: int) -> bytes:
+    """Read and decode the beginning; the limit is for the decoded bytes, too, for a little gzip unpacks to a lot."""
+    kept = bytearray()
+    decoding = httpx.Response(response.status_code, headers=response.headers, stream=beginning)
+    try:
+        async for chunk in decoding.aiter_bytes():
+            # To the end, where `cut` brings it: to break off would leave httpx's generators to the garbage collector.
+            room = max_bytes - len(kept)
+            kept += chunk[:room]
+            if len(chunk) > room:
+                beginning.cut = _TOO_LONG
+    except httpx.DecodingError:
+        beginning.cut = "it cannot be decoded"
+    return bytes(kept)
+
+
+async def discard(response: httpx.Response, *, delay: float) -> None:
+    """Close a response that nobody will look at, before the wait of ``delay`` seconds that follows.
+
+    A body that is short and already there is read first, without waiting, so that the connection can serve the next
+    attempt.
+    """
+    close_seconds = min(_CLOSE_SECONDS, max(delay, 1.0))
+    await read_beginning(response, max_bytes=_DISCARD_BYTES, max_seconds=0.0, close_seconds=close_seconds)
+
+
+async def read_whole(response: httpx.Response) -> None:
+    """Read a response, and close it if that fails. A 101 is left as it is: reading closes the stream it hands over."""
+    if response.status_code == _SWITCHING_PROTOCOLS:
+        return
+    try:
+        await response.aread()
+    except BaseException:
+        await close(response)
+        raise
+
+
+async def close(response: httpx.Response, seconds: float = _CLOSE_SECONDS) -> None:
+    """Close a response, also under cancellation; shielded for at most so many seconds."""
+    with anyio.move_on_after(seconds, shield=True):
+        try:
+            await response.aclose()
+        except Exception:
+            # There is a better error to raise, or a retry to make; what fails here harms neither.
+            _logger.debug("closing a response failed", exc_info=True)

@@ -1,0 +1,149 @@
+"""The transports of a client: HTTPTransport where httpx would use its own, and all of them behind a wrapper.
+
+As soon as httpx is given a ``transport``, it leaves the environment's proxies alone, and it has no public way to reach
+the transports that it makes. So they are made here, as it would make them, and given to it as ``transport`` and
+``mounts``. This follows ``AsyncClient.__init__`` and ``get_environment_proxies`` of httpx 0.27 and 0.28, and of httpx2,
+which reads NO_PROXY in another way (since 2.14). What a pattern matches, and which one comes first, stays httpx's.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypedDict, cast
+from urllib.request import getproxies
+
+import httpx
+
+from prefect_http._client.arguments import HttpxArguments
+from prefect_http._types import Certificate
+from prefect_http._wire.transport import HTTPTransport
+
+# No pattern where an address may have a prefix length behind it; elsewhere that is the path of a URL, and ignored.
+_NO_NETWORK = "all://[::1]/x"
+
+
+class _PoolArguments(TypedDict, total=False):
+    """What httpx.AsyncClient hands on to each transport that it makes; their defaults are the same."""
+
+    verify: ssl.SSLContext | str | bool
+    cert: Certificate | None
+    trust_env: bool
+    http1: bool
+    http2: bool
+    limits: httpx.Limits
+
+
+def make_transports(
+    arguments: HttpxArguments, wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
+) -> None:
+    """Change the arguments, in place, so that an httpx.AsyncClient makes no transports itself.
+
+    It gets those that it would use: the given or the default one, which is an HTTPTransport, those of ``mounts``, and
+    those of ``proxy`` or else of the environment's proxies. ``mounts`` itself is not changed, a copy takes its place.
+
+    Args:
+        arguments: the keyword arguments of an httpx.AsyncClient.
+        wrap: called once with each transport, however often that one is given.
+
+    Raises:
+        TypeError: ``proxies`` is given, which httpx 0.27 still takes, with a warning.
+        Exception: whatever httpx raises for a transport that cannot be made. What else it minds is left to the client.
+    """
+    if "proxies" in arguments:
+        raise TypeError("proxies= is not taken here, nor by httpx since 0.28; use proxy= or mounts=")
+    transport, mounts = arguments.get("transport"), arguments.get("mounts")
+    pool = cast(
+        _PoolArguments, {name: value for name, value in arguments.items() if name in _PoolArguments.__annotations__}
+    )
+    routes: dict[str, httpx.AsyncBaseTransport | None] = {
+        pattern: None if proxy is None else httpx.AsyncHTTPTransport(proxy=proxy, **pool)
+        for pattern, proxy in _proxies(arguments).items()
+    }
+    if mounts is not None:
+        routes.update(mounts.items())
+    if transport is None:
+        transport = HTTPTransport(**pool)
+    wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
+    for each in (transport, *routes.values()):
+        if each is not None and id(each) not in wrapped:
+            wrapped[id(each)] = wrap(each)
+    arguments["transport"] = wrapped[id(transport)]
+    # None as a mount is the default transport.
+    arguments["mounts"] = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
+    arguments.pop("proxy", None)
+
+
+def _proxies(arguments: HttpxArguments) -> Mapping[str, httpx.URL | str | httpx.Proxy | None]:
+    """Give the proxy for each pattern of URLs; None: no proxy."""
+    proxy = arguments.get("proxy")
+    if proxy is not None:
+        return {"all://": proxy}
+    if arguments.get("transport") is None and arguments.get("trust_env", True):
+        return environment_proxies(getproxies(), has_networks=not _is_pattern(_NO_NETWORK))
+    return {}
+
+
+def environment_proxies(found: Mapping[str, str], *, has_networks: bool) -> dict[str, str | None]:
+    """Give the environment's proxy for each pattern of URLs; None: no proxy.
+
+    Args:
+        found: the proxy for ``http``, ``https`` and ``all``, and the hosts for ``no``, as ``getproxies()`` gives them.
+        has_networks: whether NO_PROXY is read as httpx2 does: with networks, addresses in brackets and ``*.domain``,
+            and without what makes no pattern. To httpx, the last is an error, which is left to it.
+    """
+    proxies: dict[str, str | None] = {}
+    for scheme in ("http", "https", "all"):
+        if url := found.get(scheme):
+            proxies[f"{scheme}://"] = url if "://" in url else f"http://{url}"
+    for entry in found.get("no", "").split(","):
+        host = entry.strip()
+        if host == "*":
+            return {}
+        pattern = _pattern_with_networks(host) if has_networks else _pattern(host)
+        if host and pattern is not None:
+            proxies[pattern] = None
+    return proxies
+
+
+def _pattern(host: str) -> str:
+    """Give the pattern for an entry of NO_PROXY: a domain is its subdomains as well, unless it begins with a dot."""
+    if "://" in host:
+        return host
+    if _is_address(IPv6Address, host):
+        return f"all://[{host}]"
+    if _is_address(IPv4Address, host) or host.lower() == "localhost":
+        return f"all://{host}"
+    return f"all://*{host}"
+
+
+def _pattern_with_networks(host: str) -> str | None:
+    """Give the pattern for an entry of NO_PROXY as httpx2 does; None for one that it ignores."""
+    pattern = _pattern(host)
+    address, slash, length = host.partition("/")
+    if "://" not in host:
+        if slash and _is_address(IPv6Address, address):
+            pattern = f"all://[{address}]/{length}"
+        elif slash and not host.startswith("[") and not _is_address(IPv4Address, address):
+            return None
+        elif host.startswith(("[", "*.")):
+            pattern = f"all://{host}"
+    return pattern if _is_pattern(pattern) else None
+
+
+def _is_address(kind: type[IPv4Address | IPv6Address], host: str) -> bool:
+    try:
+        kind(host.partition("/")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _is_pattern(pattern: str) -> bool:
+    """Tell whether httpx takes the pattern, which only a client can say."""
+    try:
+        httpx.AsyncClient(transport=httpx.AsyncBaseTransport(), mounts={pattern: None}, trust_env=False)
+    except httpx.InvalidURL:
+        return False
+    return True

@@ -1,0 +1,203 @@
+"""A root task, which no user task owns, and the primitives that guard it: the one seam between trio and asyncio.
+
+Under trio they are trio's own objects, under asyncio anyio's, which have the same methods. trio is looked up only
+where it is running already, so that an asyncio-only user never imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from types import ModuleType, TracebackType
+from typing import Protocol, cast
+
+import anyio
+import anyio.lowlevel
+
+
+class Event(Protocol):
+    """trio.Event or anyio.Event."""
+
+    def set(self) -> object: ...
+    def is_set(self) -> bool: ...
+    async def wait(self) -> None: ...
+
+
+class Lock(Protocol):
+    """trio.Lock or anyio.Lock."""
+
+    async def acquire(self) -> None: ...
+    def release(self) -> None: ...
+
+
+class CancelScope(Protocol):
+    """trio.CancelScope or anyio.CancelScope."""
+
+    deadline: float
+    shield: bool
+
+    @property
+    def cancelled_caught(self) -> bool: ...
+    @property
+    def cancel_called(self) -> bool: ...
+    def cancel(self) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+class Nursery(Protocol):
+    """trio.Nursery or anyio.abc.TaskGroup."""
+
+    def start_soon(self, async_fn: Callable[[], Awaitable[None]], /) -> object: ...
+
+
+def new_event() -> Event:
+    """Make an event of the running backend."""
+    return cast(Event, _backend().Event())
+
+
+def new_lock() -> Lock:
+    """Make a lock of the running backend."""
+    return cast(Lock, _backend().Lock())
+
+
+def new_cancel_scope() -> CancelScope:
+    """Make a cancel scope of the running backend."""
+    return cast(CancelScope, _backend().CancelScope())
+
+
+def open_nursery() -> AbstractAsyncContextManager[Nursery]:
+    """Open a nursery of the running backend, to be left in the task that entered it."""
+    trio = _running_trio()
+    return cast(
+        "AbstractAsyncContextManager[Nursery]",
+        anyio.create_task_group() if trio is None else trio.open_nursery(),
+    )
+
+
+async def checkpoint() -> None:
+    """Let other tasks run, and be cancelled if that is due; anyio.lowlevel.checkpoint(), straight to the backend."""
+    trio = _running_trio()
+    await (anyio if trio is None else trio).lowlevel.checkpoint()
+
+
+def clock() -> Callable[[], float]:
+    """Give the function that tells the time of the running event loop; anyio.current_time(), looked up once."""
+    trio = _running_trio()
+    return asyncio.get_running_loop().time if trio is None else cast("Callable[[], float]", trio.current_time)
+
+
+def max_receive_bytes() -> int:
+    """Say how many bytes to receive from a stream at once.
+
+    asyncio takes 256 KiB from a socket, whatever is asked for, and anyio keeps what was not asked for: out of sight, so
+    that nobody could tell that there is something left on the connection. trio makes room for what is asked for, each
+    time, and 64 KiB are as fast as more.
+    """
+    return 256 * 1024 if _running_trio() is None else 64 * 1024
+
+
+def is_cancelled() -> bool:
+    """Say whether the current task is being cancelled; if not, a cancellation that comes up in it is a stray one."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    task = None if _running_trio() else asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def current_loop() -> object:
+    """Give an object that tells one run of an event loop from another."""
+    return loop_getter()()
+
+
+def loop_getter() -> Callable[[], object]:
+    """Give what ``current_loop()`` asks under the running backend; under the other one, it raises a RuntimeError."""
+    trio = _running_trio()
+    return asyncio.get_running_loop if trio is None else trio.lowlevel.current_trio_token
+
+
+def spawn_root_task(
+    main: Callable[[], Coroutine[object, object, None]],
+    name: str,
+    on_exit: Callable[[], None] = lambda: None,
+    context: contextvars.Context | None = None,
+) -> object:
+    """Start a task that outlives the task which starts it.
+
+    Args:
+        main: what the task runs. It must let no exception out but cancellation: under trio, the task is a
+            system task, and an exception from one ends the run with a TrioInternalError.
+        name: the task's name.
+        on_exit: called when the task has ended, also where it was cancelled before it began, as asyncio does.
+        context: what it runs in; None: a copy of the current one.
+
+    Returns:
+        An object to hold on to until the task ends; asyncio keeps no strong reference of its own.
+
+    Cancellation:
+        The end of the event loop's run cancels the task.
+    """
+    trio = _running_trio()
+    if context is None:
+        context = contextvars.copy_context()
+    if trio is None:
+        coroutine = main()
+        try:
+            task = asyncio.get_running_loop().create_task(coroutine, name=name, context=context)
+        except BaseException:
+            coroutine.close()
+            raise
+        task.add_done_callback(lambda _: on_exit())
+        return task
+
+    async def main_to_the_end() -> None:
+        try:
+            await main()
+        finally:
+            on_exit()
+
+    return trio.lowlevel.spawn_system_task(main_to_the_end, name=name, context=context)
+
+
+async def wait_shielded(event: Event, deadline: float = math.inf) -> None:
+    """Wait for an event whatever is cancelled meanwhile.
+
+    Args:
+        event: what to wait for. Without a deadline, it must be sure to come in bounded time.
+        deadline: when to stop waiting, on the event loop's clock.
+
+    Cancellation:
+        Is shielded off. A native cancellation of an asyncio task, which no anyio scope can shield off, is held
+        back until the event has come, and then let through.
+    """
+    cancelled: BaseException | None = None
+    while not event.is_set():
+        try:
+            scope = new_cancel_scope()
+            scope.shield = True
+            scope.deadline = deadline
+            with scope:
+                await event.wait()
+            if scope.cancelled_caught:
+                break
+        except anyio.get_cancelled_exc_class() as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _backend() -> ModuleType:
+    return _running_trio() or anyio
+
+
+def _running_trio() -> ModuleType | None:
+    """Give the trio module if trio is what is running."""
+    trio = sys.modules.get("trio")
+    # getattr, because another thread may be in the middle of importing it.
+    return trio if anyio.get_cancelled_exc_class() is getattr(trio, "Cancelled", None) else None

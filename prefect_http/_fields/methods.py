@@ -1,0 +1,5 @@
+"""Methods (RFC 9110, section 9.2). Pure."""
+
+from __future__ import annotations
+
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})

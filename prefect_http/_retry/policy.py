@@ -1,0 +1,140 @@
+"""RetryPolicy: what is repeated, how often, and how long to wait. Pure."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from prefect_http._attempt import seconds
+
+_STATUSES = frozenset({429, 502, 503})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryPolicy:
+    """What is repeated, how often, and how long to wait. Immutable, and safe to share.
+
+    Attributes:
+        max_retries: attempts after the first; 0 for none. ``PREFECT_CLIENT_MAX_RETRIES``.
+        statuses: the statuses that are repeated, for any method.
+            ``PREFECT_CLIENT_RETRY_EXTRA_CODES`` ("408,504") adds to the default.
+        backoff_base: retry n comes ``backoff_base ** n`` seconds after a failure without ``Retry-After``.
+        max_backoff: the longest such wait in seconds, jitter included.
+        jitter: waits are spread evenly by this fraction either way, 0 to 1; a ``Retry-After`` only upwards.
+            ``PREFECT_CLIENT_RETRY_JITTER_FACTOR``.
+        max_retry_after: a ``Retry-After`` of more seconds is refused: the client gives up at once.
+        total_timeout: seconds for all attempts and waits of one ``send()``; None for no limit. An attempt that
+            is still under way by then ends in ``httpx.TimeoutException``. With ``stream=True`` it covers the
+            time until the response's headers are there.
+        retry_non_idempotent: repeat POST and PATCH (and whatever else is not idempotent) also when the server
+            may have acted on them.
+
+    Raises:
+        ValueError: a value is out of range or of the wrong type; the message names the field.
+    """
+
+    max_retries: int = 5
+    statuses: Set[int] = _STATUSES
+    backoff_base: float = 2.0
+    max_backoff: float = 120.0
+    jitter: float = 0.2
+    max_retry_after: float = 300.0
+    total_timeout: float | None = None
+    retry_non_idempotent: bool = False
+
+    def __post_init__(self) -> None:
+        _require(_is_int(self.max_retries) and self.max_retries >= 0, self, "max_retries", "an integer, 0 or more")
+        # A copy, so that nobody can change the policy through the set that it was made from.
+        object.__setattr__(self, "statuses", _frozen(self.statuses))
+        for name in ("backoff_base", "max_backoff", "max_retry_after"):
+            value = getattr(self, name)
+            _require(_is_finite(value) and value >= 0, self, name, "a finite number, 0 or more")
+        _require(_is_finite(self.jitter) and 0 <= self.jitter <= 1, self, "jitter", "a number from 0 to 1")
+        _require(
+            self.total_timeout is None or (_is_finite(self.total_timeout) and self.total_timeout > 0),
+            self,
+            "total_timeout",
+            "None or a finite number above 0",
+        )
+        _require(isinstance(self.retry_non_idempotent, bool), self, "retry_non_idempotent", "True or False")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Make the default policy, changed by the environment. A variable that is empty counts as not set.
+
+        Raises:
+            ValueError: a variable's value is bad; the message names the variable.
+        """
+        policy = cls()
+        for variable, name, parse, expected in _VARIABLES:
+            text = environ.get(variable, "").strip()
+            if text:
+                try:
+                    policy = replace(policy, **{name: parse(text)})
+                except ValueError:
+                    raise ValueError(f"environment variable {variable} must be {expected}, not {text!r}") from None
+        return policy
+
+    def wait_bounds(self, number: int, retry_after: float | None) -> tuple[float, float, str]:
+        """Say when retry ``number`` (1-based) may come.
+
+        Returns:
+            The earliest and the latest wait in seconds, between which jitter chooses, and the reason.
+        """
+        if retry_after is not None:
+            return retry_after, retry_after * (1 + self.jitter), f"Retry-After of {seconds(retry_after)} s"
+        try:
+            backoff = min(self.backoff_base**number, self.max_backoff)
+        except OverflowError:
+            backoff = self.max_backoff
+        low, high = backoff * (1 - self.jitter), min(backoff * (1 + self.jitter), self.max_backoff)
+        return low, high, f"backoff of {seconds(backoff)} s"
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):  # int() reads 1_0 as well
+        raise ValueError
+    return int(text)
+
+
+def _statuses_with(text: str) -> frozenset[int]:
+    return _STATUSES | {_whole_number(code.strip()) for code in text.split(",") if code.strip()}
+
+
+_VARIABLES: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
+    ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", _whole_number, "a whole number, 0 or more"),
+    ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with, "status codes, as in '408,504'"),
+    ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "jitter", float, "a number from 0 to 1"),
+)
+
+
+def _frozen(statuses: Set[int]) -> frozenset[int]:
+    try:
+        if isinstance(statuses, str | bytes):
+            raise TypeError
+        codes = frozenset(statuses)
+    except TypeError:
+        raise ValueError(f"statuses must be a set of status codes, not {statuses!r}") from None
+    for code in codes:
+        if not _is_int(code) or not 100 <= code <= 599:
+            raise ValueError(f"statuses must hold integers from 100 to 599, not {code!r}")
+    return codes
+
+
+def _require(holds: bool, policy: RetryPolicy, name: str, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, not {getattr(policy, name)!r}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False

@@ -1,0 +1,39 @@
+"""The types of ASGI 3.0. Message values are whatever the ASGI spec says for the message, hence Any."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from http.cookiejar import CookieJar
+from typing import Any
+
+import httpx
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+# httpx has no public names for the types of its arguments.
+Primitive = str | int | float | bool | None
+QueryParams = (
+    httpx.QueryParams
+    | Mapping[str, Primitive | Sequence[Primitive]]
+    | list[tuple[str, Primitive]]
+    | tuple[tuple[str, Primitive], ...]
+    | str
+    | bytes
+)
+Headers = (
+    httpx.Headers
+    | Mapping[str, str]
+    | Mapping[bytes, bytes]
+    | Sequence[tuple[str, str]]
+    | Sequence[tuple[bytes, bytes]]
+)
+Cookies = httpx.Cookies | CookieJar | dict[str, str] | list[tuple[str, str]]
+Auth = tuple[str | bytes, str | bytes] | Callable[[httpx.Request], httpx.Request] | httpx.Auth
+Certificate = str | tuple[str, str] | tuple[str, str, str]
+SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+Timeout = float | tuple[float | None, float | None, float | None, float | None] | httpx.Timeout | None

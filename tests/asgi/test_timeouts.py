@@ -1,0 +1,292 @@
+"""ASGITransport: httpx's timeouts, at their exact times."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import trio
+from support.asgi_apps import FakeApp, MakeClient, app_client, hang, hello, last, listen, part, plain_client, start
+
+from prefect_http import PrefectHTTPStatusError
+from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
+
+pytestmark = pytest.mark.trio
+
+both_clients = pytest.mark.parametrize("make_client", [plain_client, app_client])
+
+
+@both_clients
+@pytest.mark.parametrize("handler", [hang, listen])
+async def test_no_headers_is_a_read_timeout(
+    make_client: MakeClient, handler: ASGIApp, autojump_clock: trio.abc.Clock
+) -> None:
+    """An app that does not answer within the read timeout raises ReadTimeout then, and not later."""
+    async with make_client(FakeApp(handler)) as client:
+        with pytest.raises(httpx.ReadTimeout, match="the app did not begin its response for 3 s"):
+            await client.get("/", timeout=httpx.Timeout(None, read=3))
+        assert trio.current_time() == 3
+
+
+@both_clients
+async def test_each_chunk_has_the_read_timeout(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """A chunk that does not come within the read timeout raises ReadTimeout; empty ones do not count."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep(2)
+        await send(start())
+        for _ in range(3):
+            await trio.sleep(2)
+            await send(part(b"x"))
+        while True:
+            await send(part(b""))
+            await trio.sleep(1)
+
+    async with make_client(FakeApp(handler)) as client:
+        chunks: list[bytes] = []
+        async with client.stream("GET", "/", timeout=httpx.Timeout(None, read=3)) as response:
+            with pytest.raises(httpx.ReadTimeout, match="the app sent nothing more of its response for 3 s"):
+                async for chunk in response.aiter_raw():
+                    chunks.append(chunk)  # noqa: PERF401
+        assert chunks == [b"x"] * 3
+        assert trio.current_time() == 11
+
+
+async def test_each_chunk_has_the_read_timeout_when_read_whole(autojump_clock: trio.abc.Clock) -> None:
+    """The same holds for a response that is read whole; what counts is the time between chunks."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in (start(), part(b"x"), part(b"x")):
+            await trio.sleep(2)
+            await send(message)
+        await trio.sleep_forever()
+
+    async with app_client(FakeApp(handler)) as client:
+        with pytest.raises(httpx.ReadTimeout, match="the app sent nothing more of its response for 3 s"):
+            await client.get("/", timeout=httpx.Timeout(None, read=3))
+        assert trio.current_time() == 9
+
+
+@both_clients
+async def test_sub_tasks_of_the_app_count_too(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """It does not matter in which of its tasks an app sends."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        async def respond() -> None:
+            for message in (start(), part(b"x"), part(b"x"), last(b"x")):
+                await trio.sleep(2)
+                await send(message)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(respond)
+            await trio.sleep(20)
+
+    async with make_client(FakeApp(handler)) as client:
+        response = await client.get("/", timeout=httpx.Timeout(None, read=3))
+    assert response.content == b"xxx"
+    assert trio.current_time() == 20
+
+
+@both_clients
+async def test_background_work_has_no_timeout(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """Once the response is whole, the app may take as long as it likes."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+        await trio.sleep(1000)
+
+    async with make_client(FakeApp(handler)) as client:
+        assert (await client.get("/", timeout=3)).text == "hello"
+    assert trio.current_time() == 1000
+
+
+@both_clients
+async def test_body_that_is_not_taken_is_a_write_timeout(
+    make_client: MakeClient, autojump_clock: trio.abc.Clock
+) -> None:
+    """An app that does not take the request's body within the write timeout raises WriteTimeout."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep_forever()
+
+    async with make_client(FakeApp(handler)) as client:
+        with pytest.raises(httpx.WriteTimeout, match="the app did not take the request body for 2 s"):
+            await client.post("/", content=b"body", timeout=httpx.Timeout(None, write=2))
+        assert trio.current_time() == 2
+
+
+@both_clients
+async def test_streamed_body_that_is_not_taken_on_is_a_write_timeout(
+    make_client: MakeClient, autojump_clock: trio.abc.Clock
+) -> None:
+    """The write timeout is for each chunk, from when the caller has it."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            await trio.sleep(10)
+            yield b"x"
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await receive()
+        await trio.sleep_forever()
+
+    async with make_client(FakeApp(handler)) as client:
+        with pytest.raises(httpx.WriteTimeout):
+            await client.post("/", content=body(), timeout=httpx.Timeout(5, write=2))
+        assert trio.current_time() == 32
+
+
+@both_clients
+async def test_caller_may_take_its_time(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """While the app waits for the caller's own stream, no timeout runs; the read timeout begins at its end."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            await trio.sleep(100)
+            yield b"x"
+        await trio.sleep(100)
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await trio.sleep_forever()
+
+    async with make_client(FakeApp(handler)) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/", content=body(), timeout=5)
+        assert trio.current_time() == 405
+
+
+@both_clients
+async def test_write_timeout_ends_with_the_headers(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """An app that answers without taking the body is no failure, however long its response takes."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        for _ in range(10):
+            await trio.sleep(4)
+            await send(part(b"x"))
+        await send(last())
+
+    async with make_client(FakeApp(handler)) as client:
+        response = await client.post("/", content=b"unread", timeout=httpx.Timeout(5, write=2))
+    assert response.content == b"x" * 10
+    assert trio.current_time() == 40
+
+
+@both_clients
+async def test_no_timeout_waits_forever(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """Without timeouts, only the caller's own deadline ends the wait."""
+    async with make_client(FakeApp(hang)) as client:
+        with trio.move_on_after(100_000) as scope:
+            await client.get("/")
+        assert scope.cancelled_caught
+        assert trio.current_time() == 100_000
+
+
+async def test_app_has_its_grace_after_a_timeout(autojump_clock: trio.abc.Clock) -> None:
+    """A timeout is leaving early, too: disconnect, grace, cancellation; but the caller does not wait for it."""
+    app = FakeApp(listen)
+    async with plain_client(app) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/", timeout=3)
+        assert app.running == 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert app.log == ["returned"]
+        app.handler = hang
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/", timeout=3)
+        await trio.sleep(0.5)
+        assert app.running == 1
+        await trio.sleep(0.6)
+        assert app.log == ["returned", "cancelled"]
+
+
+@pytest.mark.parametrize("before", [(), (start(),), (start(500), part(b"some"))])
+async def test_app_that_is_read_whole_has_its_grace_if_it_listens(
+    before: tuple[Message, ...], autojump_clock: trio.abc.Clock
+) -> None:
+    """An app that runs in its caller's task has the disconnect and the grace while it waits in receive()."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in before:
+            await send(message)
+        await listen(scope, receive, send)
+        await trio.sleep(work)
+
+    app = FakeApp(handler)
+    async with app_client(app) as client:
+        for work, expected in ((0, "returned"), (0.5, "returned"), (5, "cancelled")):
+            began = trio.current_time()
+            with pytest.raises((httpx.ReadTimeout, PrefectHTTPStatusError)) as raised:
+                await client.get("/", timeout=3)
+            assert trio.current_time() - began == pytest.approx(3 + min(work, 1))
+            assert app.log[-1] == expected
+            if isinstance(raised.value, PrefectHTTPStatusError):
+                assert raised.value.response.content == b"some"
+
+
+async def test_listening_in_vain_gives_no_more_time(autojump_clock: trio.abc.Clock) -> None:
+    """An app that looks for messages again and again, in several tasks, has no more time than one that does not."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        async def poll(seconds: float) -> None:
+            message = None
+            while message != {"type": "http.disconnect"}:
+                with trio.move_on_after(seconds):
+                    message = await receive()
+            app.log.append("told")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll, 0.7)
+            nursery.start_soon(poll, 1.1)
+            await trio.sleep(2)
+            await send(start())
+            await trio.sleep(2)
+            await send(part(b"x"))
+
+    app = FakeApp(handler)
+    for make_client in (app_client, plain_client):
+        app.log.clear()
+        async with make_client(app) as client:
+            began = trio.current_time()
+            with pytest.raises(httpx.ReadTimeout):
+                await client.get("/", timeout=3)
+            assert trio.current_time() - began == pytest.approx(7)
+        assert [line for line in app.log if line in ("told", "returned")] == ["told", "told", "returned"]
+
+
+@both_clients
+async def test_retries_after_timeouts(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """A request that is over leaves no timer that would strike the next one."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep(2)
+        await hello(scope, receive, send)
+
+    async with make_client(FakeApp(handler)) as client:
+        for _ in range(5):
+            assert (await client.get("/", timeout=3)).text == "hello"
+        await trio.sleep(10)
+
+
+async def test_chunk_at_the_last_moment(autojump_clock: trio.abc.Clock) -> None:
+    """What comes at the very moment of the timeout counts if it comes first, and never gets lost."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        await trio.sleep(3)
+        await send(last(b"x"))
+
+    outcomes: set[bytes | None] = set()
+    async with plain_client(FakeApp(handler)) as client:
+        for _ in range(60):  # trio shuffles the order of what comes at one time
+            try:
+                response = await client.get("/", timeout=3)
+            except httpx.ReadTimeout:
+                outcomes.add(None)
+            else:
+                outcomes.add(response.content)
+    assert outcomes == {None, b"x"}

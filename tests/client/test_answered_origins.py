@@ -1,0 +1,62 @@
+"""The origins that have answered a client."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from prefect_http._client.answered_origins import AnsweredOrigins
+
+
+def origins_of(*urls: str) -> AnsweredOrigins:
+    """Make the set of these origins."""
+    origins = AnsweredOrigins()
+    for url in urls:
+        origins.add(httpx.URL(url))
+    return origins
+
+
+def test_nobody_has_answered_at_first() -> None:
+    """A new set is empty."""
+    assert httpx.URL("http://a/") not in AnsweredOrigins()
+
+
+@pytest.mark.parametrize(
+    ("url", "known"),
+    [
+        ("http://a/", True),
+        ("http://a", True),
+        ("http://A/other?q#f", True),
+        ("http://a:80/", True),
+        ("http://user:pw@a/", True),
+        ("https://a/", False),
+        ("http://a:8080/", False),
+        ("http://b/", False),
+        ("http://a.a/", False),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(url: str, *, known: bool) -> None:
+    """An origin is its scheme, host and port, and nothing else of a URL."""
+    assert (httpx.URL(url) in origins_of("http://a/path")) is known
+
+
+def test_a_port_counts() -> None:
+    """Another port is another origin."""
+    origins = origins_of("http://a:8080/")
+    assert httpx.URL("http://a:8080/x") in origins
+    assert httpx.URL("http://a/") not in origins
+
+
+def test_the_set_is_bounded() -> None:
+    """Of more than a thousand origins the oldest is forgotten first, for redirects choose them."""
+    urls = [f"http://host{number}/" for number in range(1001)]
+    origins = origins_of(*urls)
+    known = [httpx.URL(url) in origins for url in urls]
+    assert known == [False] + [True] * 1000
+
+
+def test_an_origin_that_is_known_costs_no_place() -> None:
+    """An origin that answers again takes no second place."""
+    urls = [f"http://host{number}/" for number in range(1000)]
+    origins = origins_of(*urls, *urls)
+    assert all(httpx.URL(url) in origins for url in urls)

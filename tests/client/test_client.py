@@ -1,0 +1,422 @@
+"""PrefectHttpxClient: what every request can rely on."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_of, raising
+
+from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
+
+# --- What comes back
+
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", METHODS)
+async def test_every_response_is_a_prefect_response(method: str) -> None:
+    """Every shortcut gives a PrefectResponse."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(200)) as client:
+            response = await getattr(client, method.lower())(URL)
+    assert type(response) is PrefectResponse
+    assert response.request.method == method
+
+
+@pytest.mark.anyio
+async def test_a_streamed_response_is_a_prefect_response() -> None:
+    """client.stream() gives a PrefectResponse, too."""
+    with anyio.fail_after(5):
+        async with (
+            PrefectHttpxClient(transport=Server(200)) as client,
+            client.stream("GET", URL) as response,
+        ):
+            assert type(response) is PrefectResponse
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_a_response_is_not_copied(stream: bool) -> None:
+    """A response of httpx's own class becomes a PrefectResponse in place: success costs no copy."""
+    original = httpx.Response(200, stream=Body([b"body"]))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(original)) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert response is original
+            await response.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_response_is_read() -> None:
+    """A response that is not streamed is read and closed when it comes back."""
+    body = Body([b"all ", b"of it"])
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(httpx.Response(200, stream=body))) as client:
+            response = await client.get(URL)
+    assert response.content == b"all of it"
+    assert response.is_closed
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 226, 299])
+async def test_2xx_is_fine(status: int) -> None:
+    """Any 2xx comes back."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(status)) as client:
+            assert (await client.get(URL)).status_code == status
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("status", [100, 102, 300, 301, 304, 399, 400, 401, 403, 404, 408, 418, 500, 501, 504, 599])
+async def test_anything_but_2xx_is_raised_at_once(status: int, stream: bool) -> None:
+    """As in httpx, anything but 2xx is a bad status; what the policy does not list is raised after one attempt."""
+    server = Server(httpx.Response(status, stream=Body([b"what happened"])))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.send(client.build_request("GET", URL), stream=stream)
+    assert server.count == 1
+    error = caught.value
+    assert error.response.status_code == status
+    assert error.response.is_closed
+    assert error.response.content == b"what happened"
+    assert "what happened" in str(error)
+    assert [(attempt.number, attempt.status_code, attempt.delay) for attempt in error.attempts] == [(1, status, None)]
+    assert f"{status} is not retried" in notes_of(error)
+
+
+@pytest.mark.anyio
+async def test_a_redirect_that_is_not_followed_is_raised() -> None:
+    """A 302 is a bad status where redirects are not followed; the error keeps what it points to."""
+    server = Server(httpx.Response(302, headers={"Location": "/elsewhere"}))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server) as client:
+            with pytest.raises(PrefectHTTPStatusError, match="302 Found") as caught:
+                await client.get(URL)
+    assert caught.value.response.next_request is not None
+    assert caught.value.response.next_request.url == "http://server/elsewhere"
+
+
+@pytest.mark.anyio
+async def test_the_error_carries_a_prefect_response() -> None:
+    """The error's response is a PrefectResponse, and its request the one that got it."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(404)) as client:
+            request = client.build_request("GET", URL)
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.send(request)
+    assert type(caught.value.response) is PrefectResponse
+    assert caught.value.request is request
+
+
+@pytest.mark.anyio
+async def test_the_error_has_no_context() -> None:
+    """The error stands alone: no exception of an earlier attempt is dragged along."""
+    server = Server(httpx.ReadTimeout("slow"), 503, httpx.ReadError("broken"), 404)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.get(URL)
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
+
+
+# --- raise_on_all_errors=False
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("status", [304, 404, 500])
+async def test_a_bad_status_comes_back_if_wished(status: int, stream: bool) -> None:
+    """With raise_on_all_errors=False a bad status is given back, read or streamed as asked."""
+    body = Body([b"why"])
+    server = Server(httpx.Response(status, stream=body))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, raise_on_all_errors=False) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert response.status_code == status
+            assert response.is_closed is not stream
+            assert await response.aread() == b"why"
+    assert type(response) is PrefectResponse
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_a_bad_status_comes_back_after_the_last_retry(stream: bool) -> None:
+    """With raise_on_all_errors=False a 503 is retried all the same, and the last one given back whole."""
+    bodies = [Body([b"1"]), Body([b"2"]), Body([b"3"])]
+    server = Server(*(httpx.Response(503, stream=body) for body in bodies))
+    policy = RetryPolicy(max_retries=2, backoff_base=0, jitter=0)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, raise_on_all_errors=False, retry=policy) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert [body.is_closed for body in bodies] == [True, True, not stream]
+            assert await response.aread() == b"3"
+    assert server.count == 3
+
+
+@pytest.mark.anyio
+async def test_an_exception_is_raised_all_the_same() -> None:
+    """raise_on_all_errors=False is about statuses: there is nothing to give back for an exception."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=Server(httpx.ConnectError("refused")), raise_on_all_errors=False
+        ) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get(URL)
+
+
+@pytest.mark.anyio
+async def test_a_body_that_breaks_off_when_given_back_is_told_like_any_failure() -> None:
+    """Where the last response is given back and its body breaks off, the error has the note with the attempts."""
+    body = Body([b"half", httpx.ReadError("broken")])
+    server = Server(httpx.Response(503, stream=body))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, raise_on_all_errors=False, retry=ONCE) as client:
+            with pytest.raises(httpx.ReadError) as caught:
+                await client.get(URL)
+    assert body.is_closed
+    assert "attempt" in notes_of(caught.value)
+
+
+# --- A policy may list a good status
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_a_good_status_on_the_list_is_retried_and_then_given_back(stream: bool) -> None:
+    """A 202 that the policy lists is repeated; when the retries are used up it is still no error."""
+    policy = RetryPolicy(statuses={202}, max_retries=1, backoff_base=0, jitter=0)
+    server = Server(202, httpx.Response(202, stream=Body([b"later"])))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=policy) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert await response.aread() == b"later"
+    assert server.count == 2
+
+
+# --- Odd transports
+
+
+class OddResponse(httpx.Response):
+    """A transport's own kind of response."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_a_transport_may_have_its_own_response_class(stream: bool) -> None:
+    """A subclass of httpx.Response is left as it is, and a PrefectResponse that shares its stream comes back."""
+    original = OddResponse(200, stream=Body([b"odd"]), extensions={"odd": True})
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(original)) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert await response.aread() == b"odd"
+    assert type(original) is OddResponse
+    assert type(response) is PrefectResponse
+    assert response.extensions["odd"] is True
+    assert response.is_closed
+    assert original.is_closed
+    assert response.elapsed == original.elapsed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_the_error_of_a_transports_own_response_class(stream: bool) -> None:
+    """A bad response of a subclass is retried, closed, and told like any other."""
+    bodies = [Body([b"first"]), Body([b"second"])]
+    server = Server(OddResponse(503, stream=bodies[0]), OddResponse(404, stream=bodies[1]))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError, match=r"404 Not Found .*: second") as caught:
+                await client.send(client.build_request("GET", URL), stream=stream)
+    assert all(body.is_closed for body in bodies)
+    assert type(caught.value.response) is PrefectResponse
+    assert caught.value.response.content == b"second"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [httpx.Response, OddResponse])
+async def test_a_transport_may_answer_with_the_same_object_each_time(kind: type[httpx.Response]) -> None:
+    """A fake that has one Response for all requests works, retried and not."""
+    bad, good = kind(503, text="no"), kind(200, text="yes")
+    server = Server(bad, bad, good, good, bad, bad)
+    policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=policy) as client:
+            with pytest.raises(PrefectHTTPStatusError, match="no"):
+                await client.get(URL)
+            assert [(await client.get(URL)).text for _ in range(2)] == ["yes", "yes"]
+            with pytest.raises(PrefectHTTPStatusError, match="no"):
+                await client.get(URL)
+    assert server.count == 6
+
+
+@pytest.mark.anyio
+async def test_a_transport_may_raise_the_same_object_each_time() -> None:
+    """A fake that has one exception for all requests works; the exception is raised as it is."""
+    error = httpx.ReadTimeout("slow")
+    server = Server(error, ...)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(httpx.ReadTimeout) as caught:
+                await client.get(URL)
+    assert caught.value is error
+    assert server.count == 6
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), SystemExit(3), RuntimeError("bug"), OSError("disk"), ValueError("bad")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_is_no_failed_request_is_not_retried(error: BaseException) -> None:
+    """Anything but an httpx.RequestError goes through at once, untouched."""
+    server = Server(error, 200)
+
+    async def get() -> BaseException | None:
+        try:
+            await client.get(URL)
+        except BaseException as raised:
+            return raised
+        return None
+
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            assert await get() is error
+    assert server.count == 1
+    assert not notes_of(error)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bug")], ids=lambda error: type(error).__name__)
+async def test_a_response_is_closed_when_its_body_raises(error: BaseException) -> None:
+    """Whatever comes out of a body that is read, the response is closed and the exception goes through."""
+    body = Body([b"half", error])
+    raised: BaseException | None = None
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(httpx.Response(200, stream=body)), retry=AT_ONCE) as client:
+            try:
+                await client.get(URL)
+            except BaseException as caught:
+                raised = caught
+    assert raised is error
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(httpx.__name__ != "httpx", reason="httpx2 closes by itself, and raises what happens there instead")
+@pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
+async def test_closing_that_fails_does_not_hide_how_the_body_failed(error: Exception) -> None:
+    """Where the body breaks off and closing fails as well, it is the body's exception that is judged, and retried."""
+    body = Body([b"half", httpx.ReadError("broken")], on_close=raising(error))
+    server = Server(httpx.Response(200, stream=body), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            assert (await client.get(URL)).status_code == 200
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
+async def test_a_discarded_response_that_cannot_be_closed_fails_nothing(error: Exception) -> None:
+    """A thrown-away response whose closing fails does not end the request: the next attempt is made."""
+    server = Server(httpx.Response(503, stream=Body([b"no"], on_close=raising(error))), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            assert (await client.get(URL)).status_code == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
+async def test_a_bad_response_that_cannot_be_closed_is_still_told(error: Exception, stream: bool) -> None:
+    """What happened last is the bad status; a closing that fails does not take its place."""
+    server = Server(httpx.Response(404, stream=Body([b"no such thing"], on_close=raising(error))))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError, match=r"404 Not Found .*no such thing"):
+                await client.send(client.build_request("GET", URL), stream=stream)
+
+
+# --- Several tasks
+
+
+@pytest.mark.anyio
+async def test_two_tasks_on_one_client_do_not_mix() -> None:
+    """Requests under way at the same time have their own attempts, policies and answers."""
+    told: list[tuple[str, int]] = []
+    failures = {"/a": 1, "/b": 3, "/c": 0}
+    left = dict(failures)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        await anyio.lowlevel.checkpoint()
+        if left[path]:
+            left[path] -= 1
+            return httpx.Response(503)
+        return httpx.Response(200, text=path)
+
+    texts: dict[str, str] = {}
+
+    def on_retry(request: httpx.Request, attempt: Attempt) -> None:
+        told.append((request.url.path, attempt.number))
+
+    async def get(path: str) -> None:
+        texts[path] = (await client.get(f"http://server{path}")).text
+
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(answer, ...), retry=AT_ONCE, on_retry=on_retry) as client:
+            async with anyio.create_task_group() as group:
+                for path in failures:
+                    group.start_soon(get, path)
+    assert texts == {path: path for path in failures}
+    assert sorted(told) == [("/a", 1), ("/b", 1), ("/b", 2), ("/b", 3)]
+
+
+@pytest.mark.anyio
+async def test_one_tasks_failure_is_its_own() -> None:
+    """A request that gives up, or is cancelled, does nothing to one beside it."""
+    waiting = anyio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/bad":
+            return httpx.Response(404)
+        if request.url.path == "/slow":
+            waiting.set()
+            await anyio.sleep_forever()
+        await waiting.wait()
+        return httpx.Response(200)
+
+    async def slow() -> None:
+        with scope:
+            await client.get("http://server/slow")
+
+    scope = anyio.CancelScope()
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(answer, ...), retry=AT_ONCE) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(slow)
+                with pytest.raises(PrefectHTTPStatusError):
+                    await client.get("http://server/bad")
+                assert (await client.get("http://server/good")).status_code == 200
+                scope.cancel()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.anyio
+async def test_the_same_request_can_be_sent_twice() -> None:
+    """A request object with a body of bytes may be sent again, by hand as by a retry."""
+    server = Server(503, 200, 503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            request = client.build_request("POST", URL, content=b"body")
+            await client.send(request)
+            await client.send(request)
+    assert [seen.body for seen in server.seen] == [b"body"] * 4

@@ -1,0 +1,475 @@
+"""The beginning of a bad response's body, whatever the server does."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+import trio
+from support.scripted_transport import Body, raising
+
+from prefect_http._client.error_body import close, discard, read_beginning, read_whole
+
+KIB = 1024
+LIMIT = 64 * KIB
+
+Part = bytes | float | BaseException
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda content: gzip.compress(content),
+    "deflate": lambda content: zlib.compress(content),
+}
+
+
+def response_of(parts: Iterable[Part], encoding: str | None = None, **more: Any) -> tuple[httpx.Response, Body]:
+    """Make a bad response with this body."""
+    body = Body(parts, **more)
+    headers = {} if encoding is None else {"Content-Encoding": encoding}
+    request = httpx.Request("GET", "http://server/")
+    return httpx.Response(500, headers=headers, stream=body, request=request), body
+
+
+async def beginning_of(response: httpx.Response, *, max_bytes: int = LIMIT, max_seconds: float = 5.0) -> str | None:
+    """Read the beginning with the limits of a streamed error."""
+    with anyio.fail_after(60):
+        return await read_beginning(response, max_bytes=max_bytes, max_seconds=max_seconds)
+
+
+# --- How much
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [b""],
+        [b"short"],
+        [b"in ", b"", b"parts"],
+        [b"x" * LIMIT],
+        [b"x" * (LIMIT - 1), b"y"],
+        [b"x" * LIMIT, b""],
+    ],
+    ids=["nothing", "empty", "short", "parts", "limit", "limit in two", "limit and nothing"],
+)
+async def test_a_body_within_the_limit_is_read_whole(parts: list[Part]) -> None:
+    """A body of up to the limit is read whole, and the response closed."""
+    response, body = response_of(parts)
+    assert await beginning_of(response) is None
+    assert response.content == b"".join(part for part in parts if isinstance(part, bytes))
+    assert response.is_closed
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"x" * (LIMIT + 1)],
+        [b"x" * LIMIT, b"y"],
+        [b"x" * 10_000_000],
+        [b"x" * (LIMIT - 1), b"xy", b"z"],
+    ],
+    ids=["one more", "one more after", "huge", "across"],
+)
+async def test_a_longer_body_is_cut_at_the_limit(parts: list[Part]) -> None:
+    """Of a longer body exactly the limit is kept, the cut is told, and the response closed."""
+    response, body = response_of(parts)
+    cut = await beginning_of(response)
+    assert cut is not None
+    assert "too long" in cut
+    assert response.content == b"x" * LIMIT
+    assert response.is_closed
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_an_endless_body_is_cut() -> None:
+    """A server that never stops is left alone once there is enough."""
+    response, body = response_of(itertools.repeat(b"x" * 1000))
+    assert await beginning_of(response) is not None
+    assert len(response.content) == LIMIT
+    assert body.given <= 2 * LIMIT
+    assert body.is_closed
+
+
+class Eager(httpx.AsyncByteStream, AsyncIterator[bytes]):
+    """A stream that always has the next chunk at hand and never lets anybody else run."""
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.is_closed = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.given += 1000
+        return b"x" * 1000
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.anyio
+async def test_an_endless_body_that_never_waits_is_cut() -> None:
+    """A stream that cannot be cancelled is left alone as well."""
+    body = Eager()
+    response = httpx.Response(500, stream=body)
+    assert await beginning_of(response) is not None
+    assert len(response.content) == LIMIT
+    assert body.given <= 2 * LIMIT
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_an_encoded_body_is_decoded(encoding: str) -> None:
+    """An encoded body is decoded, as in httpx."""
+    response, _ = response_of([COMPRESS[encoding](b"told in short")], encoding)
+    assert await beginning_of(response) is None
+    assert response.content == b"told in short"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_an_encoded_body_that_is_cut_shows_its_beginning(encoding: str) -> None:
+    """What arrived of an encoded body before it broke off is decoded as far as it goes."""
+    text = b" ".join(b"line %d" % number for number in range(10_000))
+    response, body = response_of([COMPRESS[encoding](text)[:5000], httpx.ReadError("broken")], encoding)
+    cut = await beginning_of(response)
+    assert cut is not None
+    assert "ReadError" in cut
+    assert len(response.content) > 1000
+    assert text.startswith(response.content)
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [1_000_000, 30_000_000])
+async def test_a_small_body_that_unpacks_to_a_large_one_is_bounded(size: int) -> None:
+    """The limit holds for what is kept, also where a few kilobytes of gzip unpack to megabytes."""
+    response, body = response_of([gzip.compress(bytes(size))], "gzip")
+    cut = await beginning_of(response)
+    assert cut is not None
+    assert 0 < len(response.content) <= LIMIT
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
+async def test_a_body_that_cannot_be_decoded_is_told() -> None:
+    """A body that is not what its Content-Encoding says does not fail the reading."""
+    response, body = response_of([b"this is not gzip"], "gzip")
+    cut = await beginning_of(response)
+    assert cut is not None
+    assert "decoded" in cut
+    assert body.is_closed
+
+
+# --- How long
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("parts", "seconds", "content"),
+    [
+        ([b"a", 1.0, b"b", 1.0, b"c"], 2.0, b"abc"),
+        ([4.9, b"late"], 4.9, b"late"),
+    ],
+    ids=["slow", "late"],
+)
+async def test_a_slow_body_is_read_whole(
+    parts: list[Part], seconds: float, content: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A body that is slow, but done within 5 s, is read whole."""
+    response, _ = response_of(parts)
+    started = trio.current_time()
+    assert await beginning_of(response) is None
+    assert trio.current_time() - started == pytest.approx(seconds)
+    assert response.content == content
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("parts", "content"),
+    [
+        ([1e9], b""),
+        ([b"a", 1e9], b"a"),
+        (itertools.cycle([b"x", 0.9]), b"xxxxxx"),
+        (itertools.cycle([b"", 0.9]), b""),
+        (itertools.chain([b"start"], itertools.cycle([0.001])), b"start"),
+    ],
+    ids=["silent", "stuck", "drip", "empty drip", "endless pauses"],
+)
+async def test_a_body_that_takes_too_long_is_cut_after_5_seconds(
+    parts: Iterable[Part], content: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    """At 5 s the reading ends, with what has come by then, and the response is closed."""
+    response, body = response_of(parts)
+    started = trio.current_time()
+    cut = await beginning_of(response)
+    assert trio.current_time() - started == pytest.approx(5.0)
+    assert cut is not None
+    assert "too long" in cut
+    assert response.content == content
+    assert response.is_closed
+    assert body.closed_at == trio.current_time()
+
+
+@pytest.mark.trio
+async def test_the_clock_runs_for_the_whole_body(autojump_clock: trio.testing.MockClock) -> None:
+    """The limit is on all of the body, not on each part: a drip that never pauses for long is cut all the same."""
+    response, body = response_of(itertools.cycle([b"x" * 100, 0.01]))
+    started = trio.current_time()
+    await beginning_of(response)
+    assert trio.current_time() - started == pytest.approx(5.0)
+    assert 40_000 < len(response.content) < 60_000
+    assert body.is_closed
+
+
+# --- How it ends
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "kind", [httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.CloseError], ids=lambda k: k.__name__
+)
+async def test_a_body_that_breaks_off_gives_what_came_before(kind: type[httpx.TransportError]) -> None:
+    """A body that breaks off gives its beginning; how it ended is told."""
+    response, body = response_of([b"be", b"fore", kind("broken")])
+    cut = await beginning_of(response)
+    assert cut is not None
+    assert kind.__name__ in cut
+    assert response.content == b"before"
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_body_that_raises_something_else_is_cut() -> None:
+    """Whatever a transport raises does not take the place of the status that came before; it is told why."""
+    response, body = response_of([b"x", RuntimeError("bug")])
+    cut = await beginning_of(response)
+    assert cut is not None
+    assert "RuntimeError: bug" in cut
+    assert response.content == b"x"
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_body_that_has_been_read_is_left_as_it_is() -> None:
+    """What an event hook has read stays, however long it is."""
+    response, body = response_of([b"x" * (2 * LIMIT)])
+    await response.aread()
+    assert await beginning_of(response) is None
+    assert len(response.content) == 2 * LIMIT
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_body_that_has_been_streamed_away_is_left_as_it_is() -> None:
+    """What an event hook has streamed cannot be read again, and that fails nothing."""
+    response, body = response_of([b"a", b"b"])
+    async for _chunk in response.aiter_raw():
+        pass
+    assert await beginning_of(response) is None
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_body_that_is_being_streamed_is_closed() -> None:
+    """What an event hook has begun to stream is closed."""
+    response, body = response_of([b"a", b"b"])
+    chunks = response.aiter_raw()
+    assert isinstance(chunks, AsyncIterator)
+    assert await anext(chunks) == b"a"
+    assert await beginning_of(response) is None
+    assert body.is_closed
+    await chunks.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.anyio
+async def test_a_response_that_is_closed_is_left_as_it_is() -> None:
+    """What an event hook has closed is not read."""
+    response, body = response_of([b"a"])
+    await response.aclose()
+    assert await beginning_of(response) is None
+    assert not body.is_started
+
+
+# --- Cancellation
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 1.5, 2.5, 4.5])
+async def test_a_cancelled_reading_closes_the_response(seconds: float, autojump_clock: trio.testing.MockClock) -> None:
+    """Wherever the reading is cancelled, it ends at that moment with the response closed."""
+    response, body = response_of(itertools.cycle([1.0, b"x", 0.0]))
+    started = trio.current_time()
+    with trio.move_on_after(seconds) as scope:
+        await beginning_of(response)
+    assert scope.cancelled_caught
+    assert trio.current_time() - started == pytest.approx(seconds)
+    assert body.closed_at == trio.current_time()
+
+
+@pytest.mark.anyio
+async def test_a_reading_under_a_cancelled_scope_does_not_begin() -> None:
+    """Under a scope that is cancelled already nothing is read, and the response is closed."""
+    response, body = response_of([b"x"])
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await beginning_of(response)
+    assert scope.cancelled_caught
+    assert not body.is_started
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_closing_is_shielded() -> None:
+    """A response is closed to the end also where the caller is cancelled."""
+    finished = False
+
+    async def on_close() -> None:
+        nonlocal finished
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        finished = True
+
+    response, _ = response_of([b"x"], on_close=on_close)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await close(response)
+    assert finished
+
+
+@pytest.mark.trio
+async def test_closing_that_hangs_is_left_after_5_seconds(autojump_clock: trio.testing.MockClock) -> None:
+    """A connection that cannot be closed holds nobody up for longer than 5 s."""
+    response, _ = response_of([b"x"], on_close=trio.sleep_forever)
+    started = trio.current_time()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await close(response)
+    assert trio.current_time() - started == 5.0
+
+
+# --- Throwing a response away
+
+
+class InStore(httpx.AsyncByteStream):
+    """A body that has arrived already, so that reading it waits for nothing."""
+
+    def __init__(self) -> None:
+        self.is_exhausted = self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"short"
+        yield b"body"
+        self.is_exhausted = True
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.anyio
+async def test_a_short_response_is_read_before_it_is_thrown_away() -> None:
+    """A short body that is already there is read to its end, so that the connection can be used again."""
+    body = InStore()
+    with anyio.fail_after(5):
+        await discard(httpx.Response(503, stream=body), delay=30)
+    assert (body.is_exhausted, body.is_closed) == (True, True)
+
+
+@pytest.mark.anyio
+async def test_a_long_response_is_thrown_away_half_read() -> None:
+    """A long body is not read to its end: opening a new connection costs less."""
+    response, body = response_of(itertools.repeat(b"x" * 1000))
+    with anyio.fail_after(5):
+        await discard(response, delay=30)
+    assert body.given <= 2 * LIMIT
+    assert body.is_closed
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("delay", [30, 0.2, 0])
+async def test_a_slow_response_is_thrown_away_at_once(delay: float, autojump_clock: trio.testing.MockClock) -> None:
+    """A body that is not there yet is not waited for: it would hold its connection meanwhile."""
+    response, body = response_of([1e9])
+    started = trio.current_time()
+    await discard(response, delay=delay)
+    assert trio.current_time() == started
+    assert body.closed_at == started
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("delay", "seconds"), [(30, 5.0), (3, 3.0), (0, 1.0)])
+async def test_a_discarded_response_that_hangs_while_closing(
+    delay: float, seconds: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Closing takes no longer than the wait that follows, but for a second where that is none."""
+    response, _ = response_of([b"x"], on_close=trio.sleep_forever)
+    started = trio.current_time()
+    await discard(response, delay=delay)
+    assert trio.current_time() - started == seconds
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("parts", "encoding"),
+    [([b"x", httpx.ReadError("broken")], None), ([b"this is not gzip"], "gzip")],
+    ids=["broken", "undecodable"],
+)
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
+async def test_a_broken_response_is_thrown_away_like_any_other(parts: list[Part], encoding: str | None) -> None:
+    """What is wrong with a body that nobody wants interests nobody."""
+    response, body = response_of(parts, encoding)
+    with anyio.fail_after(5):
+        await discard(response, delay=30)
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_response_that_cannot_be_closed_is_thrown_away_like_any_other() -> None:
+    """That a connection cannot be closed fails no other."""
+    response, body = response_of([b"x"], on_close=raising(httpx.CloseError("gone")))
+    with anyio.fail_after(5):
+        await discard(response, delay=30)
+    assert body.is_closed
+
+
+# --- Reading whole
+
+
+@pytest.mark.anyio
+async def test_read_whole() -> None:
+    """A response that is given back is read whole, however long it is."""
+    response, body = response_of([b"x" * LIMIT, b"y" * LIMIT])
+    await read_whole(response)
+    assert len(response.content) == 2 * LIMIT
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_read_whole_closes_what_fails() -> None:
+    """A response that cannot be read is closed."""
+    response, body = response_of([b"x", httpx.ReadError("broken")])
+    with pytest.raises(httpx.ReadError):
+        await read_whole(response)
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_read_whole_leaves_a_101_alone() -> None:
+    """A 101 hands over its stream, so it is neither read nor closed."""
+    body = Body([b"x"])
+    response = httpx.Response(101, stream=body)
+    await read_whole(response)
+    assert not body.is_started
+    assert not body.is_closed

@@ -1,0 +1,143 @@
+"""Requests that fail on the way, over real sockets: what is sent again, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+import httpx
+import pytest
+from support.servers import (
+    Act,
+    answer,
+    drop,
+    free_port,
+    half_answer,
+    raw_server,
+    retrying_at_once,
+    stall,
+    stay_silent,
+    talk_nonsense,
+)
+
+from prefect_http import Attempt, PrefectHttpxClient, RetryPolicy
+
+pytestmark = pytest.mark.anyio
+
+FAILURES = [
+    pytest.param(drop, httpx.RemoteProtocolError, id="dropped"),
+    pytest.param(half_answer(), httpx.RemoteProtocolError, id="half-body"),
+    pytest.param(talk_nonsense, httpx.RemoteProtocolError, id="nonsense"),
+    pytest.param(stay_silent, httpx.ReadTimeout, id="slow-answer"),
+    pytest.param(stall, httpx.ReadTimeout, id="slow-body"),
+]
+
+
+def new_client(error: type[Exception], max_retries: int = 5) -> PrefectHttpxClient:
+    """Make a client that waits for an answer only as long as an error takes to come."""
+    timeout = httpx.Timeout(5, read=0.1 if error is httpx.ReadTimeout else 5)
+    return PrefectHttpxClient(retry=retrying_at_once(max_retries), timeout=timeout, trust_env=False)
+
+
+@pytest.mark.parametrize(("failure", "error"), FAILURES)
+async def test_get_is_repeated(failure: Act, error: type[Exception]) -> None:
+    """A GET that fails on the way is sent again, on a new connection."""
+    async with raw_server(failure, answer(body=b"fine")) as server, new_client(error) as client:
+        response = await client.get(server.url)
+    assert response.content == b"fine"
+    assert (len(server.requests), server.connections) == (2, 2)
+
+
+@pytest.mark.parametrize(("failure", "error"), FAILURES)
+async def test_post_is_not_repeated(failure: Act, error: type[Exception]) -> None:
+    """A POST that fails on the way is sent once, and its error is httpx's own, with a note that says why."""
+    async with raw_server(failure, answer()) as server, new_client(error) as client:
+        with pytest.raises(error) as caught:
+            await client.post(server.url, content=b"pay")
+    assert type(caught.value) is error
+    assert "the server may have acted on the POST" in caught.value.__notes__[0]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("failure", "error"), FAILURES)
+async def test_post_with_an_idempotency_key_is_repeated(failure: Act, error: type[Exception]) -> None:
+    """A POST with an Idempotency-Key that fails on the way is sent again, whole and with the same key."""
+    async with raw_server(failure, answer()) as server, new_client(error) as client:
+        await client.post(server.url, content=b"pay", headers={"Idempotency-Key": "1"})
+    assert [(request.body, request.headers["idempotency-key"]) for request in server.requests] == [(b"pay", "1")] * 2
+
+
+@pytest.mark.parametrize(("failure", "error"), FAILURES)
+async def test_last_failure_is_raised(failure: Act, error: type[Exception]) -> None:
+    """Once the retries are used up, the last failure is raised as httpx raises it, with every attempt in a note."""
+    async with raw_server(failure) as server, new_client(error, max_retries=1) as client:
+        with pytest.raises(error) as caught:
+            await client.get(server.url)
+    assert type(caught.value) is error
+    assert "made 2 of at most 2 attempts" in caught.value.__notes__[0]
+    assert len(server.requests) == 2
+
+
+async def test_half_a_streamed_body_reaches_its_reader() -> None:
+    """A body that breaks off while the caller streams it is the caller's to see: what came, then the failure."""
+    chunks: list[bytes] = []
+
+    async def read(client: PrefectHttpxClient, url: str) -> None:
+        async with client.stream("GET", url) as response:
+            async for chunk in response.aiter_raw():
+                chunks.append(chunk)  # noqa: PERF401, a comprehension would lose what came
+
+    async with raw_server(half_answer()) as server, new_client(httpx.RemoteProtocolError) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await read(client, server.url)
+    assert b"".join(chunks) == b"0123456789"
+    assert len(server.requests) == 1
+
+
+async def test_address_that_never_answered_fails_fast() -> None:
+    """A connection that is refused by an address that has never answered is not tried again."""
+    attempts: list[Attempt] = []
+
+    def note(_: httpx.Request, attempt: Attempt) -> None:
+        attempts.append(attempt)
+
+    async with PrefectHttpxClient(retry=retrying_at_once(), on_retry=note, trust_env=False) as client:
+        with anyio.fail_after(10), pytest.raises(httpx.ConnectError) as caught:
+            await client.get(f"http://127.0.0.1:{free_port()}/")
+    assert attempts == []
+    assert "made 1 of at most 6 attempts" in caught.value.__notes__[0]
+
+
+async def _one_shot() -> AsyncIterator[bytes]:
+    yield b"only "
+    yield b"once"
+
+
+@pytest.mark.parametrize("make_content", [lambda: b"only once", _one_shot], ids=["bytes", "one-shot-stream"])
+async def test_request_survives_a_restart_of_the_server(
+    make_content: Callable[[], bytes | AsyncIterator[bytes]],
+) -> None:
+    """A server that has answered before may restart: whatever was not sent yet is sent once it is back."""
+    is_down, is_done = anyio.Event(), anyio.Event()
+    bodies: list[bytes] = []
+
+    def note(_: httpx.Request, attempt: Attempt) -> None:
+        assert type(attempt.exception) is httpx.ConnectError
+        is_down.set()
+
+    async def restart(port: int) -> None:
+        await is_down.wait()
+        async with raw_server(answer(), port=port) as restarted:
+            await is_done.wait()
+        bodies.extend(request.body for request in restarted.requests)
+
+    policy = RetryPolicy(max_retries=500, backoff_base=1, max_backoff=0.01, jitter=0)
+    async with PrefectHttpxClient(retry=policy, on_retry=note, trust_env=False) as client:
+        async with raw_server(answer()) as server:
+            await client.get(server.url)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(restart, server.port)
+                await client.post(server.url, content=make_content())
+                is_done.set()
+    assert bodies == [b"only once"]

@@ -1,0 +1,574 @@
+"""Redirects, authentication, cookies, hooks and the rest work as in httpx, retries or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import trio
+from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
+from trio.testing import MockClock
+
+from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
+
+BASE = "http://server"
+CHALLENGE = {"WWW-Authenticate": 'Digest realm="r", nonce="abc", qop="auth", algorithm=MD5'}
+
+
+def redirect(to: str, status: int = 302, **more: Any) -> httpx.Response:
+    """Make a redirect."""
+    return httpx.Response(status, headers={"Location": to}, **more)
+
+
+def asked(server: Server) -> list[tuple[str, str]]:
+    """Give the methods and URLs that the server was asked for."""
+    return [(seen.method, seen.url) for seen in server.seen]
+
+
+# --- Redirects
+
+
+@pytest.mark.anyio
+async def test_redirects_are_followed_if_asked() -> None:
+    """With follow_redirects a redirect leads on, and the history tells the way."""
+    server = Server(redirect("/b"), redirect("/c", 307), httpx.Response(200, text="there"))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, follow_redirects=True) as client:
+            response = await client.get(f"{BASE}/a")
+    assert asked(server) == [("GET", f"{BASE}/{name}") for name in "abc"]
+    assert response.text == "there"
+    assert response.url == f"{BASE}/c"
+    assert [(earlier.status_code, earlier.url.path) for earlier in response.history] == [(302, "/a"), (307, "/b")]
+
+
+@pytest.mark.anyio
+async def test_a_request_may_say_whether_redirects_are_followed() -> None:
+    """The request's own follow_redirects counts."""
+    server = Server(redirect("/b"), 200, redirect("/b"))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server) as client:
+            await client.get(URL, follow_redirects=True)
+            with pytest.raises(PrefectHTTPStatusError, match="302"):
+                await client.get(URL)
+    assert server.count == 3
+
+
+@pytest.mark.anyio
+async def test_a_retry_starts_the_way_anew() -> None:
+    """What fails at the end of redirects is retried from the first request on, with a history of its own."""
+    server = Server(redirect("/b"), 503, redirect("/c"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
+            response = await client.get(f"{BASE}/a")
+    assert asked(server) == [("GET", f"{BASE}/{name}") for name in "abac"]
+    assert [earlier.url.path for earlier in response.history] == ["/a"]
+
+
+@pytest.mark.anyio
+async def test_the_error_after_redirects_names_the_last_url() -> None:
+    """The error is about the request that got the bad status, and its response has the history."""
+    server = Server(redirect("/b"), 404)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, follow_redirects=True) as client:
+            with pytest.raises(PrefectHTTPStatusError, match=r"404 Not Found for GET http://server/b") as caught:
+                await client.get(f"{BASE}/a")
+    assert caught.value.request.url == f"{BASE}/b"
+    assert [earlier.status_code for earlier in caught.value.response.history] == [302]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "failure",
+    [
+        503,
+        httpx.ReadTimeout("slow"),
+        httpx.ConnectTimeout("no"),
+        httpx.PoolTimeout("no"),
+        httpx.ConnectError("refused"),
+    ],
+    ids=["status", "ReadTimeout", "ConnectTimeout", "PoolTimeout", "ConnectError"],
+)
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_a_post_that_was_carried_out_is_not_sent_again(status: int, failure: object) -> None:
+    """A POST that was answered with a redirect to a GET has been done: when the GET fails, the POST is not repeated."""
+    server = Server(redirect("/done", status), failure, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
+            with pytest.raises((PrefectHTTPStatusError, httpx.TransportError)) as caught:
+                await client.post(URL, json={"pay": 1})
+    assert asked(server) == [("POST", URL), ("GET", f"{BASE}/done")]
+    assert "the POST" in notes_of(caught.value)
+
+
+@pytest.mark.anyio
+async def test_a_post_that_was_carried_out_and_whose_answer_breaks_off_is_not_sent_again() -> None:
+    """The same where the body of the GET breaks off."""
+    body = Body([b"half", httpx.ReadError("broken")])
+    server = Server(redirect("/done", 303), httpx.Response(200, stream=body), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
+            with pytest.raises(httpx.ReadError):
+                await client.post(URL)
+    assert server.count == 2
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_post_with_a_key_goes_the_whole_way_again() -> None:
+    """With an Idempotency-Key even that is safe."""
+    server = Server(redirect("/done", 303), 503, redirect("/done", 303), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
+            await client.post(URL, headers={"Idempotency-Key": "k"})
+    assert server.count == 4
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [307, 308])
+async def test_a_post_that_was_sent_elsewhere_is_retried(status: int) -> None:
+    """A redirect that keeps the method has not done anything yet."""
+    server = Server(redirect("/b", status), 503, redirect("/b", status), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
+            await client.post(URL, content=b"body")
+    assert [seen.body for seen in server.seen] == [b"body"] * 4
+
+
+@pytest.mark.anyio
+async def test_too_many_redirects_are_raised() -> None:
+    """A circle of redirects is httpx's TooManyRedirects, walked once, with a note."""
+    server = Server(redirect("/a"), ...)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, retry=AT_ONCE, follow_redirects=True, max_redirects=3
+        ) as client:
+            with pytest.raises(httpx.TooManyRedirects) as caught:
+                await client.get(URL)
+    assert server.count == 4
+    assert "TooManyRedirects is not retried" in notes_of(caught.value)
+
+
+@pytest.mark.anyio
+async def test_a_redirect_to_nowhere_is_raised() -> None:
+    """A Location that is no URL is httpx's RemoteProtocolError, and nothing is left open."""
+    bodies = [Body([b"moved"]) for _ in range(2)]
+    server = Server(*(httpx.Response(302, headers={"Location": "https://:bad"}, stream=body) for body in bodies))
+    policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=policy, follow_redirects=True) as client:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(URL)
+    assert all(body.is_closed for body in bodies)
+
+
+@pytest.mark.anyio
+async def test_a_long_way_costs_its_length_only() -> None:
+    """Each redirect of httpx has its own history; noting who answered must not walk them all."""
+    looks = 0
+
+    class Counting(httpx.Response):
+        @property
+        def url(self) -> httpx.URL:
+            nonlocal looks
+            looks += 1
+            return super().url
+
+    hops = 16
+    server = Server(
+        *(Counting(302, headers={"Location": f"http://host{hop}/"}) for hop in range(hops)),
+        Counting(200),
+    )
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, follow_redirects=True) as client:
+            assert len((await client.get(URL)).history) == hops
+    assert looks < 10 * hops
+
+
+# --- Authentication
+
+
+@pytest.mark.anyio
+async def test_basic_auth_goes_with_every_attempt() -> None:
+    """Each attempt is authenticated."""
+    server = Server(503, httpx.ReadError("broken"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=("user", "pw")) as client:
+            await client.get(URL)
+    agents = [seen.headers["Authorization"] for seen in server.seen]
+    assert agents == [agents[0]] * 3
+
+
+@pytest.mark.anyio
+async def test_a_requests_own_auth_counts() -> None:
+    """The auth of a request takes the place of the client's, and None switches it off, in every attempt."""
+    server = Server(503, 200, 503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=("user", "pw")) as client:
+            await client.get(URL, auth=("other", "pw"))
+            await client.get(URL, auth=None)
+    agents = [seen.headers.get("Authorization") for seen in server.seen]
+    assert agents[0] is not None
+    assert agents == [agents[0], agents[0], None, None]
+
+
+@pytest.mark.anyio
+async def test_auth_does_not_follow_to_another_host() -> None:
+    """A redirect to another origin loses the Authorization; the retry has it again."""
+    server = Server(redirect("http://elsewhere/"), 503, redirect("http://elsewhere/"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, retry=AT_ONCE, auth=("user", "pw"), follow_redirects=True
+        ) as client:
+            await client.get(URL)
+    assert ["Authorization" in seen.headers for seen in server.seen] == [True, False, True, False]
+
+
+@pytest.mark.anyio
+async def test_digest_auth() -> None:
+    """A digest challenge is answered within the attempt, and is no failure."""
+    server = Server(httpx.Response(401, headers=CHALLENGE), 200)
+    heard: list[object] = []
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, retry=AT_ONCE, on_retry=lambda *args: heard.append(args)
+        ) as client:
+            response = await client.get(URL, auth=httpx.DigestAuth("user", "pw"))
+    assert [earlier.status_code for earlier in response.history] == [401]
+    assert server.seen[1].headers["Authorization"].startswith("Digest ")
+    assert heard == []
+
+
+@pytest.mark.anyio
+async def test_digest_auth_with_retries() -> None:
+    """An attempt that fails after its challenge is retried, with a new count for each use of the nonce."""
+    server = Server(503, httpx.Response(401, headers=CHALLENGE), 503, httpx.ReadError("broken"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=httpx.DigestAuth("user", "pw")) as client:
+            await client.post(URL, content=b"body", headers={"Idempotency-Key": "k"})
+    counts = [re.search(r"nc=(\w+)", seen.headers.get("Authorization", "")) for seen in server.seen]
+    assert [count and int(count[1], 16) for count in counts] == [None, None, 1, 2, 3]
+    assert [seen.body for seen in server.seen] == [b"body"] * 5
+
+
+@pytest.mark.anyio
+async def test_digest_auth_that_fails_is_raised() -> None:
+    """Wrong credentials are a 401, raised after one attempt."""
+    server = Server(httpx.Response(401, headers=CHALLENGE), httpx.Response(401, headers=CHALLENGE))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError, match="401") as caught:
+                await client.get(URL, auth=httpx.DigestAuth("user", "pw"))
+    assert server.count == 2
+    assert len(caught.value.attempts) == 1
+
+
+class TokenAuth(httpx.Auth):
+    """Fetch a token first, and again when it has expired."""
+
+    requires_response_body = True
+
+    def __init__(self) -> None:
+        self.finished = 0
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        try:
+            token = yield httpx.Request("GET", f"{BASE}/token")
+            request.headers["Authorization"] = token.text
+            yield request
+        finally:
+            self.finished += 1
+
+
+@pytest.mark.anyio
+async def test_an_auth_flow_is_run_for_every_attempt() -> None:
+    """A flow of several requests runs anew for each attempt, and is finished each time."""
+    auth = TokenAuth()
+    tokens = [httpx.Response(200, text=f"t{number}") for number in (1, 2, 3)]
+    server = Server(tokens[0], 503, tokens[1], httpx.ReadError("broken"), tokens[2], 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=auth) as client:
+            assert (await client.get(URL)).status_code == 200
+    assert [(seen.url.removeprefix(BASE), seen.headers.get("Authorization")) for seen in server.seen] == [
+        ("/token", None),
+        ("/path", "t1"),
+        ("/token", None),
+        ("/path", "t2"),
+        ("/token", None),
+        ("/path", "t3"),
+    ]
+    assert auth.finished == 3
+
+
+class BodyAuth(httpx.Auth):
+    """Sign the body."""
+
+    requires_request_body = True
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["X-Length"] = str(len(request.content))
+        yield request
+
+
+@pytest.mark.anyio
+async def test_an_auth_flow_may_need_the_body() -> None:
+    """A flow that reads the body gets it, and the body is sent whole."""
+    server = Server(503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=BodyAuth()) as client:
+            await client.post(URL, content=b"body")
+    assert [(seen.headers["X-Length"], seen.body) for seen in server.seen] == [("4", b"body")] * 2
+
+
+class BrokenAuth(httpx.Auth):
+    """Fail by itself."""
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        yield request
+        raise RuntimeError("auth")
+
+
+@pytest.mark.anyio
+async def test_an_auth_flow_that_raises_closes_the_response() -> None:
+    """What an auth flow raises goes through, with the response closed."""
+    body = Body([b"x"])
+    server = Server(httpx.Response(503, stream=body))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=BrokenAuth()) as client:
+            with pytest.raises(RuntimeError, match="auth"):
+                await client.get(URL)
+    assert body.is_closed
+
+
+# --- Cookies
+
+
+@pytest.mark.anyio
+async def test_cookies_are_kept() -> None:
+    """A cookie that the server sets goes with the next request."""
+    server = Server(httpx.Response(200, headers={"Set-Cookie": "c=1"}), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server) as client:
+            await client.get(URL)
+            await client.get(URL)
+    assert server.seen[1].headers["Cookie"] == "c=1"
+
+
+@pytest.mark.anyio
+async def test_cookies_of_discarded_responses_are_kept() -> None:
+    """A response that is thrown away has set its cookie all the same."""
+    server = Server(httpx.Response(503, headers={"Set-Cookie": "c=1"}), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            await client.get(URL)
+            assert client.cookies["c"] == "1"
+
+
+# --- Event hooks
+
+
+@pytest.mark.anyio
+async def test_event_hooks_are_called_once_for_each_attempt() -> None:
+    """Each attempt calls each hook once, in order."""
+    story: list[object] = []
+
+    async def on_request(request: httpx.Request) -> None:
+        story.append(request.method)
+
+    async def on_response(response: httpx.Response) -> None:
+        story.append(response.status_code)
+
+    server = Server(503, httpx.ReadError("broken"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, retry=AT_ONCE, event_hooks={"request": [on_request], "response": [on_response]}
+        ) as client:
+            await client.get(URL)
+    assert story == ["GET", 503, "GET", "GET", 200]
+
+
+@pytest.mark.anyio
+async def test_an_event_hook_may_read_the_response() -> None:
+    """A hook that reads each response disturbs neither retries nor errors."""
+
+    async def read(response: httpx.Response) -> None:
+        await response.aread()
+
+    bodies = [Body([b"first"]), Body([b"second"]), Body([b"third"])]
+    server = Server(*(httpx.Response(status, stream=b) for status, b in zip((503, 200, 404), bodies, strict=True)))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, event_hooks={"response": [read]}) as client:
+            assert (await client.get(URL)).text == "second"
+            with pytest.raises(PrefectHTTPStatusError, match="third"):
+                await client.get(URL)
+    assert all(body.is_closed for body in bodies)
+
+
+@pytest.mark.anyio
+async def test_an_event_hook_may_close_the_response() -> None:
+    """A hook that closes bad responses disturbs neither retries nor errors; there is just no text."""
+
+    async def close_bad(response: httpx.Response) -> None:
+        if response.is_error:
+            await response.aclose()
+
+    bodies = [Body([b"first"]), Body([b"second"]), Body([b"third"])]
+    server = Server(*(httpx.Response(status, stream=b) for status, b in zip((503, 200, 404), bodies, strict=True)))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, event_hooks={"response": [close_bad]}) as client:
+            assert (await client.get(URL)).text == "second"
+            with pytest.raises(PrefectHTTPStatusError, match="404 Not Found for GET") as caught:
+                await client.get(URL)
+    assert "third" not in str(caught.value)
+    assert all(body.is_closed for body in bodies)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["request", "response"])
+async def test_an_event_hook_that_raises_ends_the_request(kind: str) -> None:
+    """What a hook raises goes through at once, with the response closed."""
+    body = Body([b"x"])
+
+    async def broken(_: object) -> None:
+        raise RuntimeError("hook")
+
+    server = Server(httpx.Response(503, stream=body), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, event_hooks={kind: [broken]}) as client:
+            with pytest.raises(RuntimeError, match="hook"):
+                await client.get(URL)
+    assert server.count == (1 if kind == "response" else 0)
+    assert body.is_closed is (kind == "response")
+
+
+@pytest.mark.anyio
+async def test_an_event_hook_sees_a_plain_status_error_of_its_own() -> None:
+    """A hook that raises for the status, as httpx suggests, ends the request with what it has raised."""
+
+    async def strict(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    server = Server(503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, event_hooks={"response": [strict]}) as client:
+            with pytest.raises(httpx.HTTPStatusError):
+                await client.get(URL)
+    assert server.count == 1
+
+
+# --- What a response tells
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_elapsed(stream: bool) -> None:
+    """The elapsed time is there once the response has been read."""
+    server = Server(503, httpx.Response(200, stream=Body([b"x"])))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            await response.aread()
+    assert 0 < response.elapsed.total_seconds() < 5
+
+
+@pytest.mark.anyio
+async def test_extensions_of_a_response() -> None:
+    """What the transport says about the response stays with it."""
+    server = Server(httpx.Response(200, extensions={"http_version": b"HTTP/2", "reason_phrase": b"Fine", "own": 1}))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server) as client:
+            response = await client.get(URL)
+    assert (response.http_version, response.reason_phrase, response.extensions["own"]) == ("HTTP/2", "Fine", 1)
+
+
+@pytest.mark.anyio
+async def test_extensions_of_a_request() -> None:
+    """Other extensions of a request, and its timeouts, reach the transport in every attempt."""
+    seen: list[tuple[object, object]] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.extensions["own"], request.extensions["timeout"]))
+        return httpx.Response(503 if len(seen) == 1 else 200)
+
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(answer, ...), retry=AT_ONCE) as client:
+            await client.get(URL, extensions={"own": 1}, timeout=httpx.Timeout(7))
+    assert seen == [(1, httpx.Timeout(7).as_dict())] * 2
+
+
+@pytest.mark.anyio
+async def test_a_request_that_httpx_has_not_built() -> None:
+    """A request made by hand, without timeouts or headers of the client, is sent and retried."""
+    server = Server(503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            response = await client.send(httpx.Request("GET", URL))
+    assert type(response) is PrefectResponse
+    assert server.count == 2
+
+
+# --- The client's own life
+
+
+@pytest.mark.anyio
+async def test_a_closed_client_says_so() -> None:
+    """A request on a closed client is httpx's RuntimeError."""
+    server = Server(200)
+    async with PrefectHttpxClient(transport=server) as client:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.get(URL)
+    assert client.is_closed
+    assert server.count == 0
+
+
+@pytest.mark.anyio
+async def test_a_client_works_without_being_entered() -> None:
+    """As in httpx, a client may be used without a block, and closed by hand."""
+    client = PrefectHttpxClient(transport=Server(503, 200), retry=AT_ONCE)
+    with anyio.fail_after(5):
+        assert (await client.get(URL)).status_code == 200
+    await client.aclose()
+    assert client.is_closed
+
+
+@pytest.mark.trio
+async def test_a_client_that_is_closed_during_a_wait_says_so(autojump_clock: MockClock) -> None:
+    """A client that is closed while a request waits makes no further attempt."""
+    server = Server(503, 200)
+    client = PrefectHttpxClient(transport=server, retry=RetryPolicy(jitter=0))
+
+    async def get() -> None:
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.get(URL)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            await trio.sleep(1)
+            await client.aclose()
+    assert server.count == 1
+
+
+@pytest.mark.anyio
+async def test_mounted_transports_are_retried_like_any_other() -> None:
+    """Retries do not depend on which transport a URL is mounted on."""
+    mounted = Server(503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(), mounts={"http://server": mounted}, retry=AT_ONCE) as client:
+            await client.get(URL)
+    assert mounted.count == 2
+
+
+@pytest.mark.anyio
+async def test_a_mock_transport_will_do() -> None:
+    """The fake that comes with httpx works, retried, with bodies and with errors."""
+    answers = iter([httpx.Response(503), httpx.Response(200, json={"a": 1}), httpx.Response(404, text="no")])
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=httpx.MockTransport(lambda _: next(answers)), retry=AT_ONCE) as client:
+            assert (await client.post(URL, json={"b": 2})).json() == {"a": 1}
+            with pytest.raises(PrefectHTTPStatusError, match="no"):
+                await client.get(URL)

@@ -1,0 +1,259 @@
+"""What the client says, and what it never says."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import trio
+from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
+from trio.testing import MockClock
+
+from prefect_http import PrefectHttpxClient, RetryPolicy
+
+SECRET = "s3cret"
+ONE_RETRY = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Lines:
+    """Give what the package logs."""
+    caplog.set_level(logging.DEBUG, logger="prefect_http")
+    return Lines(caplog)
+
+
+class Lines:
+    """The package's own log records; httpx has a logger, too, and that is its own affair."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    @property
+    def records(self) -> list[logging.LogRecord]:
+        """The records, oldest first."""
+        return [record for record in self._caplog.records if record.name.startswith("prefect_http")]
+
+    @property
+    def texts(self) -> list[str]:
+        """Their messages."""
+        return [record.getMessage() for record in self.records]
+
+
+async def fail(server: Server, url: str = URL, *, retry: RetryPolicy = ONE_RETRY, **more: Any) -> httpx.HTTPError:
+    """Make a request that must fail, and give the error."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=retry) as client:
+            with pytest.raises(httpx.HTTPError) as caught:
+                await client.request("GET", url, **more)
+    return caught.value
+
+
+# --- A line for each retry
+
+
+@pytest.mark.trio
+async def test_a_line_for_each_retry(lines: Lines, autojump_clock: MockClock) -> None:
+    """Each retry is a DEBUG line: what happened, which attempt of how many, the wait and why."""
+    busy = httpx.Response(503, headers={"Retry-After": "7"})
+    with trio.fail_after(60):
+        async with PrefectHttpxClient(
+            transport=Server(busy, httpx.ReadTimeout("slow"), 200), retry=RetryPolicy(jitter=0)
+        ) as client:
+            await client.get(URL)
+    assert lines.texts == [
+        "GET http://server/path: 503, attempt 1/6; the next one in 7 s (Retry-After of 7 s)",
+        "GET http://server/path: ReadTimeout: slow, attempt 2/6; the next one in 4 s (backoff of 4 s)",
+    ]
+    assert {(record.name, record.levelno) for record in lines.records} == {("prefect_http", logging.DEBUG)}
+
+
+@pytest.mark.anyio
+async def test_attempts_are_counted_by_the_policy(lines: Lines) -> None:
+    """The line counts up to what the request's own policy allows."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(503, 503, 200)) as client:
+            await client.get(URL, extensions={"retry": RetryPolicy(max_retries=2, backoff_base=0, jitter=0)})
+    assert ["attempt 1/3" in lines.texts[0], "attempt 2/3" in lines.texts[1]] == [True, True]
+
+
+@pytest.mark.anyio
+async def test_the_line_is_there_before_on_retry_is_called(lines: Lines) -> None:
+    """A line is not lost to an on_retry that raises."""
+
+    def on_retry(*_: object) -> None:
+        raise RuntimeError("hook")
+
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(503), retry=AT_ONCE, on_retry=on_retry) as client:
+            with pytest.raises(RuntimeError, match="hook"):
+                await client.get(URL)
+    assert len(lines.texts) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [200, 404, httpx.ConnectError("refused")])
+async def test_without_a_retry_there_is_no_line(answer: object, lines: Lines) -> None:
+    """Success says nothing, and what is raised says it itself."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(answer), retry=AT_ONCE) as client:
+            with contextlib.suppress(httpx.HTTPError):
+                await client.get(URL)
+    assert lines.texts == []
+
+
+@pytest.mark.anyio
+async def test_a_line_is_one_line(lines: Lines) -> None:
+    """Whatever an exception says, its line is one line."""
+    await fail(Server(httpx.ReadError("one\ntwo\r\n\x1b[31mthree"), 404))
+    (text,) = lines.texts
+    assert text.isprintable()
+    assert "one two" in text
+
+
+# --- No credentials
+
+URLS = [
+    f"http://user:{SECRET}@server/path",
+    f"http://{SECRET}@server/path",
+    f"http://{SECRET}:pw@server/path",
+]
+FAILURES: dict[str, Any] = {
+    "status": lambda: (503, 404),
+    "exception": lambda: (httpx.ReadTimeout("slow"), httpx.ReadTimeout("slow")),
+}
+
+
+def said(error: BaseException, lines: Lines) -> str:
+    """Give all that was said: the message, the notes, the log lines and the reasons."""
+    attempts = [attempt.reason for attempt in getattr(error, "attempts", ())]
+    return "\n".join([str(error), notes_of(error), *lines.texts, *attempts])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("url", URLS)
+async def test_no_userinfo_is_said(failure: str, url: str, lines: Lines) -> None:
+    """The userinfo of a URL is in no message, note or line."""
+    server = Server(*FAILURES[failure]())
+    text = said(await fail(server, url), lines)
+    assert server.count == 2
+    assert lines.texts
+    assert SECRET not in text
+    assert "server/path" in text
+
+
+@pytest.mark.anyio
+async def test_no_userinfo_of_a_redirect_is_said(lines: Lines) -> None:
+    """The userinfo of a URL that a redirect leads to is not said either."""
+    redirect = httpx.Response(307, headers={"Location": f"http://user:{SECRET}@elsewhere/"})
+    server = Server(redirect, 503, redirect, 404)
+    text = said(await fail(server, follow_redirects=True), lines)
+    assert server.count == 4
+    assert SECRET not in text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"headers": {"Authorization": f"Bearer {SECRET}"}},
+        {"auth": ("user", SECRET)},
+        {"headers": {"Cookie": f"session={SECRET}"}},
+        {"headers": {"Proxy-Authorization": f"Basic {SECRET}"}},
+    ],
+    ids=["authorization", "auth", "cookie", "proxy"],
+)
+async def test_no_credentials_of_headers_are_said(failure: str, arguments: dict[str, Any], lines: Lines) -> None:
+    """No credentials of a header are in a message, note or line."""
+    text = said(await fail(Server(*FAILURES[failure]()), **arguments), lines)
+    assert lines.texts
+    assert SECRET not in text
+
+
+@pytest.mark.anyio
+async def test_no_cookies_of_an_answer_are_said(lines: Lines) -> None:
+    """No cookie that the server sets is said."""
+    answers = [httpx.Response(status, headers={"Set-Cookie": f"session={SECRET}"}) for status in (503, 404)]
+    assert SECRET not in said(await fail(Server(*answers)), lines)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "error",
+    [
+        # The words of h11, of h2, and of h11 about the answer.
+        httpx.LocalProtocolError(f"Illegal header value b'Bearer {SECRET}\\n'"),
+        httpx.LocalProtocolError(f"Received header value surrounded by whitespace b' {SECRET}'"),
+        httpx.RemoteProtocolError(f"illegal header line: bytearray(b'Set-Cookie : session={SECRET}')"),
+    ],
+    ids=["h11", "h2", "answer"],
+)
+async def test_no_exception_quotes_a_header_in_what_we_say(error: httpx.RequestError, lines: Lines) -> None:
+    """An exception that quotes a header is told without the quotation, in lines and in notes."""
+    raised = await fail(Server(error, error))
+    assert raised is error
+    text = "\n".join([notes_of(error), *lines.texts])  # the message is the exception's own
+    assert type(error).__name__ in text
+    assert SECRET not in text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("Authorization", f"Bearer {SECRET}"), ("Cookie", f"session={SECRET}; theme=dark")],
+    ids=["authorization", "cookie"],
+)
+async def test_an_answer_that_echoes_the_request_is_not_repeated(header: str, value: str, lines: Lines) -> None:
+    """A debug page that lists the request's headers does not bring its credentials into the message."""
+
+    async def echo(request: httpx.Request) -> httpx.Response:
+        listing = "\n".join(f"{name}: {request.headers[name]}" for name in request.headers)
+        return httpx.Response(500, text=f"Something broke.\n{listing}")
+
+    text = said(await fail(Server(echo), headers={header: value}), lines)
+    assert "Something broke" in text
+    assert SECRET not in text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "value",
+    [f"Bearer {SECRET}", f'Digest username="user", response="{SECRET}"', f"Bearer Größe-{SECRET}"],
+    ids=["bearer", "digest", "no ASCII"],
+)
+async def test_a_json_answer_that_echoes_the_request_is_not_repeated(value: str, lines: Lines) -> None:
+    """The same where the listing is JSON, which writes quotes and letters in its own way."""
+
+    async def echo(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(500, json={"detail": {"why": "broke", "headers": dict(request.headers)}})
+
+    text = said(await fail(Server(echo), headers={b"Authorization": value.encode()}), lines)
+    assert "broke" in text
+    assert SECRET not in text
+
+
+@pytest.mark.anyio
+async def test_a_body_of_the_request_is_not_said(lines: Lines) -> None:
+    """What was sent is not in what is said."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(503, 404), retry=ONE_RETRY) as client:
+            with pytest.raises(httpx.HTTPError) as caught:
+                await client.post(URL, json={"password": SECRET})
+    assert SECRET not in said(caught.value, lines)
+
+
+@pytest.mark.anyio
+async def test_a_one_shot_note_has_no_credentials(lines: Lines) -> None:
+    """The note about a one-shot body does not quote it."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(503), retry=ONE_RETRY) as client:
+            with pytest.raises(httpx.HTTPError) as caught:
+                await client.post(f"http://user:{SECRET}@server/", content=Body([SECRET.encode()]))
+    text = said(caught.value, lines)
+    assert "one-shot" in text
+    assert SECRET not in text

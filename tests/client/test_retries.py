@@ -1,0 +1,593 @@
+"""What the client repeats, what it never repeats, and what it tells about it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
+
+from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, RetryPolicy
+
+SAFE = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
+UNSAFE = ("POST", "PATCH", "CONNECT", "PROPFIND")
+NEVER_SENT = (httpx.ConnectTimeout, httpx.PoolTimeout)
+AMBIGUOUS = (
+    httpx.ReadTimeout,
+    httpx.WriteTimeout,
+    httpx.ReadError,
+    httpx.WriteError,
+    httpx.RemoteProtocolError,
+    httpx.LocalProtocolError,
+)
+FINAL = (
+    httpx.CloseError,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.DecodingError,
+    httpx.TooManyRedirects,
+    httpx.NetworkError,
+    httpx.ProtocolError,
+    httpx.TimeoutException,
+    httpx.TransportError,
+    httpx.RequestError,
+)
+
+Kind = type[httpx.RequestError]
+
+
+async def send(server: Server, method: str = "GET", *, retry: RetryPolicy = AT_ONCE, **more: Any) -> httpx.Response:
+    """Send one request with a new client."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=retry) as client:
+            return await client.request(method, URL, **more)
+
+
+# --- Statuses
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [429, 502, 503])
+@pytest.mark.parametrize("method", [*SAFE, *UNSAFE])
+async def test_a_listed_status_is_repeated_for_any_method(status: int, method: str) -> None:
+    """429, 502 and 503 are repeated, whatever the method."""
+    server = Server(status, 200)
+    assert (await send(server, method)).status_code == 200
+    assert [seen.method for seen in server.seen] == [method, method]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [400, 404, 408, 409, 425, 500, 501, 504, 599])
+async def test_no_other_status_is_repeated(status: int) -> None:
+    """No other status is repeated, not even with a Retry-After."""
+    server = Server(httpx.Response(status, headers={"Retry-After": "1"}), 200)
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        await send(server)
+    assert server.count == 1
+    assert caught.value.retry_after == 1.0
+
+
+@pytest.mark.anyio
+async def test_extra_codes_are_repeated_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PREFECT_CLIENT_RETRY_EXTRA_CODES adds to the list and takes nothing from it."""
+    monkeypatch.setenv("PREFECT_CLIENT_RETRY_EXTRA_CODES", "408,504")
+    policy = dataclasses.replace(RetryPolicy.from_env(), backoff_base=0, jitter=0)
+    server = Server(408, 504, 429, 502, 503, 200)
+    await send(server, retry=policy)
+    assert server.count == 6
+
+
+@pytest.mark.anyio
+async def test_statuses_are_the_policys() -> None:
+    """A status that the policy leaves out is not repeated."""
+    server = Server(500, 503)
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        await send(server, retry=RetryPolicy(statuses={500}, backoff_base=0, jitter=0))
+    assert [attempt.status_code for attempt in caught.value.attempts] == [500, 503]
+
+
+# --- Exceptions
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", NEVER_SENT)
+@pytest.mark.parametrize("method", [*SAFE, *UNSAFE])
+async def test_what_never_left_is_repeated_for_any_method(kind: Kind, method: str) -> None:
+    """A request that never left is repeated, whatever the method, at an origin that never answered, too."""
+    server = Server(kind("no"), 200)
+    assert (await send(server, method)).status_code == 200
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+@pytest.mark.parametrize("method", SAFE)
+async def test_what_failed_on_the_way_is_repeated_for_safe_methods(kind: Kind, method: str) -> None:
+    """What broke off is repeated for GET, HEAD, OPTIONS, TRACE, PUT and DELETE."""
+    server = Server(kind("no"), 200)
+    assert (await send(server, method)).status_code == 200
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+@pytest.mark.parametrize("method", UNSAFE)
+async def test_what_failed_on_the_way_is_not_repeated_otherwise(kind: Kind, method: str) -> None:
+    """What broke off is not repeated for any other method: the server may have done it."""
+    server = Server(error := kind("no"), 200)
+    with pytest.raises(kind) as caught:
+        await send(server, method)
+    assert server.count == 1
+    assert caught.value is error
+    assert f"may have acted on the {method}" in notes_of(error)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+@pytest.mark.parametrize("method", UNSAFE)
+async def test_an_idempotency_key_makes_it_safe(kind: Kind, method: str) -> None:
+    """With an Idempotency-Key, in whatever case, any method is repeated, with the same key."""
+    server = Server(kind("no"), 200)
+    await send(server, method, headers={"idempotency-KEY": "k1"})
+    assert [seen.headers["Idempotency-Key"] for seen in server.seen] == ["k1", "k1"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+@pytest.mark.parametrize("method", UNSAFE)
+async def test_retry_non_idempotent_allows_it(kind: Kind, method: str) -> None:
+    """With retry_non_idempotent=True any method is repeated."""
+    server = Server(kind("no"), 200)
+    await send(server, method, retry=dataclasses.replace(AT_ONCE, retry_non_idempotent=True))
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", FINAL)
+async def test_no_other_exception_is_repeated(kind: Kind) -> None:
+    """No other exception of httpx is repeated, whatever allows it, and it is raised as it is, with a note."""
+    server = Server(error := kind("no"), 200)
+    with pytest.raises(kind) as caught:
+        await send(
+            server, headers={"Idempotency-Key": "k"}, retry=dataclasses.replace(AT_ONCE, retry_non_idempotent=True)
+        )
+    assert server.count == 1
+    assert caught.value is error
+    assert f"{kind.__name__} is not retried" in notes_of(error)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_a_connect_error_is_repeated_once_the_origin_has_answered(status: int) -> None:
+    """A server that has answered, well or badly, and is gone now is probably restarting."""
+    server = Server(status, httpx.ConnectError("refused"), httpx.ConnectError("refused"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, retry=dataclasses.replace(AT_ONCE, statuses=frozenset()), raise_on_all_errors=False
+        ) as client:
+            await client.get(URL)
+            assert (await client.post(URL)).status_code == 200
+    assert server.count == 4
+
+
+@pytest.mark.anyio
+async def test_a_connect_error_fails_fast_at_first() -> None:
+    """A wrong address fails at once, however often it is tried."""
+    server = Server(httpx.ConnectError("refused"), ...)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get(URL)
+            with pytest.raises(httpx.ConnectError, match="refused") as caught:
+                await client.get(URL)
+    assert server.count == 2
+    assert "never answered" in notes_of(caught.value)
+
+
+@pytest.mark.anyio
+async def test_an_answer_within_the_same_send_counts() -> None:
+    """A server that answers 503 and is gone by the next attempt is waited for."""
+    server = Server(503, httpx.ConnectError("refused"), 200)
+    assert (await send(server)).status_code == 200
+    assert server.count == 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "known"),
+    [
+        ("http://server/other?q=1", True),
+        ("http://SERVER:80/", True),
+        ("http://user:pw@server/", True),
+        ("https://server/", False),
+        ("http://server:8080/", False),
+        ("http://server2/", False),
+    ],
+)
+async def test_an_origin_is_scheme_host_and_port(url: str, *, known: bool) -> None:
+    """It is the origin that has to have answered: another port or scheme is another server."""
+    server = Server(200, httpx.ConnectError("refused"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            await client.get("http://server/")
+            if known:
+                await client.get(url)
+            else:
+                with pytest.raises(httpx.ConnectError):
+                    await client.get(url)
+    assert server.count == (3 if known else 2)
+
+
+@pytest.mark.anyio
+async def test_origins_are_each_clients_own() -> None:
+    """What one client has seen answering, another has not."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(200), retry=AT_ONCE) as client:
+            await client.get(URL)
+        server = Server(httpx.ConnectError("refused"), 200)
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get(URL)
+    assert server.count == 1
+
+
+@pytest.mark.anyio
+async def test_an_origin_that_redirected_has_answered() -> None:
+    """A redirect is an answer, also where what it leads to is what failed."""
+    elsewhere = httpx.Response(307, headers={"Location": "http://elsewhere/"})
+    server = Server(
+        elsewhere,
+        httpx.ConnectTimeout("no"),  # of elsewhere; never sent, so it all starts again
+        httpx.ConnectError("refused"),  # of the server, which has redirected and so has answered
+        200,
+    )
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
+            assert (await client.get(URL)).status_code == 200
+    assert server.count == 4
+
+
+@pytest.mark.anyio
+async def test_every_origin_on_a_good_way_has_answered() -> None:
+    """Where a request came through by way of a redirect, both servers have answered."""
+    server = Server(
+        httpx.Response(307, headers={"Location": "http://elsewhere/"}),
+        200,
+        *(httpx.ConnectError("refused"), 200),
+        *(httpx.ConnectError("refused"), 200),
+    )
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            await client.get(URL, follow_redirects=True)
+            await client.get(URL)
+            await client.get("http://elsewhere/")
+    assert server.count == 6
+
+
+@pytest.mark.anyio
+async def test_where_a_redirect_leads_has_to_have_answered() -> None:
+    """A redirect to a wrong address fails fast: it is not the first server that could not be reached."""
+    server = Server(httpx.Response(307, headers={"Location": "http://elsewhere/"}), httpx.ConnectError("refused"), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get(URL)
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_a_body_that_breaks_off_is_repeated_if_safe(method: str) -> None:
+    """An answer whose body breaks off is a failure on the way: closed, and asked for again."""
+    body = Body([b"half of", httpx.ReadError("broken")])
+    server = Server(httpx.Response(200, stream=body), httpx.Response(200, text="all of it"))
+    assert (await send(server, method)).text == "all of it"
+    assert body.is_closed
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+async def test_a_body_that_breaks_off_is_not_repeated_otherwise() -> None:
+    """A POST that was answered is not sent again because the answer broke off."""
+    body = Body([b"half of", httpx.ReadError("broken")])
+    server = Server(httpx.Response(200, stream=body), 200)
+    with pytest.raises(httpx.ReadError):
+        await send(server, "POST")
+    assert body.is_closed
+    assert server.count == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
+async def test_a_body_that_cannot_be_decoded_is_not_repeated() -> None:
+    """A body that is not what its Content-Encoding says is raised as it is, and the response closed."""
+    body = Body([b"not gzip"])
+    server = Server(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=body), 200)
+    with pytest.raises(httpx.DecodingError):
+        await send(server)
+    assert body.is_closed
+    assert server.count == 1
+
+
+# --- How often
+
+
+@pytest.mark.anyio
+async def test_by_default_there_are_six_attempts() -> None:
+    """Five retries, and then the last answer is raised."""
+    server = Server(503, ...)
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        await send(server)
+    assert server.count == 6
+    assert [attempt.number for attempt in caught.value.attempts] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("max_retries", [0, 1, 3])
+@pytest.mark.parametrize("failure", [503, httpx.ReadTimeout("slow")])
+async def test_max_retries(failure: object, max_retries: int) -> None:
+    """A request is sent max_retries times more and no further."""
+    server = Server(failure, ...)
+    with pytest.raises((PrefectHTTPStatusError, httpx.ReadTimeout)) as caught:
+        await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=max_retries))
+    assert server.count == max_retries + 1
+    assert f"made {max_retries + 1} of at most {max_retries + 1} attempts" in notes_of(caught.value)
+
+
+@pytest.mark.anyio
+async def test_all_kinds_of_failures_count_together() -> None:
+    """A status and an exception use up the same retries."""
+    server = Server(503, httpx.ReadError("broken"), 429, httpx.ConnectTimeout("no"))
+    with pytest.raises(httpx.ConnectTimeout):
+        await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=3))
+    assert server.count == 4
+
+
+@pytest.mark.anyio
+async def test_each_send_has_its_own_retries() -> None:
+    """What one request has used up, the next one has again."""
+    server = Server(503, 503, 200, 503, 503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=dataclasses.replace(AT_ONCE, max_retries=2)) as client:
+            await client.get(URL)
+            await client.get(URL)
+    assert server.count == 6
+
+
+# --- One request's own policy
+
+
+@pytest.mark.anyio
+async def test_a_request_may_have_its_own_policy() -> None:
+    """extensions={"retry": ...} takes the place of the client's policy, for that request alone."""
+    server = Server(500, 500, 200, 500)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            own = dataclasses.replace(AT_ONCE, statuses={500})
+            await client.get(URL, extensions={"retry": own})
+            with pytest.raises(PrefectHTTPStatusError):
+                await client.get(URL)
+    assert server.count == 4
+
+
+@pytest.mark.anyio
+async def test_a_streamed_request_may_have_its_own_policy() -> None:
+    """client.stream() takes the extension, too."""
+    server = Server(503, 200)
+    with anyio.fail_after(5):
+        async with (
+            PrefectHttpxClient(transport=server, retry=RetryPolicy(max_retries=0)) as client,
+            client.stream("GET", URL, extensions={"retry": AT_ONCE}) as response,
+        ):
+            assert response.status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_requests_policy_survives_a_redirect() -> None:
+    """The request's policy is that of the whole send, redirects included."""
+    server = Server(httpx.Response(307, headers={"Location": "/b"}), 500, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, retry=RetryPolicy(max_retries=0), follow_redirects=True
+        ) as client:
+            await client.get(URL, extensions={"retry": dataclasses.replace(AT_ONCE, statuses={500})})
+    assert [seen.url for seen in server.seen] == [URL, "http://server/b", URL]
+
+
+@pytest.mark.anyio
+async def test_no_policy_is_the_clients() -> None:
+    """extensions={"retry": None} is as good as none."""
+    server = Server(503, 200)
+    await send(server, extensions={"retry": None})
+    assert server.count == 2
+
+
+# --- What is told
+
+
+@pytest.mark.anyio
+async def test_the_error_has_every_attempt() -> None:
+    """The attempts are told in order, each with exactly one of a status and an exception."""
+    timeout = httpx.ReadTimeout("slow")
+    server = Server(503, timeout, httpx.Response(429, headers={"Retry-After": "0"}), 404)
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        await send(server)
+    attempts = caught.value.attempts
+    assert isinstance(attempts, tuple)
+    assert [(a.number, a.status_code, a.exception, a.delay, a.reason) for a in attempts] == [
+        (1, 503, None, 0.0, "backoff of 0 s"),
+        (2, None, timeout, 0.0, "backoff of 0 s"),
+        (3, 429, None, 0.0, "Retry-After of 0 s"),
+        (4, 404, None, None, "404 is not retried"),
+    ]
+    assert all((a.status_code is None) is not (a.exception is None) for a in attempts)
+    assert all(isinstance(a.delay, float | None) for a in attempts)
+
+
+@pytest.mark.anyio
+async def test_a_status_error_has_one_note_with_every_attempt() -> None:
+    """The error has a note with a line for each attempt and why no further one was made."""
+    server = Server(httpx.ReadTimeout("slow"), 503)
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=1))
+    (note,) = caught.value.__notes__
+    head, first, last = note.splitlines()
+    assert head == "prefect_http made 2 of at most 2 attempts:"
+    assert "ReadTimeout: slow" in first
+    assert "503" in last
+    assert last.endswith("all retries are used up")
+
+
+@pytest.mark.anyio
+async def test_an_exception_has_one_note_with_every_attempt() -> None:
+    """So has the httpx exception, which is the one that the transport raised."""
+    last = httpx.ReadError("broken")
+    server = Server(503, last)
+    with pytest.raises(httpx.ReadError) as caught:
+        await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=1))
+    assert caught.value is last
+    assert type(caught.value) is httpx.ReadError
+    (note,) = caught.value.__notes__
+    assert "1: 503" in note
+    assert "2: ReadError: broken" in note
+    assert note.endswith("all retries are used up")
+
+
+@pytest.mark.anyio
+async def test_exceptions_on_the_way_have_no_note() -> None:
+    """An exception that was retried is not the one to tell the story."""
+    first, second = httpx.ReadError("first"), httpx.ReadError("second")
+    with pytest.raises(httpx.ReadError):
+        await send(Server(first, second), retry=dataclasses.replace(AT_ONCE, max_retries=1))
+    assert notes_of(first) == ""
+
+
+@pytest.mark.anyio
+async def test_the_clients_error_can_be_pickled() -> None:
+    """An error with attempts and notes survives the way into another process."""
+    server = Server(httpx.ReadTimeout("slow"), httpx.Response(404, json={"detail": "no such flow"}))
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        await send(server)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert [attempt.number for attempt in again.attempts] == [1, 2]
+    assert isinstance(again.attempts[0].exception, httpx.ReadTimeout)
+    assert again.__notes__ == caught.value.__notes__
+    assert again.response.json() == {"detail": "no such flow"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 503,
+        lambda: httpx.ReadError("broken"),
+        lambda: httpx.Response(200, stream=Body([httpx.ReadError("broken")])),
+        lambda: httpx.Response(503, stream=Body([httpx.ReadError("broken")])),
+    ],
+    ids=["status", "exception", "body", "error body"],
+)
+async def test_errors_are_raised_plain(make: Callable[[], object]) -> None:
+    """No exception group of ours is around the error, on either backend."""
+    with pytest.raises((PrefectHTTPStatusError, httpx.ReadError)):
+        await send(Server(make()), retry=RetryPolicy(max_retries=0, total_timeout=100))
+
+
+# --- on_retry
+
+
+@pytest.mark.anyio
+async def test_on_retry_is_called_before_each_wait() -> None:
+    """on_retry sees the request and the attempt that failed, after it and before the next one."""
+    story: list[object] = []
+    bodies = [Body([b"no"]), Body([b"no"])]
+
+    def answer_with(status: int, body: Body) -> Callable[[httpx.Request], object]:
+        async def answer(request: httpx.Request) -> httpx.Response:
+            story.append("sent")
+            return httpx.Response(status, stream=body)
+
+        return answer
+
+    def on_retry(request: httpx.Request, attempt: Attempt) -> None:
+        assert request is sent
+        story.append((attempt.number, attempt.status_code, attempt.delay, bodies[attempt.number - 1].is_closed))
+
+    server = Server(*(answer_with(503, body) for body in bodies), answer_with(200, Body()))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, on_retry=on_retry) as client:
+            sent = client.build_request("GET", URL)
+            await client.send(sent)
+    assert story == ["sent", (1, 503, 0.0, True), "sent", (2, 503, 0.0, True), "sent"]
+
+
+@pytest.mark.anyio
+async def test_on_retry_is_called_for_exceptions() -> None:
+    """on_retry hears of exceptions as well as of statuses."""
+    heard: list[Exception | None] = []
+    error = httpx.ReadError("broken")
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=Server(error, 200),
+            retry=AT_ONCE,
+            on_retry=lambda _, attempt: heard.append(attempt.exception),
+        ) as client:
+            await client.get(URL)
+    assert heard == [error]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("last", [200, 404, 503, httpx.ReadError("broken")])
+async def test_on_retry_is_not_called_where_there_is_no_wait(last: object) -> None:
+    """Nobody hears of a retry that is not made."""
+    heard: list[Attempt] = []
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=Server(last),
+            retry=RetryPolicy(max_retries=0),
+            raise_on_all_errors=False,
+            on_retry=lambda _, attempt: heard.append(attempt),
+        ) as client:
+            with contextlib.suppress(httpx.ReadError):
+                await client.get(URL)
+    assert heard == []
+
+
+@pytest.mark.anyio
+async def test_what_on_retry_returns_does_not_matter() -> None:
+    """on_retry has no say: what it returns is ignored."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(503, 200), retry=AT_ONCE, on_retry=lambda *_: False) as client:
+            assert (await client.get(URL)).status_code == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("hook"), httpx.ReadError("hook"), KeyboardInterrupt()],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_exception_from_on_retry_ends_the_request(error: BaseException) -> None:
+    """What on_retry raises goes through, is not retried itself, and finds the response closed."""
+    body = Body([b"no"])
+    server = Server(httpx.Response(503, stream=body), 200)
+
+    def on_retry(*_: object) -> None:
+        raise error
+
+    raised: BaseException | None = None
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, on_retry=on_retry) as client:
+            try:
+                await client.get(URL)
+            except BaseException as caught:
+                raised = caught
+    assert raised is error
+    assert server.count == 1
+    assert body.is_closed

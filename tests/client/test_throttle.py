@@ -1,0 +1,207 @@
+"""PrefectHttpxClient(throttle=...): the retry loop above the gate, the connections below it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, cast
+
+import httpx
+import pytest
+import trio
+import trio.testing
+from support.asgi_apps import FakeApp, hello
+from support.timed_transport import KEY, Server, busy
+
+from prefect_http import (
+    PrefectHTTPStatusError,
+    PrefectHttpxClient,
+    PrefectResponse,
+    RateLimit,
+    RetryPolicy,
+    Throttle,
+    ThrottledTransport,
+    ThrottleTimeout,
+    is_throttled_by_github,
+)
+
+pytestmark = pytest.mark.trio
+
+PATIENT = RetryPolicy(backoff_base=1, jitter=0)
+
+
+class Bucket(httpx.AsyncBaseTransport):
+    """A host with a token bucket of 50 a second, ten at once, 20 ms away.
+
+    Attributes:
+        accepted: how many requests it has served.
+        rejected: how many it has rejected.
+    """
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.rejected = 0
+        self._tokens = 10.0
+        self._at = 0.0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await trio.sleep(0.01)
+        now = trio.current_time()
+        self._tokens = min(10, self._tokens + 50 * (now - self._at))
+        self._at = now
+        is_success = self._tokens >= 1
+        if is_success:
+            self._tokens -= 1
+            self.accepted += 1
+        else:
+            self.rejected += 1
+        await trio.sleep(0.01)
+        return httpx.Response(200) if is_success else busy(1)
+
+
+@pytest.mark.parametrize("throttle", [Throttle(), None])
+async def test_crowd(throttle: Throttle | None, autojump_clock: trio.testing.MockClock) -> None:
+    """Of 1,000 tasks that share a throttle, none fails, and hardly a request is rejected; without, most fail."""
+    failed = 0
+
+    async def one() -> None:
+        nonlocal failed
+        try:
+            await client.get("http://host/")
+        except PrefectHTTPStatusError:
+            failed += 1
+
+    bucket = Bucket()
+    async with PrefectHttpxClient(transport=bucket, throttle=throttle, retry=PATIENT) as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(1000):
+                nursery.start_soon(one)
+    if throttle is None:
+        assert failed > 500
+        assert bucket.rejected > bucket.accepted
+    else:
+        assert failed == 0
+        assert bucket.rejected <= 0.05 * bucket.accepted
+        assert trio.current_time() <= 1.25 * (1000 - 10) / 50
+
+
+async def test_rejected_attempt_counts_and_waiting_does_not(autojump_clock: trio.testing.MockClock) -> None:
+    """A rejection is one of the request's retries; however long it queues is none."""
+    server = Server(*[busy(1) for _ in range(3)])
+    async with PrefectHttpxClient(
+        transport=server, throttle=Throttle(), retry=RetryPolicy(max_retries=2, jitter=0)
+    ) as client:
+        with pytest.raises(PrefectHTTPStatusError) as raised:
+            await client.get("http://host/")
+        assert [attempt.status_code for attempt in raised.value.attempts] == [429] * 3
+        await client.get("http://host/")
+    assert len(server.sent) == 4
+
+
+async def test_throttle_timeout_is_not_retried(autojump_clock: trio.testing.MockClock) -> None:
+    """A request that cannot have its turn in time fails at once, with a note, and is not tried again."""
+    throttle = Throttle()
+    async with PrefectHttpxClient(transport=Server(busy(200)), throttle=throttle, retry=PATIENT) as client:
+        with trio.fail_after(150):
+            with pytest.raises(PrefectHTTPStatusError):
+                await client.get("http://host/")
+            with pytest.raises(ThrottleTimeout, match="the deadline is 150 s away") as raised:
+                await client.get("http://host/")
+    assert isinstance(raised.value, httpx.PoolTimeout)
+    assert raised.value.request.url == "http://host/"
+    assert "ThrottleTimeout is not retried" in str(raised.value.__notes__)
+    assert trio.current_time() == pytest.approx(0.1)
+
+
+async def test_total_timeout_is_a_deadline_too(autojump_clock: trio.testing.MockClock) -> None:
+    """The gate knows of total_timeout, and does not let a request wait in vain for it."""
+    async with PrefectHttpxClient(
+        transport=Server(busy(200)), throttle=Throttle(), retry=RetryPolicy(total_timeout=30, max_retries=0)
+    ) as client:
+        with pytest.raises(PrefectHTTPStatusError):
+            await client.get("http://host/")
+        with pytest.raises(ThrottleTimeout):
+            await client.get("http://host/")
+    assert trio.current_time() == pytest.approx(0.1)
+
+
+async def test_redirects_and_challenges_pass_the_gate(autojump_clock: trio.testing.MockClock) -> None:
+    """Each request that goes out has a turn of its own, also one that follows a redirect or authenticates."""
+
+    class Challenged(httpx.Auth):
+        def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+            yield request
+            yield request
+
+    throttle = Throttle(max_in_flight=1)
+    server = Server(httpx.Response(401), httpx.Response(302, headers={"Location": "/next"}))
+    async with PrefectHttpxClient(transport=server, throttle=throttle, follow_redirects=True) as client:
+        await client.get("http://host/", auth=Challenged())
+    assert throttle.statistics(KEY).accepted == len(server.sent) == 3
+
+
+async def test_clients_share_a_throttle(autojump_clock: trio.testing.MockClock) -> None:
+    """What one client learns holds for all that share the throttle, plain ones as well."""
+    throttle = Throttle()
+    first, second, third = Server(busy(10)), Server(), Server()
+    async with (
+        PrefectHttpxClient(transport=first, throttle=throttle, retry=RetryPolicy(max_retries=0)) as one,
+        PrefectHttpxClient(transport=second, throttle=throttle) as two,
+        httpx.AsyncClient(transport=ThrottledTransport(third, throttle)) as three,
+    ):
+        with pytest.raises(PrefectHTTPStatusError):
+            await one.get("http://host/")
+        await two.get("http://host/")
+        await three.get("http://host/")
+    assert second.sent[0] >= 10.1
+
+
+async def test_app_behind_a_throttle(autojump_clock: trio.testing.MockClock) -> None:
+    """An app in this process can be throttled like any other host, with its lifespan."""
+    app = FakeApp(hello)
+    throttle = Throttle()
+    async with PrefectHttpxClient(app=app, throttle=throttle) as client:
+        assert (await client.get("/")).text == "hello"
+        async with client.stream("GET", "/") as response:
+            assert await response.aread() == b"hello"
+    assert throttle.statistics(("http", "localhost", 80)).accepted == 2
+    assert app.log == ["startup", "returned", "returned", "shutdown"]
+
+
+async def test_mounts_are_throttled(autojump_clock: trio.testing.MockClock) -> None:
+    """What goes through a mount goes through the gate."""
+    throttle = Throttle()
+    mounts = {"http://host": Server()}
+    async with PrefectHttpxClient(transport=Server(), mounts=mounts, throttle=throttle) as client:
+        await client.get("http://host/")
+        await client.get("http://other/")
+    assert throttle.statistics(KEY).accepted == 1
+    assert throttle.statistics(("http", "other", 80)).accepted == 1
+
+
+async def test_throttle_must_be_one() -> None:
+    """What is no Throttle is refused when the client is made."""
+    with pytest.raises(TypeError, match="throttle must be a Throttle, not 50"):
+        PrefectHttpxClient(throttle=cast(Any, 50))
+
+
+async def test_response_tells_the_rate_limit(autojump_clock: trio.testing.MockClock) -> None:
+    """A response has what its headers say of the limit; None if they say nothing."""
+    headers = {"RateLimit": '"default";r=50;t=30', "RateLimit-Policy": '"default";q=100;w=60'}
+    async with PrefectHttpxClient(transport=Server(httpx.Response(200, headers=headers))) as client:
+        for expected in (RateLimit(remaining=50, reset=30, limit=100), None):
+            response = await client.get("http://host/")
+            assert isinstance(response, PrefectResponse)
+            assert response.rate_limit == expected
+
+
+async def test_rejection_of_any_status_is_repeated(autojump_clock: trio.testing.MockClock) -> None:
+    """What the throttle takes for a rejection is repeated like a 429, and any other 403 is not."""
+    limited = httpx.Response(403, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "60"})
+    server = Server(limited, httpx.Response(200), httpx.Response(403))
+    throttle = Throttle(is_throttled=is_throttled_by_github)
+    async with PrefectHttpxClient(transport=server, throttle=throttle, retry=PATIENT) as client:
+        assert (await client.get("http://host/")).status_code == 200
+        assert trio.current_time() == pytest.approx(60.2, abs=0.3)
+        with pytest.raises(PrefectHTTPStatusError, match="403"):
+            await client.get("http://host/")
+    assert len(server.sent) == 3

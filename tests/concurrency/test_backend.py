@@ -1,0 +1,297 @@
+"""The seam between trio and asyncio: a root task of its own, the primitives around it, and shielded waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import subprocess
+import sys
+import textwrap
+import weakref
+
+import anyio
+import anyio.lowlevel
+import pytest
+import trio
+from support.lifespan_apps import steps
+
+from prefect_http._concurrency.backend import (
+    new_cancel_scope,
+    new_event,
+    new_lock,
+    open_nursery,
+    spawn_root_task,
+    wait_shielded,
+)
+
+BACKENDS = ["asyncio", "trio"]
+asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+color: contextvars.ContextVar[str] = contextvars.ContextVar("color", default="none")
+
+
+@pytest.mark.anyio
+async def test_primitives_are_the_backends_own(anyio_backend: str) -> None:
+    """Under trio they are trio's own objects, under asyncio anyio's."""
+    home = trio if anyio_backend == "trio" else anyio
+    assert isinstance(new_event(), home.Event)
+    assert isinstance(new_lock(), home.Lock)
+    assert isinstance(new_cancel_scope(), home.CancelScope)
+    async with open_nursery() as nursery:
+        assert isinstance(nursery, trio.Nursery if anyio_backend == "trio" else anyio.abc.TaskGroup)
+
+
+@pytest.mark.anyio
+async def test_outlives_its_starter() -> None:
+    """A root task goes on when the task that started it has ended, in whatever way."""
+    done, release = anyio.Event(), anyio.Event()
+    held: list[object] = []
+
+    async def main() -> None:
+        await release.wait()
+        done.set()
+
+    async def start() -> None:
+        held.append(spawn_root_task(main, "root"))
+        scope.cancel()
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(30):
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(start)
+        release.set()
+        await done.wait()
+    assert len(held) == 1
+
+
+@pytest.mark.anyio
+async def test_cancelling_its_starter_leaves_it_alone() -> None:
+    """A root task started in a cancelled scope does not know of the cancellation."""
+    done = anyio.Event()
+
+    async def main() -> None:
+        await anyio.lowlevel.checkpoint()
+        done.set()
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        root_task = spawn_root_task(main, "root")
+        await anyio.lowlevel.checkpoint()
+    with anyio.fail_after(30):
+        await done.wait()
+    del root_task
+
+
+@pytest.mark.anyio
+async def test_copies_the_context() -> None:
+    """A root task sees its starter's context variables as they were; neither sees what the other sets later."""
+    seen: list[str] = []
+    done, go_on = anyio.Event(), anyio.Event()
+
+    async def main() -> None:
+        await go_on.wait()
+        seen.append(color.get())
+        color.set("blue")
+        done.set()
+
+    color.set("red")
+    root_task = spawn_root_task(main, "root")
+    color.set("green")
+    go_on.set()
+    with anyio.fail_after(30):
+        await done.wait()
+    assert (seen, color.get()) == (["red"], "green")
+    del root_task
+
+
+@pytest.mark.anyio
+async def test_is_named() -> None:
+    """A root task can be told from others by its name."""
+    stop = anyio.Event()
+
+    async def main() -> None:
+        await stop.wait()
+
+    root_task = spawn_root_task(main, "a telling name")
+    await steps()
+    assert "a telling name" in [task.name for task in anyio.get_running_tasks()]
+    stop.set()
+    await steps()
+    assert "a telling name" not in [task.name for task in anyio.get_running_tasks()]
+    del root_task
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_end_of_the_run_cancels(backend: str) -> None:
+    """A root task that is still there at the end of the loop's run is cancelled, may clean up, and spoils nothing."""
+    log: list[str] = []
+
+    async def main() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+            log.append("cleaned up")
+
+    async def start() -> object:
+        root_task = spawn_root_task(main, "root")
+        await steps()
+        log.append("main ends")
+        return root_task
+
+    anyio.run(start, backend=backend)
+    assert log == ["main ends", "cleaned up"]
+
+
+@pytest.mark.anyio
+async def test_survives_garbage_collection() -> None:
+    """Whoever holds what spawn_root_task gives keeps the task alive, though nothing else refers to it."""
+
+    class Token:
+        pass
+
+    tokens: list[weakref.ref[Token]] = []
+
+    async def main() -> None:
+        token = Token()
+        tokens.append(weakref.ref(token))
+        await new_event().wait()  # nobody else knows this event
+
+    root_task = spawn_root_task(main, "root")
+    await steps()
+    for _ in range(3):
+        gc.collect()
+    assert tokens[0]() is not None
+    assert root_task is not None
+    if isinstance(root_task, asyncio.Task):
+        root_task.cancel()
+
+
+@pytest.mark.anyio
+async def test_shielded_wait_for_what_has_happened() -> None:
+    """Waiting for an event that is set does not even yield."""
+    event = new_event()
+    event.set()
+    log: list[str] = []
+
+    async def run() -> None:
+        log.append("another task")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await wait_shielded(event)
+        log.append("waited")
+    assert log == ["waited", "another task"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_shielded_wait_in_a_cancelled_scope(when: str) -> None:
+    """A cancelled scope does not end the wait; the next checkpoint after it does."""
+    event = new_event()
+    log: list[str] = []
+
+    async def come_late() -> None:
+        await steps()
+        scope.cancel()
+        await steps()
+        log.append("event")
+        event.set()
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(come_late)
+            with anyio.CancelScope() as scope:
+                if when == "before":
+                    scope.cancel()
+                await wait_shielded(event)
+                log.append("waited")
+                await anyio.lowlevel.checkpoint()
+                log.append("never")
+    assert log == ["event", "waited"]
+    assert scope.cancelled_caught
+
+
+@pytest.mark.anyio
+@asyncio_only
+@pytest.mark.parametrize("times", [1, 3])
+async def test_shielded_wait_holds_back_native_cancellation(times: int) -> None:
+    """task.cancel(), however often, is held back until the event has come, and then let through."""
+    event = new_event()
+    log: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await wait_shielded(event)
+        finally:
+            log.append("waited")
+
+    task = asyncio.create_task(wait())
+    for _ in range(times):
+        await steps()
+        task.cancel("native")
+    await steps()
+    assert not task.done()
+    assert log == []
+    event.set()
+    with anyio.fail_after(30), pytest.raises(asyncio.CancelledError, match="native"):
+        await task
+    assert log == ["waited"]
+    assert task.cancelled()
+
+
+@pytest.mark.anyio
+@asyncio_only
+async def test_shielded_wait_in_a_native_timeout() -> None:
+    """asyncio.timeout() turns the cancellation that was held back into its TimeoutError, as ever."""
+    event = new_event()
+
+    async def set_late() -> None:
+        await steps()
+        event.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(set_late)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await wait_shielded(event)
+    assert event.is_set()
+
+
+PROGRAM = """
+    import sys
+    {prelude}
+    import anyio, httpx
+    known = "trio" in sys.modules  # some versions of httpx import it themselves
+    import prefect_http
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({{"type": "lifespan.startup.complete"}})
+        await receive()
+        await send({{"type": "lifespan.shutdown.complete"}})
+
+    async def main():
+        async with prefect_http.app_lifespan_context(app) as lifespan:
+            assert lifespan.supported
+
+    anyio.run(main)
+    print("imported" if "trio" in sys.modules and not known else "fine")
+"""
+
+
+@pytest.mark.parametrize(
+    "prelude",
+    [
+        pytest.param("", id="without-trio"),
+        # What this thread sees while another one is in the middle of `import trio`.
+        pytest.param("import types; sys.modules['trio'] = types.ModuleType('trio')", id="trio-half-imported"),
+    ],
+)
+def test_asyncio_needs_no_trio(prelude: str) -> None:
+    """A process that runs asyncio only does not import trio, and does not need it whole."""
+    program = textwrap.dedent(PROGRAM).format(prelude=prelude)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("fine\n", "")

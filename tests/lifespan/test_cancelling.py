@@ -1,0 +1,243 @@
+"""Cancellation of users, at every await: it hits them and nobody else, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Literal
+
+import anyio
+import anyio.lowlevel
+import pytest
+from support.lifespan_apps import LIFESPAN, Boom, FakeApp, Hook, nothing, nothing_left, steps
+
+from prefect_http import LifespanShutdownError, app_lifespan_context
+from prefect_http._types import ASGIApp
+
+EVERY_AWAIT = range(30)
+"""Numbers of scheduler steps; the lifespans here take fewer to start, to be held and to stop."""
+
+Stop = Callable[[], object]
+Run = Callable[[Callable[[], Awaitable[None]], Callable[[Stop], Awaitable[None]]], Awaitable[None]]
+
+
+async def run_in_scope(user: Callable[[], Awaitable[None]], driver: Callable[[Stop], Awaitable[None]]) -> None:
+    """Run a user in a cancel scope, which the driver can cancel."""
+
+    async def run() -> None:
+        with scope:
+            await user()
+
+    async with anyio.create_task_group() as group:
+        scope = anyio.CancelScope()
+        group.start_soon(run)
+        await driver(scope.cancel)
+
+
+async def run_in_task(user: Callable[[], Awaitable[None]], driver: Callable[[Stop], Awaitable[None]]) -> None:
+    """Run a user in an asyncio task, which the driver can cancel."""
+
+    async def run() -> None:
+        await user()
+
+    task = asyncio.create_task(run())
+    await driver(task.cancel)
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+
+
+async def come_and_go(app: ASGIApp) -> None:
+    """Hold an app for a few steps."""
+    async with app_lifespan_context(app):
+        await steps(3)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("run", "anyio_backend"),
+    [(run_in_scope, "asyncio"), (run_in_scope, "trio"), (run_in_task, "asyncio")],
+    ids=["asyncio-scope", "trio-scope", "asyncio-task"],
+)
+@pytest.mark.parametrize("slow", ["startup", "shutdown", "neither"])
+async def test_cancelled_at_every_await(run: Run, slow: str) -> None:
+    """Wherever the only user is cancelled, the hooks are balanced, nothing stays, and the app can be started anew."""
+    took_effect = 0
+    with anyio.fail_after(20):
+        for delay in EVERY_AWAIT:
+            app = FakeApp(
+                startup=(lambda: steps(6)) if slow == "startup" else nothing,
+                shutdown=(lambda: steps(6)) if slow == "shutdown" else nothing,
+            )
+
+            async def drive(stop: Stop, delay: int = delay) -> None:
+                await steps(delay)
+                stop()
+
+            with nothing_left():
+                await run(lambda app=app: come_and_go(app), drive)  # type: ignore[misc]
+            assert app.log in ([], ["startup"], LIFESPAN), delay
+            took_effect += app.log != LIFESPAN
+            app.log.clear()
+            await come_and_go(app)
+            assert app.log == LIFESPAN
+    assert 0 < took_effect < len(EVERY_AWAIT)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("run", "anyio_backend"),
+    [(run_in_scope, "asyncio"), (run_in_scope, "trio"), (run_in_task, "asyncio")],
+    ids=["asyncio-scope", "trio-scope", "asyncio-task"],
+)
+async def test_cancelled_starter_takes_nobody_down(run: Run) -> None:
+    """Wherever the one that starts the app is cancelled, those who came after them get a working lifespan."""
+    with anyio.fail_after(20):
+        for delay in EVERY_AWAIT:
+            app = FakeApp(startup=lambda: steps(6), shutdown=lambda: steps(6))
+            bodies: list[str] = []
+
+            async def other(app: FakeApp = app, bodies: list[str] = bodies) -> None:
+                async with app_lifespan_context(app):
+                    bodies.append(app.log[-1])
+                    await steps(3)
+                    bodies.append(app.log[-1])
+
+            async def drive(stop: Stop, delay: int = delay, other: Hook = other) -> None:
+                async with anyio.create_task_group() as group:
+                    await anyio.lowlevel.checkpoint()
+                    group.start_soon(other)
+                    await steps(delay)
+                    group.start_soon(other)
+                    stop()
+
+            with nothing_left():
+                await run(lambda app=app: come_and_go(app), drive)  # type: ignore[misc]
+            assert bodies == ["up"] * 4, delay
+            assert re.fullmatch(r"(startup ){0,2}(startup up shutdown down ){1,2}", " ".join([*app.log, ""])), delay
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("run", [run_in_scope])
+async def test_shutdown_problem_after_a_cancellation(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Wherever the only user is cancelled, be it while entering: a shutdown that fails then does not go unnoticed."""
+    shutdowns = 0
+
+    async def fail() -> None:
+        raise Boom("disk full")
+
+    with anyio.fail_after(20):
+        for delay in EVERY_AWAIT:
+            app = FakeApp(shutdown=fail)
+
+            async def use(app: FakeApp = app) -> None:
+                with suppress(LifespanShutdownError):
+                    async with app_lifespan_context(app):
+                        await anyio.sleep_forever()
+
+            async def drive(stop: Stop, delay: int = delay) -> None:
+                await steps(delay)
+                stop()
+
+            with nothing_left():
+                await run(use, drive)
+            assert ("shutdown" in app.log) is ("disk full" in caplog.text), delay
+            shutdowns += "shutdown" in app.log
+            caplog.clear()
+    assert 0 < shutdowns < len(EVERY_AWAIT)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["auto", "off"])
+async def test_entered_in_a_cancelled_scope(mode: Literal["auto", "off"]) -> None:
+    """Entering in a scope that is cancelled already does not even call the app."""
+    app = FakeApp()
+    with anyio.fail_after(30), nothing_left():
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            async with app_lifespan_context(app, mode=mode):
+                pytest.fail("the body ran")
+        assert scope.cancelled_caught
+    assert app.scopes == []
+
+
+@pytest.mark.anyio
+async def test_entered_in_a_shield() -> None:
+    """In a shielded scope, entering, holding and leaving go on in spite of a cancellation outside."""
+    app = FakeApp(startup=steps, shutdown=steps)
+    with anyio.fail_after(30), nothing_left():
+        with anyio.CancelScope() as outer:
+            outer.cancel()
+            with anyio.CancelScope(shield=True):
+                async with app_lifespan_context(app):
+                    await steps()
+                    assert app.log == ["startup", "up"]
+                assert app.log == LIFESPAN
+            await anyio.lowlevel.checkpoint()
+            pytest.fail("the cancellation got lost")
+
+
+@pytest.mark.anyio
+async def test_entered_in_a_cancelled_shield() -> None:
+    """A shield that is cancelled itself protects nobody."""
+    app = FakeApp()
+    with anyio.fail_after(30), nothing_left():
+        with anyio.CancelScope(shield=True) as scope:
+            scope.cancel()
+            async with app_lifespan_context(app):
+                pytest.fail("the body ran")
+    assert app.scopes == []
+
+
+@pytest.mark.anyio
+async def test_app_does_not_see_the_starters_scopes() -> None:
+    """The cancellation of whoever started the app does not reach into the app that others hold."""
+    app = FakeApp(shutdown=steps)
+    started = anyio.Event()
+
+    async def start() -> None:
+        with scope:
+            async with app_lifespan_context(app):
+                started.set()
+                await anyio.sleep_forever()
+
+    async def other() -> None:
+        await started.wait()
+        async with app_lifespan_context(app):
+            scope.cancel()
+            await steps(60)
+            assert app.log == ["startup", "up"]
+
+    with anyio.fail_after(30), nothing_left():
+        async with anyio.create_task_group() as group:
+            scope = anyio.CancelScope()
+            group.start_soon(start)
+            group.start_soon(other)
+    assert app.log == LIFESPAN
+
+
+@pytest.mark.anyio
+async def test_all_waiters_cancelled() -> None:
+    """When all who wait for a startup are cancelled, the startup is cancelled too, and the last one sees it end."""
+    log: list[str] = []
+
+    async def startup() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await steps(5)
+            log.append("undone")
+
+    app = FakeApp(startup=startup)
+    with anyio.fail_after(30), nothing_left():
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(come_and_go, app)
+                await steps()
+                scope.cancel()
+        assert log == ["undone"]
+    assert app.log == ["startup"]

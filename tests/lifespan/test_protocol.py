@@ -1,0 +1,210 @@
+"""The lifespan protocol as a state machine: no app, no loop."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Mapping
+from typing import Literal, cast, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_http import LifespanError
+from prefect_http._lifespan.protocol import LifespanProtocol, Phase
+
+How = Literal["returned", "raised", "cancelled"]
+
+HOW: tuple[How, ...] = get_args(How)
+UP, UP_FAILED = "lifespan.startup.complete", "lifespan.startup.failed"
+DOWN, DOWN_FAILED = "lifespan.shutdown.complete", "lifespan.shutdown.failed"
+RESPONSE = "http.response.start"
+
+# How to come into each phase; "receive", the type of a message, or how the call ends. "stop" asks the app to stop.
+WAYS = {
+    "CALLED": "",
+    "STARTING": "receive",
+    "UP": f"receive {UP}",
+    "UP, asked to stop": f"receive {UP} stop",
+    "STOPPING": f"receive {UP} stop receive",
+    "DOWN": f"receive {UP} stop receive {DOWN}",
+    "UNSUPPORTED": "returned",
+    "STARTUP_FAILED": f"receive {UP_FAILED}",
+    "SHUTDOWN_FAILED": f"receive {UP} stop receive {DOWN_FAILED}",
+    "CRASHED": f"receive {UP} raised",
+}
+
+# What each event does in each phase: the next phase, "-" for nothing at all, "!" for an error and no change.
+TABLE = f"""
+                    receive   {UP} {UP_FAILED} {DOWN} {DOWN_FAILED} {RESPONSE}    returned     raised           cancelled
+CALLED            | STARTING  UP   STARTUP_FAILED  !  !             !UNSUPPORTED  UNSUPPORTED  UNSUPPORTED      STARTUP_FAILED
+STARTING          | -         UP   STARTUP_FAILED  !  !             !UNSUPPORTED  UNSUPPORTED  STARTUP_FAILED   STARTUP_FAILED
+UP                | -         !    !               !  !             !             DOWN         CRASHED          CRASHED
+UP, asked to stop | STOPPING  !    !               !  !             !             DOWN         SHUTDOWN_FAILED  SHUTDOWN_FAILED
+STOPPING          | -         !    !       DOWN  SHUTDOWN_FAILED    !             DOWN         SHUTDOWN_FAILED  SHUTDOWN_FAILED
+DOWN              | -         !    !               !  !             !             -            SHUTDOWN_FAILED  SHUTDOWN_FAILED
+UNSUPPORTED       | -         !    !               !  !             !             -            -                -
+STARTUP_FAILED    | -         !    !               !  !             !             -            -                -
+SHUTDOWN_FAILED   | -         !    !               !  !             !             -            -                -
+CRASHED           | -         !    !               !  !             !             -            -                -
+"""  # noqa: E501
+
+_HEAD, *_ROWS = TABLE.strip().splitlines()
+CASES = [
+    pytest.param(row.split("|")[0].strip(), event, expected, id=f"{row.split('|')[0].strip()}-{event}")
+    for row in _ROWS
+    for event, expected in zip(_HEAD.split(), row.split("|")[1].split(), strict=True)
+]
+
+
+def happen(protocol: LifespanProtocol, event: str) -> Mapping[str, object] | None:
+    """Let an event happen; give the message for the app, if there is one."""
+    if event == "receive":
+        return protocol.receive()
+    if event == "stop":
+        protocol.asked_to_stop = True
+    elif event in HOW:
+        protocol.end(event)
+    else:
+        protocol.send({"type": event})
+    return None
+
+
+def protocol_in(place: str) -> LifespanProtocol:
+    """Make a protocol and bring it into a phase."""
+    protocol = LifespanProtocol()
+    for event in WAYS[place].split():
+        happen(protocol, event)
+    assert protocol.phase is Phase[place.split(",")[0]]
+    return protocol
+
+
+@pytest.mark.parametrize(("place", "event", "expected"), CASES)
+def test_table(place: str, event: str, expected: str) -> None:
+    """In each phase, each event leads to the phase that the table says, or is an error that names it."""
+    protocol = protocol_in(place)
+    before = protocol.phase
+    if expected.startswith("!"):
+        with pytest.raises(LifespanError, match=event):
+            happen(protocol, event)
+    else:
+        happen(protocol, event)
+    following = expected.strip("!-")
+    assert protocol.phase is (Phase[following] if following else before)
+
+
+def test_table_is_whole() -> None:
+    """The table knows every phase there is."""
+    assert {place.split(",")[0] for place in WAYS} == {phase.name for phase in Phase}
+    assert len(CASES) == len(WAYS) * 9
+
+
+@pytest.mark.parametrize("place", WAYS)
+def test_messages_to_the_app(place: str) -> None:
+    """The app gets its startup message first, its shutdown message once it is to stop, and nothing else ever."""
+    messages = {"CALLED": {"type": "lifespan.startup"}, "UP, asked to stop": {"type": "lifespan.shutdown"}}
+    assert protocol_in(place).receive() == messages.get(place)
+
+
+def test_messages_are_the_apps_own() -> None:
+    """An app that changes a message it got changes it for nobody else."""
+    for _ in range(2):
+        message = LifespanProtocol().receive()
+        assert message == {"type": "lifespan.startup"}
+        message["type"] = "spoiled"
+
+
+def test_asking_while_starting_spoils_nothing() -> None:
+    """An app that asks for messages early gets its shutdown message when its time has come."""
+    protocol = protocol_in("STARTING")
+    assert protocol.receive() is None
+    protocol.send({"type": UP})
+    assert protocol.receive() is None
+    protocol.asked_to_stop = True
+    assert protocol.receive() == {"type": "lifespan.shutdown"}
+
+
+@pytest.mark.parametrize(("place", "kind"), [("STARTING", UP_FAILED), ("STOPPING", DOWN_FAILED)])
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [({}, ""), ({"message": "no database"}, "no database"), ({"message": 5}, "5")],
+    ids=["none", "text", "number"],
+)
+def test_message_of_a_failure(place: str, kind: str, extra: dict[str, object], text: str) -> None:
+    """What the app says to its failure is kept, as text."""
+    protocol = protocol_in(place)
+    protocol.send({"type": kind, **extra})
+    assert protocol.message == text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [None, "lifespan.startup.complete", [("type", UP)], {}, {"type": None}, {"type": b"lifespan.startup.complete"}],
+    ids=["None", "str", "list", "empty", "type-None", "type-bytes"],
+)
+def test_not_a_message(message: object) -> None:
+    """What is no ASGI message is an error that shows it, and changes nothing."""
+    protocol = protocol_in("STARTING")
+    with pytest.raises(LifespanError, match="'type'"):
+        protocol.send(cast("Mapping[str, object]", message))
+    assert protocol.phase is Phase.STARTING
+
+
+def test_any_mapping_is_a_message() -> None:
+    """A message need not be a dict."""
+    protocol = protocol_in("STARTING")
+    protocol.send(UserDict({"type": UP}))
+    assert protocol.phase is Phase.UP
+
+
+@pytest.mark.parametrize("kind", ["http.response.start", "http.response.body", "websocket.accept"])
+def test_answers_to_a_request(kind: str) -> None:
+    """An app that answers a request that nobody made does not know lifespans."""
+    protocol = protocol_in("CALLED")
+    with pytest.raises(LifespanError, match=kind):
+        protocol.send({"type": kind})
+    assert protocol.phase is Phase.UNSUPPORTED
+
+
+@pytest.mark.parametrize("place", WAYS)
+def test_unknown_message(place: str) -> None:
+    """A message that the protocol does not know is an error that names it, in every phase, and changes nothing."""
+    protocol = protocol_in(place)
+    before = protocol.phase
+    with pytest.raises(LifespanError, match=r"lifespan\.restart"):
+        protocol.send({"type": "lifespan.restart"})
+    assert protocol.phase is before
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "expected"),
+    [
+        ("CALLED", DOWN, UP),
+        ("STARTING", DOWN, UP_FAILED),
+        ("UP", UP, "nothing before it has received lifespan.shutdown"),
+        ("UP", DOWN, "nothing before it has received lifespan.shutdown"),
+        ("STOPPING", UP, DOWN),
+        ("DOWN", DOWN, "nothing more"),
+    ],
+)
+def test_error_says_what_is_expected(place: str, kind: str, expected: str) -> None:
+    """The error for a message out of place says what the app may send instead."""
+    with pytest.raises(LifespanError, match=f"{kind}.*{expected}"):
+        protocol_in(place).send({"type": kind})
+
+
+@given(st.lists(st.sampled_from(["receive", "stop", *_HEAD.split()[1:]]), max_size=20))
+def test_no_history_breaks_the_promises(events: list[str]) -> None:
+    """Whatever an app does, it is started once, stopped once, and stopped only after it was up and asked to."""
+    protocol = LifespanProtocol()
+    got: list[object] = []
+    for event in events:
+        was_up = protocol.phase is Phase.UP and protocol.asked_to_stop
+        try:
+            message = happen(protocol, event)
+        except LifespanError:
+            continue
+        if message is not None:
+            got.append(message["type"])
+            assert was_up or message["type"] == "lifespan.startup"
+    assert got in ([], ["lifespan.startup"], ["lifespan.shutdown"], ["lifespan.startup", "lifespan.shutdown"])

@@ -1,0 +1,363 @@
+"""Gate: order, cancellation, deadlines, and what it costs to wait."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import anyio
+import anyio.lowlevel
+import pytest
+import trio
+import trio.testing
+
+from prefect_http import ThrottleTimeout
+from prefect_http._throttle.gate import Gate
+from prefect_http._throttle.limiter import Limiter, Ticket
+
+
+def new_gate(max_in_flight: int = 1, max_wait: float = float("inf"), early_probe: bool = False) -> Gate:
+    """Make a gate that lets one request out at a time."""
+    return Gate(
+        Limiter(max_in_flight=max_in_flight, slow_start=False, early_probe=early_probe), max_wait, anyio.current_time
+    )
+
+
+def idle(gate: Gate) -> bool:
+    """Say whether nothing is under way or waits, and no entry of a deadline stays for long."""
+    return (gate.limiter.in_flight, gate.waiting) == (0, 0)
+
+
+def route() -> str:
+    """Give a route."""
+    return "GET /"
+
+
+class Crowd:
+    """Tasks that queue at a gate.
+
+    Attributes:
+        tickets: who has been let out, in that order.
+        failures: who has not, and why.
+        scopes: around each wait.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.tickets: dict[int, Ticket] = {}
+        self.failures: dict[int, str] = {}
+        self.scopes: dict[int, anyio.CancelScope] = {}
+
+    async def enter(self, number: int, seconds: float = float("inf")) -> None:
+        """Queue, for so many seconds at most."""
+        with anyio.move_on_after(seconds) as self.scopes[number]:
+            try:
+                self.tickets[number] = self.gate.enter_nowait(route) or await self.gate.queue(route)
+            except ThrottleTimeout as error:
+                self.failures[number] = str(error)
+
+
+async def settle() -> None:
+    """Let everybody else go as far as they can."""
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.anyio
+async def test_free_gate_is_passed_at_once() -> None:
+    """A request that may leave does not wait, not even for a turn of the event loop."""
+    gate = new_gate()
+    ticket = gate.enter_nowait(route)
+    assert ticket is not None
+    assert not ticket.has_waited
+    assert gate.enter_nowait(route) is None
+    gate.answered(ticket, None)
+    assert idle(gate)
+
+
+@pytest.mark.anyio
+async def test_first_come_first_served() -> None:
+    """Requests leave in the order in which they came."""
+    crowd = Crowd(gate := new_gate())
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(crowd.enter, number)
+            await settle()
+        assert gate.waiting == 4
+        for number in range(5):
+            assert list(crowd.tickets) == list(range(number + 1))
+            assert crowd.tickets[number].has_waited is (number > 0)
+            gate.answered(crowd.tickets[number], None)
+            await settle()
+    assert idle(gate)
+
+
+@pytest.mark.anyio
+async def test_newcomer_does_not_overtake() -> None:
+    """Who comes while others wait queues behind them, also when a place has just become free."""
+    crowd = Crowd(gate := new_gate())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(crowd.enter, 0)
+        await settle()
+        tasks.start_soon(crowd.enter, 1)
+        await settle()
+        gate.answered(crowd.tickets[0], None)
+        tasks.start_soon(crowd.enter, 2)
+        await settle()
+        assert list(crowd.tickets) == [0, 1]
+        gate.answered(crowd.tickets[1], None)
+        await settle()
+        gate.answered(crowd.tickets[2], None)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("cancelled", [[1], [2], [3], [1, 2], [2, 3], [1, 2, 3]])
+async def test_cancelled_waiter_leaves_no_gap(cancelled: list[int]) -> None:
+    """Whoever is cancelled in the queue, its head too, the others go on in order, and nothing of it stays."""
+    crowd = Crowd(gate := new_gate())
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(crowd.enter, number)
+            await settle()
+        for number in cancelled:
+            crowd.scopes[number].cancel()
+        await settle()
+        served: list[int] = []
+        while len(served) < len(crowd.tickets):
+            number = list(crowd.tickets)[len(served)]
+            served.append(number)
+            gate.answered(crowd.tickets[number], None)
+            await settle()
+    assert served == [number for number in range(5) if number not in cancelled]
+    assert idle(gate)
+
+
+@pytest.mark.anyio
+async def test_waiter_that_is_let_out_and_cancelled_at_once_gives_its_turn_on() -> None:
+    """A cancellation that strikes in the very moment of a turn leaves the turn to the next."""
+    crowd = Crowd(gate := new_gate())
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(crowd.enter, number)
+            await settle()
+        crowd.scopes[1].cancel()
+        gate.answered(crowd.tickets[0], None)
+        await settle()
+        assert list(crowd.tickets) in ([0, 2], [0, 1])
+        gate.answered(crowd.tickets[list(crowd.tickets)[-1]], None)
+        await settle()
+        if 1 in crowd.tickets:
+            gate.answered(crowd.tickets[2], None)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_closed_gate_lets_one_out_and_then_the_others(autojump_clock: trio.testing.MockClock) -> None:
+    """After a rejection, all wait for its Retry-After; then one goes, and its answer opens the gate."""
+    crowd = Crowd(gate := new_gate(max_in_flight=3))
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(crowd.enter, number)
+            await settle()
+        await trio.sleep(0.1)
+        gate.answered(crowd.tickets[0], None)
+        gate.rejected(crowd.tickets[1], None, 5.0, is_doubtful=False)
+        gate.answered(crowd.tickets[2], None)
+        await settle()
+        assert sorted(crowd.tickets) in ([0, 1, 2], [0, 1, 2, 3])
+        for ticket in list(crowd.tickets.values())[3:]:
+            gate.answered(ticket, None)
+        waiting = gate.waiting
+        await trio.sleep(4.9)
+        assert gate.waiting == waiting
+        await trio.sleep(1)
+        assert gate.waiting == waiting - 1
+        probe = crowd.tickets[max(crowd.tickets)]
+        assert probe.is_probe
+        assert 5.1 <= probe.sent_at <= 5.1 + 0.25
+        gate.answered(probe, None)
+        await trio.sleep(60)
+        while gate.waiting or gate.limiter.in_flight:
+            for ticket in crowd.tickets.values():
+                if ticket.is_out:
+                    gate.answered(ticket, None)
+            await trio.sleep(60)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_cancelled_probe_gives_the_probe_to_the_next(autojump_clock: trio.testing.MockClock) -> None:
+    """The next request goes as soon as a probe is cancelled; one whose answer stays out, after a second."""
+    crowd = Crowd(gate := new_gate(max_in_flight=5))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crowd.enter, 0)
+        await settle()
+        gate.rejected(crowd.tickets[0], None, 2.0, is_doubtful=False)
+        for number in range(1, 4):
+            nursery.start_soon(crowd.enter, number)
+            await settle()
+        await trio.sleep(2.5)
+        assert list(crowd.tickets) == [0, 1]
+        gate.dropped(crowd.tickets[1], has_failed=False)
+        await settle()
+        assert list(crowd.tickets) == [0, 1, 2]
+        await trio.sleep(0.9)
+        assert list(crowd.tickets) == [0, 1, 2]
+        await trio.sleep(0.2)
+        assert list(crowd.tickets) == [0, 1, 2, 3]
+        gate.answered(crowd.tickets[3], None)
+        gate.answered(crowd.tickets[2], None)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_request_that_cannot_make_its_deadline_fails_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """When the gate closes beyond a deadline, who has it fails at once; newcomers too; who has time waits."""
+    crowd = Crowd(gate := new_gate(max_in_flight=1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crowd.enter, 0)
+        await settle()
+        for number, seconds in ((1, 10), (2, 100), (3, 30), (4, float("inf"))):
+            nursery.start_soon(crowd.enter, number, seconds)
+            await settle()
+        gate.rejected(crowd.tickets[0], None, 60.0, is_doubtful=False)
+        await settle()
+        assert sorted(crowd.failures) == [1, 3]
+        nursery.start_soon(crowd.enter, 5, 20)
+        await settle()
+        assert sorted(crowd.failures) == [1, 3, 5]
+        assert trio.current_time() == 0
+        assert crowd.failures[1].startswith("the request was not sent: the server lets nothing in for 60")
+        assert crowd.failures[1].endswith("and the deadline is 10 s away")
+        await trio.sleep(61)
+        assert list(crowd.tickets) == [0, 2]
+        gate.answered(crowd.tickets[2], None)
+        await trio.sleep(61)
+        gate.answered(crowd.tickets[4], None)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_max_wait(autojump_clock: trio.testing.MockClock) -> None:
+    """A request queues for max_wait at most, and does not begin to if it would be in vain."""
+    crowd = Crowd(gate := new_gate(max_wait=10))
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(crowd.enter, number)
+            await settle()
+            await trio.sleep(1)
+        await trio.sleep(7.5)
+        assert crowd.failures == {}
+        await trio.sleep(1)
+        assert list(crowd.failures) == [1]
+        await trio.sleep(1)
+        assert list(crowd.failures) == [1, 2]
+        assert crowd.failures[1] == "the request was not sent: it has queued for 10 s, which is max_wait"
+        gate.rejected(crowd.tickets[0], None, 11.0, is_doubtful=False)
+        nursery.start_soon(crowd.enter, 3)
+        await settle()
+        assert crowd.failures[3].endswith("and max_wait is 10 s away")
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_early_probe_may_save_who_has_little_time(autojump_clock: trio.testing.MockClock) -> None:
+    """With an early probe, nobody is given up before it is back."""
+    crowd = Crowd(gate := new_gate(max_in_flight=2, early_probe=True))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crowd.enter, 0)
+        await settle()
+        gate.rejected(crowd.tickets[0], None, 60.0, is_doubtful=False)
+        for number in (1, 2):
+            nursery.start_soon(crowd.enter, number, 10)
+            await settle()
+        await trio.sleep(0.5)
+        assert list(crowd.tickets) == [0, 1]
+        assert crowd.failures == {}
+        gate.rejected(crowd.tickets[1], None, 60.0, is_doubtful=False)
+        await settle()
+        assert list(crowd.failures) == [2]
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_entries_of_deadlines_are_swept(autojump_clock: trio.testing.MockClock) -> None:
+    """Requests with deadlines that come and go leave no growing list behind."""
+    crowd = Crowd(gate := new_gate())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crowd.enter, 0)
+        await settle()
+        for number in range(1, 500):
+            nursery.start_soon(crowd.enter, number, 1000)
+            await settle()
+            crowd.scopes[number].cancel()
+            await settle()
+        assert len(gate._deadlines) < 150
+        gate.answered(crowd.tickets[0], None)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_turn_that_a_rejection_overtakes(autojump_clock: trio.testing.MockClock) -> None:
+    """A request whose turn has come, but whose task has not, waits on if the gate closes in between; it is next."""
+    crowd = Crowd(gate := new_gate(max_in_flight=2))
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(crowd.enter, number, 100)
+            await settle()
+        gate.answered(crowd.tickets[0], None)
+        gate.rejected(crowd.tickets[1], None, 5.0, is_doubtful=False)
+        await settle()
+        assert list(crowd.tickets) == [0, 1]
+        assert gate.limiter.in_flight == 0
+        await trio.sleep(6)
+        assert list(crowd.tickets) == [0, 1, 2]
+        gate.answered(crowd.tickets[2], None)
+        await trio.sleep(6)
+        gate.answered(crowd.tickets[3], None)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("seed", range(5))
+async def test_chaos(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    """Whatever is cancelled, rejected or answered, and when, nobody hangs and no place is lost."""
+    chance = random.Random(seed)
+    gate = new_gate(max_in_flight=5)
+    ended = 0
+
+    def any_route() -> str:
+        return f"GET /{chance.randrange(3)}"
+
+    def answer(ticket: Ticket) -> None:
+        gate.answered(ticket, None)
+
+    async def one(end: Callable[[Ticket], None]) -> None:
+        nonlocal ended
+        with trio.move_on_after(chance.choice([0.05, 1, 1000])):
+            try:
+                ticket = gate.enter_nowait(any_route) or await gate.queue(any_route)
+            except ThrottleTimeout:
+                ended += 1
+                return
+            try:
+                await trio.sleep(chance.uniform(0.01, 0.1))
+            except trio.Cancelled:
+                gate.dropped(ticket, has_failed=False)
+                raise
+            end(ticket)
+        ended += 1
+
+    def reject(ticket: Ticket) -> None:
+        gate.rejected(ticket, None, chance.choice([None, 1.0, 3.0]), is_doubtful=chance.random() < 0.3)
+
+    def fail(ticket: Ticket) -> None:
+        gate.dropped(ticket, has_failed=True)
+
+    with trio.fail_after(10_000):
+        async with trio.open_nursery() as nursery:
+            for _ in range(400):
+                nursery.start_soon(one, chance.choice([answer] * 8 + [reject, fail]))
+                await trio.sleep(chance.expovariate(30))
+    assert ended == 400
+    assert idle(gate)

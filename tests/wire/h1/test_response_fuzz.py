@@ -1,0 +1,365 @@
+"""Random responses, valid and broken, cut at random places: what h11 reads in them is what the parser reads.
+
+The parser may refuse what h11 takes, for it is the stricter of the two; but nothing that was made valid.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+import h11
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.responses import Outcome, bytewise, cut_at, outcome
+
+from prefect_http._wire.h1.response_head import Body
+
+# The same examples each time, so that nobody's unrelated change fails on a find; HTTP_FUZZ=50000 looks for new ones.
+_EXAMPLES = int(os.environ.get("HTTP_FUZZ", "0"))
+FUZZ = settings(max_examples=_EXAMPLES or 600, derandomize=not _EXAMPLES, deadline=None, database=None)
+
+METHODS = ["GET", "GET", "GET", "POST", "HEAD", "CONNECT"]
+TOKENS = st.sampled_from(
+    ["a", "X-Y", "x_y", "Proxy-Connection", "Server", "ETag", "!#$%&'*+-.^_`|~", "Keep-Alive", "Content-Type", "Date"]
+)
+VALUES = st.sampled_from(
+    ["", "b", "close", "keep-alive", "a b", "a\tb", "é", "a, b", '"q;\\""', "Wed, 21 Oct 2015 07:28:00 GMT", "0" * 40]
+)
+WHITESPACE = st.sampled_from(["", " ", " ", "  ", "\t", " \t"])
+REASONS = st.sampled_from(["OK", "", "Not Found", "I'm a\tteapot", "Größe", "  two", "200"])
+CONNECTIONS = st.sampled_from(
+    ["close", "keep-alive", "Close", "Keep-Alive", "upgrade", "keep-alive, close", "x,close", "closed", ",,close,", ""]
+)
+EXTENSIONS = st.sampled_from(["", "", "", ";a", ";a=b", ';a="b"', ';a="\\";b";c', ";a=b;c=d"])
+CHUNKS = st.sampled_from([b"a", b"\r\n", b"\r\n\r\n", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 17, b"\x00\xff"])
+BEHIND = st.sampled_from(
+    [
+        *[b""] * 6,
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n\n",
+        b"\x00",
+        b"H",
+        b"0",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 101 Bare\r\n\r\n",
+    ]
+)
+NASTY = st.sampled_from(
+    [
+        *[
+            b"\r",
+            b"\n",
+            b"\r\n",
+            b"\r\n\r\n",
+            b" ",
+            b"\t",
+            b"\x00",
+            b"\x0b",
+            b"\x0c",
+            b"\x7f",
+            b"\x85",
+            b":",
+            b";",
+            b",",
+        ],
+        *[b"0", b"1", b"a", b"-", b"+", b"_", b"0x", b'"', b"=", b"\r\n ", b"\r\n\t", b" :", b"HTTP/1.1 "],
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n",
+        b"0\r\n\r\n",
+        b"1\r\na\r\n",
+        b"5\r\nhello\r\n",
+        b"ffffffffffffffff\r\n",
+        b"Content-Length: 0\r\n",
+        b"Content-Length: 3\r\n",
+        b"Content-Length: 3, 3\r\n",
+        b"Content-Length:\r\n",
+        b"content-length: 7 \r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: CHUNKED \r\n",
+        b"Transfer-Encoding:\r\n",
+        b"Connection: close\r\n",
+        b"Connection: keep-alive\r\n",
+        b"Proxy-Connection: close\r\n",
+        b"Proxy-Connection: keep-alive\r\n",
+        b"Upgrade: x\r\nConnection: upgrade\r\n",
+        b"X : y\r\n",
+        b" X: y\r\n",
+        b": y\r\n",
+        b"X\r\n",
+        b"X: y\n",
+    ]
+)
+
+
+INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)")
+TRAILERS = re.compile(rb"\r\n0+(?:;[^\r]*)?(\r\n(?:[^\r]+\r\n)+)\r\n")
+CODING = re.compile(rb"(?i)\r\ntransfer-encoding:([^\r]*)")
+
+
+class Sent(NamedTuple):
+    """What a server sends.
+
+    Attributes:
+        method: of the request.
+        response: the bytes of the response.
+        body: what its body is.
+        behind: what else is sent.
+        ends: the server closes the connection then.
+    """
+
+    method: str
+    response: bytes
+    body: bytes
+    behind: bytes
+    ends: bool
+
+    @property
+    def data(self) -> bytes:
+        """All bytes."""
+        return self.response + self.behind
+
+
+def field(draw: st.DrawFn, name: str, value: str) -> str:
+    """Write a field line in one of the ways that there are."""
+    spelled = draw(st.sampled_from([name, name.lower(), name.upper()]))
+    return f"{spelled}:{draw(WHITESPACE)}{value}{draw(WHITESPACE)}"
+
+
+def fields(draw: st.DrawFn) -> list[str]:
+    """Draw some field lines that say nothing of the framing."""
+    return [field(draw, draw(TOKENS), draw(VALUES)) for _ in range(draw(st.integers(0, 3)))]
+
+
+def head(start: str, lines: list[str]) -> bytes:
+    """Write a head."""
+    return "".join(f"{line}\r\n" for line in [start, *lines, ""]).encode("latin-1")
+
+
+def chunked(draw: st.DrawFn, chunks: list[bytes]) -> bytes:
+    """Write chunks, each in one of the ways that there are."""
+    written = b""
+    for chunk in [*chunks, b""]:
+        size = draw(st.sampled_from(["{:x}", "{:X}", "{:03x}"])).format(len(chunk))
+        written += f"{size}{draw(EXTENSIONS)}\r\n".encode() + (chunk + b"\r\n" if chunk else b"")
+    trailers = [*fields(draw), *draw(st.sampled_from([[], [], ["Connection: close"]]))]
+    return written + head("", trailers)[2:]
+
+
+@st.composite
+def valid(draw: st.DrawFn) -> Sent:
+    """Make a valid response, with something behind it at times."""
+    method = draw(st.sampled_from(METHODS))
+    version = draw(st.sampled_from(["1.1", "1.1", "1.1", "1.0"]))
+    status = draw(st.sampled_from([200, 200, 200, 201, 404, 503, 999, 204, 304, 101]))
+    interim = b""
+    if version == "1.1":
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+            interim += head(f"HTTP/1.1 {draw(st.sampled_from([100, 102, 103, 199]))} {draw(REASONS)}", fields(draw))
+    lines = fields(draw)
+    if draw(st.booleans()):
+        lines.append(field(draw, "Connection", draw(CONNECTIONS)))
+    content, body, behind, ends = b"".join(chunks := draw(st.lists(CHUNKS, max_size=3))), b"", draw(BEHIND), False
+    framing = draw(st.sampled_from(["length", "chunked", "close"]))
+    is_tunnel = status == 101 or (method == "CONNECT" and 200 <= status < 300)
+    if status == 101:
+        lines += [field(draw, "Upgrade", "x"), field(draw, "Connection", "upgrade")]
+    if is_tunnel or status == 204:
+        # RFC 9110 section 8.6, RFC 9112 section 6.1: neither length nor coding
+        content = b""
+    elif framing == "length":
+        lines.append(field(draw, "Content-Length", draw(st.sampled_from(["{}", "{:03}"])).format(len(content))))
+        body = content
+    elif framing == "chunked" and version == "1.1":
+        lines.append(field(draw, "Transfer-Encoding", draw(st.sampled_from(["chunked", "Chunked", "CHUNKED"]))))
+        body = chunked(draw, chunks)
+    else:
+        body, ends = content, True
+    if method == "HEAD" or status == 304:
+        content, body, ends = b"", b"", False
+    if ends:
+        behind = b""
+    start = f"HTTP/{version} {status} {draw(REASONS)}"
+    draw(st.randoms(use_true_random=False)).shuffle(lines)
+    return Sent(method, interim + head(start, lines) + body, content, behind, ends)
+
+
+@st.composite
+def broken(draw: st.DrawFn) -> Sent:
+    """Break a valid response in one place or in some."""
+    sent = draw(valid())
+    data = sent.data
+    for _ in range(draw(st.integers(1, 3))):
+        starts = [0, *(at + 1 for at, byte in enumerate(data) if byte == ord("\n"))]
+        at = draw(st.one_of(st.sampled_from(starts), st.integers(0, len(data))))
+        width = draw(st.one_of(st.integers(0, 3), st.sampled_from([data.find(b"\n", at) + 1 - at, len(data)])))
+        piece = data[at : at + max(width, 0)]
+        match draw(st.sampled_from(["delete", "duplicate", "insert", "insert", "flip", "cut off"])):
+            case "delete":
+                data = data[:at] + data[at + len(piece) :]
+            case "duplicate":
+                data = data[:at] + piece + data[at:]
+            case "insert":
+                data = data[:at] + draw(NASTY) + data[at:]
+            case "flip":
+                data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
+            case _:
+                data = data[:at]
+    return Sent(sent.method, data, b"", b"", draw(st.booleans()))
+
+
+class Reading(NamedTuple):
+    """What h11 has read.
+
+    Attributes:
+        response: the final response, or the 101.
+        body: its body.
+        connection: h11's, for a look at its state.
+    """
+
+    response: h11.Response | h11.InformationalResponse
+    body: bytes
+    connection: h11.Connection
+
+
+def read_by_h11(method: str, data: bytes, *, eof: bool) -> Reading | None:
+    """Let h11 read a response; give None if it refuses it, or finds no end in it."""
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=1024 * 1024)
+    proposal = [("Host", "a"), ("Upgrade", "x"), ("Connection", "upgrade")]  # without it, h11 takes no 101
+    connection.send(h11.Request(method=method, target="a:1" if method == "CONNECT" else "/", headers=proposal))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(data)
+    if eof:
+        connection.receive_data(b"")
+    response: h11.Response | h11.InformationalResponse | None = None
+    body = b""
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError:
+            return None
+        match event:
+            case h11.InformationalResponse() if event.status_code != 101:
+                pass
+            case h11.InformationalResponse() | h11.Response():
+                response = event
+            case h11.Data():
+                body += event.data
+            case h11.EndOfMessage() | h11.PAUSED if response is not None:
+                return Reading(response, body, connection)
+            case _:
+                return None
+
+
+def is_only_h11_stricter(data: bytes, read: Outcome) -> bool:
+    """Say whether h11 refuses by a rule of its own what RFC 9112 has a client take.
+
+    That is about codings other than chunked, where they mean nothing: section 6.3, rules 1 and 2, an interim response,
+    one to HEAD, a 204, a 304 and one that opens a tunnel have no body, regardless of their header fields; and section
+    7.1.2, a client may discard the trailers, whatever they are. h11 refuses such a coding all the same.
+    """
+    assert read.head is not None
+    meaningless: list[bytes] = []
+    for head in data.split(b"\r\n\r\n"):
+        meaningless.append(head)
+        if not INTERIM.match(head):
+            break
+    if read.head.body is Body.CHUNKED:
+        meaningless[-1:] = TRAILERS.findall(data)
+    elif read.head.body not in {Body.NONE, Body.TUNNEL}:
+        del meaningless[-1]
+    codings = [[coding.strip(b" \t").lower() for coding in CODING.findall(lines)] for lines in meaningless]
+    return any(coding not in ([], [b"chunked"]) for coding in codings)
+
+
+def check_against_h11(sent: Sent, read: Outcome) -> None:
+    """Check that h11 reads what the parser has read to its end."""
+    assert read.head is not None
+    head = read.head
+    reading = read_by_h11(sent.method, sent.data, eof=head.body is Body.UNTIL_CLOSE)
+    if reading is None:
+        assert is_only_h11_stricter(sent.data, read), "h11 does not take it"
+        return
+    response, connection = reading.response, reading.connection
+    assert (response.http_version, response.status_code, response.reason) == (
+        head.version[5:],
+        head.status,
+        head.reason,
+    )
+    assert list(response.headers) == [as_h11_has_it(name, value) for name, value in head.headers]
+    assert reading.body == read.body
+    trailing, _ = connection.trailing_data
+    if head.body is Body.TUNNEL:
+        assert trailing == read.leading
+        assert not read.leaves_reusable
+    if read.leaves_reusable:
+        assert trailing == b""
+        if head.version == b"HTTP/1.0":
+            # RFC 9112 section 9.3 lets a client keep such a connection, if "keep-alive" is there; h11 never does.
+            assert connection.their_state is h11.MUST_CLOSE
+            assert b"keep-alive" in b",".join(value for _, value in head.headers).lower()
+        else:
+            connection.start_next_cycle()
+            assert connection.states == {h11.CLIENT: h11.IDLE, h11.SERVER: h11.IDLE}
+
+
+def as_h11_has_it(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Write a field as h11 does: it lowers codings, too."""
+    name, value = name.lower(), value.strip(b" \t")
+    return name, value.lower() if name == b"transfer-encoding" else value
+
+
+CUTS = st.lists(st.integers(0, 400), max_size=6)
+
+
+@FUZZ
+@given(sent=valid(), cuts=CUTS)
+def test_valid_responses_are_read_as_h11_reads_them(sent: Sent, cuts: list[int]) -> None:
+    """Whatever is valid is taken, whole and cut, and comes out as from h11; the connection is reusable as h11's is."""
+    read = outcome(sent.method, [sent.data], eof=sent.ends)
+    assert read.is_complete
+    assert not read.has_failed
+    assert read.head is not None
+    assert read.body == sent.body
+    assert read.leaves_reusable == (read.head.keeps_alive and not sent.behind)
+    check_against_h11(sent, read)
+    assert outcome(sent.method, cut_at(sent.data, cuts), eof=sent.ends) == read
+    assert outcome(sent.method, bytewise(sent.data), eof=sent.ends) == read
+    reading = read_by_h11(sent.method, sent.data, eof=sent.ends)
+    assert reading is not None
+    if read.head.version == b"HTTP/1.1":
+        is_reusable = reading.connection.their_state is h11.DONE and reading.connection.trailing_data == (b"", False)
+        assert read.leaves_reusable == is_reusable
+
+
+@FUZZ
+@given(sent=broken(), cuts=CUTS)
+@example(
+    Sent(
+        "GET",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nProxy-Connection: close\r\n\r\n0\r\n\r\nX",
+        b"",
+        b"",
+        False,
+    ),
+    [],
+)
+@example(Sent("GET", b"HTTP/1.1 200 O\x00K\r\nContent-Length: 0\r\n\r\n", b"", b"", False), [])
+def test_broken_responses_are_refused_or_read_as_h11_reads_them(sent: Sent, cuts: list[int]) -> None:
+    """Of what may be broken, the parser takes nothing that h11 does not take; and cuts make no difference."""
+    read = outcome(sent.method, [sent.data], eof=sent.ends)
+    if read.is_complete:
+        assert not read.has_failed
+        check_against_h11(sent, read)
+    else:
+        assert not read.leaves_reusable
+    assert outcome(sent.method, cut_at(sent.data, cuts), eof=sent.ends) == read
+    assert outcome(sent.method, bytewise(sent.data), eof=sent.ends) == read

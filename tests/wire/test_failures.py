@@ -1,0 +1,528 @@
+"""Failures on the wire: each is the exception that httpx's own transport raises there, and its message helps.
+
+And what does not become one: a request on a connection that the server has closed in that moment is sent again, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+import httpx
+import pytest
+from support.servers import Act, answer, drop, free_port, half_answer, raw_server, stall, stay_silent, talk_nonsense
+from support.wire import (
+    client_context,
+    fetch,
+    figures,
+    new_request,
+    new_transport,
+    open_sockets,
+    request_targets,
+    reset,
+    sockets_closed,
+)
+
+from prefect_http import HTTPTransport
+
+pytestmark = pytest.mark.anyio
+
+SHORT = 0.05
+NEVER_ASSIGNED = "192.0.2.1"  # RFC 5737
+
+
+# --- Servers that fail
+
+
+def say(data: bytes) -> Act:
+    """Send this, and close the connection."""
+
+    async def act(stream: anyio.abc.ByteStream) -> None:
+        await stream.send(data)
+        await stream.aclose()
+
+    return act
+
+
+def say_and_reset(data: bytes) -> Act:
+    """Send this, and reset the connection once it has arrived."""
+
+    async def act(stream: anyio.abc.ByteStream) -> None:
+        if data:
+            await stream.send(data)
+            await anyio.sleep(0.01)  # a reset overtakes what has not been read
+        reset(stream)
+        await stream.aclose()
+
+    return act
+
+
+def say_and_wait(data: bytes) -> Act:
+    """Send this, and nothing more until the client gives up."""
+
+    async def act(stream: anyio.abc.ByteStream) -> None:
+        await stream.send(data)
+        await stay_silent(stream)
+
+    return act
+
+
+async def wait_for_the_end(stream: anyio.abc.ByteStream) -> None:
+    """Read whatever comes, and answer nothing."""
+    async with stream:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+            while True:
+                await stream.receive()
+
+
+async def never_read(stream: anyio.abc.ByteStream) -> None:
+    """Read next to nothing; on asyncio, anyio reads on by itself until it has been asked once."""
+    async with stream:
+        await stream.receive(1)
+        await anyio.sleep_forever()
+
+
+async def read_some_and_reset(stream: anyio.abc.ByteStream) -> None:
+    """Read a little, and reset the connection."""
+    await stream.receive(100)
+    reset(stream)
+    await stream.aclose()
+
+
+async def be_no_tls(stream: anyio.abc.ByteStream) -> None:
+    """Speak first, and no TLS."""
+    async with stream:
+        await stream.send(b"220 smtp.example.org ESMTP\r\n")
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+            await stream.receive()
+
+
+async def hang_up(stream: anyio.abc.ByteStream) -> None:
+    """Close the connection at once."""
+    await stream.aclose()
+
+
+@contextlib.asynccontextmanager
+async def accepting(serve: Act) -> AsyncGenerator[int]:
+    """Run a server that does this with each connection; give its port."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    with anyio.fail_after(10):
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, serve)
+            yield listener.extra(anyio.abc.SocketAttribute.local_port)
+            tasks.cancel_scope.cancel()
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """Give a body without an end."""
+    while True:
+        yield b"x" * 65536
+
+
+async def one_shot() -> AsyncIterator[bytes]:
+    """Give a short body once."""
+    yield b"only "
+    yield b"once"
+
+
+# --- The same situation for both transports
+
+
+@dataclass(frozen=True)
+class Case:
+    """A situation, and what is raised in it.
+
+    Attributes:
+        error: the exception; several, where it depends on the system which one.
+        act: what the server does with the request.
+        serve: or else what it does with each connection.
+        url: where to; with the port.
+        method: of the request.
+        content: makes its body.
+        timeouts: those that are not 5 s.
+        says: what stands in the message; with the port.
+    """
+
+    error: type[Exception] | tuple[type[Exception], ...]
+    act: Act | None = None
+    serve: Act | None = None
+    url: str = "http://user:secret@127.0.0.1:{port}/?key=secret"
+    method: str = "GET"
+    content: Callable[[], bytes | AsyncIterable[bytes] | None] = lambda: None
+    timeouts: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    says: str = ""
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """All that may be raised."""
+        return self.error if isinstance(self.error, tuple) else (self.error,)
+
+    @contextlib.asynccontextmanager
+    async def server(self) -> AsyncGenerator[int]:
+        """Run the server; give its port."""
+        if self.act is not None:
+            async with raw_server(self.act) as server:
+                yield server.port
+        elif self.serve is not None:
+            async with accepting(self.serve) as port:
+                yield port
+        else:
+            yield free_port()
+
+    async def outcome(self, transport: httpx.AsyncBaseTransport, port: int) -> BaseException:
+        """Send the request, and give what is raised."""
+        request = new_request(self.url.format(port=port), self.method, self.content(), **self.timeouts)
+        async with transport:
+            with anyio.fail_after(5), pytest.raises(Exception) as caught:  # noqa: PT011, it is looked at
+                await fetch(transport, request)
+        return caught.value
+
+
+SECURE = "https://user:secret@127.0.0.1:{port}/?key=secret"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+BREAKS = (httpx.ReadError, "the connection to 127.0.0.1:{port} broke while reading: ")
+SILENT = "127.0.0.1:{port} sent nothing for 0.05 s"
+WRITE_SHORT: dict[str, float | None] = {"write": SHORT}
+NO_TAKER = "127.0.0.1:{port} took no data for 0.05 s"
+
+CASES = {
+    "unknown-host": Case(
+        httpx.ConnectError, url="http://user:secret@no-such-host.invalid/", says="no-such-host.invalid:80"
+    ),
+    "refused": Case(httpx.ConnectError, says="no connection to 127.0.0.1:{port}: "),
+    "refused-by-all": Case(
+        httpx.ConnectError, url="http://localhost:{port}/", says="no connection to localhost:{port}: "
+    ),
+    "no-tls": Case(httpx.ConnectError, serve=be_no_tls, url=SECURE, says="127.0.0.1:{port}"),
+    "closed-for-tls": Case(httpx.ConnectError, serve=hang_up, url=SECURE, says="127.0.0.1:{port}"),
+    "reset-for-tls": Case(httpx.ConnectError, serve=read_some_and_reset, url=SECURE, says="127.0.0.1:{port}"),
+    "slow-tls": Case(
+        httpx.ConnectTimeout, serve=wait_for_the_end, url=SECURE, timeouts={"connect": SHORT}, says="within 0.05 s"
+    ),
+    "no-time-for-tcp": Case(
+        httpx.ConnectTimeout, act=drop, timeouts={"connect": 0}, says="127.0.0.1:{port} within 0 s"
+    ),
+    "closed": Case(httpx.RemoteProtocolError, act=drop, says="Server disconnected without sending a response"),
+    "reset": Case(BREAKS[0], act=say_and_reset(b""), says=BREAKS[1]),
+    "closed-in-head": Case(httpx.RemoteProtocolError, act=say(HEAD[:30])),
+    "reset-in-head": Case(BREAKS[0], act=say_and_reset(HEAD[:30]), says=BREAKS[1]),
+    "closed-in-body": Case(httpx.RemoteProtocolError, act=half_answer(), says="90 of 100 bytes are missing"),
+    "reset-in-body": Case(BREAKS[0], act=say_and_reset(HEAD + b"0123456789"), says=BREAKS[1]),
+    "closed-in-chunk": Case(httpx.RemoteProtocolError, act=say(CHUNKED + b"5\r\nab")),
+    "closed-before-last-chunk": Case(httpx.RemoteProtocolError, act=say(CHUNKED + b"2\r\nab\r\n")),
+    "reset-in-chunk": Case(BREAKS[0], act=say_and_reset(CHUNKED + b"5\r\nab"), says=BREAKS[1]),
+    "reset-in-endless-body": Case(BREAKS[0], act=say_and_reset(b"HTTP/1.1 200 OK\r\n\r\nabc"), says=BREAKS[1]),
+    "bad-chunk": Case(httpx.RemoteProtocolError, act=say(CHUNKED + b"xyz\r\n")),
+    "garbage": Case(httpx.RemoteProtocolError, act=talk_nonsense),
+    "slow-answer": Case(httpx.ReadTimeout, act=stay_silent, timeouts={"read": SHORT}, says=SILENT),
+    "slow-head": Case(httpx.ReadTimeout, act=say_and_wait(HEAD[:30]), timeouts={"read": SHORT}, says=SILENT),
+    "slow-body": Case(httpx.ReadTimeout, act=stall, timeouts={"read": SHORT}, says=SILENT),
+    "slow-chunk": Case(
+        httpx.ReadTimeout, act=say_and_wait(CHUNKED + b"5\r\nab"), timeouts={"read": SHORT}, says=SILENT
+    ),
+    "slow-answer-to-upload": Case(
+        httpx.ReadTimeout, act=stay_silent, method="POST", content=one_shot, timeouts={"read": SHORT}, says=SILENT
+    ),
+    "no-time-to-read": Case(
+        httpx.ReadTimeout, act=stay_silent, timeouts={"read": 0}, says="127.0.0.1:{port} sent nothing"
+    ),
+    "slow-taker": Case(
+        httpx.WriteTimeout,
+        serve=never_read,
+        method="POST",
+        content=lambda: b"x" * 20_000_000,
+        timeouts=WRITE_SHORT,
+        says=NO_TAKER,
+    ),
+    "slow-taker-of-upload": Case(
+        httpx.WriteTimeout, serve=never_read, method="POST", content=endless, timeouts=WRITE_SHORT, says=NO_TAKER
+    ),
+    "slow-taker-without-limit-to-read": Case(
+        httpx.WriteTimeout,
+        serve=never_read,
+        method="POST",
+        content=endless,
+        timeouts={"write": SHORT, "read": None},
+        says=NO_TAKER,
+    ),
+    "slow-taker-who-may-not-answer": Case(
+        httpx.WriteTimeout,
+        serve=never_read,
+        method="POST",
+        content=endless,
+        timeouts={"write": SHORT, "read": SHORT / 2},
+        says=NO_TAKER,
+    ),
+    "reset-while-sending": Case(
+        (httpx.ReadError, httpx.RemoteProtocolError), serve=read_some_and_reset, method="POST", content=endless
+    ),
+    "reset-while-sending-bytes": Case(
+        (httpx.ReadError, httpx.RemoteProtocolError),
+        serve=read_some_and_reset,
+        method="POST",
+        content=lambda: b"x" * 20_000_000,
+    ),
+    "relative": Case(httpx.UnsupportedProtocol, act=answer(), url="/path"),
+    "no-scheme": Case(httpx.UnsupportedProtocol, act=answer(), url="//127.0.0.1:{port}/path"),
+    "other-scheme": Case(httpx.UnsupportedProtocol, act=answer(), url="ftp://127.0.0.1/", says="ftp"),
+    "other-scheme-and-port": Case(
+        httpx.UnsupportedProtocol, act=answer(), url="gopher://127.0.0.1:{port}/", says="gopher"
+    ),
+    "mail": Case(httpx.UnsupportedProtocol, act=answer(), url="mailto:user@example.org", says="mailto"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_failures(name: str) -> None:
+    """A failure is the exception that it is with httpx; its message says where and how long, and tells no secrets."""
+    case, transport, sockets = CASES[name], new_transport(), open_sockets()
+    async with case.server() as port:
+        error = await case.outcome(transport, port)
+        says = case.says.format(port=port)
+    assert type(error) in case.errors
+    assert says in str(error)
+    assert "secret" not in f"{error!r}{error.__cause__!r}"
+    assert figures(transport) == (0, 0, 0)
+    await sockets_closed(sockets)
+
+
+# httpx leaves the caller's body to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")
+@pytest.mark.parametrize("name", CASES)
+async def test_failures_with_httpx(name: str) -> None:
+    """In the same situation, httpx.AsyncHTTPTransport raises the same exception."""
+    case = CASES[name]
+    async with case.server() as port:
+        error = await case.outcome(httpx.AsyncHTTPTransport(verify=client_context()), port)
+    gc.collect()
+    assert type(error) in case.errors
+
+
+def httpxs_own(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
+    """Make httpx's own transport."""
+    return httpx.AsyncHTTPTransport(verify=False, limits=limits)
+
+
+@pytest.mark.parametrize("new", [new_transport, httpxs_own])
+@pytest.mark.parametrize("seconds", [0, SHORT])
+async def test_pool_timeout(new: Callable[[httpx.Limits], httpx.AsyncBaseTransport], seconds: float) -> None:
+    """A request that gets no connection in time raises PoolTimeout, and the one that is there stays."""
+    async with raw_server(answer(body=b"fine")) as server, new(httpx.Limits(max_connections=1)) as transport:
+        response = await transport.handle_async_request(new_request(server.url))
+        with pytest.raises(httpx.PoolTimeout) as caught:
+            await fetch(transport, new_request(server.url, pool=seconds))
+        assert type(caught.value) is httpx.PoolTimeout
+        if isinstance(transport, HTTPTransport):
+            assert f"{seconds:g} s" in str(caught.value)
+            assert figures(transport) == (1, 0, 0)
+        await response.aread()
+        assert await fetch(transport, server.url) == b"fine"
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_timeouts_are_off(method: str) -> None:
+    """With timeouts of None, and with none at all, nothing is limited."""
+    none: dict[str, float | None] = dict.fromkeys(("connect", "read", "write", "pool"))
+    async with raw_server(answer(body=b"fine")) as server, new_transport() as transport:
+        with anyio.fail_after(5):
+            request = new_request(server.url, method, one_shot() if method == "POST" else None, **none)
+            assert await fetch(transport, request) == b"fine"
+            assert await fetch(transport, httpx.Request(method, server.url)) == b"fine"
+
+
+async def test_timeout_is_for_each_part() -> None:
+    """The limit on the time to read holds for each part, and not for all of the body."""
+
+    async def slowly(stream: anyio.abc.ByteStream) -> None:
+        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        for _ in range(5):
+            await anyio.sleep(0.03)
+            await stream.send(b"x")
+
+    async with raw_server(slowly) as server, new_transport() as transport:
+        assert await fetch(transport, new_request(server.url, read=0.1)) == b"x" * 5
+
+
+@pytest.mark.parametrize(
+    "host", ["a" * 64 + ".invalid", "a..invalid", "x" * 300], ids=["long-label", "empty-label", "long-name"]
+)
+async def test_host_that_is_none(host: str) -> None:
+    """A name that no host can have is a host that is not found, where httpx raises a UnicodeError."""
+    async with new_transport() as transport:
+        with anyio.fail_after(10), pytest.raises(httpx.ConnectError):
+            await fetch(transport, f"http://{host}/")
+        assert figures(transport) == (0, 0, 0)
+
+
+# httpx leaves the socket to the garbage collector, and so does anyio on trio where it cannot bind one.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize(
+    "new",
+    [
+        lambda: HTTPTransport(verify=False, local_address=NEVER_ASSIGNED),
+        lambda: httpx.AsyncHTTPTransport(verify=False, local_address=NEVER_ASSIGNED),
+        lambda: HTTPTransport(verify=False, socket_options=[(socket.SOL_SOCKET, 9999, 1)]),
+        lambda: httpx.AsyncHTTPTransport(verify=False, socket_options=[(socket.SOL_SOCKET, 9999, 1)]),
+    ],
+    ids=["address-ours", "address-httpx", "option-ours", "option-httpx"],
+)
+async def test_bad_arguments_of_sockets(new: Callable[[], httpx.AsyncBaseTransport]) -> None:
+    """An address or an option that the system does not know is a ConnectError."""
+    async with raw_server(answer()) as server, new() as transport:
+        with pytest.raises(httpx.ConnectError):
+            await fetch(transport, server.url)
+        if isinstance(transport, HTTPTransport):
+            assert figures(transport) == (0, 0, 0)
+    gc.collect()
+
+
+async def fail() -> AsyncIterator[bytes]:
+    """Fail in the middle of a body."""
+    yield b"begun"
+    raise LookupError("the caller's own")
+
+
+@pytest.mark.parametrize("new", [new_transport, lambda: httpx.AsyncHTTPTransport(verify=False)], ids=["ours", "httpx"])
+async def test_body_that_fails(new: Callable[[], httpx.AsyncBaseTransport]) -> None:
+    """What a body's stream raises comes out plain, as with httpx."""
+    async with raw_server(answer()) as server, new() as transport:
+        with pytest.raises(LookupError, match="the caller's own"):
+            await fetch(transport, new_request(server.url, "POST", fail()))
+        if isinstance(transport, HTTPTransport):
+            assert figures(transport) == (0, 0, 0)
+
+
+async def test_body_that_is_too_short() -> None:
+    """A body that is shorter than promised is a LocalProtocolError, where httpx raises h11's own."""
+    async with accepting(wait_for_the_end) as port, new_transport() as transport:
+        request = new_request(f"http://127.0.0.1:{port}/", "POST", one_shot())
+        del request.headers["Transfer-Encoding"]
+        request.headers["Content-Length"] = "100"
+        with pytest.raises(httpx.LocalProtocolError):
+            await fetch(transport, request)
+        assert figures(transport) == (0, 0, 0)
+
+
+# --- What is sent again
+
+
+CLOSES = pytest.mark.parametrize("close", [drop, say_and_reset(b"")], ids=["closed", "reset"])
+
+
+@CLOSES
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"])
+async def test_sent_again(method: str, close: Act) -> None:
+    """A request on a connection that the server closes in that moment goes out once more, on a fresh one."""
+    content = b"all of it" if method in {"PUT", "DELETE"} else None
+    async with raw_server(answer(), close, answer(204)) as server, new_transport() as transport:
+        await fetch(transport, server.url)
+        response = await transport.handle_async_request(new_request(server.url + "again", method, content))
+        await response.aclose()
+        assert figures(transport) == (1, 1, 0)
+    assert response.status_code == 204
+    assert [(each.method, each.target, each.body) for each in server.requests[1:]] == [
+        (method, "/again", content or b"")
+    ] * 2
+    assert server.connections == 2
+
+
+@CLOSES
+async def test_long_body_is_sent_again(close: Act) -> None:
+    """A body of many bytes is there to be sent again, whole."""
+    body = bytes(range(256)) * 4000
+    async with raw_server(answer(), close, answer(body=b"fine")) as server, new_transport() as transport:
+        await fetch(transport, server.url)
+        assert await fetch(transport, new_request(server.url, "PUT", body)) == b"fine"
+        assert figures(transport) == (1, 1, 0)
+    assert [each.body == body for each in server.requests] == [False, True, True]
+
+
+@CLOSES
+@pytest.mark.parametrize(
+    ("method", "content"), [("POST", b"pay"), ("PATCH", b"add 1"), ("POST", None), ("CONNECT", None), ("PUT", one_shot)]
+)
+async def test_not_sent_again(
+    method: str, content: bytes | Callable[[], AsyncIterator[bytes]] | None, close: Act
+) -> None:
+    """What may not be repeated, or cannot be, fails as the first time."""
+    body = content() if callable(content) else content
+    async with raw_server(answer(), close, answer()) as server, new_transport() as transport:
+        await fetch(transport, server.url)
+        with pytest.raises(httpx.RemoteProtocolError if close is drop else httpx.ReadError):
+            await fetch(transport, new_request(server.url + "again", method, body))
+        assert figures(transport) == (0, 0, 0)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"220 smtp.example.org\r\n", b"\r\n", b"\0"],
+)
+@pytest.mark.parametrize("then", [say, say_and_reset], ids=["closed", "reset"])
+async def test_not_sent_again_once_there_is_an_answer(data: bytes, then: Callable[[bytes], Act]) -> None:
+    """A request that any byte has come back for is not sent again, be that no HTTP."""
+    async with raw_server(answer(), then(data), answer()) as server, new_transport() as transport:
+        await fetch(transport, server.url)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await fetch(transport, server.url)
+        assert figures(transport) == (0, 0, 0)
+    assert len(server.requests) == 2
+
+
+@CLOSES
+async def test_not_sent_again_on_a_fresh_connection(close: Act) -> None:
+    """A request that fails on a connection of its own is not sent again."""
+    async with raw_server(close, answer()) as server, new_transport() as transport:
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await fetch(transport, server.url)
+    assert len(server.requests) == 1
+
+
+@CLOSES
+async def test_sent_again_only_once(close: Act) -> None:
+    """A request that fails again is not sent a third time."""
+    async with raw_server(answer(), close, close, answer()) as server, new_transport() as transport:
+        await fetch(transport, server.url)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await fetch(transport, server.url)
+        assert figures(transport) == (0, 0, 0)
+    assert (len(server.requests), server.connections) == (3, 2)
+
+
+async def test_sent_again_on_a_fresh_connection() -> None:
+    """The second time, it is no idle connection that is taken: that one may be as stale."""
+    async with raw_server(answer(), answer(), drop, answer()) as server, new_transport() as transport:
+        for response in [await transport.handle_async_request(new_request(server.url)) for _ in range(2)]:
+            await response.aread()
+        assert figures(transport) == (2, 2, 0)
+        await fetch(transport, server.url)
+        assert figures(transport) == (2, 2, 0)
+    assert server.connections == 3
+
+
+async def test_slow_answer_is_not_asked_for_again() -> None:
+    """A timeout on a reused connection is a timeout."""
+    async with raw_server(answer(), stay_silent, answer()) as server, new_transport() as transport:
+        await fetch(transport, server.url)
+        with pytest.raises(httpx.ReadTimeout):
+            await fetch(transport, new_request(server.url, read=SHORT))
+        assert figures(transport) == (0, 0, 0)
+    assert len(server.requests) == 2
+
+
+async def test_server_that_is_gone() -> None:
+    """When the server closes the connection and then refuses another, it is the refusal that is raised."""
+    async with new_transport() as transport:
+        async with raw_server(answer()) as server:
+            await fetch(transport, server.url)
+        with pytest.raises(httpx.ConnectError):
+            await fetch(transport, server.url)
+        assert figures(transport) == (0, 0, 0)
+    assert request_targets(server) == ["/"]

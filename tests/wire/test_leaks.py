@@ -1,0 +1,251 @@
+"""Twenty thousand requests to a server that misbehaves at random, from tasks that give up at random: nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import warnings
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import httpx
+import pytest
+import trio
+from support.wire import figures, new_request, open_sockets, reset, sockets_closed, until
+
+from prefect_http import HTTPTransport
+
+REQUESTS, TASKS, CONNECTIONS = 10_000, 100, 20
+HEAD_END = b"\r\n\r\n"
+FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
+LONG = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+WAYS = (
+    *["fine"] * 70,
+    *["in parts"] * 5,
+    *["chunked"] * 5,
+    *["slow"] * 3,
+    *["closed behind"] * 2,
+    *["closed while idle"] * 2,
+    *["trailing bytes"] * 2,
+    *["more while idle"] * 2,
+    *["closed", "reset", "half a head", "half a body", "half a body and reset", "garbage", "early answer", "silent"],
+)
+OUTCOMES = {
+    *("through", "cancelled", "natively cancelled", "RemoteProtocolError", "ReadError", "ReadTimeout", "PoolTimeout"),
+    *("ConnectTimeout", "ConnectError", "WriteError", "WriteTimeout"),
+}
+
+
+@dataclass
+class Chaos:
+    """What all who take part share.
+
+    Attributes:
+        dice: decides everything.
+        left: how many requests are still to be made.
+        seen: counts what the server did, and what came of the requests.
+        open: how many connections the server has.
+        wrong: answers that belong to no request.
+    """
+
+    dice: random.Random
+    left: int = REQUESTS
+    seen: Counter[str] = field(default_factory=Counter[str])
+    open: int = 0
+    wrong: list[bytes] = field(default_factory=list[bytes])
+
+    async def serve(self, stream: anyio.abc.SocketStream) -> None:
+        """Serve a connection, until it is closed by one side or the other."""
+        self.open += 1
+        try:
+            async with stream:
+                with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError):
+                    while await self.answer(stream):
+                        pass
+        finally:
+            self.open -= 1
+
+    async def answer(self, stream: anyio.abc.SocketStream) -> bool:
+        """Answer a request in some way; say whether to go on with the connection."""
+        data = await stream.receive()
+        while HEAD_END not in data:
+            data += await stream.receive()
+        way = self.dice.choice(WAYS)
+        self.seen[way] += 1
+        head, _, body = data.partition(HEAD_END)
+        if way != "early answer":
+            while b"\r\nTransfer-Encoding: chunked" in head and not body.endswith(b"0\r\n\r\n"):
+                body += await stream.receive()
+        match way:
+            case "fine":
+                await stream.send(FINE)
+            case "in parts":
+                for part in (FINE[:10], FINE[10:40], FINE[40:]):
+                    await stream.send(part)
+                    await anyio.lowlevel.checkpoint()
+            case "chunked":
+                await stream.send(LONG + b"2\r\nfi\r\n")
+                await anyio.lowlevel.checkpoint()
+                await stream.send(b"2\r\nne\r\n0\r\n\r\n")
+            case "slow":
+                for _ in range(self.dice.randrange(20)):
+                    await anyio.lowlevel.checkpoint()
+                await stream.send(FINE)
+            case "closed behind":
+                await stream.send(FINE.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
+                return False
+            case "closed while idle":
+                await stream.send(FINE)
+                await anyio.lowlevel.checkpoint()
+                return False
+            case "trailing bytes":
+                await stream.send(FINE + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+            case "more while idle":
+                await stream.send(FINE)
+                await anyio.lowlevel.checkpoint()
+                # Where the next request has gone out already, nobody could tell that this is not its answer.
+                await stream.send(FINE.replace(b"200 OK", b"408 Request Timeout"))
+            case "reset":
+                reset(stream)
+                return False
+            case "half a head":
+                await stream.send(FINE[:20])
+                return False
+            case "half a body":
+                await stream.send(FINE[:-2])
+                return False
+            case "half a body and reset":
+                await stream.send(LONG + b"5\r\nfi")
+                reset(stream)
+                return False
+            case "garbage":
+                await stream.send(b"220 smtp.example.org ESMTP\r\n")
+                return False
+            case "early answer":
+                await stream.send(FINE.replace(b"200 OK", b"413 No"))
+                return False
+            case "silent":
+                await stream.receive()
+                return False
+            case _:
+                return False
+        return True
+
+    async def ask(self, transport: HTTPTransport, url: str) -> None:
+        """Make requests for as long as there are any left to make."""
+        while self.left:
+            self.left -= 1
+            patience = self.dice.choice([None] * 17 + ["timeouts", "few steps", "some time"])
+            try:
+                if patience == "few steps":
+                    await self.ask_and_cancel(transport, url)
+                else:
+                    with anyio.move_on_after(self.dice.random() * 0.01 if patience == "some time" else 5):
+                        await self.ask_once(transport, url, 0.01 if patience == "timeouts" else 0.1)
+                    self.seen["through"] += 1
+            except httpx.TransportError as error:
+                self.seen[type(error).__name__] += 1
+
+    async def ask_and_cancel(self, transport: HTTPTransport, url: str) -> None:
+        """Make a request, and cancel it a few steps later."""
+        steps = self.dice.randrange(12)
+        with contextlib.suppress(httpx.TransportError):
+            if asyncio_runs() and self.dice.random() < 0.5:
+                task = asyncio.create_task(self.ask_once(transport, url, 0.1))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                self.seen["natively cancelled"] += task.cancelled()
+                if not task.cancelled():
+                    task.result()
+                return
+
+            async def ask(scope: anyio.CancelScope) -> None:
+                with contextlib.suppress(httpx.TransportError), scope:
+                    await self.ask_once(transport, url, 0.1)
+                self.seen["cancelled"] += scope.cancelled_caught
+
+            async with anyio.create_task_group() as tasks:
+                scope = anyio.CancelScope()
+                tasks.start_soon(ask, scope)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                scope.cancel()
+
+    async def ask_once(self, transport: HTTPTransport, url: str, seconds: float) -> None:
+        """Make a request of some kind, and read the answer, or leave it."""
+        kind = self.dice.choice(["GET"] * 6 + ["PUT", "POST", "upload"])
+        content = {"GET": None, "upload": self.upload()}.get(kind, b"x" * 100)
+        method = "POST" if kind == "upload" else kind
+        request = new_request(url, method, content, read=seconds, write=seconds, pool=20 * seconds, connect=seconds)
+        response = await transport.handle_async_request(request)
+        try:
+            if self.dice.random() < 0.95 and await response.aread() != b"fine":
+                self.wrong.append(response.content)
+        finally:
+            await response.aclose()
+
+    async def upload(self) -> AsyncIterator[bytes]:
+        """Give a body in parts."""
+        for _ in range(3):
+            yield b"x" * 100
+            await anyio.lowlevel.checkpoint()
+
+
+def asyncio_runs() -> bool:
+    """Say whether asyncio is what runs this."""
+    return anyio.get_cancelled_exc_class() is asyncio.CancelledError
+
+
+def tasks_running() -> int:
+    """Count the tasks of this event loop."""
+    if asyncio_runs():
+        return len(asyncio.all_tasks())
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@pytest.mark.anyio
+async def test_nothing_is_left_over() -> None:
+    """After 10,000 requests of all fates, no place is held, and no socket and no task is left; nobody warns."""
+    gc.collect()
+    sockets, tasks, chaos = open_sockets(), tasks_running(), Chaos(random.Random(20))
+    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS - 5)
+    transport = HTTPTransport(verify=False, limits=limits)
+    most = 0
+    with warnings.catch_warnings(record=True) as warned, anyio.fail_after(60):
+        warnings.simplefilter("always")
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", backlog=1000)
+        url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/"
+        async with listener, anyio.create_task_group() as serving:
+            serving.start_soon(listener.serve, chaos.serve)
+            async with anyio.create_task_group() as asking:
+                for _ in range(TASKS):
+                    asking.start_soon(chaos.ask, transport, url)
+                while chaos.left:
+                    connections, idle, _ = figures(transport)
+                    most = max(most, connections)
+                    assert idle <= connections <= CONNECTIONS
+                    assert idle <= CONNECTIONS - 5
+                    await anyio.sleep(0.01)
+            connections, idle, waiting = figures(transport)
+            assert (connections, waiting) == (idle, 0)
+            await transport.aclose()
+            assert figures(transport) == (0, 0, 0)
+            await until(lambda: chaos.open == 0)
+            serving.cancel_scope.cancel()
+        await sockets_closed(sockets)
+        await until(lambda: tasks_running() == tasks)
+        gc.collect()
+    assert [str(each.message) for each in warned] == []
+    assert chaos.wrong == []
+    assert most == CONNECTIONS
+    assert set(WAYS) <= set(chaos.seen) <= set(WAYS) | OUTCOMES
+    assert {"cancelled", "through", "ReadTimeout", "ReadError", "RemoteProtocolError"} <= set(chaos.seen)
