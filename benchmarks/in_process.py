@@ -22,7 +22,7 @@ from benchmarks._apps import Download, TwoChunks, hello, starlette_app, upload
 from benchmarks._measure import Ratio, compare
 from benchmarks._table import print_checked, print_table
 from prefect_http import ASGITransport, PrefectHttpxClient
-from prefect_http._asgi.app_call import Exchange
+from prefect_http._asgi.streamed_response import StreamedResponse
 from prefect_http._types import ASGIApp
 
 _URL = "http://localhost/"
@@ -146,11 +146,11 @@ async def _open_at_once(streams: int, with_collector: bool) -> float:
         gc.enable()
 
 
-async def _open(transport: ASGITransport) -> Exchange:
+async def _open(transport: ASGITransport) -> StreamedResponse:
     # Without a client, which would add the same to each.
     response = await transport.handle_async_request(httpx.Request("GET", _URL))
     body = response.stream
-    assert isinstance(body, Exchange)
+    assert isinstance(body, StreamedResponse)
     return body
 
 

@@ -1,366 +1,262 @@
-"""One request to an ASGI app and its response, between the app's call and the caller.
+"""AppCall: the app's side of one request, from its call to the outcome.
 
-    caller, in any tasks                      app, in any tasks
-    the request's body ─────────────────────> receive(): http.request
-    head() <───────────────────────────────── send(): http.response.start
-    anext() <───────── a bounded buffer ───── send(): http.response.body; waits while the buffer is full
-    its end <──────────────────────────────── the end of the call
-    aclose(), or a failure to wait ─────────> receive(): http.disconnect; after a grace, cancellation
+    the caller's side, a ResponseSink                    the app, in any of its tasks
+    the request body ──────────────────────────────────> receive(): http.request
+    head_received() <─────────────────────────────────── send(): http.response.start
+    body_received() <─────────────────────────────────── send(): http.response.body; waits while there is no room
+    response_ended() <────────────────────────────────── the end of the call
+    disconnect() ──────────────────────────────────────> receive(): http.disconnect; after a grace period, cancellation
 
-What happens, happens between two awaits, and the awaits only wait for a change; so neither side minds in which of its
-tasks the other one acts, or in which order.
-
-The response outlives the call that began it, and may be read in another task than the one that asked for it. So the
-app runs in a root task, which none of the caller's tasks can end.
+StreamedResponse and InlineResponse are the two callers' sides; the call does not know which of them it has. All state
+changes happen between two awaits, and awaits only wait for a change. So it does not matter which task of either side
+acts, or in which order.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from typing import NoReturn, Self
+from collections.abc import Callable
+from typing import NoReturn, Protocol
 
 import anyio
-import anyio.lowlevel
 import httpx
 
 from prefect_http._app import app_name
-from prefect_http._asgi.body_buffer import BodyBuffer
-from prefect_http._asgi.http_protocol import Head, HTTPProtocol
-from prefect_http._asgi.request_body import RequestBody, StreamedBody, WholeBody
-from prefect_http._concurrency.backend import CancelScope, checkpoint, new_cancel_scope, open_nursery, spawn_root_task
+from prefect_http._asgi.http_protocol import HTTPProtocol
+from prefect_http._asgi.patience import Progress
+from prefect_http._asgi.request_body import RequestBody
+from prefect_http._concurrency.backend import checkpoint, new_cancel_scope
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._types import ASGIApp, Message, Scope
 
-# How many bytes an app may be ahead of its reader; the high-water mark of asyncio's transports and of uvicorn.
-BUFFER_BYTES = 64 * 1024
-# Seconds that an app has to end by itself, once it has been told that nobody listens any more.
+# Seconds that an app has to end by itself after a disconnect, before it is cancelled.
 GRACE = 1.0
-# How often it can send or receive after the end. In steps as well as in seconds, lest it keeps the processor busy.
+# How often an app may send or receive after the end without waiting. Without this limit, an app that does nothing else
+# would keep the processor busy throughout its grace period.
 _LINGERING_CALLS = 100
-# Seconds that it has to unwind, once it has been cancelled.
-UNWINDING = 5.0
 
 logger = logging.getLogger("prefect_http")
 
 
-class Exchange(httpx.AsyncByteStream):
-    """One request and its response; iterated over, the response's body.
+class ResponseSink(Protocol):
+    """The caller's side of an app's call: what takes the response, and decides how the app waits."""
 
-    An iterator of its own rather than a generator: there is nothing that the end of one would have to clean up.
+    def request_changed(self) -> None:
+        """Called when the app has taken a part of the request body, or the caller has produced one."""
+
+    def head_received(self) -> None:
+        """Called when the app has sent its status and headers."""
+
+    def body_received(self, chunk: bytes) -> bool:
+        """Called when the app has sent a part of its body, which may be empty.
+
+        Returns:
+            Whether the app has to wait for room before it sends more.
+        """
+        ...
+
+    def response_ended(self) -> None:
+        """Called when the app's call has ended, or has been aborted: no more of the response will come."""
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room for more of the body; called in the app's task."""
+
+    async def wait_for_request(self, request_changed: RepeatedEvent) -> None:
+        """Wait until there may be something for the app to receive; called in the app's task."""
+
+
+class AppCall:
+    """One call of an app for one request.
 
     Args:
         app: the app.
-        scope: the scope to call it with.
-        request: the request.
+        scope: the ASGI scope of the request.
+        method: the method of the request.
+        request_body: the body of the request.
+        sink: the caller's side. The call refers to it until it has ended, and no longer.
         raise_app_exceptions: whether the caller gets what the app raises.
-        on_end: called when the app's call has ended.
+        on_end: called when the call has ended.
+
+    Attributes:
+        protocol: what the app has sent.
+        request_body: the body of the request.
+        cancel_scope: the cancel scope that the app is called in.
+        failure: what the caller gets after the last part of the response; None: nothing yet, or a regular end.
+        is_disconnected: whether the app is told that the rest of its response is not wanted.
+        is_over: whether the call has ended.
     """
 
-    _is_left = False  # nobody takes the rest of the response
-    _is_over = False  # the app's call has ended
-    _failure: BaseException | None = None  # what the caller gets after the last chunk
-    _patience: CancelScope | None = None  # around the wait for an app that must not take too long
-    _lingering = 0  # the app's calls after the end
-    _root_task: object = None  # kept here, for nobody else holds on to it
+    failure: BaseException | None = None
+    is_disconnected = False
+    is_over = False
+    _lingering_calls = 0
 
     def __init__(
         self,
         app: ASGIApp,
         scope: Scope,
-        request: httpx.Request,
+        method: str,
+        request_body: RequestBody,
+        sink: ResponseSink,
         raise_app_exceptions: bool,
-        on_end: Callable[[Exchange], None],
+        on_end: Callable[[AppCall], None],
     ) -> None:
+        self.protocol = HTTPProtocol(method)
+        self.request_body = request_body
+        self.cancel_scope = new_cancel_scope()
         self._app = app
         self._scope = scope
+        self._sink = sink
         self._raise_app_exceptions = raise_app_exceptions
         self._on_end = on_end
-        self._timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
-        self._request_body = self._body_of(request)
-        self._protocol = HTTPProtocol(request.method)
-        self._chunks = BodyBuffer(BUFFER_BYTES)
-        self._app_scope = new_cancel_scope()
-        self._response_changed = RepeatedEvent()  # for the caller
-        self._request_changed = RepeatedEvent()  # for the app's receive()
+        self._request_changed = RepeatedEvent()
 
-    def _body_of(self, request: httpx.Request) -> RequestBody:
-        if isinstance(request.stream, httpx.ByteStream):
-            return WholeBody(request.read())
-        if not isinstance(request.stream, httpx.AsyncByteStream):
-            raise RuntimeError("the request has a sync body, which an async transport cannot send")
-        return StreamedBody(request.stream, self._on_request_body, self._on_request_body_error)
+    @property
+    def progress(self) -> Progress:
+        """How far the request and the response have come."""
+        protocol, body = self.protocol, self.request_body
+        return Progress(protocol.head is not None, protocol.is_complete, body.waits_for_app, body.waits_for_caller)
 
-    # The caller's side.
+    # For whoever runs the call.
 
-    def start(self) -> None:
-        """Call the app in a root task."""
-        self._root_task = spawn_root_task(self._main, "prefect_http request", self._end)
+    async def run_app(self) -> None:
+        """Call the app; to be awaited within ``cancel_scope``."""
+        await self._app(self._scope, self.receive, self.send)
 
-    async def head(self) -> Head:
-        """Wait for the response's status and headers.
+    def note_stray_cancellation(self) -> None:
+        """Note that the app's call was cancelled, but not by the caller."""
+        if not self.protocol.is_complete:
+            self.failure = self.failure or httpx.RemoteProtocolError("the app's call was cancelled")
 
-        Raises:
-            httpx.ReadTimeout: they did not come within the read timeout, once the app had taken the request.
-            httpx.WriteTimeout: the app did not take the request's body, or a part of it, within the write timeout.
-            httpx.RemoteProtocolError: the app ended without, or sent something else.
-            httpx.ReadError: the transport has been closed meanwhile.
-            Exception: what the app raised, or the stream of the request's body.
-
-        Cancellation:
-            Leaves the exchange.
-        """
-        try:
-            self._patience = new_cancel_scope()
-            self._renew_patience()
-            with self._patience:
-                while self._protocol.head is None and self._failure is None:
-                    await self._response_changed.wait()
-            self._patience = None
-            if self._protocol.head is None:
-                await self._fail()
-            return self._protocol.head
-        except BaseException:
-            self.leave()
-            raise
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Give the next part of the response's body; it ends once the app's call has returned.
-
-        Raises:
-            httpx.ReadTimeout: it did not come within the read timeout.
-            httpx.RemoteProtocolError: the app ended, or failed, in the middle of the body.
-            httpx.ReadError: the response or the transport has been closed meanwhile.
-            Exception: what the app raised, or the stream of the request's body.
-
-        Cancellation:
-            Leaves the exchange.
-        """
-        try:
-            while not self._chunks:
-                if self._failure is not None or self._is_left:
-                    self._failure = self._failure or httpx.ReadError("the response has been closed")
-                    await self._fail()
-                if self._is_over:
-                    raise StopAsyncIteration
-                await self._wait_for_news()
-            return self._chunks.take()
-        except StopAsyncIteration:
-            raise
-        except BaseException:
-            self.leave()
-            raise
-
-    async def _wait_for_news(self) -> None:
-        # Once all of the body is there, the app may take its time to end: it does its background work.
-        timeout = math.inf if self._protocol.is_complete else self._timeout("read")
-        patience = new_cancel_scope()
-        patience.deadline = anyio.current_time() + timeout
-        with patience:
-            await self._response_changed.wait()
+    def end(self, error: BaseException | None = None) -> None:
+        """Conclude the call, with what the app has raised. Does nothing if that has been done already."""
+        if self.is_over:
             return
-        if not (self._chunks or self._is_left or self._is_over):
-            await self._fail()
-
-    async def _fail(self) -> NoReturn:
-        failure, self._failure = self._failure, None
-        if failure is None:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
-            failure = self._timeout_error()
-        try:
-            raise failure
-        finally:
-            del failure  # it refers to this frame
-
-    async def aclose(self) -> None:
-        """Leave the exchange; wait for the app's call to end, unless it has sent the whole response.
-
-        Cancellation:
-            Ends the waiting. The app is told, and cancelled, all the same.
-        """
-        waits = not (self._is_left or self._is_over or self._protocol.is_complete)
-        self.leave()
-        if waits:
-            with anyio.move_on_after(GRACE + UNWINDING):
-                while not self._is_over:
-                    await self._response_changed.wait()
-
-    def leave(self) -> None:
-        """Have the app told that nobody takes the rest of the response, and cancelled after a grace.
-
-        An app that has sent all of it is left to its background work, as it would be by a server.
-        """
-        if self._is_left:
-            return
-        self._is_left = True
-        self._chunks.clear()
-        if self._failure is not None and is_foreign(self._failure):
-            self._log(self._failure)
-        if not self._is_over:
-            if not self._protocol.is_complete:
-                self._cancel_soon()
-            self._request_body.stop()
-            self._request_changed.notify()
-            self._response_changed.notify()
-
-    def abort(self, failure: BaseException) -> None:
-        """Have the app told and cancelled, whatever it has sent, and ``failure`` raised in the caller."""
-        if not self._is_left:
-            self.leave()
-            self._failure = failure
-        self._cancel_soon()
-
-    def _cancel_soon(self) -> None:
-        self._app_scope.deadline = min(self._app_scope.deadline, anyio.current_time() + GRACE)
-
-    # Patience.
-
-    def _renew_patience(self) -> None:
-        """Start the time anew that the app has for what the caller waits for."""
-        if self._patience is None or self._is_left:
-            return
-        before_head = self._protocol.head is None
-        if before_head and self._request_body.waits_for_app:
-            timeout = self._timeout("write")
-        elif self._protocol.is_complete or (before_head and self._request_body.waits_for_caller):
-            timeout = math.inf
-        else:
-            timeout = self._timeout("read")
-        self._patience.deadline = anyio.current_time() + timeout
-
-    def _timeout_error(self) -> httpx.TimeoutException:
-        if self._protocol.head is not None:
-            return httpx.ReadTimeout(f"the app sent nothing more of its response for {self._timeout('read'):g} s")
-        if self._request_body.waits_for_app:
-            return httpx.WriteTimeout(f"the app did not take the request body for {self._timeout('write'):g} s")
-        return httpx.ReadTimeout(f"the app did not begin its response for {self._timeout('read'):g} s")
-
-    # The app's side.
-
-    async def _main(self) -> None:
-        """Call the app; the root task's whole life."""
-        if isinstance(self._request_body, StreamedBody):
-            async with open_nursery() as nursery:
-                nursery.start_soon(self._request_body.produce)
-                error = await self._outcome_of_app()
-                self._request_body.stop()
-        else:
-            error = await self._outcome_of_app()
-        self._end(error)
-
-    async def _outcome_of_app(self) -> BaseException | None:
-        try:
-            with self._app_scope:
-                await self._call_app()
-        except anyio.get_cancelled_exc_class():
-            if anyio.current_effective_deadline() == -math.inf:
-                raise  # the event loop's run ends
-            self._on_stray_cancellation()
-        except BaseException as error:
-            return error
-        return None
-
-    def _on_stray_cancellation(self) -> None:
-        if not self._protocol.is_complete:
-            self._failure = self._failure or httpx.RemoteProtocolError("the app's call was cancelled")
-
-    async def _call_app(self) -> None:
-        await self._app(self._scope, self._receive, self._send)
-
-    def _end(self, error: BaseException | None = None) -> None:
-        if self._is_over:
-            return
-        self._is_over = True
-        self._request_body.stop()
-        failure = self._protocol.end(error, raise_app_exceptions=self._raise_app_exceptions)
-        reaches_caller = not self._is_left and self._failure is None
+        self.is_over = True
+        self.request_body.stop()
+        failure = self.protocol.end(error, raise_app_exceptions=self._raise_app_exceptions)
+        reaches_caller = not self.is_disconnected and self.failure is None
         if reaches_caller:
-            self._failure = failure
+            self.failure = failure
         if error is not None:
             if failure is error:
                 mark_foreign(error)
             if not (reaches_caller and self._raise_app_exceptions):
                 self._log(error)
-        self._response_changed.notify()
+        self._sink.response_ended()
+        del self._sink  # it refers to this call
         self._request_changed.notify()
         self._on_end(self)
 
-    async def _receive(self) -> Message:
-        while True:
-            if self._is_left or self._protocol.is_complete or self._is_over:
-                await self._linger()
-                return {"type": "http.disconnect"}
-            taken = self._request_body.take()
+    # For the caller's side.
+
+    def raise_failure(self) -> NoReturn:
+        """Raise the failure, once; after that, and if there is none, an error that says that the response is closed.
+
+        Raises:
+            httpx.ReadError: the response was closed.
+            BaseException: the failure.
+        """
+        failure = self.failure or httpx.ReadError("the response has been closed")
+        self.failure = None
+        try:
+            raise failure
+        finally:
+            del failure  # it refers to this frame
+
+    def disconnect(self, failure: BaseException | None = None) -> None:
+        """Tell the app that the rest of its response is not wanted, and cancel it after a grace period.
+
+        An app that has sent its whole response is not cancelled, but left to its background work, as by a server.
+
+        Args:
+            failure: what the caller gets for the rest of the response.
+        """
+        if self.is_disconnected:
+            return
+        self.is_disconnected = True
+        unread, self.failure = self.failure, failure
+        if unread is not None and is_foreign(unread):
+            self._log(unread)
+        if not self.is_over:
+            if not self.protocol.is_complete:
+                self._cancel_soon()
+            self.request_body.stop()
+            self._request_changed.notify()
+
+    def abort(self, failure: BaseException) -> None:
+        """Disconnect and cancel the app, whatever it has sent, and fail its caller with ``failure``."""
+        if not self.is_disconnected:
+            self.disconnect(failure)
+            self._sink.response_ended()
+        self._cancel_soon()
+
+    def _cancel_soon(self) -> None:
+        self.cancel_scope.deadline = min(self.cancel_scope.deadline, anyio.current_time() + GRACE)
+
+    # For the task that produces the request body.
+
+    def on_request_body(self) -> None:
+        """Note that the caller has produced a part of the request body."""
+        self._request_changed.notify()
+        self._sink.request_changed()
+
+    def on_request_body_error(self, error: BaseException) -> None:
+        """Note that the caller's stream has failed; its exception is the caller's."""
+        mark_foreign(error)
+        if self.is_disconnected or self.protocol.is_complete:
+            self._log(error)  # it failed while it was closed
+        else:
+            self.disconnect(error)
+            self._sink.response_ended()
+
+    # For the app.
+
+    async def receive(self) -> Message:
+        """Return the app's next message."""
+        while not (self.is_disconnected or self.protocol.is_complete or self.is_over):
+            taken = self.request_body.take()
             if taken is not None:
-                self._renew_patience()
+                self._sink.request_changed()
                 return {"type": "http.request", "body": taken[0], "more_body": taken[1]}
-            await self._wait_for_request()
+            await self._sink.wait_for_request(self._request_changed)
+        await self._linger()
+        return {"type": "http.disconnect"}
 
-    async def _wait_for_request(self) -> None:
-        """Wait for something to receive."""
-        await self._request_changed.wait()
+    async def send(self, message: Message) -> None:
+        """Take a message from the app.
 
-    async def _send(self, message: Message) -> None:
-        if self._is_left or self._is_over:
+        Raises:
+            MessageError: the app must not send it, or not now.
+        """
+        if self.is_disconnected or self.is_over:
             await self._linger()
             return
-        is_start = self._protocol.head is None
-        chunk = self._protocol.send(message)
-        if chunk:
-            self._chunks.put(chunk)
-        if self._patience is not None:
-            self._renew_patience()
-        if self._protocol.is_complete:
-            self._request_body.stop()
+        protocol = self.protocol
+        is_start = protocol.head is None
+        chunk = protocol.send(message)
+        if is_start:
+            self._sink.head_received()
+            return
+        must_wait = self._sink.body_received(chunk)
+        if protocol.is_complete:
+            self.request_body.stop()
             self._request_changed.notify()
-            self._response_changed.notify()
-        elif is_start:
-            self._on_head()
-        elif chunk:
-            self._response_changed.notify()
-            if self._chunks.is_full:
-                await self._apply_backpressure()
-        else:
+        elif must_wait:
+            await self._sink.wait_for_room()
+        elif not chunk:
             await checkpoint()  # else an app that sends nothing, forever, could not be cancelled
 
-    def _on_head(self) -> None:
-        self._response_changed.notify()
-
-    async def _apply_backpressure(self) -> None:
-        """Keep the app from sending more for now."""
-        await self._chunks.wait_for_room()
-
     async def _linger(self) -> None:
-        """Let an app go on after the end for a while. One that does nothing else waits for its cancellation."""
-        self._lingering += 1
-        if self._lingering > _LINGERING_CALLS and self._app_scope.deadline < math.inf:
+        """Let an app go on for a while after the end. One that does nothing but send or receive is put to sleep."""
+        self._lingering_calls += 1
+        if self._lingering_calls > _LINGERING_CALLS and self.cancel_scope.deadline < math.inf:
             await anyio.sleep_forever()
         await checkpoint()
 
     def _log(self, error: BaseException) -> None:
-        """Log what nobody else learns of."""
+        """Log an exception that no caller gets."""
         method, path = self._scope["method"], self._scope["path"]
         logger.error("%s: %s %s raised", app_name(self._app), method, path, exc_info=error)
-
-    # The request's body.
-
-    def _on_request_body(self) -> None:
-        self._request_changed.notify()
-        self._renew_patience()
-
-    def _on_request_body_error(self, error: BaseException) -> None:
-        mark_foreign(error)
-        if self._is_left or self._is_over or self._protocol.is_complete:
-            self._log(error)  # it failed to clean up
-        else:
-            self.leave()
-            self._failure = error
-
-    def _timeout(self, kind: str) -> float:
-        timeout = self._timeouts.get(kind)
-        return math.inf if timeout is None else timeout

@@ -1,4 +1,4 @@
-"""BodyBuffer: what an app has sent, and nobody has read yet."""
+"""BodyBuffer: what an app has sent of a response body, and its reader has not read yet."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from prefect_http._concurrency.repeated_event import RepeatedEvent
 
 
 class BodyBuffer:
-    """A queue of parts of a body, bounded by their bytes.
+    """A queue of chunks of a body, bounded by their total size.
+
+    Args:
+        limit: how many bytes it holds before it is full. The chunk that makes it full may exceed the limit.
 
     Attributes:
-        limit: how many bytes it holds before it is full; one chunk may go beyond.
         size: how many bytes it holds.
     """
 
-    __slots__ = ("_chunks", "_room", "limit", "size")
+    __slots__ = ("_chunks", "_limit", "_room", "size")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self._limit = limit
         self._chunks: deque[bytes] = deque()
         self.size = 0
         self._room = RepeatedEvent()
@@ -28,8 +30,8 @@ class BodyBuffer:
 
     @property
     def is_full(self) -> bool:
-        """Whether more should wait."""
-        return self.size > self.limit
+        """Whether the writer should wait before it adds more."""
+        return self.size > self._limit
 
     def put(self, chunk: bytes) -> None:
         """Add a chunk at the end."""
@@ -37,18 +39,16 @@ class BodyBuffer:
         self.size += len(chunk)
 
     def take(self) -> bytes:
-        """Take the first chunk."""
+        """Remove and return the first chunk.
+
+        Raises:
+            IndexError: the buffer is empty.
+        """
         chunk = self._chunks.popleft()
         was_full = self.is_full
         self.size -= len(chunk)
         if was_full and not self.is_full:
             self._room.notify()
-        return chunk
-
-    def take_all(self) -> bytes:
-        """Take all chunks, as one."""
-        chunk = b"".join(self._chunks)
-        self.clear()
         return chunk
 
     def clear(self) -> None:
@@ -58,6 +58,6 @@ class BodyBuffer:
         self._room.notify()
 
     async def wait_for_room(self) -> None:
-        """Wait until it is not full any more."""
+        """Wait until the buffer is not full. Returns at once, without a checkpoint, if it is not."""
         while self.is_full:
             await self._room.wait()

@@ -1,10 +1,10 @@
-"""What an app may send in answer to one request, as a state machine. Pure: messages in, the response's parts out.
+"""HTTPProtocol: what an app may send in response to one request. Pure: messages in, the parts of the response out.
 
     (nothing yet) ── http.response.start ──> started ── http.response.body, more_body ──> started
                                              started ── http.response.body ─────────────> complete
 
-Anything else is an error to the app, and so is a body that is longer or shorter than its Content-Length: a real
-server could not send it (RFC 9110 section 8.6). What the app's call comes to, once it has ended, is decided in
+Anything else is an error in the app, and so is a body that is longer or shorter than its Content-Length: a real
+server could not send it (RFC 9110 section 8.6). What the caller gets at the end of the app's call is decided in
 ``end()``.
 
 https://asgi.readthedocs.io/en/latest/specs/www.html
@@ -30,7 +30,7 @@ _WITHOUT_BODY = frozenset({_SWITCHING_PROTOCOLS, 204, 304})
 
 
 class MessageError(RuntimeError):
-    """An app has sent a message that it may not send, or not then."""
+    """An app has sent a message that is invalid, or not allowed at that time."""
 
 
 class Head(NamedTuple):
@@ -41,11 +41,14 @@ class Head(NamedTuple):
 
 
 class HTTPProtocol:
-    """The app's side of one request.
+    """The state of one response.
+
+    Args:
+        method: the method of the request. The response to a HEAD request has no body.
 
     Attributes:
-        head: the response's beginning, once it is there.
-        is_complete: whether the response is there to its end.
+        head: the status and headers, once the app has sent them.
+        is_complete: whether the app has sent the whole response.
     """
 
     head: Head | None = None
@@ -61,11 +64,11 @@ class HTTPProtocol:
         """Take a message from the app.
 
         Returns:
-            A part of the response body; empty if the message has none, or if the response must not have one.
+            A part of the response body; empty if the message has no body, or if the response must not have one.
 
         Raises:
-            MessageError: the message is of an unknown type or comes at a wrong time, a value in it has a wrong type or
-                is not what HTTP allows, or the body does not fit its Content-Length.
+            MessageError: the message is of an unknown type or comes at the wrong time, a value in it is of the wrong
+                type or not allowed by HTTP, or the body does not match its Content-Length.
         """
         try:
             return self._take(message)
@@ -74,17 +77,18 @@ class HTTPProtocol:
             raise
 
     def end(self, error: BaseException | None, *, raise_app_exceptions: bool) -> BaseException | None:
-        """Decide what the app's call comes to, once it has returned or raised.
+        """Decide what the caller gets at the end, once the app's call has returned or raised.
 
-        Where the answer to an exception is a status of 500, ``head`` and ``is_complete`` say so afterwards.
+        If an exception is answered with a status of 500, ``head`` and ``is_complete`` are set accordingly.
 
         Args:
-            error: what the app raised.
-            raise_app_exceptions: whether the caller gets the app's exception.
+            error: what the app raised; None: it returned.
+            raise_app_exceptions: whether the caller gets the app's exceptions. It gets a BaseException in any case.
 
         Returns:
-            What the caller gets after all that there is of the response.
+            The exception that the caller gets after the parts of the response; None: the response is complete.
         """
+        reason, self._error = error or self._error, None  # its traceback refers to this object
         if error is not None and not isinstance(error, Exception):
             return error
         if self.is_complete:
@@ -94,15 +98,15 @@ class HTTPProtocol:
         if error is not None and not raise_app_exceptions and self.head is None:
             self.head, self.is_complete = Head(500, []), True
             return None
-        spoilt = httpx.RemoteProtocolError(self._why_spoilt(error))
-        spoilt.__cause__ = error or self._error
-        return spoilt
+        broken = httpx.RemoteProtocolError(self._why_broken(error))
+        broken.__cause__ = reason
+        return broken
 
     def _take(self, message: Mapping[str, object]) -> bytes:
         try:
             kind = message["type"]
         except (KeyError, TypeError):
-            raise MessageError(f"an ASGI message is a dict with a type, not {message!r:.200}") from None
+            raise MessageError(f"an ASGI message must be a dict with a type, not {message!r:.200}") from None
         if kind == "http.response.body" and self.head is not None and not self.is_complete:
             return self._take_body(message)
         if kind == "http.response.start" and self.head is None:
@@ -110,14 +114,14 @@ class HTTPProtocol:
             return b""
         raise MessageError(self._why_not(kind))
 
-    def _why_spoilt(self, error: Exception | None) -> str:
+    def _why_broken(self, error: Exception | None) -> str:
         where = "before it sent http.response.start" if self.head is None else "in the middle of the response body"
         how = "returned" if error is None else f"failed with {safe_exception(error)},"
         return f"the app {how} {where}"
 
     def _why_not(self, kind: object) -> str:
         if kind not in ("http.response.start", "http.response.body"):
-            return f"unknown ASGI message type {kind!r:.200}; http.response.start and http.response.body are known"
+            return f"unknown ASGI message type {kind!r:.200}; expected http.response.start or http.response.body"
         if self.is_complete:
             return f"{kind} was sent after the response was complete"
         return f"{kind} was sent before http.response.start" if self.head is None else f"{kind} was sent twice"
@@ -138,7 +142,7 @@ class HTTPProtocol:
         if lengths:
             length = lengths.pop()
             if lengths or not _is_length(length):
-                raise MessageError("http.response.start: Content-Length must be one number")
+                raise MessageError("http.response.start: Content-Length must be a single number")
             self._expected = int(length)
         self._has_body = self._has_body and status not in _WITHOUT_BODY
         return Head(status, headers)
@@ -165,7 +169,7 @@ class HTTPProtocol:
 def _iterate(headers: object) -> Iterable[object]:
     if headers is None:
         return ()
-    # A list first, because to ask for an Iterable takes longer.
+    # First whether it is a list, because the check for an Iterable takes longer.
     if not isinstance(headers, list) and not isinstance(headers, Iterable):
         raise MessageError(f"http.response.start: headers must be pairs of bytes, not {headers!r:.200}")
     return cast("Iterable[object]", headers)
@@ -181,19 +185,19 @@ def _read_header(pair: object) -> tuple[bytes, bytes]:
         if name is None or value is None:
             raise MessageError(f"http.response.start: headers must be pairs of bytes, not {pair!r:.200}")
     if not _is_token(name):
-        raise MessageError(f"http.response.start: {name!r:.200} is not a header name")
+        raise MessageError(f"http.response.start: invalid header name {name!r:.200}")
     if not _is_value(value):
-        raise MessageError(f"http.response.start: there is a CR, LF or NUL in the value of {name!r:.200}")
+        raise MessageError(f"http.response.start: the value of the header {name!r:.200} contains CR, LF or NUL")
     return name, value.strip(b" \t")
 
 
 def _to_bytes(value: object) -> bytes | None:
-    """Give bytes of whatever is like them; None if it is not."""
+    """Convert a bytes-like object to bytes; return None for anything else."""
     return bytes(cast(bytes, value)) if isinstance(value, bytes | bytearray | memoryview) else None
 
 
 def _is_message_error(error: Exception) -> bool:
-    """Say whether an app has failed because of what it sent; also from within a task group of its own."""
+    """Whether an app has failed because of what it sent, in a task group of its own or not."""
     if isinstance(error, ExceptionGroup):
         return cast("ExceptionGroup[Exception]", error).subgroup(MessageError) is not None
     return isinstance(error, MessageError)

@@ -1,153 +1,223 @@
-"""An exchange for a caller who reads the whole response before looking at it: the app runs in the caller's own task.
+"""InlineResponse: a response that is whole before its caller looks at it. The app runs in the caller's own task.
 
-That saves a small request a third of its cost. The response is kept without a bound, as it would be read without one,
-unless its status is bad: then only the beginning is wanted, for the error.
+That saves a third of the cost of a small request. The response is kept without a bound, as it would be if it were read
+without one, except for a bad status: then only the beginning of its body is kept, for the error.
 """
 
 from __future__ import annotations
 
 import contextvars
 import math
+from typing import Self
 
 import anyio
 import anyio.lowlevel
 import httpx
 
-from prefect_http._asgi.app_call import BUFFER_BYTES, Exchange
-from prefect_http._concurrency.backend import checkpoint, is_cancelled, new_cancel_scope
+from prefect_http._asgi.app_call import AppCall
+from prefect_http._asgi.patience import Patience
+from prefect_http._concurrency.backend import CancelScope, checkpoint, is_cancelled, new_cancel_scope
 from prefect_http._concurrency.context import in_context
+from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._error_limits import seconds_for_error
 from prefect_http._httpx_details import ReadyResponse
 
+# How much an app may send without letting other tasks run.
+_BYTES_PER_CHECKPOINT = 64 * 1024
 
-class WholeExchange(Exchange):
-    """A request, and a response that is there before anybody reads it."""
 
-    _max_error_bytes: int | None = None
-    _error_deadline = math.inf
+class InlineResponse:
+    """The caller's side of an app's call: the whole response, collected while the caller's task runs the app.
 
-    async def run(self, max_error_bytes: int | None) -> httpx.Response:
-        """Call the app, and give its response.
+    A timeout, or the caller's cancellation, becomes a disconnect if the app waits in ``receive()``. It then has its
+    grace period, while the caller's cancellation is shielded off. An app that waits for anything else is cancelled.
+
+    Args:
+        patience: how long to wait for the app.
+        max_error_bytes: how much of the body of an error to keep, within a bounded time; None: all of it, without a
+            bound.
+    """
+
+    _call: AppCall
+    _timer: CancelScope | None = None  # what the timeouts cancel; None until the app first waits for something
+
+    def __init__(self, patience: Patience, max_error_bytes: int | None) -> None:
+        self._patience = patience
+        self._max_error_bytes = max_error_bytes
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._next_checkpoint = _BYTES_PER_CHECKPOINT
+
+    async def run(self, call: AppCall) -> httpx.Response:
+        """Run an app's call, to its end.
 
         Args:
-            max_error_bytes: how much to keep of an error's body, which then may take no longer than one that is
-                streamed; None: all of it, in its own time.
+            call: the call, whose sink this is.
 
         Returns:
             The response. What goes wrong after its headers is raised where its body is read.
 
         Raises:
-            httpx.ReadTimeout, httpx.WriteTimeout: as for any exchange; once the app has ended.
-            httpx.RemoteProtocolError, httpx.ReadError, Exception: likewise.
+            httpx.ReadTimeout: the app did not start its response within the read timeout after it had taken the
+                request. The timeouts are raised once the app has ended.
+            httpx.WriteTimeout: the app did not take the request body within the write timeout.
+            httpx.RemoteProtocolError: the app ended without starting its response, or sent an invalid message.
+            httpx.ReadError: the transport was closed meanwhile.
+            Exception: what the app raised.
 
         Cancellation:
-            Is the app's as well, at once; but an app that waits in ``receive()`` has the disconnect, and its grace,
-            unless asyncio's own cancellation strikes. So it is with the timeouts.
+            Cancels the app; one that waits in ``receive()`` is disconnected instead, and has its grace period. A
+            native cancellation of the asyncio task always cancels it at once.
         """
-        self._max_error_bytes = max_error_bytes
+        self._call = call
         error: BaseException | None = None
         try:
-            with self._app_scope:
-                # What the app sets in its context is none of the caller's.
-                await in_context(contextvars.copy_context(), self._call_app(), self._on_first_wait)
+            with call.cancel_scope:
+                # In a context of its own, so that the variables that the app sets are not set for the caller.
+                await in_context(contextvars.copy_context(), call.run_app(), self._start_timer)
         except anyio.get_cancelled_exc_class():
             if is_cancelled():
                 raise
-            self._on_stray_cancellation()
+            call.note_stray_cancellation()
         except Exception as raised:
             error = raised
         finally:
-            if not (self._protocol.is_complete or self._is_left or self._failure) and self._app_scope.cancel_called:
-                self._failure = self._timeout_error()
-            self._end(error)
-            error = None  # it would refer to this frame, and this frame to it
-        if self._app_scope.shield:
+            self._note_timeout()
+            call.end(error)
+            error = None  # it refers to this frame
+        if call.cancel_scope.shield:
             await anyio.lowlevel.checkpoint_if_cancelled()
-        if self._protocol.head is None:
-            await self._fail()
-        status, headers = self._protocol.head
-        if self._failure is not None:
-            return httpx.Response(status, headers=headers, stream=self)
-        return ReadyResponse(status, headers, self._chunks.take_all())
+        return self._response()
 
-    def _on_head(self) -> None:
-        if self._max_error_bytes is not None and self._is_error():
-            self._app_scope.deadline = math.inf  # to see the caller's own
-            self._error_deadline = anyio.current_time() + seconds_for_error()
-            self._renew_patience()
+    def _response(self) -> httpx.Response:
+        head, body = self._call.protocol.head, b"".join(self._chunks)
+        if head is None:
+            self._call.raise_failure()
+        if self._call.failure is not None:
+            return httpx.Response(head.status, headers=head.headers, stream=_BrokenBody(body, self._call))
+        return ReadyResponse(head.status, head.headers, body)
 
-    async def _apply_backpressure(self) -> None:
-        self._chunks.limit = self._chunks.size + BUFFER_BYTES
-        if self._max_error_bytes is not None and self._is_error() and self._chunks.size > self._max_error_bytes:
-            self._give_up(httpx.ReadError("the response is longer than anybody wants it"))
-        await checkpoint()
+    # Timeouts.
 
-    def _on_first_wait(self) -> None:
+    def _start_timer(self) -> None:
         # Most apps answer a small request without waiting for anything, and then no timer needs to be set.
-        if self._patience is None:
-            self._patience = self._app_scope
-            self._renew_patience()
+        if self._timer is None:
+            self._timer = self._call.cancel_scope
+            self._renew_timer()
 
-    def _is_error(self) -> bool:
-        """Say whether the response is one whose body nobody wants but for the error that comes of it.
+    def _renew_timer(self) -> None:
+        if self._timer is not None and not self._call.is_disconnected:
+            self._timer.deadline = self._patience.deadline(self._call.progress, anyio.current_time())
 
-        Redirects are httpx's to read, and a 401 is for whoever authenticates.
-        """
-        head = self._protocol.head
-        return head is not None and head.status >= 400 and head.status != 401
-
-    def _renew_patience(self) -> None:
-        super()._renew_patience()
-        if self._patience is not None and not (self._protocol.is_complete or self._is_left):
-            self._patience.deadline = min(self._patience.deadline, self._error_deadline)
+    def _note_timeout(self) -> None:
+        call = self._call
+        has_outcome = call.protocol.is_complete or call.is_disconnected or call.failure is not None
+        if call.cancel_scope.cancel_called and not has_outcome:
+            call.failure = self._timeout_error()
 
     def _timeout_error(self) -> httpx.TimeoutException:
-        if self._error_deadline <= anyio.current_time():
-            return httpx.ReadTimeout("the rest of the response did not come in time")
-        return super()._timeout_error()
+        return self._patience.error(self._call.progress, anyio.current_time())
 
-    async def _wait_for_request(self) -> None:
-        # An app that listens is told of the end, and has its grace. One that does not can only be cancelled.
+    # The sink of the call.
+
+    def request_changed(self) -> None:
+        """Renew the timer."""
+        self._renew_timer()
+
+    def head_received(self) -> None:
+        """Renew the timer, and bound the time for the body of an error."""
+        if self._max_bytes() is not None:
+            self._call.cancel_scope.deadline = math.inf  # to see the caller's own
+            self._patience.limit = anyio.current_time() + seconds_for_error()
+        self._renew_timer()
+
+    def body_received(self, chunk: bytes) -> bool:
+        """Keep a part of the body, and renew the timer."""
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        self._renew_timer()
+        return self._size > self._next_checkpoint
+
+    def response_ended(self) -> None:
+        """Do nothing: it will be noticed when the app's call returns."""
+
+    async def wait_for_room(self) -> None:
+        """Let other tasks run, and end the response once there is enough of an error."""
+        self._next_checkpoint = self._size + _BYTES_PER_CHECKPOINT
+        max_bytes = self._max_bytes()
+        if max_bytes is not None and self._size > max_bytes:
+            self._call.disconnect(httpx.ReadError(f"the response body is larger than the limit of {max_bytes} bytes"))
+        await checkpoint()
+
+    async def wait_for_request(self, request_changed: RepeatedEvent) -> None:
+        """Wait for the end of the caller's patience, or of the request, and disconnect the app then."""
+        call = self._call
         try:
-            self._on_first_wait()
-            if self._patience is self._app_scope:
-                await self._listen_for_the_timeout()
-            else:  # it listens in another of its tasks, too
-                await self._request_changed.wait()
+            self._start_timer()
+            if self._timer is call.cancel_scope:
+                await self._wait_with_timer(request_changed)
+            else:  # another task of the app's waits here already
+                await request_changed.wait()
         except anyio.get_cancelled_exc_class():
-            if self._is_left or not self._shield_off_the_caller():
+            if call.is_disconnected or not self._shield_off_the_caller():
                 raise
-            self.leave()
+            call.disconnect()
 
-    async def _listen_for_the_timeout(self) -> None:
-        self._patience = patience = new_cancel_scope()
-        patience.deadline, self._app_scope.deadline = self._app_scope.deadline, math.inf
+    async def _wait_with_timer(self, request_changed: RepeatedEvent) -> None:
+        """Wait with the timer around this wait alone, so that it does not cancel the app."""
+        call = self._call
+        self._timer = timer = new_cancel_scope()
+        timer.deadline, call.cancel_scope.deadline = call.cancel_scope.deadline, math.inf
         try:
-            with patience:
-                await self._request_changed.wait()
+            with timer:
+                await request_changed.wait()
         finally:
-            self._patience = self._app_scope
-            if not patience.cancelled_caught:
-                self._app_scope.deadline = min(self._app_scope.deadline, patience.deadline)
-        if patience.cancelled_caught and not self._is_left:
-            self._give_up(self._timeout_error())
+            self._timer = call.cancel_scope
+            if not timer.cancelled_caught:
+                call.cancel_scope.deadline = min(call.cancel_scope.deadline, timer.deadline)
+        if timer.cancelled_caught and not call.is_disconnected:
+            call.disconnect(self._timeout_error())
 
-    def _give_up(self, failure: Exception) -> None:
-        """Have the app told that there will be no more of the response than there is."""
-        self._failure = failure
-        self._is_left = True
-        self._cancel_soon()
-        self._request_changed.notify()
+    def _max_bytes(self) -> int | None:
+        """Return how much of the body is wanted; None: all of it.
+
+        The body of a redirect is for httpx to read, and that of a 401 for the authentication.
+        """
+        head = self._call.protocol.head
+        is_error = head is not None and head.status >= 400 and head.status != 401
+        return self._max_error_bytes if is_error else None
 
     def _shield_off_the_caller(self) -> bool:
         """Shield the app's call if it is the caller who is cancelled, and not a part of the app by the app.
 
-        Only scopes can be shielded off; asyncio's own cancellation of a task goes its way.
+        Returns:
+            Whether the call is shielded now. A native cancellation of the asyncio task cannot be shielded off.
         """
         if anyio.current_effective_deadline() > -math.inf:
             return False
-        self._app_scope.shield = True
+        scope = self._call.cancel_scope
+        scope.shield = True
         if anyio.current_effective_deadline() > -math.inf:
             return True
-        self._app_scope.shield = False
+        scope.shield = False
         return False
+
+
+class _BrokenBody(httpx.AsyncByteStream):
+    """What there is of a body, followed by the failure that ended it."""
+
+    def __init__(self, body: bytes, call: AppCall) -> None:
+        self._body = body
+        self._call = call
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, b""
+        if not body:
+            self._call.raise_failure()
+        return body
+
+    async def aclose(self) -> None:
+        self._call.disconnect()  # so that a failure that was not read is logged

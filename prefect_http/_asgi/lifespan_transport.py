@@ -1,4 +1,4 @@
-"""The transport of ``PrefectHttpxClient(app=...)``: it runs its app's lifespan as well."""
+"""AppTransport: the transport of ``PrefectHttpxClient(app=...)``, which runs its app's lifespan as well."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from typing import Self
 
 import httpx
 
-from prefect_http._asgi.inline_response import WholeExchange
+from prefect_http._asgi.inline_response import InlineResponse
+from prefect_http._asgi.patience import Patience
 from prefect_http._asgi.transport import ASGITransport
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._foreign_errors import mark_foreign
 from prefect_http._lifespan.context import LifespanContext
 from prefect_http._types import ASGIApp
 
-# A request extension, by which the client says that it reads the whole response before anybody sees it. Its value is
-# the most that it wants of the body of an error, in bytes; None: all of it.
+# The request extension by which the client announces that it will read the whole response before it returns it. Its
+# value is how many bytes it wants of the body of an error; None: all of it.
 READ_WHOLE = "prefect_http.read_whole"
 
 
 class AppTransport(ASGITransport):
-    """An ASGITransport that holds its app's lifespan from when it is entered until it is closed."""
+    """An ASGITransport that holds its app's lifespan from when it is entered until it is closed.
+
+    Args:
+        app: the ASGI app.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(app)
         self._lifespan: LifespanContext | None = None
-        self._closed: Event | None = None  # there once the closing has begun, set once it is through
+        self._closed: Event | None = None  # created when closing begins, set when it has ended
 
     async def __aenter__(self) -> Self:
         lifespan = LifespanContext(self.app)
@@ -43,10 +48,10 @@ class AppTransport(ASGITransport):
         tb: TracebackType | None = None,
     ) -> None:
         if self._closed is not None:
-            await wait_shielded(self._closed)  # another task closes it; that takes bounded time
+            await wait_shielded(self._closed)  # another task is closing it, which takes a bounded time
             return
         self._closed = new_event()
-        # No new request from here on, also none that is a redirect of one that has ended just now.
+        # From here on there are no new requests, not even as a redirect of one that has just ended.
         lifespan, self._lifespan = self._lifespan, None
         try:
             if lifespan is not None:
@@ -63,7 +68,7 @@ class AppTransport(ASGITransport):
     ) -> None:
         try:
             await super().aclose()
-        except BaseException as error:  # a cancellation that was held back
+        except BaseException as error:  # a cancellation that had been held back
             await lifespan.leave(type(error), error, error.__traceback__)
             raise
         await lifespan.leave(exc_type, exc, tb)
@@ -79,7 +84,9 @@ class AppTransport(ASGITransport):
         if (crash := self._lifespan.crash_error()) is not None:
             raise mark_foreign(crash)
         if READ_WHOLE in request.extensions and isinstance(request.stream, httpx.ByteStream):
-            return await self._exchange(WholeExchange, request).run(request.extensions[READ_WHOLE])
+            patience = Patience(request.extensions.get("timeout"))
+            response = InlineResponse(patience, request.extensions[READ_WHOLE])
+            return await response.run(self._new_call(request, response))
         return await super().handle_async_request(request)
 
     def _on_crash(self) -> None:

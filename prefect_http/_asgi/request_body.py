@@ -1,4 +1,4 @@
-"""The body of a request on its way into an app: one that is there, and one that the caller is still making."""
+"""The body of a request on its way into an app: one that is whole, or one that the caller is still producing."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class RequestBody(Protocol):
 
     Attributes:
         waits_for_app: whether there is content that the app has not taken.
-        waits_for_caller: whether the caller has yet to produce what comes next.
+        waits_for_caller: whether the caller has yet to produce the next part.
     """
 
     waits_for_app: bool
     waits_for_caller: bool
 
     def take(self) -> tuple[bytes, bool] | None:
-        """Give the next chunk, and whether more will follow; None if nothing is there yet, or not any more."""
+        """Return the next chunk, and whether more may follow; None if there is nothing to take, or not yet."""
 
     def stop(self) -> None:
-        """Produce no more."""
+        """Produce nothing more."""
 
 
 class WholeBody:
-    """A body that is there from the beginning."""
+    """A body that is complete from the beginning."""
 
     __slots__ = ("_content", "waits_for_app")
 
@@ -43,69 +43,76 @@ class WholeBody:
         self.waits_for_app = bool(content)
 
     def take(self) -> tuple[bytes, bool] | None:
-        """Give the content, once."""
+        """Return the content, the first time."""
         content, self._content = self._content, None
         self.waits_for_app = False
         return None if content is None else (content, False)
 
     def stop(self) -> None:
-        """Produce no more: there is no more."""
+        """Do nothing: there is nothing more to produce."""
 
 
 class StreamedBody:
-    """A body that the caller's stream produces while the app takes it, chunk by chunk, one ahead.
+    """A body that the caller's stream produces while the app takes it, chunk by chunk, one chunk ahead.
 
-    One task reads the stream from its first chunk to its last, whichever of its tasks the app receives in: the
-    stream may have scopes and nurseries open across its chunks.
+    One task reads the stream from its first chunk to its last, in whichever of its tasks the app receives: the stream
+    may have cancel scopes and nurseries open across its chunks.
+
+    Args:
+        stream: the caller's stream.
     """
 
-    def __init__(
-        self, stream: httpx.AsyncByteStream, on_change: Callable[[], None], on_error: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
         self.waits_for_app = False
         self.waits_for_caller = True
         self._stream = stream
-        self._on_change = on_change
-        self._on_error = on_error
         self._offer: tuple[bytes, bool] | None = None
         self._taken = RepeatedEvent()
         self._scope = new_cancel_scope()
 
-    async def produce(self) -> None:
-        """Read the stream; for a task of its own."""
+    async def produce(self, on_change: Callable[[], None], on_error: Callable[[BaseException], None]) -> None:
+        """Read the stream, to its end or until ``stop()``; for a task of its own.
+
+        Args:
+            on_change: called when there is something new to take.
+            on_error: called with what the stream has raised, which is not raised here.
+
+        Cancellation:
+            Reaches the stream, and everything that it reads from.
+        """
         try:
             with self._scope:
-                await self._produce(aiter(self._stream))
+                await self._produce(aiter(self._stream), on_change)
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as error:  # the caller's own, so the caller shall have it
-            self._on_error(error)
+        except BaseException as error:
+            on_error(error)
         finally:
             self.waits_for_caller = False
 
-    async def _produce(self, chunks: AsyncIterator[bytes]) -> None:
+    async def _produce(self, chunks: AsyncIterator[bytes], on_change: Callable[[], None]) -> None:
         try:
             async for chunk in chunks:
                 if chunk:
-                    await self._hand_over(chunk)
+                    await self._hand_over(chunk, on_change)
         except anyio.get_cancelled_exc_class():
-            # Not in a scope of our own, for the stream may have opened scopes that are still to be left.
+            # Not in a scope of our own, because the stream may have opened scopes that have yet to be left.
             self._scope.cancel()
             await cancel_iteration(chunks)
             raise
         self.waits_for_caller = False
         self._offer = b"", False
-        self._on_change()
+        on_change()
 
-    async def _hand_over(self, chunk: bytes) -> None:
+    async def _hand_over(self, chunk: bytes, on_change: Callable[[], None]) -> None:
         self._offer = chunk, True
         self.waits_for_app, self.waits_for_caller = True, False
-        self._on_change()
+        on_change()
         while self.waits_for_app:
             await self._taken.wait()
 
     def take(self) -> tuple[bytes, bool] | None:
-        """Give the chunk on offer."""
+        """Return the chunk on offer, and whether more may follow; None if there is none at the moment."""
         offer, self._offer = self._offer, None
         if self.waits_for_app:
             self.waits_for_app, self.waits_for_caller = False, True
@@ -113,5 +120,18 @@ class StreamedBody:
         return offer
 
     def stop(self) -> None:
-        """Produce no more."""
+        """Stop reading the stream, and have it closed."""
         self._scope.cancel()
+
+
+def request_body(request: httpx.Request) -> RequestBody:
+    """Return the body of a request.
+
+    Raises:
+        RuntimeError: it is a sync stream.
+    """
+    if isinstance(request.stream, httpx.ByteStream):
+        return WholeBody(request.read())
+    if not isinstance(request.stream, httpx.AsyncByteStream):
+        raise RuntimeError("the request has a sync body, which an async transport cannot send")
+    return StreamedBody(request.stream)

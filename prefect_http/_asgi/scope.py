@@ -1,4 +1,4 @@
-"""The ASGI scope of a request, as a server on a socket would make it."""
+"""The ASGI scope of a request, as a server on a socket would build it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from prefect_http._types import Scope
 def http_scope(
     request: httpx.Request, *, root_path: str, client: tuple[str, int], state: Mapping[str, Any] | None
 ) -> Scope:
-    """Make the scope of a request.
+    """Build the scope of a request.
 
     Args:
         request: the request.
-        root_path: where the app is mounted.
-        client: the address that the request is said to come from.
-        state: what the app's lifespan left there, of which the scope gets a shallow copy; None: no ``state`` at all.
+        root_path: the path that the app is mounted at.
+        client: the host and port that the request claims to come from.
+        state: the state of the app's lifespan, of which the scope gets a shallow copy; None: no ``state`` at all.
 
     https://asgi.readthedocs.io/en/latest/specs/www.html#http-connection-scope
     """
     url = request.url
     scope: Scope = {
         "type": "http",
-        # 2.3 and not 2.4: after a disconnect, send() does nothing, as in uvicorn and hypercorn.
+        # 2.3 and not 2.4, which has send() raise after a disconnect. Here it does nothing, as in uvicorn and hypercorn.
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": request.method,

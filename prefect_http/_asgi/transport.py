@@ -3,56 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import httpx
 
 from prefect_http._app import app_name, check_app
-from prefect_http._asgi.app_call import GRACE, UNWINDING, Exchange, logger
+from prefect_http._asgi.app_call import GRACE, AppCall, ResponseSink, logger
+from prefect_http._asgi.patience import Patience
+from prefect_http._asgi.request_body import request_body
 from prefect_http._asgi.scope import http_scope
+from prefect_http._asgi.streamed_response import UNWINDING, StreamedResponse
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._types import ASGIApp
 
-E = TypeVar("E", bound=Exchange)
-
 
 class ASGITransport(httpx.AsyncBaseTransport):
-    """Calls an ASGI app in this process as if over a network; takes the place of httpx.ASGITransport.
+    """Calls an ASGI app in this process as if over a network; a drop-in replacement for httpx.ASGITransport.
 
-    The response is there when the app has sent its headers, and chunks arrive as they are sent. The app waits while
-    nobody reads, with at most 64 KiB ahead. A request body that is a stream goes into the app as the app takes it, and
-    both directions may flow at once. Reading to the end waits for the app's call to return, so its background work is
-    done by then. The app sees the caller's context variables, and what it sets stays its own.
+    The response is returned when the app has sent its headers, and chunks arrive as they are sent. The app waits if it
+    is more than 64 KiB ahead of its reader. A request body that is a stream is read as the app receives it, and both
+    directions may flow at once. Reading to the end waits for the app's call to return, so its background work is done
+    by then. The app sees the caller's context variables, and the ones that it sets are not set for the caller.
 
-    Who leaves a response early gives the app ``http.disconnect``, and, if it has not ended 1 s later, cancellation;
-    ``response.aclose()`` waits for it. An app that has sent its whole response is left to its background work.
-    ``aclose()``, which closing the client calls, ends all that is still running in the same way.
+    If a response is closed early, the app receives ``http.disconnect`` and is cancelled if it has not ended 1 s later;
+    ``response.aclose()`` waits for that. An app that has sent its whole response is left to its background work.
+    ``aclose()``, which the client calls when it is closed, ends everything that is still running in the same way.
 
-    httpx's timeouts hold: ``read`` for the headers, once the app has taken the request, and then for each chunk;
-    ``write`` for each part of the request body that the app does not take. There is nothing to connect to, and no pool.
+    httpx's timeouts apply: ``read`` to the headers, once the app has received the request, and then to each chunk;
+    ``write`` to each part of the request body that the app leaves untaken. There are no connections and no pool.
 
     Args:
         app: the ASGI app. Its lifespan is not run; see ``app_lifespan_context`` and ``PrefectHttpxClient(app=...)``.
-        raise_app_exceptions: whether an exception of the app is raised in the caller, plain: before the headers from
-            the request, later from the read. False logs it and answers 500; in the middle of a body it is a
-            httpx.RemoteProtocolError.
-        root_path: the scope's ``root_path``, where the app is mounted.
-        client: the scope's ``client``, the address that requests are said to come from.
-        state: what each request gets a shallow copy of as the scope's ``state``, such as ``Lifespan.state``; None
-            gives it none.
+        raise_app_exceptions: whether an exception of the app is raised in the caller, unwrapped: before the headers by
+            the request, later by the read. If False, it is logged and answered with a status of 500, or in the middle
+            of a body with a httpx.RemoteProtocolError.
+        root_path: the scope's ``root_path``, the path that the app is mounted at.
+        client: the scope's ``client``, the host and port that requests claim to come from.
+        state: a mapping such as ``Lifespan.state``, of which each request gets a shallow copy as the scope's
+            ``state``; None: the scope has no ``state``.
 
     Raises:
-        TypeError: the app is not callable, or the state is no mapping.
+        TypeError: the app is not callable, or the state is not a mapping.
 
     Requests raise:
         httpx.ReadTimeout, httpx.WriteTimeout: as above.
-        httpx.RemoteProtocolError: the app ended without a full response, or sent what is none.
+        httpx.RemoteProtocolError: the app ended without a complete response, or sent an invalid message.
         httpx.ReadError: the response or the transport was closed meanwhile.
-        Exception: what the app raised, or the stream of the request body; the app then sees a disconnect.
+        Exception: what the app raised, or the stream of the request body; in the latter case the app is disconnected.
 
     Cancellation:
-        Counts as leaving early. It does not wait for the app.
+        Disconnects the app as if the response was closed early, but does not wait for it.
 
     https://asgi.readthedocs.io/en/latest/specs/www.html
     """
@@ -73,25 +74,25 @@ class ASGITransport(httpx.AsyncBaseTransport):
         self.root_path = root_path
         self.client = client
         self.state = state
-        self._running: set[Exchange] = set()
-        self._ending: set[Exchange] = set()
-        self._all_ended: Event | None = None  # set when nothing is ending any more
+        self._running: set[AppCall] = set()
+        self._ending: set[AppCall] = set()
+        self._all_ended: Event | None = None  # set once no call is ending any more
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Call the app; the response is there when its headers are."""
-        exchange = self._exchange(Exchange, request)
-        exchange.start()
-        head = await exchange.head()
-        return httpx.Response(head.status, headers=head.headers, stream=exchange)
+        """Call the app, and return its response as soon as the headers are there."""
+        response = StreamedResponse(Patience(request.extensions.get("timeout")))
+        head = await response.start(self._new_call(request, response))
+        return httpx.Response(head.status, headers=head.headers, stream=response)
 
-    def _exchange(self, kind: type[E], request: httpx.Request) -> E:
+    def _new_call(self, request: httpx.Request, sink: ResponseSink) -> AppCall:
         scope = http_scope(request, root_path=self.root_path, client=self.client, state=self.state)
-        exchange = kind(self.app, scope, request, self.raise_app_exceptions, self._on_end)
-        self._running.add(exchange)
-        return exchange
+        body = request_body(request)
+        call = AppCall(self.app, scope, request.method, body, sink, self.raise_app_exceptions, self._on_end)
+        self._running.add(call)
+        return call
 
     async def aclose(self) -> None:
-        """End all requests that are still running: a disconnect, a second of grace, cancellation.
+        """End all requests that are still running: a disconnect, a grace period of 1 s, cancellation.
 
         The transport can be used again afterwards.
 
@@ -106,16 +107,16 @@ class ASGITransport(httpx.AsyncBaseTransport):
             self._all_ended = new_event()
         await wait_shielded(self._all_ended, anyio.current_time() + GRACE + UNWINDING)
         for _ in self._ending:
-            logger.warning("%s has not ended a request at its cancellation", app_name(self.app))
+            logger.warning("%s is still running a request %g s after its cancellation", app_name(self.app), UNWINDING)
 
     def _abort_all(self, make_failure: Callable[[], BaseException]) -> None:
-        # Each has a failure of its own: an exception that several tasks raise collects all of their tracebacks.
-        for exchange in tuple(self._running):
-            exchange.abort(make_failure())
+        # Each gets a failure of its own: an exception that several tasks raise collects the tracebacks of all of them.
+        for call in tuple(self._running):
+            call.abort(make_failure())
 
-    def _on_end(self, exchange: Exchange) -> None:
-        self._running.discard(exchange)
-        self._ending.discard(exchange)
+    def _on_end(self, call: AppCall) -> None:
+        self._running.discard(call)
+        self._ending.discard(call)
         if self._all_ended is not None and not self._ending:
             self._all_ended.set()
             self._all_ended = None

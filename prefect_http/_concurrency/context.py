@@ -1,4 +1,4 @@
-"""A coroutine awaited in a context of its own, by the task that awaits it."""
+"""Awaiting a coroutine in a context of its own, without a task of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from typing import Any
 async def in_context(
     context: contextvars.Context, coroutine: Coroutine[Any, Any, None], before_first_wait: Callable[[], None]
 ) -> None:
-    """Await a coroutine each of whose steps runs in ``context``: it sees the variables there, and sets them there.
+    """Await a coroutine in a context: it sees the context variables there, and sets them there.
 
-    A task has one context for life, so this is the only way but a task of its own to keep what a coroutine sets from
-    the code that awaits it.
+    A task keeps its context for life. So apart from a task of its own, this is the only way to hide the variables that
+    a coroutine sets from the code that awaits it.
 
     Args:
-        context: the context.
-        coroutine: what to await.
-        before_first_wait: called when the coroutine is about to let the event loop have its turn for the first time.
+        context: the context that each step of the coroutine runs in.
+        coroutine: the coroutine to await.
+        before_first_wait: called when the coroutine is about to yield to the event loop for the first time; not called
+            if it never does.
+
+    Raises:
+        BaseException: what the coroutine raised.
+
+    Cancellation:
+        Reaches the coroutine, in its context.
     """
     try:
         awaited = context.run(coroutine.send, None)
@@ -36,11 +43,11 @@ def _resume(
     while True:
         try:
             resume, sent = coroutine.send, (yield awaited)
-        except BaseException as error:  # whatever the event loop has for the coroutine
+        except BaseException as error:  # what the event loop throws into the coroutine
             resume, sent = coroutine.throw, error
         try:
             awaited = context.run(resume, sent)
         except StopIteration:
             return
         finally:
-            sent = None  # an error that passes through here would refer to itself
+            sent = None  # an error that passes through this frame would refer to itself

@@ -1,4 +1,4 @@
-"""Ending an iteration before it is through."""
+"""Ending an iteration early."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import cast
 
 import anyio
 
-# How many chunks a stream may have in store, to give without waiting for the network: httpcore has one or two.
-_CHUNKS_AT_HAND = 16
+# How many chunks a stream may hold that it can yield without waiting for the network: httpcore holds one or two.
+_BUFFERED_CHUNKS = 16
 
 
 async def end_iteration(chunks: AsyncIterator[bytes]) -> None:
-    """End the reading of a stream before it is through.
+    """End the iteration over a stream early, and close its generators.
 
-    httpx and httpcore read through generators within generators. Closing the outermost would leave the others
-    to the garbage collector, which trio complains about. A cancellation reaches the innermost, and so all.
+    httpx and httpcore read through generators within generators. Closing the outermost one would leave the others to
+    the garbage collector, which trio warns about. A cancellation reaches the innermost one, and so all of them.
     """
     with anyio.CancelScope() as scope, contextlib.suppress(Exception):
         scope.cancel()
@@ -24,9 +24,9 @@ async def end_iteration(chunks: AsyncIterator[bytes]) -> None:
 
 
 async def cancel_iteration(chunks: AsyncIterator[bytes]) -> None:
-    """Have a cancellation that is in force reach a stream, and all that it reads from."""
-    for _ in range(_CHUNKS_AT_HAND):
+    """Let a cancellation that is already in effect reach a stream, and everything that it reads from."""
+    for _ in range(_BUFFERED_CHUNKS):
         if await anext(chunks, None) is None:
             return
-    if isinstance(chunks, AsyncGenerator):  # one that has chunks without end, and never waits
+    if isinstance(chunks, AsyncGenerator):  # it yields chunks endlessly, without ever waiting
         await cast("AsyncGenerator[bytes]", chunks).aclose()

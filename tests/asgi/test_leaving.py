@@ -332,7 +332,9 @@ async def test_closing_cancels_what_does_not_end(
             assert bool(app.running) is (handler is stubborn)
             nursery.cancel_scope.cancel()
         messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert messages == ["the app FakeApp has not ended a request at its cancellation"] * (handler is stubborn)
+        assert messages == ["the app FakeApp is still running a request 5 s after its cancellation"] * (
+            handler is stubborn
+        )
     await trio.sleep(60)
 
 

@@ -49,7 +49,7 @@ class Upload:
 
     def __init__(self, stream: Produce | httpx.AsyncByteStream) -> None:
         stream = stream if isinstance(stream, httpx.AsyncByteStream) else Stream(stream)
-        self.body = StreamedBody(stream, self._on_change, self._on_error)
+        self.body = StreamedBody(stream)
         self.changes: list[tuple[bool, bool]] = []
         self.errors: list[BaseException] = []
         self.has_ended = False
@@ -63,7 +63,7 @@ class Upload:
     async def produce(self) -> None:
         """Read the stream to its end."""
         try:
-            await self.body.produce()
+            await self.body.produce(self._on_change, self._on_error)
         finally:
             self.has_ended = True
 
@@ -225,9 +225,9 @@ async def test_taken_as_soon_as_it_is_there() -> None:
     """Who hears of a chunk may take it then and there."""
     taken: list[tuple[bytes, bool] | None] = []
     errors: list[BaseException] = []
-    body = StreamedBody(Stream(parts(b"one", b"two")), lambda: taken.append(body.take()), errors.append)
+    body = StreamedBody(Stream(parts(b"one", b"two")))
     with anyio.fail_after(30):
-        await body.produce()
+        await body.produce(lambda: taken.append(body.take()), errors.append)
     assert taken == [(b"one", True), (b"two", True), (b"", False)]
     assert (flags(body), errors) == ((False, False), [])
 

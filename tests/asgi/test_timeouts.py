@@ -24,7 +24,7 @@ async def test_no_headers_is_a_read_timeout(
 ) -> None:
     """An app that does not answer within the read timeout raises ReadTimeout then, and not later."""
     async with make_client(FakeApp(handler)) as client:
-        with pytest.raises(httpx.ReadTimeout, match="the app did not begin its response for 3 s"):
+        with pytest.raises(httpx.ReadTimeout, match="the app did not start its response for 3 s"):
             await client.get("/", timeout=httpx.Timeout(None, read=3))
         assert trio.current_time() == 3
 

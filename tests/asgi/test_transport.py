@@ -295,7 +295,7 @@ async def test_app_may_survive_its_mistake(make_client: MakeClient) -> None:
         assert (await client.get("/")).text == "hello"
     assert errors == [
         "http.response.body was sent before http.response.start",
-        "unknown ASGI message type 'nonsense'; http.response.start and http.response.body are known",
+        "unknown ASGI message type 'nonsense'; expected http.response.start or http.response.body",
         "http.response.start: status must be 101 or from 200 to 999, not 99",
         "http.response.body was sent after the response was complete",
     ]
@@ -384,7 +384,7 @@ async def test_stray_cancellation_is_a_broken_server(make_client: MakeClient) ->
 @pytest.mark.parametrize("app", [None, "app", 3])
 async def test_app_must_be_callable(app: object) -> None:
     """What is not callable is refused by name, by the transport as by the client."""
-    with pytest.raises(TypeError, match="app must be an ASGI app, a callable of scope, receive and send, not"):
+    with pytest.raises(TypeError, match="app must be an ASGI app, a callable that takes scope, receive and send, not"):
         ASGITransport(cast(ASGIApp, app))
     if app is not None:
         with pytest.raises(TypeError, match="app must be an ASGI app"):

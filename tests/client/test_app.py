@@ -422,7 +422,7 @@ async def test_error_bodies_are_bounded(autojump_clock: trio.abc.Clock) -> None:
             with trio.fail_after(4), pytest.raises(PrefectHTTPStatusError):
                 await client.get("/")
             assert trio.current_time() - began == pytest.approx(7)
-            assert "did not come in time" in str(raised.value.__notes__)
+            assert "did not arrive in time" in str(raised.value.__notes__)
     assert app.running == 0
 
 

@@ -65,6 +65,7 @@ PURE = {
     "_ports",
     "_redact",
     "_asgi.http_protocol",
+    "_asgi.patience",
     "_fields.http_date",
     "_fields.methods",
     "_fields.rate_limit",
