@@ -1,4 +1,4 @@
-"""The mark on errors that are not the wire's: on any exception, and on that one alone."""
+"""The mark on foreign errors: any exception can have it, and it affects that exception alone."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ each_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(err
 
 
 def fresh(error: BaseException) -> BaseException:
-    """Give an error of the same kind that nobody has seen yet."""
+    """Return a new error of the same kind."""
     if isinstance(error, UnicodeDecodeError):
         return UnicodeDecodeError(error.encoding, error.object, error.start, error.end, error.reason)
     return type(error)(*error.args)
@@ -74,23 +74,17 @@ def fresh(error: BaseException) -> BaseException:
 
 @each_error
 def test_mark(error: BaseException) -> None:
-    """Any exception can be marked, whatever its class forbids, and is handed back."""
+    """Any exception can be marked, even twice, whatever its class forbids; the function returns it."""
     error = fresh(error)
     assert not is_foreign(error)
-    assert mark_foreign(error) is error
-    assert is_foreign(error)
+    for _ in range(2):
+        assert mark_foreign(error) is error
+        assert is_foreign(error)
 
 
 @each_error
-def test_mark_twice(error: BaseException) -> None:
-    """A mark is there or it is not."""
-    error = fresh(error)
-    assert is_foreign(mark_foreign(mark_foreign(error)))
-
-
-@each_error
-def test_mark_shows_nowhere(error: BaseException) -> None:
-    """A marked exception reads as it did before."""
+def test_mark_is_invisible(error: BaseException) -> None:
+    """A marked exception looks as it did before."""
     error = fresh(error)
     before = repr(error), str(error), error.args, traceback.format_exception(error)
     mark_foreign(error)
@@ -98,14 +92,14 @@ def test_mark_shows_nowhere(error: BaseException) -> None:
 
 
 @each_error
-def test_mark_is_on_one_error(error: BaseException) -> None:
+def test_equal_error_is_not_marked(error: BaseException) -> None:
     """Another exception of the same kind is not marked, even if it is equal."""
     mark_foreign(fresh(error))
     assert not is_foreign(fresh(error))
 
 
-def test_neighbours() -> None:
-    """A mark is no other's: not that of an error caused by it, or of a group or its members."""
+def test_related_errors_are_not_marked() -> None:
+    """A mark does not spread to an error that is caused by a marked one, or between a group and its members."""
     inner, outer = ValueError("text"), OSError("text")
     outer.__cause__ = outer.__context__ = mark_foreign(inner)
     assert not is_foreign(outer)
@@ -114,8 +108,8 @@ def test_neighbours() -> None:
     assert not is_foreign(outer)
 
 
-def test_mark_lasts() -> None:
-    """A mark is there after the exception was raised, noted, copied and pickled."""
+def test_mark_is_permanent() -> None:
+    """An exception is still marked after it was raised, and its copies and pickles are marked as well."""
     error = mark_foreign(ValueError("text"))
     with pytest.raises(ValueError, match="text"):
         raise error

@@ -1,14 +1,14 @@
-"""ASGITransport: leaving a response early, cancellation, and closing, by whom and in whatever order."""
+"""ASGITransport: leaving a response early, cancellation, and closing, by any task and in any order."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import httpx
 import pytest
 import trio
@@ -17,6 +17,7 @@ from support.asgi_apps import (
     FakeApp,
     MakeClient,
     app_client,
+    both_clients,
     endless,
     hang,
     hello,
@@ -27,15 +28,14 @@ from support.asgi_apps import (
     start,
     wait_until,
 )
+from support.virtual_time import virtual_time_backend
 
 from prefect_http import ASGITransport
 from prefect_http._types import ASGIApp, Receive, Scope, Send
 
-both_clients = pytest.mark.parametrize("make_client", [plain_client, app_client])
-
 
 async def stream_and_listen(scope: Scope, receive: Receive, send: Send) -> None:
-    """Begin a response, and end when the client has gone."""
+    """Start a response, and return after the disconnect."""
     await receive()
     await send(start())
     await send(part(b"some"))
@@ -44,8 +44,8 @@ async def stream_and_listen(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.mark.anyio
 @both_clients
-async def test_leaving_early_gives_the_app_a_disconnect(make_client: MakeClient) -> None:
-    """Who leaves a response early has the app told, and waits until it has ended."""
+async def test_leaving_early_disconnects_the_app(make_client: MakeClient) -> None:
+    """If a response is left early, the app receives the disconnect, and leaving waits for its end."""
     app = FakeApp(stream_and_listen)
     async with make_client(app) as client:
         with anyio.fail_after(5):
@@ -58,7 +58,7 @@ async def test_leaving_early_gives_the_app_a_disconnect(make_client: MakeClient)
 @pytest.mark.trio
 @both_clients
 async def test_app_that_does_not_listen_is_cancelled(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """An app that does not end by itself is cancelled a second after the response was left."""
+    """An app that does not end by itself is cancelled one second after its response was left."""
     app = FakeApp(endless)
     async with make_client(app) as client:
         async with client.stream("GET", "/"):
@@ -68,8 +68,8 @@ async def test_app_that_does_not_listen_is_cancelled(make_client: MakeClient, au
 
 
 @pytest.mark.trio
-async def test_app_has_its_grace(autojump_clock: trio.abc.Clock) -> None:
-    """Within the second, an app may do whatever it does after a disconnect, and send what nobody reads."""
+async def test_grace_period(autojump_clock: trio.abc.Clock) -> None:
+    """Within that second, an app may do what it does after a disconnect, and send what is not read."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await stream_and_listen(scope, receive, send)
@@ -92,7 +92,7 @@ async def test_app_has_its_grace(autojump_clock: trio.abc.Clock) -> None:
 async def test_app_that_unwinds_slowly_is_waited_for(
     unwinding: float, expected: float, autojump_clock: trio.abc.Clock
 ) -> None:
-    """Leaving waits for the app's end, but for no more than six seconds."""
+    """Leaving waits for the app's end, but for at most six seconds."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
@@ -113,7 +113,7 @@ async def test_app_that_unwinds_slowly_is_waited_for(
 @pytest.mark.anyio
 @both_clients
 async def test_blocked_sender_is_released(make_client: MakeClient) -> None:
-    """An app that waits for its reader goes on when the reader has gone, and sends into the void."""
+    """An app that waits for its reader goes on when the reader has left, and what it sends is dropped."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
@@ -129,76 +129,68 @@ async def test_blocked_sender_is_released(make_client: MakeClient) -> None:
 
 
 def sending_forever(chunk: bytes) -> ASGIApp:
-    """Make a handler that does nothing but send."""
+    """Return a handler that does nothing but send."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
-        while True:
+        for _ in range(100_000):
             await send(part(chunk))
 
     return handler
 
 
+async def receive_forever(scope: Scope, receive: Receive, send: Send) -> None:
+    """Start a response, and do nothing but receive."""
+    await send(start())
+    for _ in range(100_000):
+        await receive()
+
+
 @pytest.mark.anyio
-async def test_app_that_sends_forever_is_cancelled_when_it_is_left() -> None:
-    """An app that only ever sends, empty chunks too, ends a second after its response was left."""
-
-    async def leave(app: FakeApp) -> None:
-        async with plain_client(app) as client, client.stream("GET", "/"):
-            pass
-
-    apps = [FakeApp(sending_forever(chunk)) for chunk in (b"", b"x")]
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            for app in apps:
-                tasks.start_soon(leave, app)
-    assert [app.log for app in apps] == [["cancelled"]] * 2
-
-
-@pytest.mark.trio
 @both_clients
-async def test_app_that_goes_on_forever_waits_for_its_cancellation(
-    make_client: MakeClient, autojump_clock: trio.abc.Clock
-) -> None:
-    """An app that sends or receives on and on after the end does not keep the processor busy until it is cancelled."""
-
-    async def receive_forever(scope: Scope, receive: Receive, send: Send) -> None:
-        await send(start())
-        while True:
-            await receive()
-
-    for handler in (sending_forever(b"x"), receive_forever):
-        app, began = FakeApp(handler), trio.current_time()
-        async with make_client(app) as client, client.stream("GET", "/"):
-            await trio.sleep(1)
-        assert trio.current_time() - began == pytest.approx(2)
-        assert "cancelled" in app.log
+@pytest.mark.parametrize(
+    "handler", [sending_forever(b""), sending_forever(b"x" * 1000), receive_forever], ids=["empty", "parts", "receive"]
+)
+async def test_app_that_never_stops_is_put_to_sleep(make_client: MakeClient, handler: ASGIApp) -> None:
+    """An app that only sends or receives does not keep the processor busy between disconnect and cancellation."""
+    began = anyio.current_time()
+    async with make_client(app := FakeApp(handler)) as client, client.stream("GET", "/"):
+        pass
+    assert anyio.current_time() - began == pytest.approx(1)  # virtual time stands still while a task can run
+    assert "cancelled" in app.log
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("chunk", [b"", b"x"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])  # real time, because the app is never idle
+@pytest.mark.parametrize("chunk", [b"", b"x" * 1000], ids=["empty", "not empty"])
 async def test_app_that_sends_forever_is_cancelled_with_its_caller(chunk: bytes) -> None:
-    """An app that only ever sends does not keep its caller from being cancelled."""
+    """An app that only sends does not keep its caller from being cancelled."""
+
+    async def get() -> None:
+        await client.get("/")
+
     app = FakeApp(sending_forever(chunk))
     with anyio.fail_after(5):
         async with app_client(app) as client:
-            with anyio.move_on_after(0.01):
-                await client.get("/")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(get)
+                for _ in range(10):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
             assert app.log[-1] == "cancelled"
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("answers", [False, True])
 async def test_cancelled_caller_does_not_wait(answers: bool, autojump_clock: trio.abc.Clock) -> None:
-    """A caller who is cancelled leaves at once; the app has its disconnect and its grace all the same."""
+    """A cancelled caller leaves at once, and the app still has the disconnect and its grace period."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         if answers:
             await send(start())
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await listen(scope, receive, send)
         await trio.sleep(0.5)
-        app.log.append("told")
+        app.log.append("disconnected")
 
     app = FakeApp(handler)
     async with plain_client(app) as client:
@@ -209,22 +201,20 @@ async def test_cancelled_caller_does_not_wait(answers: bool, autojump_clock: tri
         assert trio.current_time() == 2
         assert app.running == 1
         await trio.sleep(1)
-    assert app.log == ["told", "returned"]
+    assert app.log == ["disconnected", "returned"]
 
 
 @pytest.mark.trio
-async def test_cancelled_caller_who_reads_whole_gives_a_listening_app_its_grace(
-    autojump_clock: trio.abc.Clock,
-) -> None:
-    """The app of a request that is not streamed runs in the caller's task, and still learns of a disconnect."""
+async def test_inline_app_that_listens_has_its_grace_period(autojump_clock: trio.abc.Clock) -> None:
+    """An app that runs in its caller's task receives the disconnect as well when the caller is cancelled."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await listen(scope, receive, send)
         await trio.sleep(work)
-        app.log.append("told")
+        app.log.append("disconnected")
 
     async with app_client(app := FakeApp(handler)) as client:
-        for work, expected in ((0.5, ["told", "returned"]), (5, ["cancelled"])):
+        for work, expected in ((0.5, ["disconnected", "returned"]), (5, ["cancelled"])):
             app.log.clear()
             began = trio.current_time()
             with trio.move_on_after(2) as scope:
@@ -235,21 +225,22 @@ async def test_cancelled_caller_who_reads_whole_gives_a_listening_app_its_grace(
 
 
 @pytest.mark.anyio
-async def test_cancelled_caller_who_reads_whole_cancels_an_app_that_does_not_listen() -> None:
-    """An app that waits for something else than a message is cancelled with its caller."""
+async def test_inline_app_that_does_not_listen_is_cancelled_with_its_caller() -> None:
+    """An app that runs in its caller's task, and waits for anything but a message, is cancelled at once."""
     app = FakeApp(hang)
     async with app_client(app) as client:
-        with anyio.fail_after(5):
-            with anyio.move_on_after(0.01) as scope:
-                await client.get("/")
+        began = anyio.current_time()
+        with anyio.move_on_after(2) as scope:
+            await client.get("/")
         assert scope.cancelled_caught
+        assert anyio.current_time() - began == pytest.approx(2)
         assert app.running == 0
         assert app.log[-1] == "cancelled"
 
 
 @pytest.mark.anyio
-async def test_app_that_cancels_its_own_listener_is_not_taken_for_the_caller() -> None:
-    """A receive() that the app itself cancels stays cancelled, as in any other place."""
+async def test_app_that_cancels_its_own_receive_is_not_mistaken_for_the_caller() -> None:
+    """A receive() that the app itself cancels is cancelled like any other wait."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -267,7 +258,7 @@ async def test_app_that_cancels_its_own_listener_is_not_taken_for_the_caller() -
 @both_clients
 @pytest.mark.parametrize("how", ["response", "client"])
 async def test_closing_from_another_task(make_client: MakeClient, how: str) -> None:
-    """A response that another task closes ends for the one who reads it with a ReadError."""
+    """If another task closes a response, or its client, the task that reads it gets a ReadError."""
 
     async def close(task_status: anyio.abc.TaskStatus[None]) -> None:
         task_status.started()
@@ -312,19 +303,23 @@ async def test_closing_the_client_ends_requests_that_wait(make_client: MakeClien
 async def test_closing_cancels_what_does_not_end(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
 ) -> None:
-    """Closing gives every app a second, and then five to unwind; one that takes longer is given up, with a word."""
+    """Closing waits a second for an app to end, cancels it, and waits five more; after that, it logs a warning."""
 
     async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
         await hello(scope, receive, send)
         with trio.CancelScope(shield=True):
             await trio.sleep(60)
 
+    async def get() -> None:
+        with contextlib.suppress(httpx.ReadError):
+            await client.get("/")
+
     for handler, seconds in ((listen, 0), (endless, 1), (stubborn, 6)):
         caplog.clear()
         app = FakeApp(handler)
         client = plain_client(app)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(suppressing, client)
+            nursery.start_soon(get)
             await trio.sleep(0.5)
             began = trio.current_time()
             await client.aclose()
@@ -332,21 +327,14 @@ async def test_closing_cancels_what_does_not_end(
             assert bool(app.running) is (handler is stubborn)
             nursery.cancel_scope.cancel()
         messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert messages == ["the app FakeApp is still running a request 5 s after its cancellation"] * (
-            handler is stubborn
-        )
+        expected = "the app FakeApp is still running a request 5 s after its cancellation"
+        assert messages == [expected] * (handler is stubborn)
     await trio.sleep(60)
-
-
-async def suppressing(client: httpx.AsyncClient) -> None:
-    """Send a request whose end does not matter."""
-    with contextlib.suppress(httpx.ReadError):
-        await client.get("/")
 
 
 @pytest.mark.trio
 async def test_closing_ends_background_work(autojump_clock: trio.abc.Clock) -> None:
-    """What an app still does after its whole response has a second left when the client is closed."""
+    """When the client is closed, an app has one second left for what it does after its whole response."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await hello(scope, receive, send)
@@ -364,8 +352,8 @@ async def test_closing_ends_background_work(autojump_clock: trio.abc.Clock) -> N
 
 
 @pytest.mark.trio
-async def test_closing_under_cancellation_still_ends_all(autojump_clock: trio.abc.Clock) -> None:
-    """A cancelled closing is held back until the apps have ended, for they must not outlive the client."""
+async def test_closing_under_cancellation_still_ends_everything(autojump_clock: trio.abc.Clock) -> None:
+    """A cancellation of closing is held back until the apps have ended, because they must not outlive the client."""
     app = FakeApp(endless)
     client = plain_client(app)
     response = await client.send(client.build_request("GET", "/"), stream=True)
@@ -380,9 +368,26 @@ async def test_closing_under_cancellation_still_ends_all(autojump_clock: trio.ab
     await response.aclose()
 
 
+@pytest.mark.trio
+async def test_two_tasks_close_at_once(autojump_clock: trio.abc.Clock) -> None:
+    """A second task that closes the transport waits as well."""
+    transport = ASGITransport(app := FakeApp(endless))
+    await transport.handle_async_request(httpx.Request("GET", "http://app"))
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(transport.aclose)
+        await trio.sleep(0.5)
+        assert len(nursery.child_tasks) == 2
+    assert trio.current_time() == pytest.approx(1)
+    assert app.log == ["cancelled"]
+
+
+# Exceptions that come too late.
+
+
 @pytest.mark.anyio
-async def test_exception_during_cancellation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What an app raises when nobody is left to take it is not lost: the log has it."""
+async def test_exception_after_leaving_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What an app raises after its response was left is logged."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await stream_and_listen(scope, receive, send)
@@ -399,15 +404,16 @@ async def test_exception_during_cancellation_is_logged(caplog: pytest.LogCapture
 
 
 @pytest.mark.anyio
-async def test_unread_exception_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception that the caller has not read as far as is not lost either."""
+@both_clients
+async def test_unread_exception_is_logged(make_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
+    """What an app has raised is logged if the caller leaves its response before it has read so far."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await hello(scope, receive, send)
         raise Boom("unread")
 
     app = FakeApp(handler)
-    async with plain_client(app) as client:
+    async with make_client(app) as client:
         async with client.stream("GET", "/"):
             await wait_until(lambda: not app.running)
     assert "unread" in caplog.text
@@ -422,19 +428,20 @@ async def test_late_exception_of_a_request_body_is_logged(caplog: pytest.LogCapt
             yield b"x"
             await anyio.sleep_forever()
         finally:
-            raise Boom("in the cleaning up")
+            raise Boom("while closing")
 
     async with plain_client(FakeApp(stream_and_listen)) as client:
         async with client.stream("POST", "/", content=body()):
             pass
-    assert "in the cleaning up" in caplog.text
+    assert "while closing" in caplog.text
 
 
 @pytest.mark.trio
-async def test_app_that_raises_while_it_is_cancelled_by_a_timeout(
-    caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
+@both_clients
+async def test_exception_while_cancelled_by_a_timeout_is_logged(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
 ) -> None:
-    """The caller has the timeout, the log the exception; streamed or not."""
+    """If an app raises while a timeout cancels it, the caller gets the timeout, and the exception is logged."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -442,23 +449,24 @@ async def test_app_that_raises_while_it_is_cancelled_by_a_timeout(
         finally:
             raise Boom("while cancelled")
 
-    for make_client in (plain_client, app_client):
-        caplog.clear()
-        async with make_client(FakeApp(handler)) as client:
-            with pytest.raises(httpx.ReadTimeout):
-                await client.get("/", timeout=3)
-        assert "while cancelled" in caplog.text
+    async with make_client(FakeApp(handler)) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/", timeout=3)
+    assert "while cancelled" in caplog.text
+
+
+# What is left.
 
 
 @pytest.mark.anyio
 async def test_response_is_read_and_closed_in_other_tasks() -> None:
-    """A response may be asked for in one task, read in a second and closed in a third."""
+    """A response may be requested in one task, read in a second and closed in a third."""
     app = FakeApp(stream_and_listen)
     transport = ASGITransport(app)
     responses: list[httpx.Response] = []
     chunks: list[bytes] = []
 
-    async def ask() -> None:
+    async def request() -> None:
         responses.append(await transport.handle_async_request(httpx.Request("GET", "http://app")))
 
     async def read_one() -> None:
@@ -470,7 +478,7 @@ async def test_response_is_read_and_closed_in_other_tasks() -> None:
         await responses[0].aclose()
 
     with anyio.fail_after(5):
-        for step in (ask, read_one, close, transport.aclose):
+        for step in (request, read_one, close, transport.aclose):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(step)
     assert chunks == [b"some"]
@@ -478,10 +486,12 @@ async def test_response_is_read_and_closed_in_other_tasks() -> None:
 
 
 @pytest.mark.anyio
-async def test_nothing_stays_behind() -> None:
-    """After any end of a request, the transport holds nothing of it."""
-
-    async def use(client: httpx.AsyncClient) -> None:
+@both_clients
+async def test_nothing_stays_behind(make_client: MakeClient) -> None:
+    """However a request ends, the transport holds nothing of it afterwards."""
+    app = FakeApp(hello)
+    client = make_client(app)
+    with anyio.fail_after(30):
         async with client:
             for handler in (hello, hang, endless):
                 app.handler = handler
@@ -490,37 +500,15 @@ async def test_nothing_stays_behind() -> None:
                 with anyio.move_on_after(0.01):
                     async with client.stream("GET", "/") as response:
                         await response.aread()
-
-    app = FakeApp(hello)
-    clients = [plain_client(app), app_client(app)]
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            for client in clients:
-                tasks.start_soon(use, client)
     assert app.running == 0
-    for client in clients:
-        transport = client._transport
-        assert isinstance(transport, ASGITransport)
-        assert (transport._running, transport._ending) == (set(), set())
-
-
-@pytest.mark.trio
-async def test_two_tasks_close_at_once(autojump_clock: trio.abc.Clock) -> None:
-    """Who closes a transport that is being closed waits as well."""
-    transport = ASGITransport(app := FakeApp(endless))
-    await transport.handle_async_request(httpx.Request("GET", "http://app"))
-    async with trio.open_nursery() as nursery:
-        for _ in range(2):
-            nursery.start_soon(transport.aclose)
-        await trio.sleep(0.5)
-        assert len(nursery.child_tasks) == 2
-    assert trio.current_time() == pytest.approx(1)
-    assert app.log == ["cancelled"]
+    transport = client._transport
+    assert isinstance(transport, ASGITransport)
+    assert (transport._running, transport._ending) == (set(), set())
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_end_of_the_run_ends_what_is_left(backend: str) -> None:
-    """A response that nobody closes does not outlive the event loop's run, nor disturb its end."""
+    """A response that is never closed does not outlive the event loop's run, nor disturb its end."""
 
     async def main() -> None:
         for handler in (endless, hang):
@@ -529,48 +517,7 @@ def test_end_of_the_run_ends_what_is_left(backend: str) -> None:
                 await transport.handle_async_request(httpx.Request("GET", "http://app"))
 
     transport = ASGITransport(app := FakeApp(hang))
-    anyio.run(main, backend=backend)
+    name, options = virtual_time_backend(backend)
+    anyio.run(main, backend=name, backend_options=options)
     assert app.log == ["cancelled"] * 2
     assert transport._running == set()
-
-
-def test_app_that_cancels_its_own_task() -> None:
-    """An asyncio app that cancels its task spoils its response, unless that is whole; the caller is not cancelled."""
-
-    async def main() -> None:
-        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["path"] == "/whole":
-                await hello(scope, receive, send)
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-            await asyncio.sleep(1)
-
-        async with plain_client(FakeApp(handler)) as client:
-            with pytest.raises(httpx.RemoteProtocolError, match="the app's call was cancelled"):
-                await client.get("/")
-            assert (await client.get("/whole")).text == "hello"
-
-    asyncio.run(main())
-
-
-def test_asyncios_own_cancellation_of_the_closing_is_held_back() -> None:
-    """A native cancellation of the task that closes a client arrives when requests and app have ended."""
-
-    async def main() -> None:
-        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
-            await send(start())
-            await listen(scope, receive, send)
-            await asyncio.sleep(0.05)
-
-        client = app_client(app := FakeApp(handler))
-        await client.__aenter__()
-        await client.send(client.build_request("GET", "/"), stream=True)
-        closing = asyncio.ensure_future(client.aclose())
-        await asyncio.sleep(0.01)
-        closing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-        assert app.log == ["startup", "returned", "shutdown"]
-
-    asyncio.run(main())

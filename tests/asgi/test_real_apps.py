@@ -1,11 +1,11 @@
-"""Real apps, each called in this process and over a socket: both look the same to the client, and to the app."""
+"""Real apps, called in this process and over a socket: both look the same to the client and to the app."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,8 +24,9 @@ pytestmark = pytest.mark.anyio
 
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=fixed"}
-USES = ["streamed", "whole"]
-CLIENTS = ["PrefectHttpxClient", "httpx.AsyncClient"]
+# How the app is called here: by PrefectHttpxClient.get() in the caller's task, or by a stream of httpx's own client
+# on ASGITransport in a root task.
+WAYS = ["inline", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,15 @@ class Case:
     """A request to an app.
 
     Attributes:
-        app: which one, of APPS.
-        path: the rest of the URL.
-        method: the request's method.
-        make_arguments: makes further arguments of the request, anew for each.
+        app: its name in APPS.
+        path: the path and query of the URL.
+        method: the method of the request.
+        make_arguments: returns further arguments for each request.
         what: what is special about them.
         leaves: whether the client leaves the response without reading it.
-        raises: what the client gets from the app in this process where a server gives it something else.
-        served: what it gets from a server there: an exception, or a status.
-        lost: what a server still sends of a body that it cannot end.
+        raises: the exception that the client gets in this process, if a server gives it something else.
+        served: what it gets from a server in that case: an exception, or a status.
+        lost: what a server still sends of a body that it cannot complete.
     """
 
     app: str
@@ -59,7 +60,7 @@ class Case:
 
 
 def having(what: str, **arguments: Any) -> dict[str, Any]:
-    """Give a request further arguments; a generator function makes one for each request."""
+    """Return the fields of a Case with further arguments; if the content is a function, it is called each time."""
     content = arguments.pop("content", None)
 
     def make() -> Mapping[str, Any]:
@@ -166,7 +167,7 @@ QUART_CASES = [
     Case("quart", "/describe/a%20b/c?x=1&x=2"),
     Case("quart", "/missing"),
     Case("quart", "/boom"),
-    # The group is that of the nursery which Quart-Trio itself runs a request in.
+    # The group comes from the nursery in which Quart-Trio runs a request.
     Case("quart", "/boom/late", raises="ExceptionGroup", served="RemoteProtocolError"),
 ]
 
@@ -185,7 +186,7 @@ class Seen:
     history: list[int] = field(default_factory=list[int])
 
     def note_head(self, response: httpx.Response) -> None:
-        """Note all but the body, and without what a server adds."""
+        """Record all but the body, and without the headers that a server adds."""
         self.status = response.status_code
         self.http_version = response.http_version
         added = (b"date", b"server", b"transfer-encoding", b"connection")
@@ -196,11 +197,12 @@ class Seen:
         self.history = [answer.status_code for answer in response.history]
 
 
-async def ask(client: httpx.AsyncClient, case: Case, url: str, use: str) -> Seen:
-    """Make a request; say what came back."""
+async def send(client: httpx.AsyncClient, case: Case, url: str, way: str) -> Seen:
+    """Send a request, and return what the client saw of the response."""
     seen, arguments = Seen(), case.make_arguments()
+    client.cookies.clear()
     try:
-        if use == "streamed":
+        if way == "streamed":
             async with client.stream(case.method, url + case.path, **arguments) as response:
                 seen.note_head(response)
                 if not case.leaves:
@@ -221,7 +223,7 @@ async def ask(client: httpx.AsyncClient, case: Case, url: str, use: str) -> Seen
 
 @dataclass
 class Pair:
-    """An app in this process, the same app at a server, and the server's URL."""
+    """An app in this process, the same app at a server, and the URL of the server."""
 
     here: WatchedApp
     there: WatchedApp
@@ -230,13 +232,13 @@ class Pair:
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run the tests on both backends, one after the other, for their servers' sake."""
+    """Run the tests on one backend after the other, so that its servers are started once."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def pair_of(anyio_backend: str) -> Iterator[Callable[[str], Pair]]:
-    """Give apps by name, with servers of the backend's own kind, which run until the last test has ended."""
+    """Return a function that returns a Pair by the name of its app, with a server of the backend's kind."""
     serve = hypercorn_on_trio if anyio_backend == "trio" else uvicorn_on_asyncio
     pairs: dict[str, Pair] = {}
     with contextlib.ExitStack() as servers:
@@ -250,42 +252,60 @@ def pair_of(anyio_backend: str) -> Iterator[Callable[[str], Pair]]:
         yield get
 
 
-@contextlib.asynccontextmanager
-async def new_client(name: str, app: ASGIApp | None, *, quiet: bool = False) -> AsyncGenerator[httpx.AsyncClient, None]:
-    """Make a client that calls the app, or servers if there is none; a quiet one does not raise what the app raises."""
-    if name == "PrefectHttpxClient":
-        async with PrefectHttpxClient(app=app, retry=retrying_at_once(1), verify=False, trust_env=False) as client:
-            yield client
-    elif app is None:
-        async with httpx.AsyncClient(verify=False, trust_env=False) as plain:
-            yield plain
-    else:
-        async with app_lifespan_context(app) as lifespan:
-            transport = ASGITransport(app, not quiet, state=lifespan.state)
-            async with httpx.AsyncClient(transport=transport) as plain:
-                yield plain
+class Clients:
+    """The clients of a module: one for each way, app and server.
+
+    Args:
+        stack: leaves the clients.
+    """
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self._stack = stack
+        self._clients: dict[tuple[object, ...], httpx.AsyncClient] = {}
+
+    async def get(self, way: str, app: ASGIApp | None, *, quiet: bool = False) -> httpx.AsyncClient:
+        """Return a client of an app, or of servers if there is none; a quiet one does not raise app exceptions."""
+        key = way, app, quiet
+        if key not in self._clients:
+            self._clients[key] = await self._enter(way, app, quiet)
+        return self._clients[key]
+
+    async def _enter(self, way: str, app: ASGIApp | None, quiet: bool) -> httpx.AsyncClient:
+        enter = self._stack.enter_async_context
+        if way == "inline":
+            return await enter(PrefectHttpxClient(app=app, retry=retrying_at_once(1), verify=False, trust_env=False))
+        if app is None:
+            return await enter(httpx.AsyncClient(verify=False, trust_env=False))
+        lifespan = await enter(app_lifespan_context(app))
+        return await enter(httpx.AsyncClient(transport=ASGITransport(app, not quiet, state=lifespan.state)))
+
+
+@pytest.fixture(scope="module")
+async def clients(anyio_backend: str) -> AsyncIterator[Clients]:
+    """Return the clients of the module, which are closed in the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield Clients(stack)
 
 
 async def views_of(app: WatchedApp) -> list[tuple[Scope, bytes, list[str], str]]:
-    """Give what the app has seen of its calls since it was last asked, once they have ended."""
+    """Return what the app has seen of its calls since the last time, once they have ended."""
     calls, app.calls = app.calls, []
     for call in calls:
-        assert await anyio.to_thread.run_sync(call.ended.wait, 5)
+        if not call.ended.is_set():
+            assert await anyio.to_thread.run_sync(call.ended.wait, 5)
     return [(_comparable(call.scope), call.body, call.notes, call.outcome) for call in calls]
 
 
 def _comparable(scope: Scope) -> Scope:
-    # Each server has its own idea of the spec's version. HTTP clients put Host first, wherever it was.
+    # Servers differ in the version of the spec. Clients put Host first, wherever it was.
     headers = sorted(scope["headers"], key=lambda header: header[0] != b"host")
     return {**scope, "asgi": scope["asgi"]["version"], "headers": headers}
 
 
-async def compare(pair: Pair, case: Case, name: str, use: str) -> None:
-    """Make a request to both, and compare what both sides saw of it."""
-    async with new_client(name, pair.here) as client:
-        here = await ask(client, case, pair.url, use)
-    async with new_client(name, None) as client:
-        there = await ask(client, case, pair.url, use)
+async def compare(clients: Clients, pair: Pair, case: Case, way: str) -> None:
+    """Send a request to both, and compare what the client and the app saw of it."""
+    here = await send(await clients.get(way, pair.here), case, pair.url, way)
+    there = await send(await clients.get(way, None), case, pair.url, way)
     seen_here, seen_there = await views_of(pair.here), await views_of(pair.there)
     if not case.raises:
         assert here == there
@@ -295,63 +315,57 @@ async def compare(pair: Pair, case: Case, name: str, use: str) -> None:
     assert case.served in (there.error, there.status)
     if here.status is not None:
         assert replace(here, error=there.error, body=here.body + case.lost) == there
-    # A failure that only one of them shows may be worth a retry.
+    # A failure that only one of them has may have been retried.
     assert seen_here[-1] == seen_there[-1]
 
 
-def _uses(cases: list[Case]) -> list[object]:
-    uses = [(case, use) for case in cases for use in (USES[:1] if case.leaves else USES)]
-    return [pytest.param(case, use, id=f"{case}, {use}") for case, use in uses]
+def _in_all_ways(cases: list[Case]) -> list[object]:
+    ways = [(case, way) for case in cases for way in (WAYS[1:] if case.leaves else WAYS)]
+    return [pytest.param(case, way, id=f"{case}, {way}") for case, way in ways]
 
 
-@pytest.mark.parametrize("name", CLIENTS)
-@pytest.mark.parametrize(("case", "use"), _uses(CASES))
-async def test_same_as_from_a_server(pair_of: Callable[[str], Pair], case: Case, use: str, name: str) -> None:
-    """Client and app see the same of a request, in this process and over a socket, or differ as the table says."""
+@pytest.mark.parametrize(("case", "way"), _in_all_ways(CASES))
+async def test_same_as_from_a_server(clients: Clients, pair_of: Callable[[str], Pair], case: Case, way: str) -> None:
+    """Client and app see the same of a request in this process and over a socket, unless the table says otherwise."""
     with anyio.fail_after(10):
-        await compare(pair_of(case.app), case, name, use)
+        await compare(clients, pair_of(case.app), case, way)
 
 
-@pytest.mark.parametrize("name", CLIENTS)
-@pytest.mark.parametrize(("case", "use"), _uses(QUART_CASES))
+@pytest.mark.parametrize(("case", "way"), _in_all_ways(QUART_CASES))
 @pytest.mark.parametrize("anyio_backend", ["trio"], scope="module")
-async def test_same_on_quart_trio(pair_of: Callable[[str], Pair], case: Case, use: str, name: str) -> None:
-    """So they do with an app that runs on trio only."""
+async def test_same_on_quart_trio(clients: Clients, pair_of: Callable[[str], Pair], case: Case, way: str) -> None:
+    """The same holds for an app that runs on trio only."""
     with anyio.fail_after(10):
-        await compare(pair_of(case.app), case, name, use)
+        await compare(clients, pair_of(case.app), case, way)
 
 
-@pytest.mark.parametrize(("case", "use"), _uses([case for case in CASES if case.raises == "Boom"]))
-async def test_app_that_fails_quietly(pair_of: Callable[[str], Pair], case: Case, use: str) -> None:
-    """With raise_app_exceptions=False, a crash looks the same as from a server, but for the server's own error page."""
+@pytest.mark.parametrize("case", [case for case in CASES if case.raises == "Boom"], ids=str)
+async def test_app_exceptions_that_are_not_raised(clients: Clients, pair_of: Callable[[str], Pair], case: Case) -> None:
+    """With raise_app_exceptions=False, a failure looks as it does from a server, but for the server's error page."""
     pair = pair_of(case.app)
     with anyio.fail_after(10):
-        async with new_client("httpx.AsyncClient", pair.here, quiet=True) as client:
-            here = await ask(client, case, pair.url, use)
-        async with new_client("httpx.AsyncClient", None) as client:
-            there = await ask(client, case, pair.url, use)
+        here = await send(await clients.get("streamed", pair.here, quiet=True), case, pair.url, "streamed")
+        there = await send(await clients.get("streamed", None), case, pair.url, "streamed")
         assert await views_of(pair.here) == await views_of(pair.there)
     if here.status == 500 and not here.body:
         here = replace(here, headers=there.headers, body=there.body)
     assert here == there
 
 
-@pytest.mark.parametrize("name", CLIENTS)
-@pytest.mark.parametrize("use", USES)
-async def test_request_body_that_fails(pair_of: Callable[[str], Pair], use: str, name: str) -> None:
-    """A request body that fails gives the client its own exception, and the app what it had and a disconnect."""
+@pytest.mark.parametrize("way", WAYS)
+async def test_request_body_that_fails(clients: Clients, pair_of: Callable[[str], Pair], way: str) -> None:
+    """If a request body fails, the client gets its exception, and the app what there was of it and a disconnect."""
     pair = pair_of("starlette")
     for app, client_app in ((pair.here, pair.here), (pair.there, None)):
 
-        async def body(took_content: threading.Event = app.took_content) -> AsyncIterator[bytes]:
-            took_content.clear()
+        async def body(received_content: threading.Event = app.received_content) -> AsyncIterator[bytes]:
+            received_content.clear()
             yield b"first "
-            assert await anyio.to_thread.run_sync(took_content.wait, 5)
+            assert await anyio.to_thread.run_sync(received_content.wait, 5)
             raise Boom
 
         case = Case("starlette", "/echo/parts", "POST", **having("", content=body))
         with anyio.fail_after(10):
-            async with new_client(name, client_app) as client:
-                assert await ask(client, case, pair.url, use) == Seen(error="Boom")
+            assert await send(await clients.get(way, client_app), case, pair.url, way) == Seen(error="Boom")
             [view] = await views_of(app)
         assert view[1:] == (b"first ", ["disconnect"], "raised")

@@ -1,4 +1,4 @@
-"""Request bodies on their way into an app: whole ones, and streams that are read one chunk ahead."""
+"""Request bodies on their way into an app: whole ones, and streams, which are read one chunk ahead."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class BodyError(Exception):
 
 
 class Odd(BaseException):
-    """What is no Exception."""
+    """A BaseException that is not an Exception."""
 
 
 class Stream(httpx.AsyncByteStream):
-    """A stream that reads through an iterator within a generator, as httpx's do."""
+    """A stream that reads through an iterator within a generator, as those of httpx do."""
 
     def __init__(self, produce: Produce) -> None:
         self._produce = produce
@@ -38,12 +38,12 @@ class Stream(httpx.AsyncByteStream):
 
 
 class Upload:
-    """A streamed body and what the exchange around it gets to know.
+    """A streamed body, and what the call around it is told.
 
     Attributes:
         body: the body.
         changes: the flags waits_for_app and waits_for_caller at each change.
-        errors: the errors it has reported.
+        errors: the errors that it has reported.
         has_ended: whether the task that reads the stream has ended.
     """
 
@@ -69,7 +69,7 @@ class Upload:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[StreamedBody]:
-        """Read the stream meanwhile, up to where it has to wait; wait for its end."""
+        """Read the stream during the block, which starts where the stream has to wait; then wait for its end."""
         with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(self.produce)
@@ -77,7 +77,7 @@ class Upload:
                 yield self.body
 
     async def take_all(self) -> list[tuple[bytes, bool]]:
-        """Take what there is, to the end of the reading."""
+        """Take chunks until the stream has been read to its end."""
         taken: list[tuple[bytes, bool]] = []
         while True:
             if (offer := self.body.take()) is not None:
@@ -89,12 +89,12 @@ class Upload:
 
 
 def flags(body: RequestBody) -> tuple[bool, bool]:
-    """Give a body's two flags."""
+    """Return the two flags of a body."""
     return body.waits_for_app, body.waits_for_caller
 
 
 def parts(*chunks: bytes) -> Produce:
-    """Give a function that makes a stream of these chunks."""
+    """Return a generator function that yields these chunks."""
 
     async def produce() -> AsyncIterator[bytes]:
         for chunk in chunks:
@@ -108,7 +108,7 @@ def parts(*chunks: bytes) -> Produce:
 
 @pytest.mark.parametrize("content", [b"text", b"x" * 1_000_000])
 def test_whole_body(content: bytes) -> None:
-    """A whole body waits for the app until it is taken, once, in one piece, and never for the caller."""
+    """A whole body waits for the app until it is taken, once and in one piece, and never for the caller."""
     body = WholeBody(content)
     assert flags(body) == (True, False)
     assert body.take() == (content, False)
@@ -118,7 +118,7 @@ def test_whole_body(content: bytes) -> None:
 
 
 def test_empty_body() -> None:
-    """An empty body is taken once as well, but nothing waits for that."""
+    """An empty body is taken once as well, but does not wait for that."""
     body = WholeBody(b"")
     assert flags(body) == (False, False)
     assert body.take() == (b"", False)
@@ -126,7 +126,7 @@ def test_empty_body() -> None:
 
 
 def test_stopping_a_whole_body() -> None:
-    """There is nothing to stop about a whole body."""
+    """Stopping a whole body has no effect."""
     body = WholeBody(b"text")
     body.stop()
     assert body.take() == (b"text", False)
@@ -136,7 +136,7 @@ def test_stopping_a_whole_body() -> None:
 
 
 @pytest.mark.anyio
-async def test_before_it_is_read() -> None:
+async def test_stream_that_is_not_read_yet() -> None:
     """Before its first chunk, a stream waits for the caller, and there is nothing to take."""
     upload = Upload(parts(b"one"))
     assert flags(upload.body) == (False, True)
@@ -146,7 +146,7 @@ async def test_before_it_is_read() -> None:
 
 @pytest.mark.anyio
 async def test_one_ahead() -> None:
-    """A stream is read one chunk ahead of the app; the flags say who waits for whom at each stage."""
+    """A stream is read one chunk ahead of the app; the flags say which side has to act at each stage."""
     log: list[str] = []
 
     async def produce() -> AsyncIterator[bytes]:
@@ -190,7 +190,7 @@ async def test_one_ahead() -> None:
     ids=["none", "empty", "empties", "one", "between", "same", "many"],
 )
 async def test_chunks(chunks: list[bytes], expected: list[bytes]) -> None:
-    """The app takes the chunks as they are, without empty ones, which say nothing, and then one empty end."""
+    """The app takes the chunks unchanged, but for empty ones, and then an empty last one."""
     upload = Upload(parts(*chunks))
     async with upload.running():
         taken = await upload.take_all()
@@ -201,7 +201,7 @@ async def test_chunks(chunks: list[bytes], expected: list[bytes]) -> None:
 
 @pytest.mark.anyio
 async def test_waiting_for_the_caller() -> None:
-    """While the caller makes its next chunk, the body waits for the caller, and an empty chunk is no news."""
+    """While the caller produces its next chunk, the body waits for the caller; an empty chunk does not change that."""
     first, second = anyio.Event(), anyio.Event()
 
     async def produce() -> AsyncIterator[bytes]:
@@ -221,8 +221,8 @@ async def test_waiting_for_the_caller() -> None:
 
 
 @pytest.mark.anyio
-async def test_taken_as_soon_as_it_is_there() -> None:
-    """Who hears of a chunk may take it then and there."""
+async def test_taking_within_the_callback() -> None:
+    """The callback for a new chunk may take it at once."""
     taken: list[tuple[bytes, bool] | None] = []
     errors: list[BaseException] = []
     body = StreamedBody(Stream(parts(b"one", b"two")))
@@ -234,7 +234,7 @@ async def test_taken_as_soon_as_it_is_there() -> None:
 
 @pytest.mark.anyio
 async def test_one_task_reads_it_all() -> None:
-    """One task reads the stream from its beginning to its end, so that it may have a nursery open across its chunks."""
+    """One task reads the stream from start to end, so the stream may have a nursery open across its chunks."""
     tasks: list[int] = []
     takers: list[int] = []
 
@@ -272,7 +272,7 @@ async def test_one_task_reads_it_all() -> None:
     "error", [BodyError(), httpx.StreamConsumed(), Odd(), ExceptionGroup("", [OSError()])], ids=repr
 )
 async def test_error(error: BaseException) -> None:
-    """What a stream raises is reported once, as it is, after the app has taken what came before; it is not raised."""
+    """What a stream raises is reported once, unchanged, after the app has taken what came before; it is not raised."""
 
     async def produce() -> AsyncIterator[bytes]:
         yield b"one"
@@ -293,7 +293,7 @@ async def test_error(error: BaseException) -> None:
 
 @pytest.mark.anyio
 async def test_error_at_once() -> None:
-    """A stream that raises before its first chunk has nothing to take, and no end."""
+    """A stream that raises before its first chunk leaves nothing to take, not even an end."""
 
     async def produce() -> AsyncIterator[bytes]:
         raise BodyError
@@ -308,8 +308,8 @@ async def test_error_at_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_error_of_its_iterator() -> None:
-    """A stream that cannot even be iterated over has failed like any other."""
+async def test_error_of_aiter() -> None:
+    """An error of __aiter__() is reported like any other."""
 
     class Consumed(httpx.AsyncByteStream):
         def __aiter__(self) -> AsyncIterator[bytes]:
@@ -326,11 +326,11 @@ async def test_error_of_its_iterator() -> None:
 
 
 class Nested:
-    """A stream of generators within generators, which write down what becomes of them.
+    """A stream of generators within generators, which log how they end.
 
     Args:
-        depth: how many there are.
-        waits: whether the innermost waits for ever rather than gives its second chunk.
+        depth: how many generators are around the innermost one.
+        waits: whether the innermost one waits forever after its first chunk.
     """
 
     def __init__(self, depth: int = 3, *, waits: bool = False) -> None:
@@ -360,13 +360,13 @@ class Nested:
             self.log.append(depth)
 
     def unwound(self) -> list[object]:
-        """Give the log of a stream that was cancelled where it stood, from the inside out."""
+        """Return the log of a stream that was cancelled from the inside out."""
         return [entry for depth in range(self.depth + 1) for entry in ("cancelled", depth)]
 
 
 @asynccontextmanager
 async def no_warnings() -> AsyncGenerator[None]:
-    """Check that nothing is left to the garbage collector, which warns of it under trio."""
+    """Check that no generator is left to the garbage collector, which trio warns about."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -378,7 +378,7 @@ async def no_warnings() -> AsyncGenerator[None]:
 @pytest.mark.anyio
 @pytest.mark.parametrize("waits_for", ["app", "caller"])
 async def test_stop_closes_nested_generators(waits_for: str) -> None:
-    """A stream that is stopped, whoever is waiting for whom, unwinds at once, to its innermost generator."""
+    """A stream that is stopped unwinds at once, down to its innermost generator, whichever side has to act."""
     nested = Nested(waits=waits_for == "caller")
     async with no_warnings():
         upload = Upload(nested.produce)
@@ -396,8 +396,8 @@ async def test_stop_closes_nested_generators(waits_for: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_stop_is_no_error() -> None:
-    """A stream that is stopped has neither failed nor come to its end."""
+async def test_stop_is_not_an_error() -> None:
+    """Stopping a stream is reported neither as an error nor as its end."""
     upload = Upload(Nested().produce)
     async with upload.running() as body:
         body.stop()
@@ -405,8 +405,8 @@ async def test_stop_is_no_error() -> None:
 
 
 @pytest.mark.anyio
-async def test_stop_closes_chunks_in_store() -> None:
-    """A stopped stream that has a few chunks in store, and waits for nothing, is closed, and not left behind."""
+async def test_stop_closes_a_stream_with_buffered_chunks() -> None:
+    """A stopped stream that has a few more chunks ready is closed."""
     log: list[str] = []
 
     async def produce() -> AsyncIterator[bytes]:
@@ -425,8 +425,8 @@ async def test_stop_closes_chunks_in_store() -> None:
 
 
 @pytest.mark.anyio
-async def test_stop_before_it_is_read() -> None:
-    """A stream that is stopped before its first chunk was read offers the app nothing to wait for."""
+async def test_stop_before_the_first_chunk() -> None:
+    """A stream that is stopped before it is read does not wait for the caller, and reports no error."""
     nested = Nested()
     async with no_warnings():
         upload = Upload(nested.produce)
@@ -441,7 +441,7 @@ async def test_stop_before_it_is_read() -> None:
 
 @pytest.mark.anyio
 async def test_stop_after_the_end() -> None:
-    """A stream that has ended is not changed by being stopped, however often."""
+    """Stopping a stream that has ended, even twice, does not change it."""
     upload = Upload(parts(b"one"))
     async with upload.running() as body:
         body.take()
@@ -455,7 +455,7 @@ async def test_stop_after_the_end() -> None:
 @pytest.mark.parametrize("error", [BodyError(), Odd()], ids=repr)
 @pytest.mark.parametrize("waits_for", ["app", "caller"])
 async def test_stream_that_fails_when_it_is_stopped(waits_for: str, error: BaseException) -> None:
-    """What a stopped stream raises ends it, and nobody but its exchange may hear of it."""
+    """What a stopped stream raises ends it, and is not raised."""
 
     async def produce() -> AsyncIterator[bytes]:
         try:
@@ -478,7 +478,7 @@ async def test_stream_that_fails_when_it_is_stopped(waits_for: str, error: BaseE
 @pytest.mark.parametrize("holds", ["scope", "nursery", "nursery whose child fails"])
 @pytest.mark.parametrize("waits_for", ["app", "caller"])
 async def test_stop_unwinds_what_is_open_across_chunks(waits_for: str, holds: str) -> None:
-    """A stopped stream leaves the scopes and nurseries that it has open across its chunks, in their order."""
+    """A stopped stream leaves the scopes and nurseries that it has open across its chunks, in order."""
     log: list[str] = []
 
     async def child() -> None:
@@ -519,29 +519,29 @@ async def test_stop_unwinds_what_is_open_across_chunks(waits_for: str, holds: st
 
 
 @pytest.mark.anyio
-async def test_stream_that_minds_no_cancellation() -> None:
-    """A stream that never ends and waits for nothing is given up after a while."""
-    given: list[int] = []
+async def test_stream_that_ignores_its_cancellation() -> None:
+    """A stream that never ends and never waits is given up after a number of chunks."""
+    chunks: list[int] = []
 
     class Endless(httpx.AsyncByteStream):
         def __aiter__(self) -> AsyncIterator[bytes]:
             return self
 
         async def __anext__(self) -> bytes:
-            given.append(1)
+            chunks.append(1)
             return b"chunk"
 
     upload = Upload(Endless())
     async with upload.running() as body:
         body.stop()
     assert upload.has_ended
-    assert 1 <= len(given) <= 32
+    assert 1 <= len(chunks) <= 32
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("waits_for", ["app", "caller"])
 async def test_cancelled_from_outside(waits_for: str) -> None:
-    """A cancellation of the task that reads goes through the stream and on; it is no error of the stream's."""
+    """A cancellation of the reading task passes through the stream, and is not reported as an error."""
     nested = Nested(waits=waits_for == "caller")
     async with no_warnings():
         upload = Upload(nested.produce)
@@ -560,7 +560,7 @@ async def test_cancelled_from_outside(waits_for: str) -> None:
 
 @pytest.mark.trio
 async def test_stop_takes_no_time(autojump_clock: trio.testing.MockClock) -> None:
-    """A stopped stream is through with it before the clock moves."""
+    """A stream is stopped before the clock moves."""
 
     async def produce() -> AsyncIterator[bytes]:
         while True:

@@ -1,4 +1,4 @@
-"""ASGITransport: httpx's timeouts, at their exact times."""
+"""ASGITransport: httpx's timeouts, at their exact times in virtual time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import trio
-from support.asgi_apps import FakeApp, MakeClient, app_client, hang, hello, last, listen, part, plain_client, start
+from support.asgi_apps import (
+    FakeApp,
+    MakeClient,
+    app_client,
+    both_clients,
+    hang,
+    hello,
+    last,
+    listen,
+    part,
+    plain_client,
+    start,
+)
 
 from prefect_http import PrefectHTTPStatusError
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.trio
-
-both_clients = pytest.mark.parametrize("make_client", [plain_client, app_client])
 
 
 @both_clients
@@ -22,7 +32,7 @@ both_clients = pytest.mark.parametrize("make_client", [plain_client, app_client]
 async def test_no_headers_is_a_read_timeout(
     make_client: MakeClient, handler: ASGIApp, autojump_clock: trio.abc.Clock
 ) -> None:
-    """An app that does not answer within the read timeout raises ReadTimeout then, and not later."""
+    """If an app does not answer within the read timeout, the request raises ReadTimeout at that moment."""
     async with make_client(FakeApp(handler)) as client:
         with pytest.raises(httpx.ReadTimeout, match="the app did not start its response for 3 s"):
             await client.get("/", timeout=httpx.Timeout(None, read=3))
@@ -31,7 +41,7 @@ async def test_no_headers_is_a_read_timeout(
 
 @both_clients
 async def test_each_chunk_has_the_read_timeout(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """A chunk that does not come within the read timeout raises ReadTimeout; empty ones do not count."""
+    """If no chunk arrives within the read timeout, the read raises ReadTimeout; empty chunks do not count."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await trio.sleep(2)
@@ -53,8 +63,8 @@ async def test_each_chunk_has_the_read_timeout(make_client: MakeClient, autojump
         assert trio.current_time() == 11
 
 
-async def test_each_chunk_has_the_read_timeout_when_read_whole(autojump_clock: trio.abc.Clock) -> None:
-    """The same holds for a response that is read whole; what counts is the time between chunks."""
+async def test_each_chunk_has_the_read_timeout_inline(autojump_clock: trio.abc.Clock) -> None:
+    """The same holds if the app runs in its caller's task: what counts is the time between chunks."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         for message in (start(), part(b"x"), part(b"x")):
@@ -70,7 +80,7 @@ async def test_each_chunk_has_the_read_timeout_when_read_whole(autojump_clock: t
 
 @both_clients
 async def test_sub_tasks_of_the_app_count_too(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """It does not matter in which of its tasks an app sends."""
+    """An app may send from any of its tasks."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         async def respond() -> None:
@@ -90,7 +100,7 @@ async def test_sub_tasks_of_the_app_count_too(make_client: MakeClient, autojump_
 
 @both_clients
 async def test_background_work_has_no_timeout(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """Once the response is whole, the app may take as long as it likes."""
+    """Once the response is complete, the app may run for as long as it likes."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await hello(scope, receive, send)
@@ -105,7 +115,7 @@ async def test_background_work_has_no_timeout(make_client: MakeClient, autojump_
 async def test_body_that_is_not_taken_is_a_write_timeout(
     make_client: MakeClient, autojump_clock: trio.abc.Clock
 ) -> None:
-    """An app that does not take the request's body within the write timeout raises WriteTimeout."""
+    """If an app does not take the request body within the write timeout, the request raises WriteTimeout."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await trio.sleep_forever()
@@ -117,10 +127,10 @@ async def test_body_that_is_not_taken_is_a_write_timeout(
 
 
 @both_clients
-async def test_streamed_body_that_is_not_taken_on_is_a_write_timeout(
+async def test_chunk_that_is_not_taken_is_a_write_timeout(
     make_client: MakeClient, autojump_clock: trio.abc.Clock
 ) -> None:
-    """The write timeout is for each chunk, from when the caller has it."""
+    """The write timeout applies to each chunk, from when the caller has produced it."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(3):
@@ -140,7 +150,7 @@ async def test_streamed_body_that_is_not_taken_on_is_a_write_timeout(
 
 @both_clients
 async def test_caller_may_take_its_time(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """While the app waits for the caller's own stream, no timeout runs; the read timeout begins at its end."""
+    """While the app waits for the caller's own stream, no timeout runs; the read timeout starts at its end."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(3):
@@ -161,7 +171,7 @@ async def test_caller_may_take_its_time(make_client: MakeClient, autojump_clock:
 
 @both_clients
 async def test_write_timeout_ends_with_the_headers(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """An app that answers without taking the body is no failure, however long its response takes."""
+    """An app may answer without taking the request body, however long its response takes."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
@@ -177,8 +187,8 @@ async def test_write_timeout_ends_with_the_headers(make_client: MakeClient, auto
 
 
 @both_clients
-async def test_no_timeout_waits_forever(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """Without timeouts, only the caller's own deadline ends the wait."""
+async def test_no_timeouts(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """Without timeouts, a request waits until the caller's own deadline."""
     async with make_client(FakeApp(hang)) as client:
         with trio.move_on_after(100_000) as scope:
             await client.get("/")
@@ -186,8 +196,8 @@ async def test_no_timeout_waits_forever(make_client: MakeClient, autojump_clock:
         assert trio.current_time() == 100_000
 
 
-async def test_app_has_its_grace_after_a_timeout(autojump_clock: trio.abc.Clock) -> None:
-    """A timeout is leaving early, too: disconnect, grace, cancellation; but the caller does not wait for it."""
+async def test_grace_period_after_a_timeout(autojump_clock: trio.abc.Clock) -> None:
+    """After a timeout, the app is disconnected and cancelled as after leaving early, but the caller does not wait."""
     app = FakeApp(listen)
     async with plain_client(app) as client:
         with pytest.raises(httpx.ReadTimeout):
@@ -205,10 +215,10 @@ async def test_app_has_its_grace_after_a_timeout(autojump_clock: trio.abc.Clock)
 
 
 @pytest.mark.parametrize("before", [(), (start(),), (start(500), part(b"some"))])
-async def test_app_that_is_read_whole_has_its_grace_if_it_listens(
+async def test_inline_app_that_listens_has_its_grace_period_after_a_timeout(
     before: tuple[Message, ...], autojump_clock: trio.abc.Clock
 ) -> None:
-    """An app that runs in its caller's task has the disconnect and the grace while it waits in receive()."""
+    """An app that runs in its caller's task is disconnected by a timeout, rather than cancelled, in receive()."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         for message in before:
@@ -228,8 +238,9 @@ async def test_app_that_is_read_whole_has_its_grace_if_it_listens(
                 assert raised.value.response.content == b"some"
 
 
-async def test_listening_in_vain_gives_no_more_time(autojump_clock: trio.abc.Clock) -> None:
-    """An app that looks for messages again and again, in several tasks, has no more time than one that does not."""
+@both_clients
+async def test_receiving_does_not_extend_the_timeout(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """An app that calls receive() again and again, in several tasks, has no more time than one that does not."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         async def poll(seconds: float) -> None:
@@ -237,7 +248,7 @@ async def test_listening_in_vain_gives_no_more_time(autojump_clock: trio.abc.Clo
             while message != {"type": "http.disconnect"}:
                 with trio.move_on_after(seconds):
                     message = await receive()
-            app.log.append("told")
+            app.log.append("disconnected")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poll, 0.7)
@@ -248,19 +259,17 @@ async def test_listening_in_vain_gives_no_more_time(autojump_clock: trio.abc.Clo
             await send(part(b"x"))
 
     app = FakeApp(handler)
-    for make_client in (app_client, plain_client):
-        app.log.clear()
-        async with make_client(app) as client:
-            began = trio.current_time()
-            with pytest.raises(httpx.ReadTimeout):
-                await client.get("/", timeout=3)
-            assert trio.current_time() - began == pytest.approx(7)
-        assert [line for line in app.log if line in ("told", "returned")] == ["told", "told", "returned"]
+    async with make_client(app) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/", timeout=3)
+        assert trio.current_time() == pytest.approx(7)
+    ended = [line for line in app.log if line in ("disconnected", "returned")]
+    assert ended == ["disconnected", "disconnected", "returned"]
 
 
 @both_clients
-async def test_retries_after_timeouts(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
-    """A request that is over leaves no timer that would strike the next one."""
+async def test_timers_end_with_their_request(make_client: MakeClient, autojump_clock: trio.abc.Clock) -> None:
+    """A request that has ended leaves no timer that could end a later one."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await trio.sleep(2)
@@ -272,8 +281,8 @@ async def test_retries_after_timeouts(make_client: MakeClient, autojump_clock: t
         await trio.sleep(10)
 
 
-async def test_chunk_at_the_last_moment(autojump_clock: trio.abc.Clock) -> None:
-    """What comes at the very moment of the timeout counts if it comes first, and never gets lost."""
+async def test_chunk_at_the_moment_of_the_timeout(autojump_clock: trio.abc.Clock) -> None:
+    """A chunk that arrives at the very moment of the timeout counts if it is first, and is never lost."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())

@@ -1,4 +1,4 @@
-"""ASGITransport: what comes through, and what the app and the caller see of each other."""
+"""ASGITransport: what arrives on either side of a request, responses and exceptions alike."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from support.asgi_apps import (
     FakeApp,
     MakeClient,
     app_client,
+    both_clients,
     hello,
     last,
     part,
@@ -30,14 +31,12 @@ from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 pytestmark = pytest.mark.anyio
 
-both_clients = pytest.mark.parametrize("make_client", [plain_client, app_client])
-
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
 @both_clients
-async def test_response_comes_through(make_client: MakeClient) -> None:
-    """Status, headers, repeated ones too, and body are what the app sent."""
+async def test_response(make_client: MakeClient) -> None:
+    """Status, headers, including repeated ones, and body are what the app sent."""
     app = FakeApp(
         sending(start(201, [(b"X-One", b"1"), (b"set-cookie", b"a=b"), (b"set-cookie", b"c=d")]), last(b"hi"))
     )
@@ -51,7 +50,7 @@ async def test_response_comes_through(make_client: MakeClient) -> None:
 @both_clients
 @pytest.mark.parametrize("content", [None, b"", b"abc"])
 async def test_bytes_arrive_as_one_message(make_client: MakeClient, content: bytes | None) -> None:
-    """A request body that is there arrives in one message, also when it is empty."""
+    """A request body that is not a stream arrives in one message, even if it is empty."""
     received: list[Any] = []
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,15 +63,15 @@ async def test_bytes_arrive_as_one_message(make_client: MakeClient, content: byt
 
 
 @both_clients
-async def test_app_may_answer_without_reading(make_client: MakeClient) -> None:
-    """An app need not look at the request's body."""
+async def test_app_may_respond_without_receiving(make_client: MakeClient) -> None:
+    """An app need not receive the request body."""
     async with make_client(FakeApp(hello)) as client:
         assert (await client.post("/", json={"a": 1})).text == "hello"
 
 
 @both_clients
 async def test_after_the_response_comes_the_disconnect(make_client: MakeClient) -> None:
-    """An app that receives after its response is told that there is nobody."""
+    """An app that receives after its response gets the disconnect."""
     log: list[str] = []
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +86,7 @@ async def test_after_the_response_comes_the_disconnect(make_client: MakeClient) 
 
 @both_clients
 async def test_app_sees_the_callers_context_and_keeps_its_own(make_client: MakeClient) -> None:
-    """The app sees the caller's context variables, before and after it has waited, and sets none of them."""
+    """The app sees the caller's context variables, but what it sets, the caller does not see."""
     seen: list[str] = []
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +108,7 @@ async def test_app_sees_the_callers_context_and_keeps_its_own(make_client: MakeC
 
 
 async def test_request_body_sees_the_callers_context() -> None:
-    """A stream that the caller sends sees the caller's context variables."""
+    """The stream of a request body sees the caller's context variables."""
     seen: list[str] = []
 
     async def body() -> AsyncIterator[bytes]:
@@ -123,14 +122,14 @@ async def test_request_body_sees_the_callers_context() -> None:
 
 
 async def hello_after_reading(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take the whole request, then greet."""
+    """Receive the whole request, then answer."""
     while (await receive())["more_body"]:
         pass
     await hello(scope, receive, send)
 
 
 @both_clients
-async def test_app_exception_is_raised_plain(make_client: MakeClient) -> None:
+async def test_exception_before_the_headers(make_client: MakeClient) -> None:
     """What the app raises before its headers is raised by the request: the same object, not in a group."""
     boom = Boom("before the headers")
 
@@ -146,8 +145,8 @@ async def test_app_exception_is_raised_plain(make_client: MakeClient) -> None:
 
 
 @both_clients
-async def test_exception_after_the_headers_is_raised_by_the_reading(make_client: MakeClient) -> None:
-    """What the app raises after its headers is raised where the caller reads, after all that was sent."""
+async def test_exception_after_the_headers(make_client: MakeClient) -> None:
+    """What the app raises after its headers is raised by the read, after everything that was sent."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
@@ -167,8 +166,8 @@ async def test_exception_after_the_headers_is_raised_by_the_reading(make_client:
 
 
 @both_clients
-async def test_exception_after_the_whole_response_is_raised_by_the_reading(make_client: MakeClient) -> None:
-    """What the app raises in its background work is raised where the caller reads to the end."""
+async def test_exception_after_the_whole_response(make_client: MakeClient) -> None:
+    """What the app raises in its background work is raised by reading to the end."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await hello(scope, receive, send)
@@ -181,8 +180,8 @@ async def test_exception_after_the_whole_response_is_raised_by_the_reading(make_
 
 @both_clients
 @pytest.mark.parametrize("status", [404, 500, 503])
-async def test_app_exception_wins_over_a_bad_status(make_client: MakeClient, status: int) -> None:
-    """An app that answers with an error and then raises, as Starlette's do, raises in the caller."""
+async def test_exception_takes_precedence_over_a_bad_status(make_client: MakeClient, status: int) -> None:
+    """If an app responds with an error and then raises, as Starlette does, the exception is raised in the caller."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(status))
@@ -200,7 +199,7 @@ async def test_app_exception_wins_over_a_bad_status(make_client: MakeClient, sta
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @both_clients
 async def test_interrupts_and_exits_are_let_through(make_client: MakeClient, error: type[BaseException]) -> None:
-    """An exit out of the app, or an interrupt, is the caller's, whatever raise_app_exceptions says."""
+    """A KeyboardInterrupt or SystemExit out of the app reaches the caller."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         raise error
@@ -210,8 +209,8 @@ async def test_interrupts_and_exits_are_let_through(make_client: MakeClient, err
             await client.get("/")
 
 
-async def test_500_in_place_of_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    """With raise_app_exceptions=False, an app that raises before its headers answers 500; the log has the exception."""
+async def test_exception_becomes_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    """With raise_app_exceptions=False, an exception before the headers is logged and answered with a 500."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         raise Boom("quiet")
@@ -225,8 +224,8 @@ async def test_500_in_place_of_an_exception(caplog: pytest.LogCaptureFixture) ->
     assert "quiet" in caplog.text
 
 
-async def test_honest_truncation_in_place_of_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    """With raise_app_exceptions=False, an app that raises in mid-body is a RemoteProtocolError, not a short 200."""
+async def test_exception_becomes_a_remote_protocol_error(caplog: pytest.LogCaptureFixture) -> None:
+    """With raise_app_exceptions=False, an exception in the middle of a body is not a body that looks complete."""
     boom = Boom()
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -241,8 +240,8 @@ async def test_honest_truncation_in_place_of_an_exception(caplog: pytest.LogCapt
     assert "Boom" in caplog.text
 
 
-async def test_whole_response_stands_without_exceptions(caplog: pytest.LogCaptureFixture) -> None:
-    """With raise_app_exceptions=False, what the app raises after its whole response goes to the log alone."""
+async def test_exception_after_a_whole_response_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """With raise_app_exceptions=False, what the app raises after its whole response is only logged."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await hello(scope, receive, send)
@@ -266,10 +265,10 @@ async def test_whole_response_stands_without_exceptions(caplog: pytest.LogCaptur
         (sending(start(headers=[(b"content-length", b"9")]), last(b"short")), "shorter than its Content-Length of 9"),
     ],
 )
-async def test_spoilt_response_is_a_remote_protocol_error(
+async def test_broken_response_is_a_remote_protocol_error(
     make_client: MakeClient, handler: ASGIApp, message: str
 ) -> None:
-    """An app that ends without a full response, or sends what is none, is to the caller like a broken server."""
+    """An app that ends without a complete response, or sends an invalid message, looks like a broken server."""
     async with make_client(FakeApp(handler)) as client:
         with pytest.raises(httpx.RemoteProtocolError) as raised:
             await client.get("/")
@@ -277,8 +276,8 @@ async def test_spoilt_response_is_a_remote_protocol_error(
 
 
 @both_clients
-async def test_app_may_survive_its_mistake(make_client: MakeClient) -> None:
-    """A wrong message is an error to the app, at once; one that goes on properly gives a proper response."""
+async def test_app_may_recover_from_an_invalid_message(make_client: MakeClient) -> None:
+    """An invalid message raises in the app, which may go on and send a valid response."""
     errors: list[str] = []
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -302,8 +301,8 @@ async def test_app_may_survive_its_mistake(make_client: MakeClient) -> None:
 
 
 @both_clients
-async def test_mistake_after_the_whole_response_is_the_apps_exception(make_client: MakeClient) -> None:
-    """A response that was complete is not spoilt by what comes after; the app's exception is raised as any other."""
+async def test_invalid_message_after_the_whole_response(make_client: MakeClient) -> None:
+    """An invalid message after a complete response is an exception of the app like any other."""
     async with make_client(FakeApp(sending(start(), last(b"whole"), last(b"more")))) as client:
         with pytest.raises(RuntimeError, match="after the response was complete"):
             await client.get("/")
@@ -311,14 +310,15 @@ async def test_mistake_after_the_whole_response_is_the_apps_exception(make_clien
 
 @both_clients
 async def test_head_has_no_body(make_client: MakeClient) -> None:
-    """What an app sends as the body of an answer to HEAD goes nowhere."""
+    """The body that an app sends in response to HEAD is dropped."""
     app = FakeApp(sending(start(headers=[(b"content-length", b"5")]), part(b"he"), last(b"llo")))
     async with make_client(app) as client:
         response = await client.head("/")
     assert (response.content, response.headers["content-length"]) == (b"", "5")
 
 
-async def test_app_may_send_from_its_own_tasks() -> None:
+@both_clients
+async def test_app_may_send_from_its_own_tasks(make_client: MakeClient) -> None:
     """An app may send and receive in tasks of its own."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -335,15 +335,14 @@ async def test_app_may_send_from_its_own_tasks() -> None:
             assert (await receive())["type"] == "http.request"
             await receive()
 
-    for make_client in (plain_client, app_client):
-        async with make_client(FakeApp(handler)) as client:
-            async with client.stream("GET", "/") as response:
-                assert await read(response) == [b"0", b"1", b"2"]
-            assert (await client.get("/")).content == b"012"
+    async with make_client(FakeApp(handler)) as client:
+        async with client.stream("GET", "/") as response:
+            assert await read(response) == [b"0", b"1", b"2"]
+        assert (await client.get("/")).content == b"012"
 
 
 async def test_app_cancels_its_own_receive() -> None:
-    """An app that gives up a receive() loses nothing: the next one has the message."""
+    """An app that cancels a receive() loses nothing: the next one returns the message."""
     bodies: list[bytes] = []
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -365,8 +364,8 @@ async def test_app_cancels_its_own_receive() -> None:
 
 
 @both_clients
-async def test_stray_cancellation_is_a_broken_server(make_client: MakeClient) -> None:
-    """An app whose call is cancelled by itself gives no response; the caller is not cancelled."""
+async def test_app_that_cancels_itself_is_a_broken_server(make_client: MakeClient) -> None:
+    """An app that cancels its own call, and so does not respond, does not cancel its caller."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         with anyio.CancelScope() as scope_of_app:
@@ -383,7 +382,7 @@ async def test_stray_cancellation_is_a_broken_server(make_client: MakeClient) ->
 
 @pytest.mark.parametrize("app", [None, "app", 3])
 async def test_app_must_be_callable(app: object) -> None:
-    """What is not callable is refused by name, by the transport as by the client."""
+    """An app that is not callable is a TypeError that shows it, from the transport and from the client."""
     with pytest.raises(TypeError, match="app must be an ASGI app, a callable that takes scope, receive and send, not"):
         ASGITransport(cast(ASGIApp, app))
     if app is not None:
@@ -392,17 +391,17 @@ async def test_app_must_be_callable(app: object) -> None:
 
 
 async def test_state_must_be_a_mapping() -> None:
-    """A state that is no mapping is refused."""
+    """A state that is not a mapping is a TypeError."""
     with pytest.raises(TypeError, match=r"state must be a mapping, such as Lifespan\.state, not 3"):
         ASGITransport(hello, state=cast(Any, 3))
 
 
 @both_clients
 async def test_sync_function_as_app_is_an_error(make_client: MakeClient) -> None:
-    """An app that is no coroutine function fails in the request, as any mistake of the app does."""
+    """An app that is not a coroutine function fails in the request, like any error of the app."""
 
     def not_async(scope: Scope, receive: Receive, send: Send) -> None:
-        """Be no app."""
+        """Return None, which cannot be awaited."""
 
     async with make_client(cast(ASGIApp, not_async)) as client:
         with pytest.raises(TypeError):
@@ -417,7 +416,7 @@ async def test_attributes_are_httpxs() -> None:
 
 
 async def test_sync_request_body_is_refused() -> None:
-    """A sync stream cannot be sent; the error says so."""
+    """A request with a sync stream is a RuntimeError that says so."""
     request = httpx.Request("POST", "http://app/", content=iter([b"x"]))
     with pytest.raises(RuntimeError, match="the request has a sync body, which an async transport cannot send"):
         await ASGITransport(hello).handle_async_request(request)
@@ -431,8 +430,8 @@ async def test_transport_can_be_used_again_after_closing() -> None:
             assert (await client.get("http://app")).text == "hello"
 
 
-async def test_nothing_is_logged_when_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
-    """A request that goes well leaves no line in the log."""
+async def test_success_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A successful request logs nothing."""
     caplog.set_level(logging.DEBUG, "prefect_http")
     async with plain_client(FakeApp(hello)) as client:
         await client.get("/")

@@ -1,4 +1,4 @@
-"""PrefectHttpxClient(app=...): lifespan, state, retries and errors, and requests that are read whole."""
+"""PrefectHttpxClient(app=...): lifespan, state, retries, errors, and requests whose response is read whole."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ AT_ONCE = RetryPolicy(max_retries=3, backoff_base=0, jitter=0)
 
 @pytest.mark.anyio
 async def test_client_runs_the_lifespan() -> None:
-    """Entering the client starts the app, leaving it stops the app; requests come between."""
+    """Entering the client starts the app, leaving it stops the app; requests run in between."""
     app = FakeApp(hello)
     async with PrefectHttpxClient(app=app) as client:
         response = await client.get("/")
@@ -57,7 +57,7 @@ async def test_client_runs_the_lifespan() -> None:
 
 @pytest.mark.anyio
 async def test_clients_share_the_lifespan() -> None:
-    """Several clients of one app, and whoever else holds it, share one lifespan, in whatever order they leave."""
+    """Several clients and contexts of one app share one lifespan, in whatever order they leave."""
     app = FakeApp(hello)
     first, second = PrefectHttpxClient(app=app), PrefectHttpxClient(app=app)
     await first.__aenter__()
@@ -71,7 +71,7 @@ async def test_clients_share_the_lifespan() -> None:
 
 @pytest.mark.anyio
 async def test_each_request_has_a_shallow_copy_of_the_state() -> None:
-    """What a request puts into its state stays there; what is in it is shared."""
+    """What a request adds to its state stays there; the objects in the state are shared."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"]["mine"] = True
@@ -89,7 +89,7 @@ async def test_each_request_has_a_shallow_copy_of_the_state() -> None:
 
 @pytest.mark.anyio
 async def test_app_without_a_lifespan_has_an_empty_state() -> None:
-    """An app that does not speak the lifespan protocol gets its requests all the same."""
+    """An app that does not support the lifespan protocol still gets its requests."""
     states: list[object] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,8 +120,8 @@ async def test_relative_urls_go_to_localhost() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("base_url", ["http://example.org/api", httpx.URL("http://example.org/api/")])
-async def test_base_url_is_the_callers(base_url: str | httpx.URL) -> None:
-    """A base_url is used as httpx does."""
+async def test_base_url(base_url: str | httpx.URL) -> None:
+    """A base_url is used as in httpx."""
     app = FakeApp(hello)
     async with PrefectHttpxClient(app=app, base_url=base_url) as client:
         await client.get("/a")
@@ -136,23 +136,23 @@ async def test_base_url_is_the_callers(base_url: str | httpx.URL) -> None:
         ("proxy", "http://localhost:1"),
     ],
 )
-def test_app_excludes_a_network(name: str, value: object) -> None:
-    """An app beside a transport, mounts or a proxy is a TypeError that names both."""
+def test_app_excludes_the_network(name: str, value: object) -> None:
+    """An app together with a transport, mounts or a proxy is a TypeError that names both."""
     with pytest.raises(TypeError, match=f"app= takes the place of the network, so {name}= cannot be given as well"):
         PrefectHttpxClient(app=hello, **cast(Any, {name: value}))
 
 
 @pytest.mark.anyio
-async def test_environment_proxies_are_not_for_apps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy in the environment does not come between client and app."""
+async def test_environment_proxies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in the environment is not used for an app."""
     monkeypatch.setenv("HTTP_PROXY", "http://localhost:1")
     async with PrefectHttpxClient(app=FakeApp(hello)) as client:
         assert (await client.get("/")).text == "hello"
 
 
 @pytest.mark.anyio
-async def test_client_that_was_never_entered_says_so() -> None:
-    """A request before the app is started is a RuntimeError that says what to do; one after closing is httpx's."""
+async def test_client_that_was_never_entered() -> None:
+    """A request before the app is started is a RuntimeError that says what to do; after closing, it is httpx's."""
     client = PrefectHttpxClient(app=FakeApp(hello))
     with pytest.raises(RuntimeError, match=r"not entered, so its app is not started; use `async with Prefect"):
         await client.get("/")
@@ -163,7 +163,7 @@ async def test_client_that_was_never_entered_says_so() -> None:
 
 @pytest.mark.anyio
 async def test_failing_startup_is_raised_by_entering() -> None:
-    """An app that does not start raises where the client is entered, and leaves nothing behind."""
+    """An app that fails to start raises where the client is entered, and leaves nothing behind."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -179,7 +179,7 @@ async def test_failing_startup_is_raised_by_entering() -> None:
 
 @pytest.mark.anyio
 async def test_failing_shutdown_is_raised_by_leaving() -> None:
-    """An app that does not stop well raises where the client is left; a body's own exception wins."""
+    """An app that fails to stop raises where the client is left, unless the body has raised an exception."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -202,7 +202,7 @@ async def test_failing_shutdown_is_raised_by_leaving() -> None:
 
 @pytest.mark.anyio
 async def test_running_requests_end_before_the_shutdown_begins() -> None:
-    """Closing the client tells running requests, streamed or not, and waits for them, before the app's shutdown."""
+    """Closing the client disconnects running requests, and waits for them before the app's shutdown."""
 
     async def get() -> None:
         with pytest.raises(httpx.ReadError):
@@ -231,7 +231,7 @@ async def test_running_requests_end_before_the_shutdown_begins() -> None:
 
 @pytest.mark.trio
 async def test_requests_that_do_not_end_are_cancelled_before_the_shutdown(autojump_clock: trio.abc.Clock) -> None:
-    """They have a second of grace."""
+    """Requests that do not end after a disconnect are cancelled after one second, before the app's shutdown."""
 
     async def get(timeout: float | None) -> None:
         with pytest.raises(httpx.ReadError):
@@ -248,8 +248,8 @@ async def test_requests_that_do_not_end_are_cancelled_before_the_shutdown(autoju
 
 
 @pytest.mark.anyio
-async def test_no_request_slips_in_after_the_closing() -> None:
-    """A redirect that would be followed after the client is closed does not reach the app."""
+async def test_no_request_after_closing() -> None:
+    """A redirect that is followed after the client was closed does not reach the app."""
 
     async def linger(response: httpx.Response) -> None:
         if response.is_redirect:
@@ -272,7 +272,7 @@ async def test_no_request_slips_in_after_the_closing() -> None:
 
 
 def crashing(crash: anyio.Event, handler: ASGIApp) -> ASGIApp:
-    """Make an app whose lifespan crashes when it is told to."""
+    """Return an app whose lifespan crashes when the event is set."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -288,7 +288,7 @@ def crashing(crash: anyio.Event, handler: ASGIApp) -> ASGIApp:
 
 @pytest.mark.anyio
 async def test_crash_of_the_lifespan_reaches_every_request() -> None:
-    """When the app's lifespan crashes, running requests, new ones and the leaving raise LifespanCrashed, plain."""
+    """If the lifespan crashes, running and new requests, and leaving the client, raise LifespanCrashed, unwrapped."""
     failed: list[BaseException] = []
     crash, running = anyio.Event(), 0
 
@@ -324,7 +324,7 @@ async def test_crash_of_the_lifespan_reaches_every_request() -> None:
 
 @pytest.mark.anyio
 async def test_retries_work_as_over_a_socket() -> None:
-    """A status to retry, and a response that breaks off, are retried; what the app saw tells how often."""
+    """A retryable status, and a response that breaks off, are retried."""
     answers = iter(
         [
             [start(503), last(b"busy")],
@@ -345,7 +345,7 @@ async def test_retries_work_as_over_a_socket() -> None:
 
 @pytest.mark.trio
 async def test_timeouts_are_retried_as_over_a_socket(autojump_clock: trio.abc.Clock) -> None:
-    """An app that is too slow is asked again, as a server would be."""
+    """A request that times out is retried, as over a socket."""
     app = FakeApp(hang)
     async with app_client(app, RetryPolicy(max_retries=1, backoff_base=0, jitter=0)) as client:
         with pytest.raises(httpx.ReadTimeout) as raised:
@@ -357,8 +357,8 @@ async def test_timeouts_are_retried_as_over_a_socket(autojump_clock: trio.abc.Cl
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", [Boom, httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
 @pytest.mark.parametrize("before", [(), (start(200), part(b"x")), (start(503), last()), (start(404), last(b"gone"))])
-async def test_what_the_app_raises_is_never_retried(error: type[Exception], before: tuple[Any, ...]) -> None:
-    """An exception of the app's is raised as it is, also where httpx raises the same kind for a broken wire."""
+async def test_exception_of_the_app_is_never_retried(error: type[Exception], before: tuple[Any, ...]) -> None:
+    """An exception of the app is raised unchanged, even if httpx raises the same type for a network failure."""
     raised_by_app = error("the app's own")
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -380,7 +380,7 @@ async def test_what_the_app_raises_is_never_retried(error: type[Exception], befo
 
 
 @pytest.mark.anyio
-async def test_bad_status_has_the_apps_words() -> None:
+async def test_bad_status_has_the_apps_detail() -> None:
     """A bad status is an error with the app's detail, streamed or not."""
     app = FakeApp(sending(start(404, [(b"content-type", b"application/json")]), last(b'{"detail": "No such flow"}')))
     async with app_client(app) as client:
@@ -393,7 +393,7 @@ async def test_bad_status_has_the_apps_words() -> None:
 
 @pytest.mark.trio
 async def test_error_bodies_are_bounded(autojump_clock: trio.abc.Clock) -> None:
-    """An error's body is read as far as 1 MiB and for 5 s, or half of what the caller has left, and not further."""
+    """The body of an error is read up to 1 MiB, for at most 5 s or half of the time that the caller has left."""
 
     async def large(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(500))
@@ -427,14 +427,14 @@ async def test_error_bodies_are_bounded(autojump_clock: trio.abc.Clock) -> None:
 
 
 async def hang_after_head(scope: Scope, receive: Receive, send: Send) -> None:
-    """Begin an error, and say no more."""
+    """Start an error response, and send no more of it."""
     await send(start(500))
     await trio.sleep_forever()
 
 
 @pytest.mark.trio
-async def test_read_timeout_comes_before_the_bound_for_errors(autojump_clock: trio.abc.Clock) -> None:
-    """A read timeout that is shorter than what errors have ends the reading of one."""
+async def test_short_read_timeout_applies_to_errors(autojump_clock: trio.abc.Clock) -> None:
+    """A read timeout that is shorter than the time limit for errors ends the reading of one."""
     async with app_client(FakeApp(hang_after_head)) as client:
         with pytest.raises(PrefectHTTPStatusError) as raised:
             await client.get("/", timeout=3)
@@ -443,8 +443,8 @@ async def test_read_timeout_comes_before_the_bound_for_errors(autojump_clock: tr
 
 
 @pytest.mark.trio
-async def test_bad_status_that_is_wanted_is_read_whole(autojump_clock: trio.abc.Clock) -> None:
-    """With raise_on_all_errors=False, a bad response is read to its end as any other."""
+async def test_bad_status_that_is_not_raised_is_read_whole(autojump_clock: trio.abc.Clock) -> None:
+    """With raise_on_all_errors=False, an error response is read to its end like any other."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(500))
@@ -460,8 +460,8 @@ async def test_bad_status_that_is_wanted_is_read_whole(autojump_clock: trio.abc.
 
 
 @pytest.mark.trio
-async def test_total_timeout_holds(autojump_clock: trio.abc.Clock) -> None:
-    """total_timeout ends an attempt that is under way."""
+async def test_total_timeout(autojump_clock: trio.abc.Clock) -> None:
+    """total_timeout ends a running attempt."""
     async with app_client(FakeApp(endless), RetryPolicy(total_timeout=7)) as client:
         with pytest.raises(httpx.TimeoutException, match="total_timeout of 7 s has passed"):
             await client.get("/")
@@ -470,7 +470,7 @@ async def test_total_timeout_holds(autojump_clock: trio.abc.Clock) -> None:
 
 @pytest.mark.anyio
 async def test_redirects_cookies_and_auth_work() -> None:
-    """What httpx does around a request, it does around one to an app."""
+    """Redirects, cookies and auth work as over a socket."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -487,8 +487,8 @@ async def test_redirects_cookies_and_auth_work() -> None:
 
 
 @pytest.mark.anyio
-async def test_request_can_be_sent_again_the_other_way() -> None:
-    """One request object can be sent whole, then streamed, then whole."""
+async def test_request_can_be_sent_again() -> None:
+    """One request object can be sent again, streamed or not."""
     app = FakeApp(hello)
     async with app_client(app) as client:
         request = client.build_request("POST", "/", content=b"x", extensions={"custom": 1})
@@ -501,7 +501,7 @@ async def test_request_can_be_sent_again_the_other_way() -> None:
 
 @pytest.mark.anyio
 async def test_client_may_be_left_in_another_task() -> None:
-    """A client of an app may be entered in one task and left in another."""
+    """A client may be entered in one task, used in a second and left in a third."""
     app = FakeApp(hello)
     client = PrefectHttpxClient(app=app, retry=ONCE)
 
@@ -523,7 +523,7 @@ async def test_client_may_be_left_in_another_task() -> None:
 
 @pytest.mark.anyio
 async def test_client_in_the_app_of_another() -> None:
-    """An app may call another app by a client of its own."""
+    """An app may call another app through a client of its own."""
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
         async with app_client(inner) as client:
@@ -537,7 +537,7 @@ async def test_client_in_the_app_of_another() -> None:
 
 @pytest.mark.anyio
 async def test_cancelled_leaving_still_stops_the_app(caplog: pytest.LogCaptureFixture) -> None:
-    """A client that is left under cancellation ends its requests and its app all the same."""
+    """A client that is left under cancellation still ends its requests and stops its app."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
@@ -558,7 +558,7 @@ async def test_cancelled_leaving_still_stops_the_app(caplog: pytest.LogCaptureFi
 
 @pytest.mark.anyio
 async def test_crash_while_the_client_closes() -> None:
-    """An app whose lifespan crashes while its requests are being ended raises where the client is left."""
+    """If the lifespan crashes while the client ends its requests, leaving the client raises LifespanCrashed."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
@@ -573,8 +573,8 @@ async def test_crash_while_the_client_closes() -> None:
 
 
 @pytest.mark.anyio
-async def test_hook_may_read_the_response() -> None:
-    """An event hook may read a response before the client does; the time it took is known to both."""
+async def test_event_hook_may_read_the_response() -> None:
+    """An event hook may read a response before the client does, and see its elapsed time."""
     read: list[bytes] = []
 
     async def hook(response: httpx.Response) -> None:
@@ -592,15 +592,15 @@ async def test_hook_may_read_the_response() -> None:
 
 @pytest.mark.anyio
 async def test_body_that_cannot_be_decoded_is_a_decoding_error() -> None:
-    """A body that is not what its encoding says fails as it does over a network."""
+    """A body that does not match its content encoding fails as over a socket."""
     async with app_client(FakeApp(sending(start(headers=[(b"content-encoding", b"gzip")]), last(b"no")))) as client:
         with pytest.raises(httpx.DecodingError):
             await client.get("/")
 
 
 @pytest.mark.anyio
-async def test_bodies_that_httpx_reads_are_not_cut() -> None:
-    """The body of a redirect, of a challenge to authenticate, and of whatever a hook looks at, comes whole."""
+async def test_bodies_that_httpx_reads_are_not_bounded() -> None:
+    """The body of a redirect, of an authentication challenge, and of any response that a hook reads, is complete."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         known = (b"authorization", b"Test") in scope["headers"]
@@ -634,7 +634,7 @@ async def test_bodies_that_httpx_reads_are_not_cut() -> None:
 
 @pytest.mark.anyio
 async def test_two_closers_wait_for_each_other() -> None:
-    """A block whose client another task is closing is left when that has ended, and not before."""
+    """If another task is closing the client, leaving it waits until that has ended."""
 
     async def close() -> None:
         await client.aclose()
@@ -661,7 +661,7 @@ async def test_two_closers_wait_for_each_other() -> None:
 
 @pytest.mark.anyio
 async def test_client_that_is_closed_while_it_is_entered() -> None:
-    """A client that is closed before its app is up does not hold the app; who enters it is told."""
+    """If a client is closed before its app has started, entering it raises, and the app is stopped."""
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -685,8 +685,8 @@ async def test_client_that_is_closed_while_it_is_entered() -> None:
 
 
 @pytest.mark.anyio
-async def test_background_work_may_look_for_the_disconnect_as_often_as_it_likes() -> None:
-    """An app that has sent its response, and polls receive() while it works, is not held up."""
+async def test_background_work_may_poll_for_the_disconnect() -> None:
+    """An app that calls receive() many times after its response is not put to sleep."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await hello(scope, receive, send)

@@ -1,4 +1,4 @@
-"""A coroutine awaited in a context of its own: what it sees, what it leaves behind, and that nothing else changes."""
+"""in_context(): what a coroutine sees and sets, and that it is otherwise awaited as usual."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ color: ContextVar[str] = ContextVar("color", default="none")
 
 
 class Odd(BaseException):
-    """What is no Exception."""
+    """A BaseException that is not an Exception."""
 
 
 def nothing() -> None:
@@ -31,18 +31,18 @@ def nothing() -> None:
 
 @types.coroutine
 def ask(question: object) -> Generator[object, object, object]:
-    """Wait for an event loop to answer."""
+    """Yield a question to the event loop, and return its answer."""
     return (yield question)
 
 
 def begin(
     coroutine: Coroutine[Any, Any, None], context: Context | None = None, on_wait: Callable[[], None] = nothing
 ) -> Coroutine[Any, Any, None]:
-    """Await a coroutine in a context, with nobody but the test for an event loop."""
+    """Return the awaiting of a coroutine in a context, for a test that acts as the event loop."""
     return in_context(copy_context() if context is None else context, coroutine, on_wait)
 
 
-# What it sees, and what it leaves behind.
+# Context variables.
 
 
 @pytest.mark.anyio
@@ -64,7 +64,7 @@ async def test_sees_the_callers_variables() -> None:
 
 @pytest.mark.anyio
 async def test_sees_an_empty_context() -> None:
-    """A coroutine sees its context, and no other."""
+    """A coroutine sees only its context."""
     seen: list[str] = []
 
     async def look() -> None:
@@ -77,7 +77,7 @@ async def test_sees_an_empty_context() -> None:
 
 @pytest.mark.anyio
 async def test_keeps_what_it_sets() -> None:
-    """What a coroutine sets, it finds again after each wait, and its context has it in the end; the caller does not."""
+    """What a coroutine sets lasts beyond its waits and is set in its context, but not for the caller."""
     seen: list[str] = []
 
     async def paint() -> None:
@@ -95,7 +95,7 @@ async def test_keeps_what_it_sets() -> None:
 
 @pytest.mark.anyio
 async def test_resets_what_it_sets() -> None:
-    """A token that a coroutine got before a wait is good after it."""
+    """A token from before a wait is valid after it."""
     seen: list[str] = []
 
     async def paint() -> None:
@@ -111,7 +111,7 @@ async def test_resets_what_it_sets() -> None:
 
 @pytest.mark.anyio
 async def test_two_at_a_time() -> None:
-    """Two coroutines that take turns see each its own context."""
+    """Two coroutines that take turns each see their own context."""
     seen: dict[str, list[str]] = {"blue": [], "white": []}
 
     async def paint(name: str) -> None:
@@ -125,7 +125,7 @@ async def test_two_at_a_time() -> None:
         assert color.get() == "red"
 
     color.set("red")
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(run, "blue")
             group.start_soon(run, "white")
@@ -134,7 +134,7 @@ async def test_two_at_a_time() -> None:
 
 @pytest.mark.anyio
 async def test_one_in_another() -> None:
-    """A coroutine may have another awaited in a context of its own."""
+    """A coroutine may await another in a context of its own."""
     seen: list[str] = []
 
     async def inner() -> None:
@@ -154,7 +154,7 @@ async def test_one_in_another() -> None:
 
 @pytest.mark.anyio
 async def test_child_tasks() -> None:
-    """The tasks that a coroutine starts have a copy of its context, not of the caller's."""
+    """The tasks that a coroutine starts get a copy of its context, not of the caller's."""
     seen: list[str] = []
 
     async def child() -> None:
@@ -173,7 +173,7 @@ async def test_child_tasks() -> None:
         seen.append(color.get())
 
     color.set("red")
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         await in_context(copy_context(), parent(), nothing)
     assert sorted(seen) == ["black", "black", "blue", "white", "white"]
     assert color.get() == "red"
@@ -188,14 +188,14 @@ async def test_threads() -> None:
         color.set("blue")
         seen.append(await anyio.to_thread.run_sync(color.get))
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         await in_context(copy_context(), ask_a_thread(), nothing)
     assert seen == ["blue"]
 
 
 @pytest.mark.anyio
-async def test_is_no_task_of_its_own() -> None:
-    """A coroutine runs in the task that awaits it, so that it has the same cancel scopes around it."""
+async def test_runs_in_the_callers_task() -> None:
+    """A coroutine runs in the task that awaits it, within the same cancel scopes."""
     seen: list[object] = []
 
     async def look() -> None:
@@ -203,7 +203,7 @@ async def test_is_no_task_of_its_own() -> None:
         await checkpoint()
         seen.extend([anyio.get_current_task(), anyio.current_effective_deadline()])
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         task, deadline = anyio.get_current_task(), anyio.current_effective_deadline()
         await in_context(copy_context(), look(), nothing)
     assert seen == [task, deadline] * 2
@@ -214,7 +214,7 @@ async def test_is_no_task_of_its_own() -> None:
 
 @pytest.mark.anyio
 async def test_never_waits() -> None:
-    """A coroutine that never waits has no first wait."""
+    """The callback is not called for a coroutine that never waits."""
     log: list[str] = []
 
     async def write() -> None:
@@ -226,7 +226,7 @@ async def test_never_waits() -> None:
 
 @pytest.mark.anyio
 async def test_before_the_first_wait() -> None:
-    """The callback is called once, after the first step and before the others, in the caller's context."""
+    """The callback is called once, between the first step and the second, in the caller's context."""
     log: list[str] = []
 
     async def write() -> None:
@@ -247,7 +247,7 @@ async def test_before_the_first_wait() -> None:
 @pytest.mark.parametrize("waits", [0, 1, 2])
 @pytest.mark.parametrize("error", [ZeroDivisionError(), Odd(), ExceptionGroup("", [OSError()])], ids=repr)
 async def test_exceptions(error: BaseException, waits: int) -> None:
-    """What a coroutine raises, whenever it does, comes out as it is, and its context stays its own."""
+    """What a coroutine raises, before or after a wait, is raised unchanged; its context stays its own."""
     log: list[str] = []
 
     async def fail() -> None:
@@ -267,7 +267,7 @@ async def test_exceptions(error: BaseException, waits: int) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("waits", [0, 1])
 async def test_stop_iteration(waits: int) -> None:
-    """A coroutine that raises StopIteration has failed, as anywhere else, and not ended."""
+    """A coroutine that raises StopIteration has failed, as anywhere else."""
 
     async def fail() -> None:
         for _ in range(waits):
@@ -283,7 +283,7 @@ async def test_stop_iteration(waits: int) -> None:
 
 @pytest.mark.anyio
 async def test_cancellation() -> None:
-    """A cancellation reaches the coroutine where it waits, in its own context, and goes on to the caller."""
+    """A cancellation reaches the coroutine where it waits, in its context, and then the caller."""
     seen: list[str] = []
 
     async def wait() -> None:
@@ -298,7 +298,7 @@ async def test_cancellation() -> None:
             seen.append(color.get())
 
     color.set("red")
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         with anyio.CancelScope() as scope:
             await in_context(copy_context(), wait(), scope.cancel)
     assert scope.cancelled_caught
@@ -307,7 +307,7 @@ async def test_cancellation() -> None:
 
 @pytest.mark.anyio
 async def test_cancellation_inside() -> None:
-    """A coroutine that cancels a part of itself goes on after it."""
+    """A coroutine may cancel a part of itself and go on."""
     seen: list[str] = []
 
     async def wait() -> None:
@@ -319,14 +319,14 @@ async def test_cancellation_inside() -> None:
         await checkpoint()
         seen.append(color.get())
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         await in_context(copy_context(), wait(), nothing)
     assert seen == ["blue", "blue"]
 
 
 @pytest.mark.anyio
 async def test_unwinding_under_a_shield() -> None:
-    """A cancelled coroutine may wait behind a shield before it lets the cancellation through."""
+    """A cancelled coroutine may wait in a shielded scope before it lets the cancellation through."""
     log: list[str] = []
 
     async def wait() -> None:
@@ -338,7 +338,7 @@ async def test_unwinding_under_a_shield() -> None:
                 await checkpoint()
             log.append("unwound")
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         with anyio.CancelScope() as scope:
             await in_context(copy_context(), wait(), scope.cancel)
     assert scope.cancelled_caught
@@ -348,7 +348,7 @@ async def test_unwinding_under_a_shield() -> None:
 @asyncio_only
 @pytest.mark.anyio
 async def test_native_cancellation() -> None:
-    """A cancellation of the asyncio task, with its message, reaches the coroutine and the caller."""
+    """A native cancellation of the task, with its message, reaches the coroutine and the caller."""
     seen: list[object] = []
 
     async def wait() -> None:
@@ -362,19 +362,19 @@ async def test_native_cancellation() -> None:
     task = asyncio.create_task(in_context(copy_context(), wait(), lambda: seen.append("waits")))
     await checkpoint()
     task.cancel("enough")
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         with pytest.raises(asyncio.CancelledError, match="enough"):
             await task
     assert seen == ["waits", "blue", "enough"]
 
 
-# What goes to and fro between the coroutine and the event loop.
+# What the coroutine and the event loop exchange.
 
 
 @asyncio_only
 @pytest.mark.anyio
 async def test_asyncio_futures() -> None:
-    """The result of a future, or its exception, is the coroutine's."""
+    """The coroutine gets the result of a future, or its exception."""
     loop = asyncio.get_running_loop()
     good, bad = loop.create_future(), loop.create_future()
     seen: list[object] = []
@@ -389,14 +389,14 @@ async def test_asyncio_futures() -> None:
     error = ZeroDivisionError()
     loop.call_soon(good.set_result, 5)
     loop.call_soon(loop.call_soon, bad.set_exception, error)
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         await in_context(copy_context(), wait(), nothing)
     assert seen == [5, error]
 
 
 @pytest.mark.trio
 async def test_trio_outcomes(autojump_clock: trio.testing.MockClock) -> None:
-    """The value that a task is rescheduled with, or its exception, is the coroutine's."""
+    """The coroutine gets the value that its task is rescheduled with, or the exception."""
     seen: list[object] = []
     error = ZeroDivisionError()
 
@@ -419,8 +419,8 @@ async def test_trio_outcomes(autojump_clock: trio.testing.MockClock) -> None:
     assert seen == [5, error, 7.0]
 
 
-def test_to_and_fro() -> None:
-    """What a coroutine waits for goes to the event loop as it is, and so does the answer to the coroutine."""
+def test_values_and_exceptions() -> None:
+    """What the coroutine yields reaches the event loop unchanged, and the answer reaches the coroutine."""
     question, answer, error = object(), object(), Odd()
     seen: list[object] = []
 
@@ -442,8 +442,8 @@ def test_to_and_fro() -> None:
 
 
 @pytest.mark.parametrize("swallows", [False, True])
-def test_end_by_what_is_thrown_in(swallows: bool) -> None:
-    """A coroutine that ends at an exception of the event loop ends as it likes: with it or without."""
+def test_exception_of_the_event_loop(swallows: bool) -> None:
+    """A coroutine may end with the exception that the event loop throws into it, or swallow it and return."""
     error = Odd()
 
     async def wait() -> None:
@@ -461,7 +461,7 @@ def test_end_by_what_is_thrown_in(swallows: bool) -> None:
 
 
 def test_closing() -> None:
-    """An awaiting that is given up closes the coroutine, in its context."""
+    """Closing the awaiting closes the coroutine, in its context."""
     seen: list[str] = []
 
     async def wait() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import httpx
+import pytest
 
 from prefect_http import ASGITransport, PrefectHttpxClient, RetryPolicy
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
@@ -24,10 +25,11 @@ class FakeApp:
     """An app that answers each request with a handler.
 
     Attributes:
-        handler: what it does with a request.
-        log: how each call ended: "returned", "cancelled" or "raised"; handlers write there, too.
+        handler: what answers a request.
+        log: how each call ended: "returned", "cancelled" or "raised"; "startup" and "shutdown"; and what handlers add.
         scopes: the scopes of the requests.
         running: how many calls have not ended.
+        state: what the startup puts into the state of the lifespan.
     """
 
     handler: ASGIApp
@@ -37,9 +39,9 @@ class FakeApp:
     state: dict[str, Any] = field(default_factory=dict[str, Any])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or start and stop."""
+        """Answer a request, or run the lifespan."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
             return
         self.scopes.append(scope)
         self.running += 1
@@ -56,7 +58,7 @@ class FakeApp:
         finally:
             self.running -= 1
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         scope["state"].update(self.state)
         self.log.append("startup")
@@ -67,22 +69,22 @@ class FakeApp:
 
 
 def start(status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Message:
-    """Make the message that begins a response."""
+    """Return the message that starts a response."""
     return {"type": "http.response.start", "status": status, "headers": list(headers)}
 
 
 def part(body: bytes) -> Message:
-    """Make the message with a part of a body, after which there is more."""
+    """Return a message with a part of a body that is not the last."""
     return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 def last(body: bytes = b"") -> Message:
-    """Make the message that ends a response."""
+    """Return the message that ends a response."""
     return {"type": "http.response.body", "body": body}
 
 
 def sending(*messages: Message) -> ASGIApp:
-    """Make a handler that sends these messages and returns."""
+    """Return a handler that sends these messages."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         for message in messages:
@@ -98,13 +100,13 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def hang(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take the request's message, and never answer."""
+    """Receive the request, and never answer."""
     await receive()
     await anyio.sleep_forever()
 
 
 async def listen(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take messages until the client is gone."""
+    """Receive until the disconnect."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -118,28 +120,30 @@ async def endless(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def plain_client(app: ASGIApp, **transport_arguments: Any) -> httpx.AsyncClient:
-    """Make a plain httpx client on our transport, without timeouts. Its requests are always streamed inside."""
+    """Return a client of httpx's on ASGITransport, without timeouts: each request runs the app in a root task."""
     return httpx.AsyncClient(
         transport=ASGITransport(app, **transport_arguments), base_url="http://app", timeout=None, trust_env=False
     )
 
 
 def app_client(app: ASGIApp, retry: RetryPolicy = ONCE, **arguments: Any) -> PrefectHttpxClient:
-    """Make our own client for an app, without retries and timeouts. Its get() and post() are not streamed inside."""
+    """Return our own client of an app, without retries and timeouts: get() and post() run the app in their own task."""
     return PrefectHttpxClient(app=app, retry=retry, base_url="http://app", timeout=None, trust_env=False, **arguments)
 
 
 MakeClient = Callable[[ASGIApp], httpx.AsyncClient]
 """plain_client or app_client."""
 
+both_clients = pytest.mark.parametrize("make_client", [plain_client, app_client])
+
 
 async def wait_until(condition: Callable[[], object]) -> None:
-    """Let the others go on until a condition holds."""
+    """Let other tasks run until a condition holds."""
     with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110  # what is waited for sets no event
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
             await anyio.sleep(0.001)
 
 
 async def read(response: httpx.Response) -> list[bytes]:
-    """Read a response's chunks to the end."""
+    """Read the chunks of a response to the end."""
     return [chunk async for chunk in response.aiter_raw()]

@@ -1,4 +1,4 @@
-"""Apps as people write them: on Starlette, FastAPI and Quart-Trio, and on nothing; and a watch on what they see."""
+"""Apps on Starlette, FastAPI, Quart-Trio and without a framework, and a wrapper that records what they see."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Call:
     """One request as an app saw it.
 
     Attributes:
-        scope: what it was called with; without the client's address, and without the server's own extensions.
-        body: what it took of the request's body.
-        notes: what the app itself wrote down, on the list that it finds as ``scope["notes"]``.
+        scope: what it was called with, without the client's address and the server's own extensions.
+        body: what it received of the request body.
+        notes: what the app itself noted, in the list ``scope["notes"]``.
         outcome: how its call ended: "raised" or "returned".
-        ended: set when it has.
+        ended: set when it has ended.
     """
 
     scope: Scope
@@ -45,21 +45,21 @@ class Call:
 
 
 class WatchedApp:
-    """An app, and the requests that it gets.
+    """Wraps an app, and records the requests that it gets.
 
     Attributes:
         app: the app.
         calls: the requests.
-        took_content: set when it takes something of a request's body.
+        received_content: set when it has received content of a request body.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.calls: list[Call] = []
-        self.took_content = threading.Event()
+        self.received_content = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the app, and write down what it sees."""
+        """Call the app, and record what it sees."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -68,7 +68,7 @@ class WatchedApp:
             message = await receive()
             if message.get("body"):
                 call.body += message["body"]
-                self.took_content.set()
+                self.received_content.set()
             return message
 
         hidden = ("client", "extensions")
@@ -86,14 +86,14 @@ class WatchedApp:
 
 
 async def two_parts() -> AsyncIterator[bytes]:
-    """Make a body of two parts."""
+    """Yield a body of two parts."""
     yield b"first "
     await anyio.lowlevel.checkpoint()
     yield b"second"
 
 
 async def part_and_boom() -> AsyncIterator[bytes]:
-    """Make a body that fails after its first part."""
+    """Yield the first part of a body, and fail."""
     yield b"first "
     await anyio.lowlevel.checkpoint()
     raise Boom
@@ -101,17 +101,17 @@ async def part_and_boom() -> AsyncIterator[bytes]:
 
 @dataclass
 class Events:
-    """Server-sent events, so many. No generator: Starlette does not close those of a response that is left early."""
+    """A number of server-sent events. Not a generator, because Starlette does not close one if it is left early."""
 
     count: float
     sent: int = 0
 
     def __aiter__(self) -> Self:
-        """Iterate."""
+        """Return the iterator itself."""
         return self
 
     async def __anext__(self) -> str:
-        """Make an event."""
+        """Return the next event."""
         await anyio.lowlevel.checkpoint()
         if self.sent == self.count:
             raise StopAsyncIteration
@@ -120,7 +120,7 @@ class Events:
 
 
 async def note(notes: list[str], line: str) -> None:
-    """Write a note in the background, not at once."""
+    """Add a note, after a few steps of the event loop."""
     for _ in range(5):
         await anyio.lowlevel.checkpoint()
     notes.append(line)
@@ -225,12 +225,12 @@ _ROUTES = [
 
 
 def starlette_app() -> ASGIApp:
-    """Make an app on Starlette, which answers its handlers' exceptions with a status of 500 and raises them."""
+    """Return an app on Starlette, which answers exceptions of its handlers with a status of 500, then raises them."""
     return Starlette(routes=_ROUTES, lifespan=_greeting)
 
 
 def router_app() -> ASGIApp:
-    """Make an app of a bare router, which lets its handlers' exceptions through."""
+    """Return an app that is a bare router of Starlette, which lets exceptions of its handlers through."""
     return Router(_ROUTES, lifespan=_greeting)
 
 
@@ -238,7 +238,7 @@ def router_app() -> ASGIApp:
 
 
 class Item(pydantic.BaseModel):
-    """What the FastAPI app gets and gives."""
+    """What the FastAPI app takes and returns."""
 
     name: str
     count: int = 1
@@ -255,7 +255,7 @@ Notes = Annotated[list[str], Depends(_noted_dependency)]
 
 
 def fastapi_app() -> ASGIApp:
-    """Make an app on FastAPI."""
+    """Return an app on FastAPI."""
     app = FastAPI(lifespan=_greeting)
 
     async def double(item: Item, x_token: Annotated[str, Header()] = "") -> Item:
@@ -292,7 +292,7 @@ def fastapi_app() -> ASGIApp:
 
 
 def quart_app() -> ASGIApp:
-    """Make an app on Quart-Trio, which runs on trio only, and keeps exceptions to itself but for its log."""
+    """Return an app on Quart-Trio, which runs on trio only, and logs exceptions rather than raise them."""
     app = QuartTrio(__name__)
 
     @app.post("/json")
@@ -325,21 +325,21 @@ def quart_app() -> ASGIApp:
     async def describe(name: str) -> dict[str, object]:
         return {"url": quart.request.url, "name": name, "arguments": quart.request.args.to_dict(flat=False)}
 
-    # Its own type for what it is called with is a union of TypedDicts.
+    # Its own type of a scope is a union of TypedDicts.
     return cast(ASGIApp, app)
 
 
-# Nothing but ASGI.
+# No framework.
 
 
 def raw_app() -> ASGIApp:
-    """Make an app without a framework, that sends what its path says; it describes any path that it does not know."""
+    """Return an app without a framework. It sends the messages for its path, or a description of an unknown path."""
     return _raw_app
 
 
 async def _raw_app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
-        await _live(receive, send)
+        await _run_lifespan(receive, send)
     elif scope["path"] in _MESSAGES:
         for message in _MESSAGES[scope["path"]]:
             if isinstance(message, Exception):
@@ -357,7 +357,7 @@ async def _raw_app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({**_END, "body": body})
 
 
-async def _live(receive: Receive, send: Send) -> None:
+async def _run_lifespan(receive: Receive, send: Send) -> None:
     for stage in ("startup", "shutdown"):
         assert (await receive())["type"] == f"lifespan.{stage}"
         await send({"type": f"lifespan.{stage}.complete"})
@@ -374,7 +374,7 @@ def _part(body: bytes) -> Message:
 _END: Message = {"type": "http.response.body"}
 _TEN_BYTES = (b"content-length", b"10")
 
-# What the app without a framework sends, by path; an exception is raised.
+# What the app without a framework sends, by path. An exception is raised.
 _MESSAGES: dict[str, list[Message | Exception]] = {
     "/chunked": [_start(200), _part(b"first "), _part(b""), {**_END, "body": b"second"}],
     "/length": [_start(200, _TEN_BYTES), _part(b"12345"), _part(b"67890"), _END],
