@@ -20,10 +20,12 @@ from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._throttle.throttle import Throttle, ThrottleEvent, ThrottleStatistics, is_throttled_by_github
 from prefect_http._throttle.transport import ThrottledTransport
+from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 from prefect_http._version import __version__
 from prefect_http._wire.transport import HTTPTransport, TransportStatistics
 
 __all__ = [
+    "ASGIApp",
     "ASGITransport",
     "Attempt",
     "HTTPTransport",
@@ -34,11 +36,15 @@ __all__ = [
     "LifespanShutdownError",
     "LifespanStartupError",
     "LifespanTimeoutError",
+    "Message",
     "PrefectHTTPStatusError",
     "PrefectHttpxClient",
     "PrefectResponse",
     "RateLimit",
+    "Receive",
     "RetryPolicy",
+    "Scope",
+    "Send",
     "Throttle",
     "ThrottleEvent",
     "ThrottleStatistics",

@@ -1,4 +1,4 @@
-"""Attempt: what has become of one, and how it is told to people. Pure."""
+"""Attempt: how one attempt of a request ended, and how that is shown to people. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prefect_http._redact import safe_exception
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt of a request that did not succeed.
+    """One failed attempt of a request.
 
     Attributes:
-        number: 1 for the first.
+        number: 1-based.
         status_code: the response's status; exactly one of this and ``exception`` is set.
         exception: the httpx exception that ended the attempt.
         delay: seconds until the next attempt; None if there is none.
-        reason: why that delay, or why no further attempt.
+        reason: why that delay, or why there is no further attempt.
         elapsed: seconds the attempt took.
     """
 
@@ -30,19 +30,21 @@ class Attempt:
 
 
 def format_attempts(attempts: Sequence[Attempt], max_retries: int) -> str:
-    """Write the attempts as a note for the error that ends them."""
+    """Return the attempts as a note for the error that ends them."""
     lines = [f"prefect_http made {len(attempts)} of at most {max_retries + 1} attempts:"]
     for attempt in attempts:
-        then = attempt.reason if attempt.delay is None else f"waited {seconds(attempt.delay)} s ({attempt.reason})"
-        lines.append(f"  {attempt.number}: {outcome(attempt)} after {seconds(attempt.elapsed)} s; {then}")
+        wait = "" if attempt.delay is None else f"waited {format_seconds(attempt.delay)} s "
+        reason = f"({attempt.reason})" if wait else attempt.reason
+        ended = f"{format_outcome(attempt)} after {format_seconds(attempt.elapsed)} s"
+        lines.append(f"  {attempt.number}: {ended}; {wait}{reason}")
     return "\n".join(lines)
 
 
-def outcome(attempt: Attempt) -> str:
-    """Write how an attempt ended, for people."""
+def format_outcome(attempt: Attempt) -> str:
+    """Return how an attempt ended: its status, or its exception in one line."""
     return str(attempt.status_code) if attempt.exception is None else safe_exception(attempt.exception)
 
 
-def seconds(value: float) -> str:
-    """Write a number of seconds, for people."""
+def format_seconds(value: float) -> str:
+    """Return a number of seconds with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".")

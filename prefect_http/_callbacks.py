@@ -1,4 +1,4 @@
-"""Functions that users give."""
+"""Functions passed in by users."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from collections.abc import Callable
 
 
 def is_async(function: Callable[..., object]) -> bool:
-    """Say whether a function, or an object that is called like one, is async."""
+    """Whether a function, or an object that is called like one, is async."""
     return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))

@@ -1,19 +1,19 @@
 """The errors of the package.
 
     httpx.HTTPStatusError
-     └─ PrefectHTTPStatusError       an answer with a bad status, and how it came to it
+     └─ PrefectHTTPStatusError       a response with a bad status, and the attempts that led to it
 
     httpx.PoolTimeout
-     └─ ThrottleTimeout              a request that the throttle could not let out in time
+     └─ ThrottleTimeout              a request that the throttle could not let through in time
 
-    LifespanError                    an app's lifespan cannot be used the way it was asked for
-     ├─ LifespanNotSupported         mode="on", and the app does not speak the lifespan protocol
+    LifespanError                    an app's lifespan cannot be used as requested
+     ├─ LifespanNotSupported         mode="on", and the app does not support the lifespan protocol
      ├─ LifespanStartupError         the app's startup failed
      ├─ LifespanShutdownError        the app's shutdown failed
-     ├─ LifespanCrashed              the app's lifespan ended with an exception while it was held
+     ├─ LifespanCrashed              the app's lifespan ended with an exception while it was in use
      └─ LifespanTimeoutError         startup or shutdown took too long; also a TimeoutError
 
-What the app raised is the ``__cause__``. All of them reach the caller plain, never inside an exception group.
+What the app raised is the ``__cause__``. All of them are raised as they are, never inside an exception group.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class PrefectHTTPStatusError(httpx.HTTPStatusError):
 
     Attributes:
         request: the request that got the response, after redirects.
-        response: the response; read, or as much of it as the limits allowed.
-        attempts: every attempt that was made, oldest first; empty if the error did not come from a client.
-        retry_after: what the response's ``Retry-After`` asks for, in seconds from the response; None if it has
-            no valid one.
+        response: the response, closed; its body is read, or as much of it as the limits allowed.
+        attempts: all attempts, oldest first; empty if the error was not raised by a client.
+        retry_after: the seconds that the response's ``Retry-After`` asks to wait, counted from the response; None
+            if it has no valid one.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PrefectHTTPStatusError(httpx.HTTPStatusError):
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exception's own way calls the class with `args` alone, which the keyword-only arguments refuse.
+        # Exception's own calls the class with `args` alone, without the keyword-only arguments.
         return _without_init, (type(self), self.args), self.__dict__.copy()
 
 
@@ -64,23 +64,23 @@ class ThrottleTimeout(httpx.PoolTimeout):
 
 
 class LifespanError(Exception):
-    """An app's lifespan cannot be used the way it was asked for."""
+    """An app's lifespan cannot be used as requested."""
 
 
 class LifespanNotSupported(LifespanError):
-    """The app does not speak the lifespan protocol, and ``mode="on"`` asked for it."""
+    """The app does not support the lifespan protocol, which ``mode="on"`` requires."""
 
 
 class LifespanStartupError(LifespanError):
-    """The app's startup failed; the message is the app's own, the cause what it raised, if it raised."""
+    """The app's startup failed. The message is the app's own; the cause is what it raised, if anything."""
 
 
 class LifespanShutdownError(LifespanError):
-    """The app's shutdown failed; the message is the app's own, the cause what it raised, if it raised."""
+    """The app's shutdown failed. The message is the app's own; the cause is what it raised, if anything."""
 
 
 class LifespanCrashed(LifespanError):
-    """The app's lifespan ended with an exception, the cause, while somebody held it."""
+    """The app's lifespan ended with an exception, which is the cause, while it was in use."""
 
 
 class LifespanTimeoutError(LifespanError, TimeoutError):

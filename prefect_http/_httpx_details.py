@@ -1,24 +1,36 @@
-"""What leans on how httpx works inside, though through its public names."""
+"""Everything that relies on how httpx works inside, though it only uses httpx's public names.
+
+Each piece is here for a measured gain or because httpx offers no other way, and says which.
+tests/test_httpx_details.py fails if a version of httpx, or of httpx2, works differently.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
+from prefect_http._types import Cookies, Headers
+
+R = TypeVar("R", bound=httpx.Response)
+
+
+# --- Responses
+
 
 class ReadyResponse(httpx.Response):
-    """A response whose body is there already, and so is read without the three async generators of httpx.
+    """A response whose body has arrived already, and is read without the three async generators of httpx.
 
-    They are a twentieth of what a request to an app in this process costs. ``as_prefect_response()`` makes a PrefectResponse of it.
+    They are a twentieth of the cost of a request to an in-process app. `change_class` turns it into a PrefectResponse.
 
     Args:
         status_code: the status.
         headers: names and values.
-        body: all of the body.
-        stream: gives the body as well, and is told when the response is closed.
-        extensions: of the response.
+        body: the whole body.
+        stream: yields the body as well, and is closed with the response; None: a stream of ``body``.
+        extensions: the response's extensions.
     """
 
     def __init__(
@@ -33,9 +45,10 @@ class ReadyResponse(httpx.Response):
         super().__init__(status_code, headers=headers, stream=stream or self._body, extensions=extensions)
 
     async def aread(self) -> bytes:
-        if self.is_stream_consumed or self.is_closed:  # read already, maybe by an event hook
+        """Return the whole body, decoded."""
+        if self.is_stream_consumed or self.is_closed:  # read already, perhaps by an event hook
             return await super().aread()
-        # The client has put a stream of its own around the body, which cannot be read without waiting.
+        # httpx's client has wrapped the stream in one of its own, which cannot be read synchronously.
         stream, self.stream = self.stream, self._body
         assert isinstance(stream, httpx.AsyncByteStream)
         try:
@@ -43,37 +56,123 @@ class ReadyResponse(httpx.Response):
         finally:
             self.stream = stream
             del self._body
-            # So that the response has an elapsed time, and gives its connection back, also if it cannot be decoded.
+            # Sets `elapsed` and returns the connection to the pool, even if the body cannot be decoded.
             await stream.aclose()
 
 
-_SETTING_COOKIES = frozenset({b"set-cookie", b"set-cookie2"})
+def change_class(response: httpx.Response, cls: type[R]) -> R | None:
+    """Turn a response into one of ``cls`` in place, if it is of httpx's own class; otherwise return None.
+
+    A new object would need a stream that forwards to the old one, because httpx ties a response's stream to the
+    object that its client has made. ``cls`` must have no state beyond that of httpx.Response.
+    """
+    if type(response) not in (httpx.Response, ReadyResponse):
+        return None
+    response.__class__ = cls
+    response.__dict__.pop("_body", None)  # a ReadyResponse's own, unused from here on
+    return cast(R, response)
+
+
+def copy_of(response: httpx.Response, cls: type[R]) -> R:
+    """Return a response of ``cls`` in the same state, that shares the stream with ``response`` and nothing mutable.
+
+    ``copy.copy()`` uses the methods for pickling, which drop the stream and the extensions; and the constructor
+    takes neither content that is decoded already nor the state of a stream that has been read.
+    """
+    new = cls.__new__(cls)
+    new.__dict__.update(response.__dict__)
+    new.headers = response.headers.copy()
+    new.extensions = dict(response.extensions)
+    new.history = list(response.history)
+    return new
+
+
+def set_content(response: httpx.Response, content: bytes) -> None:
+    """Make a response hold content that is decoded already, as if it had been read.
+
+    A response's content cannot be set, and without it neither ``response.text`` nor ``response.json()`` works.
+    """
+    headers, stream = response.headers, response.stream
+    response.headers, response.stream = httpx.Headers(), httpx.ByteStream(content)
+    response.read()
+    response.headers, response.stream = headers, stream
+
+
+# --- The client
+
+_MAX_URLS = 256
+_SET_COOKIE = frozenset({b"set-cookie", b"set-cookie2"})
+_HEADERS = cast(property, httpx.AsyncClient.headers)
+_COOKIES = cast(property, httpx.AsyncClient.cookies)
+
+
+class LeanClient(httpx.AsyncClient):
+    """An httpx.AsyncClient with another default User-Agent, and with less work for each request.
+
+    - Programs use the same URLs again and again, and parsing one is a quarter of a request's cost in the client. So
+      the URLs that were used last are kept; they are immutable.
+    - `LeanCookies` take the place of httpx's.
+
+    Args:
+        user_agent: the ``User-Agent`` where no other is set, also in headers that are assigned later.
+        **httpx_arguments: the keyword arguments of httpx.AsyncClient.
+    """
+
+    def __init__(self, *, user_agent: str, **httpx_arguments: Any) -> None:
+        self._user_agent = user_agent
+        self._parse_url = functools.lru_cache(_MAX_URLS)(httpx.URL)
+        super().__init__(**httpx_arguments)
+        self._lean_cookies = LeanCookies(_COOKIES.__get__(self).jar)
+
+    def _set_headers(self, headers: Headers | None) -> None:
+        merged = httpx.Headers(headers)
+        merged.setdefault("User-Agent", self._user_agent)
+        _HEADERS.__set__(self, merged)
+
+    def _get_cookies(self) -> LeanCookies:
+        return self._lean_cookies
+
+    def _set_cookies(self, cookies: Cookies) -> None:
+        _COOKIES.__set__(self, cookies)
+        self._lean_cookies = LeanCookies(_COOKIES.__get__(self).jar)
+
+    if not TYPE_CHECKING:
+        # Each request reads the headers: with httpx's own getter, that costs nothing extra.
+        headers = _HEADERS.setter(_set_headers)
+        cookies = property(_get_cookies, _set_cookies)
+
+        def build_request(self, method: str, url: httpx.URL | str, **arguments: object) -> httpx.Request:
+            """Build a request, as httpx does."""
+            return super().build_request(method, self._parse_url(url) if type(url) is str else url, **arguments)
 
 
 class LeanCookies(httpx.Cookies):
-    """httpx.Cookies that look for a ``Set-Cookie`` first.
+    """httpx.Cookies that look for a ``Set-Cookie`` before anything else.
 
-    httpx puts the request and all headers of every response together for the standard library, which then finds that
-    there is none: 27 us of the 182 that a small request takes with 100 tasks. httpx2 looks first by itself.
+    httpx converts the request and all headers of every response for the standard library, which then finds no cookie:
+    27 us of the 182 us that a small request takes with 100 tasks. httpx2 looks first by itself.
     """
 
     def extract_cookies(self, response: httpx.Response) -> None:
         """Take the cookies from a response."""
         for name, _ in response.headers.raw:
-            if name.lower() in _SETTING_COOKIES:
+            if name.lower() in _SET_COOKIE:
                 super().extract_cookies(response)
                 return
 
 
-class NoAuth(httpx.Auth):
-    """What httpx does where nobody authenticates: send the request as it is.
+# --- Authentication
 
-    httpx does it with an async generator around a generator, which trio has to keep track of: 6 % of what a small
+
+class NoAuth(httpx.Auth):
+    """Sends the request as it is, like httpx.Auth itself.
+
+    httpx.Auth does so with an async generator around a generator, which trio has to keep track of: 6 % of what a small
     request costs in the client.
     """
 
     def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Give the request, and no other."""
+        """Return an iterator of the request alone."""
         return _OneRequest(request)
 
 
@@ -97,11 +196,3 @@ class _OneRequest(AsyncGenerator[httpx.Request, httpx.Response]):
 
     async def aclose(self) -> None:
         pass
-
-
-def set_content(response: httpx.Response, content: bytes) -> None:
-    """Make a response hold content that is decoded already, as if it had read it."""
-    headers, stream = response.headers, response.stream
-    response.headers, response.stream = httpx.Headers(), httpx.ByteStream(content)
-    response.read()
-    response.headers, response.stream = headers, stream

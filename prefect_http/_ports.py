@@ -1,4 +1,4 @@
-"""The ports that URLs lead to."""
+"""The ports of URLs. Pure."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def port_of(url: httpx.URL) -> int | None:
-    """Give the port that a URL leads to; None if its scheme is unknown and it names none."""
+    """Return a URL's port, or the default one of its scheme; None if the scheme is unknown."""
     return url.port or _DEFAULT_PORTS.get(url.scheme)

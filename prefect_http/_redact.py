@@ -1,4 +1,4 @@
-"""What of a request may be shown in messages, notes and log lines. Credentials may not. Pure."""
+"""Text for messages, notes and log lines, without credentials. Pure."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import re
 
 import httpx
 
-# Shorter ones stand in texts by chance.
+# Shorter ones occur in texts by chance.
 _SHORTEST_SECRET = 4
 _QUOTATION = re.compile(r"""(?:bytearray\()?(?:\bb)?['"]""")
 
 
 def safe_url(url: httpx.URL) -> str:
-    """Write a URL without its userinfo."""
+    """Return a URL without its userinfo."""
     return str(url.copy_with(userinfo=b"") if url.userinfo else url)
 
 
 def safe_exception(exception: BaseException) -> str:
-    """Write an exception in one line: its class and its message.
+    """Return an exception in one line: its class and its message.
 
-    A protocol error quotes the header that it refuses, and that may be the ``Authorization`` or a cookie. Its
-    message goes as far as the quotation.
+    The message of a protocol error quotes the invalid header, which may be the ``Authorization`` or a cookie, so it is
+    cut before the quotation.
     """
     try:
         text = str(exception)
-    except Exception:  # it may have one of its own
+    except Exception:  # from its own __str__
         text = ""
     if isinstance(exception, httpx.ProtocolError):
         text = _QUOTATION.split(text, maxsplit=1)[0].rstrip(" :")
@@ -34,7 +34,7 @@ def safe_exception(exception: BaseException) -> str:
 
 
 def without_credentials(text: str, request: httpx.Request) -> str:
-    """Blot out what the request's headers and URL say in confidence; a server may echo it."""
+    """Replace the credentials in the request's headers and URL; a server may echo them."""
     secrets = {request.url.password}
     for name in ("Authorization", "Proxy-Authorization"):
         secrets.add(request.headers.get(name, "").partition(" ")[2] or request.headers.get(name, ""))
@@ -47,7 +47,7 @@ def without_credentials(text: str, request: httpx.Request) -> str:
 
 
 def one_line(text: str, *, limit: int) -> str:
-    """Fold a text into one line of at most ``limit`` printable characters."""
-    # A limit on what is folded as well: the text may be a whole response body.
+    """Return a text as one line of at most ``limit`` printable characters."""
+    # Only the beginning is processed: the text may be a whole response body.
     folded = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * limit]).split())
     return folded if len(folded) <= limit and len(text) <= 4 * limit else folded[: limit - 1].rstrip() + "…"

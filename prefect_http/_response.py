@@ -1,4 +1,4 @@
-"""PrefectResponse: a response whose error tells what went wrong."""
+"""PrefectResponse: a response whose error says what went wrong."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
 from prefect_http._fields.retry_after import parse_retry_after
-from prefect_http._httpx_details import ReadyResponse
+from prefect_http._httpx_details import change_class, copy_of
 from prefect_http._redact import one_line, safe_url, without_credentials
 
-# A response extension: a throttle takes the response for a rejection, whatever its status.
+# A response extension: a throttle has judged the response to be a rejection, whatever its status.
 REJECTED = "prefect_http.rejected"
 
 _MAX_DETAIL = 500
-# https://docs.python.org/3/library/codecs.html#text-encodings: for programs, and not for what comes over the web.
-_PYTHONS_OWN = frozenset(
+# Python's own, for use inside programs: https://docs.python.org/3/library/codecs.html#python-specific-encodings
+_PYTHON_ENCODINGS = frozenset(
     {"idna", "mbcs", "oem", "palmos", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 )
 
@@ -36,7 +36,7 @@ class PrefectResponse(httpx.Response):
         """Return the response if its status is 2xx or 101.
 
         Raises:
-            PrefectHTTPStatusError: any other status. The body shows in the message if it has been read.
+            PrefectHTTPStatusError: any other status. The message shows the body if it has been read.
             RuntimeError: the response has no request, as in httpx.
         """
         if is_success(self):
@@ -45,35 +45,30 @@ class PrefectResponse(httpx.Response):
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """What the response's headers say of the server's limit; None if they say nothing, or nothing sensible.
+        """What the response's headers say about the server's rate limit; None if they say nothing, or nothing valid.
 
-        ``RateLimit`` and ``RateLimit-Policy``, in the forms of all drafts, and ``X-RateLimit-*``.
+        Read from ``RateLimit`` and ``RateLimit-Policy``, in the forms of all drafts, and from ``X-RateLimit-*``.
         https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
         """
         return rate_limit(self)
 
     @classmethod
     def from_httpx_response(cls, response: httpx.Response) -> Self:
-        """Give a response of this class that shares the other's stream, and leave the other as it is.
+        """Return a response of this class that shares the stream of ``response``, which stays as it is.
 
-        The new response may be read in place of the old one, whole or streamed; reading and closing reach the
-        old one, too. A response of this class already is given back as it is.
+        The new response may be read instead of the old one, whole or streamed; reading and closing it affect the old
+        one, too. A response that is already of this class is returned unchanged.
         """
         if isinstance(response, cls):
             return response
-        new = cls.__new__(cls)
-        # Not copy.copy(): it goes the way of pickling, which loses the stream and the extensions.
-        new.__dict__.update(response.__dict__)
-        new.headers = response.headers.copy()
-        new.extensions = dict(response.extensions)
-        new.history = list(response.history)
+        new = copy_of(response, cls)
         new.stream = shared = _SharedStream(response, new)
         shared.copy_elapsed()
         return new
 
 
 class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
-    """The stream of a response, read through a second one. The first keeps the accounts that httpx sets up."""
+    """The stream of a response, for a second one to read. What httpx tracks is tracked on the first one."""
 
     def __init__(self, first: httpx.Response, second: httpx.Response) -> None:
         self._first = first
@@ -95,26 +90,23 @@ class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
         self.copy_elapsed()
 
     def copy_elapsed(self) -> None:
-        """Take over the elapsed time, once there is one; httpx keeps it on the response, httpx2 on the stream."""
-        with contextlib.suppress(RuntimeError):  # a response that no client has sent has none
+        """Copy the elapsed time, if there is one yet; httpx keeps it on the response, httpx2 on the stream."""
+        with contextlib.suppress(RuntimeError):  # a response that did not come through a client has none
             self._second.elapsed = self._first.elapsed
 
 
 def is_success(response: httpx.Response) -> bool:
-    """Say whether the status is 2xx, or 101, which hands over its stream."""
+    """Whether the status is 2xx, or 101, which hands over its stream."""
     return 200 <= response.status_code < 300 or response.status_code == 101
 
 
 def as_prefect_response(response: httpx.Response) -> PrefectResponse:
-    """Make a PrefectResponse of a response that is ours to change; in place, where its class is none of others."""
-    if type(response) in (httpx.Response, ReadyResponse):
-        response.__class__ = PrefectResponse
-        response.__dict__.pop("_body", None)  # of a ReadyResponse that is read as a stream
-    return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
+    """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class."""
+    return change_class(response, PrefectResponse) or PrefectResponse.from_httpx_response(response)
 
 
 def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -> PrefectHTTPStatusError:
-    """Make the error for a response with a bad status."""
+    """Return the error for a response with a bad status."""
     return PrefectHTTPStatusError(
         _message(response),
         request=response.request,
@@ -125,15 +117,15 @@ def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Say how many seconds the response asks to wait; None if it does not say or is malformed."""
+    """Return how many seconds the response asks to wait; None if it does not ask, or not in a valid form."""
     headers = response.headers
     return parse_retry_after(headers.get("Retry-After"), date=headers.get("Date"), now=time.time())
 
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:
-    """Say what the response tells of the server's limit."""
+    """Return what the response says about the server's rate limit."""
     for name, _ in response.headers.raw:
-        if b"rate" in name.lower():  # most responses tell nothing, and this many ask
+        if b"rate" in name.lower():  # most responses have none, and this is called for many
             break
     else:
         return None
@@ -149,22 +141,22 @@ def _message(response: httpx.Response) -> str:
 
 
 def _detail(response: httpx.Response) -> str:
-    """Give the ``detail`` of a JSON body or the start of the text; nothing if the body has not been read."""
+    """Return the ``detail`` of a JSON body or the start of the text; empty if the body has not been read."""
     try:
         content = response.content
     except httpx.ResponseNotRead:
         return ""
     try:
         body = json.loads(content)
-    except (ValueError, RecursionError):  # not JSON, or nested deeper than Python goes
+    except (ValueError, RecursionError):  # not JSON, or nested too deeply for Python
         body = None
     detail = cast("dict[str, object]", body).get("detail") if isinstance(body, dict) else None
     if detail:
         return detail if isinstance(detail, str) else json.dumps(detail)
-    # Not response.text: it fails on a charset that is no text encoding, and the server names the charset.
+    # Not response.text: it fails if the charset, which the server chooses, is not a text encoding.
     beginning = content[: 8 * _MAX_DETAIL]
     try:
         charset = codecs.lookup(response.charset_encoding or "utf-8").name
-        return beginning.decode("ascii" if charset in _PYTHONS_OWN else charset, errors="replace")
-    except Exception:  # Python's codecs fail in many ways
+        return beginning.decode("ascii" if charset in _PYTHON_ENCODINGS else charset, errors="replace")
+    except Exception:  # Python's codecs raise many kinds of errors
         return beginning.decode("ascii", errors="replace")

@@ -1,4 +1,4 @@
-"""The types of ASGI 3.0. Message values are whatever the ASGI spec says for the message, hence Any."""
+"""Type aliases: those of ASGI 3.0, which are public, and those of httpx's arguments, which httpx does not export."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 
 import httpx
 
+# A message's values are whatever the ASGI specification says for its type, hence Any.
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
-# httpx has no public names for the types of its arguments.
 Primitive = str | int | float | bool | None
 QueryParams = (
     httpx.QueryParams

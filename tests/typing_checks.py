@@ -1,4 +1,4 @@
-"""What the types promise. This file is not run: mypy and pyright read it, and both must object at every ignore."""
+"""What users can rely on when they check types. mypy and pyright read it, and must report every ignored line."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import httpx
 from starlette.applications import Starlette
 
 from prefect_http import (
+    ASGIApp,
     ASGITransport,
     Attempt,
     Lifespan,
     LifespanError,
     LifespanTimeoutError,
+    Message,
     PrefectHTTPStatusError,
     PrefectHttpxClient,
     PrefectResponse,
     RateLimit,
+    Receive,
     RetryPolicy,
+    Scope,
+    Send,
     Throttle,
     ThrottledTransport,
     ThrottleEvent,
@@ -42,21 +47,70 @@ async def client_is_an_httpx_client(stack: AsyncExitStack) -> None:
     await needs_httpx(client)
 
 
-async def response_is_ours(client: PrefectHttpxClient, request: httpx.Request) -> None:
-    """A response is a PrefectResponse, and stays one."""
-    response = await client.send(request, stream=True, auth=("user", "secret"), follow_redirects=True)
-    assert_type(response, PrefectResponse)
-    assert_type(response.raise_for_status(), PrefectResponse)
-    await client.send(request, auth=None, follow_redirects=httpx.USE_CLIENT_DEFAULT)
+async def every_verb_returns_our_response(client: PrefectHttpxClient, request: httpx.Request) -> None:
+    """Every verb returns a PrefectResponse."""
+    assert_type(await client.request("GET", "/"), PrefectResponse)
+    assert_type(await client.get("/"), PrefectResponse)
+    assert_type(await client.options("/"), PrefectResponse)
+    assert_type(await client.head("/"), PrefectResponse)
+    assert_type(await client.post("/"), PrefectResponse)
+    assert_type(await client.put("/"), PrefectResponse)
+    assert_type(await client.patch("/"), PrefectResponse)
+    assert_type(await client.delete("/"), PrefectResponse)
+    assert_type(await client.send(request), PrefectResponse)
+    async with client.stream("GET", "/") as response:
+        assert_type(response, PrefectResponse)
+        assert_type(response.raise_for_status(), PrefectResponse)
+
+
+async def verbs_take_what_httpx_takes(client: PrefectHttpxClient, request: httpx.Request) -> None:
+    """The verbs have the parameters of httpx's, and no others."""
+    url = httpx.URL("https://example.org")
+    await client.get(
+        url, params={"a": [1, 2]}, headers={"a": "b"}, cookies={"c": "d"}, extensions={"retry": RetryPolicy()}
+    )
+    await client.post(url=url, content=b"", data={"a": "b"}, files={"a": b"b"}, json=[1], timeout=3, auth=("u", "p"))
+    await client.send(request, stream=True, auth=None, follow_redirects=httpx.USE_CLIENT_DEFAULT)
+    async with client.stream("POST", url, json={}, follow_redirects=True):
+        pass
+    await client.get()  # type: ignore[call-arg]
+    await client.get(url, json={})  # type: ignore[call-arg]
+    await client.post(url, jsn={})  # type: ignore[call-arg]
+    await client.post(url, timeout="soon")  # type: ignore[arg-type]
+    await client.send(request, auth=5)  # type: ignore[arg-type]
+    client.stream("GET", url, tiemout=5)  # type: ignore[call-arg]
+    client.build_request("GET", url, jsn={})  # type: ignore[call-arg]
+
+
+class Subclass(PrefectHttpxClient):
+    """A client that overrides a verb and send(), as one does with httpx.AsyncClient."""
+
+    async def get(self, url: httpx.URL | str, **arguments: Any) -> PrefectResponse:
+        response = await super().get(url, **arguments)
+        return assert_type(response, PrefectResponse)
+
+    async def send(self, request: httpx.Request, **arguments: Any) -> PrefectResponse:
+        response = await super().send(request, **arguments)
+        return assert_type(response, PrefectResponse)
+
+
+async def a_subclass_returns_our_response(client: Subclass, request: httpx.Request) -> None:
+    """So do the verbs of a subclass, overridden or not."""
+    assert_type(await client.get("/"), PrefectResponse)
+    assert_type(await client.put("/", json={}), PrefectResponse)
+    assert_type(await client.send(request), PrefectResponse)
+    async with client.stream("GET", "/") as response:
+        assert_type(response, PrefectResponse)
+    await client.put("/", jsn={})  # type: ignore[call-arg]
 
 
 def any_response_becomes_ours(response: httpx.Response) -> None:
-    """A response of httpx is taken over as a PrefectResponse."""
+    """A response of httpx becomes a PrefectResponse."""
     assert_type(PrefectResponse.from_httpx_response(response), PrefectResponse)
 
 
 def client_takes_what_httpx_takes() -> None:
-    """Every keyword of httpx.AsyncClient is typed, and no other is taken."""
+    """Every keyword of httpx.AsyncClient is typed, and no other is accepted."""
     PrefectHttpxClient(
         retry=RetryPolicy(),
         raise_on_all_errors=False,
@@ -86,7 +140,7 @@ def hook_is_typed(seen: list[Attempt]) -> None:
 
 
 def policy_is_immutable(policy: RetryPolicy) -> None:
-    """A policy is made with keywords and never changed."""
+    """A policy takes keywords only and is immutable."""
     assert_type(RetryPolicy.from_env(), RetryPolicy)
     assert_type(RetryPolicy.from_env(os.environ), RetryPolicy)
     assert_type(policy.max_retries, int)
@@ -98,7 +152,7 @@ def policy_is_immutable(policy: RetryPolicy) -> None:
 
 
 def error_tells_the_story(error: PrefectHTTPStatusError) -> None:
-    """The error is httpx's, and knows the attempts and the wait that was asked for."""
+    """The error is one of httpx's, and has the attempts and the wait that the server asked for."""
     httpx_error: httpx.HTTPStatusError = error
     assert_type(httpx_error.response, httpx.Response)
     assert_type(error.attempts, tuple[Attempt, ...])
@@ -112,7 +166,7 @@ def error_tells_the_story(error: PrefectHTTPStatusError) -> None:
 
 
 async def lifespan_is_typed(app: Starlette) -> None:
-    """A context takes any ASGI app, and gives a Lifespan."""
+    """A context takes any ASGI app, and yields a Lifespan."""
     context = app_lifespan_context(app, startup_timeout=5, mode="on")
     assert_type(context, AbstractAsyncContextManager[Lifespan])
     async with context as lifespan:
@@ -124,22 +178,34 @@ async def lifespan_is_typed(app: Starlette) -> None:
 
 
 def timeout_is_a_timeout() -> None:
-    """Who handles TimeoutError or LifespanError handles the lifespan's timeout, too."""
+    """Handlers for TimeoutError and for LifespanError handle the lifespan's timeout."""
     timeout: TimeoutError = LifespanTimeoutError()
     error: LifespanError = LifespanTimeoutError()
     raise timeout from error
 
 
 def apps_in_this_process_are_typed(app: Starlette) -> None:
-    """The transport is an httpx transport, takes what httpx's takes, and any ASGI app."""
+    """The transport is an httpx transport with the arguments of httpx's own, for any ASGI app."""
     transport: httpx.AsyncBaseTransport = ASGITransport(app, False, "/root", ("127.0.0.1", 1), {"a": 1})
     httpx.AsyncClient(transport=transport)
     PrefectHttpxClient(app=app)
     PrefectHttpxClient(app="app")  # type: ignore[arg-type]
 
 
+def apps_are_annotated(framework: Starlette) -> ASGIApp:
+    """An app of one's own, and middleware, are annotated with what the package exports."""
+
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        message: Message = await receive()
+        await send(message)
+        await framework(scope, receive, send)
+
+    PrefectHttpxClient(app=middleware)
+    return middleware
+
+
 def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: ThrottleEvent) -> None:
-    """A throttle goes into a client or around a transport; what it tells is frozen."""
+    """A throttle goes into a client or around a transport; its statistics and events are immutable."""
     transport: httpx.AsyncBaseTransport = ThrottledTransport(httpx.AsyncHTTPTransport(), throttle)
     PrefectHttpxClient(throttle=throttle, transport=transport)
     Throttle(key=lambda request: request.url.host, is_throttled=is_throttled_by_github, on_event=print)
@@ -153,5 +219,5 @@ def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: Thro
 
 
 def throttle_timeout_is_a_pool_timeout(error: ThrottleTimeout) -> httpx.PoolTimeout:
-    """Who handles httpx.PoolTimeout handles the throttle's, too."""
+    """Handlers for httpx.PoolTimeout handle the throttle's timeout."""
     return error

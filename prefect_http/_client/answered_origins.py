@@ -1,4 +1,4 @@
-"""Origins: their ports, and which of them have answered a client."""
+"""Which origins have answered a client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import httpx
 
 # Redirects choose origins, so their number is limited.
 _MAX_ORIGINS = 1000
-# Every response comes by here, and few are ever asked for: to take a URL apart costs more than to keep it for a while.
+# Every response adds a URL and few are ever looked up, so URLs are kept for a while: taking one apart costs more.
 _BATCH = 100
 
 
@@ -23,13 +23,13 @@ class AnsweredOrigins:
         """Note that the URL's origin has answered."""
         self._urls.append(url)
         if len(self._urls) >= _BATCH:
-            self._sort_in()
+            self._add_origins()
 
     def __contains__(self, url: httpx.URL) -> bool:
-        self._sort_in()
+        self._add_origins()
         return (url.scheme, url.host, url.port) in self._origins
 
-    def _sort_in(self) -> None:
+    def _add_origins(self) -> None:
         for url in self._urls:
             origin = url.scheme, url.host, url.port
             if origin not in self._origins:

@@ -1,14 +1,18 @@
-"""The keyword arguments of httpx.AsyncClient, typed. httpx has no public names for these types."""
+"""The arguments of httpx.AsyncClient and of its methods, typed. httpx has no public names for these types."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+from typing import Concatenate, ParamSpec, TypedDict, TypeVar
 
 import httpx
 
 from prefect_http._types import Auth, Certificate, Cookies, Headers, QueryParams, Timeout
+
+P = ParamSpec("P")
+Client = TypeVar("Client")
+Returned = TypeVar("Returned")
 
 
 class HttpxArguments(TypedDict, total=False):
@@ -33,3 +37,13 @@ class HttpxArguments(TypedDict, total=False):
     transport: httpx.AsyncBaseTransport | None
     trust_env: bool
     default_encoding: str | Callable[[bytes], str]
+
+
+def with_parameters_of(
+    method: Callable[Concatenate[Client, P], object],
+) -> Callable[[Callable[..., Returned]], Callable[Concatenate[Client, P], Returned]]:
+    """Give a method the parameters of another in the eyes of type checkers, and keep what it returns.
+
+    So they are those of whatever httpx is installed. At run time the method stays as it is.
+    """
+    return lambda decorated: decorated

@@ -1,4 +1,4 @@
-"""Reading responses: whole, or their beginning, whatever the server does."""
+"""Reading responses, whole or their beginning, and closing them, whatever the server does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _logger = logging.getLogger("prefect_http")
 
 
 class _Beginning(httpx.AsyncByteStream):
-    """A stream that ends early: after so many bytes, at a deadline, or where the server breaks off."""
+    """A stream that ends early: after ``max_bytes``, at the deadline, or where the server breaks off.
+
+    Attributes:
+        cut: why it ended early, for people; None if it did not.
+    """
 
     def __init__(self, stream: httpx.AsyncByteStream, *, max_bytes: int, deadline: float) -> None:
         self._stream = stream
@@ -42,8 +46,8 @@ class _Beginning(httpx.AsyncByteStream):
             yield chunk
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
-        """Give the next chunk that is not empty; an empty one at the end."""
-        # A scope for each chunk: one that spans a `yield` would be left in whatever order the reader likes.
+        """Return the next chunk that is not empty; an empty one at the end."""
+        # A scope for each chunk: one around a `yield` could be left out of order.
         with anyio.CancelScope(deadline=self._deadline):
             try:
                 while not (chunk := await anext(chunks, None)):
@@ -53,7 +57,7 @@ class _Beginning(httpx.AsyncByteStream):
             except Exception as error:
                 if is_foreign(error):
                     raise
-                # The wire's, whatever it is; the status that came before it is the better news.
+                # Whatever the network raised: the status that came before it is more useful to the caller.
                 self.cut = f"it broke off with {safe_exception(error)}"
                 _logger.debug("reading a response broke off", exc_info=True)
                 return b""
@@ -61,7 +65,7 @@ class _Beginning(httpx.AsyncByteStream):
         return b""
 
     async def end(self) -> None:
-        """End the reading before it is through."""
+        """Close the iterator, which may not have been read to its end."""
         if self._chunks is not None:
             await end_iteration(self._chunks)
 
@@ -71,10 +75,10 @@ async def read_beginning(
 ) -> str | None:
     """Read a response up to a limit in bytes and seconds, and close it.
 
-    Afterwards ``response.content`` holds what was read. Where the server breaks off, it holds what came before.
+    Afterwards ``response.content`` holds what was read, even if the server broke off.
 
     Returns:
-        Why the body was cut; None if it is whole.
+        Why the body is incomplete; None if it is complete.
 
     Cancellation:
         The response is closed, shielded for at most ``close_seconds``.
@@ -96,12 +100,12 @@ async def read_beginning(
 
 
 async def _read_decoded(response: httpx.Response, beginning: _Beginning, max_bytes: int) -> bytes:
-    """Read and decode the beginning; the limit is for the decoded bytes, too, for a little gzip unpacks to a lot."""
+    """Read and decode the beginning. The limit is for the decoded bytes, too: a little gzip unpacks to a lot."""
     kept = bytearray()
     decoding = httpx.Response(response.status_code, headers=response.headers, stream=beginning)
     try:
         async for chunk in decoding.aiter_bytes():
-            # To the end, where `cut` brings it: to break off would leave httpx's generators to the garbage collector.
+            # Until `cut` ends the stream: a `break` would leave httpx's generators to the garbage collector.
             room = max_bytes - len(kept)
             kept += chunk[:room]
             if len(chunk) > room:
@@ -112,17 +116,16 @@ async def _read_decoded(response: httpx.Response, beginning: _Beginning, max_byt
 
 
 async def discard(response: httpx.Response, *, delay: float) -> None:
-    """Close a response that nobody will look at, before the wait of ``delay`` seconds that follows.
+    """Close a response that is not wanted, before a wait of ``delay`` seconds.
 
-    A body that is short and already there is read first, without waiting, so that the connection can serve the next
-    attempt.
+    If the body is short and has arrived already, it is read first, so that the connection can be used again.
     """
     close_seconds = min(_CLOSE_SECONDS, max(delay, 1.0))
     await read_beginning(response, max_bytes=_DISCARD_BYTES, max_seconds=0.0, close_seconds=close_seconds)
 
 
 async def read_whole(response: httpx.Response) -> None:
-    """Read a response, and close it if that fails. A 101 is left as it is: reading closes the stream it hands over."""
+    """Read a response, and close it if that fails. Not for a 101: reading would close the stream that it hands over."""
     if response.status_code == _SWITCHING_PROTOCOLS:
         return
     try:
@@ -133,10 +136,10 @@ async def read_whole(response: httpx.Response) -> None:
 
 
 async def close(response: httpx.Response, seconds: float = _CLOSE_SECONDS) -> None:
-    """Close a response, also under cancellation; shielded for at most so many seconds."""
+    """Close a response, even under cancellation, shielded for at most ``seconds``."""
     with anyio.move_on_after(seconds, shield=True):
         try:
             await response.aclose()
         except Exception:
-            # There is a better error to raise, or a retry to make; what fails here harms neither.
+            # There is a better error to raise, or a retry to make, and this affects neither.
             _logger.debug("closing a response failed", exc_info=True)

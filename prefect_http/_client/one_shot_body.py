@@ -1,7 +1,7 @@
-"""Request bodies that can be sent once only, told from those that can be sent again.
+"""Request bodies that can be sent only once.
 
-The rule is cautious: what is not known to give the same bytes again counts as one-shot. An async iterable that
-looks re-iterable may be a file with a position (anyio's and trio's are), which would send less the second time.
+The rule is cautious: a body is one-shot unless it is known to yield the same bytes again. An async iterable that
+looks re-iterable may be a file with a position (anyio's and trio's are), which would yield less the second time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import httpx
 
 
 class OneShotBody(httpx.AsyncByteStream):
-    """A request body that must not be read twice, and that knows whether reading has begun."""
+    """A request body that must not be read twice.
+
+    Attributes:
+        is_spent: whether reading has begun.
+    """
 
     def __init__(self, stream: httpx.AsyncByteStream) -> None:
         self._stream = stream
@@ -22,7 +26,7 @@ class OneShotBody(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self.is_spent:
             raise httpx.LocalProtocolError(
-                "the request body is a one-shot stream that has been read; bytes or a seekable file can be sent again"
+                "the request body is a one-shot stream that has already been read; use bytes or a seekable file instead"
             )
         self.is_spent = True
         async for chunk in self._stream:
@@ -33,10 +37,10 @@ class OneShotBody(httpx.AsyncByteStream):
 
 
 def mark_one_shot_body(request: httpx.Request) -> OneShotBody | None:
-    """Put the request's body behind a OneShotBody if it cannot be sent again; None if it can be."""
+    """Wrap the request's body in a OneShotBody and return that; None if the body can be sent again."""
     stream = request.stream
     if isinstance(stream, httpx.ByteStream) or not isinstance(stream, httpx.AsyncByteStream):
-        # The second kind is not sent at all: httpx refuses a sync stream in an async client.
+        # httpx refuses to send the second kind, a sync stream in an async client.
         return None
     if isinstance(stream, OneShotBody):
         return stream
@@ -47,8 +51,8 @@ def mark_one_shot_body(request: httpx.Request) -> OneShotBody | None:
 
 
 def _is_replayable_multipart(stream: httpx.AsyncByteStream) -> bool:
-    # httpx rewinds the files of a multipart body each time it is sent, and where it cannot, it sends what is
-    # left. Its multipart stream has no public name; anything that does not look like one is one-shot.
+    # httpx rewinds the files of a multipart body each time it is sent, and if it cannot, it sends what is left.
+    # Its multipart stream has no public name; whatever does not look like one is one-shot.
     fields = getattr(stream, "fields", None)
     return isinstance(fields, list) and all(map(_can_be_sent_again, cast("list[object]", fields)))
 

@@ -1,9 +1,9 @@
-"""The transports of a client: HTTPTransport where httpx would use its own, and all of them behind a wrapper.
+"""The transports of a client: HTTPTransport instead of httpx's own, and a wrapper around each of them.
 
-As soon as httpx is given a ``transport``, it leaves the environment's proxies alone, and it has no public way to reach
-the transports that it makes. So they are made here, as it would make them, and given to it as ``transport`` and
+If httpx is given a ``transport``, it ignores the environment's proxies, and it has no public way to get at the
+transports that it makes. So they are made here, as it would make them, and passed to it as ``transport`` and
 ``mounts``. This follows ``AsyncClient.__init__`` and ``get_environment_proxies`` of httpx 0.27 and 0.28, and of httpx2,
-which reads NO_PROXY in another way (since 2.14). What a pattern matches, and which one comes first, stays httpx's.
+which parses NO_PROXY differently (since 2.14). What a pattern matches, and which comes first, is left to httpx.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from prefect_http._client.arguments import HttpxArguments
 from prefect_http._types import Certificate
 from prefect_http._wire.transport import HTTPTransport
 
-# No pattern where an address may have a prefix length behind it; elsewhere that is the path of a URL, and ignored.
+# Invalid as a pattern if an address may have a prefix length; otherwise "x" is the path of a URL, and ignored.
 _NO_NETWORK = "all://[::1]/x"
 
 
 class _PoolArguments(TypedDict, total=False):
-    """What httpx.AsyncClient hands on to each transport that it makes; their defaults are the same."""
+    """What httpx.AsyncClient passes on to each transport that it makes; the defaults are the same there."""
 
     verify: ssl.SSLContext | str | bool
     cert: Certificate | None
@@ -40,19 +40,19 @@ def make_transports(
 ) -> None:
     """Change the arguments, in place, so that an httpx.AsyncClient makes no transports itself.
 
-    It gets those that it would use: the given or the default one, which is an HTTPTransport, those of ``mounts``, and
-    those of ``proxy`` or else of the environment's proxies. ``mounts`` itself is not changed, a copy takes its place.
+    They then hold all that it would use: ``transport`` or an HTTPTransport, those of ``mounts``, and those for
+    ``proxy`` or else for the environment's proxies. ``mounts`` itself is not changed but replaced.
 
     Args:
         arguments: the keyword arguments of an httpx.AsyncClient.
-        wrap: called once with each transport, however often that one is given.
+        wrap: called once with each transport, even if that is mounted several times.
 
     Raises:
-        TypeError: ``proxies`` is given, which httpx 0.27 still takes, with a warning.
-        Exception: whatever httpx raises for a transport that cannot be made. What else it minds is left to the client.
+        TypeError: ``proxies`` is given, which httpx 0.27 still accepts with a warning.
+        Exception: whatever httpx raises for a transport that cannot be made.
     """
     if "proxies" in arguments:
-        raise TypeError("proxies= is not taken here, nor by httpx since 0.28; use proxy= or mounts=")
+        raise TypeError("proxies= is not supported, as in httpx since 0.28; use proxy= or mounts=")
     transport, mounts = arguments.get("transport"), arguments.get("mounts")
     pool = cast(
         _PoolArguments, {name: value for name, value in arguments.items() if name in _PoolArguments.__annotations__}
@@ -76,7 +76,7 @@ def make_transports(
 
 
 def _proxies(arguments: HttpxArguments) -> Mapping[str, httpx.URL | str | httpx.Proxy | None]:
-    """Give the proxy for each pattern of URLs; None: no proxy."""
+    """Return the proxy for each pattern of URLs; None: no proxy."""
     proxy = arguments.get("proxy")
     if proxy is not None:
         return {"all://": proxy}
@@ -86,12 +86,13 @@ def _proxies(arguments: HttpxArguments) -> Mapping[str, httpx.URL | str | httpx.
 
 
 def environment_proxies(found: Mapping[str, str], *, has_networks: bool) -> dict[str, str | None]:
-    """Give the environment's proxy for each pattern of URLs; None: no proxy.
+    """Return the environment's proxy for each pattern of URLs; None: no proxy.
 
     Args:
-        found: the proxy for ``http``, ``https`` and ``all``, and the hosts for ``no``, as ``getproxies()`` gives them.
-        has_networks: whether NO_PROXY is read as httpx2 does: with networks, addresses in brackets and ``*.domain``,
-            and without what makes no pattern. To httpx, the last is an error, which is left to it.
+        found: the proxies for ``http``, ``https`` and ``all``, and the hosts for ``no``, as from ``getproxies()``.
+        has_networks: whether NO_PROXY is parsed as httpx2 does: with networks, addresses in brackets and
+            ``*.domain``, and ignoring what makes an invalid pattern. For httpx that is an error, which it raises
+            itself.
     """
     proxies: dict[str, str | None] = {}
     for scheme in ("http", "https", "all"):
@@ -108,7 +109,7 @@ def environment_proxies(found: Mapping[str, str], *, has_networks: bool) -> dict
 
 
 def _pattern(host: str) -> str:
-    """Give the pattern for an entry of NO_PROXY: a domain is its subdomains as well, unless it begins with a dot."""
+    """Return the pattern for an entry of NO_PROXY. A domain includes its subdomains, unless it begins with a dot."""
     if "://" in host:
         return host
     if _is_address(IPv6Address, host):
@@ -119,7 +120,7 @@ def _pattern(host: str) -> str:
 
 
 def _pattern_with_networks(host: str) -> str | None:
-    """Give the pattern for an entry of NO_PROXY as httpx2 does; None for one that it ignores."""
+    """Return the pattern for an entry of NO_PROXY as httpx2 does; None for one that it ignores."""
     pattern = _pattern(host)
     address, slash, length = host.partition("/")
     if "://" not in host:
@@ -141,7 +142,7 @@ def _is_address(kind: type[IPv4Address | IPv6Address], host: str) -> bool:
 
 
 def _is_pattern(pattern: str) -> bool:
-    """Tell whether httpx takes the pattern, which only a client can say."""
+    """Whether httpx accepts the pattern, which only a client of it can tell."""
     try:
         httpx.AsyncClient(transport=httpx.AsyncBaseTransport(), mounts={pattern: None}, trust_env=False)
     except httpx.InvalidURL:

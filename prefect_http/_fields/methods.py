@@ -1,4 +1,4 @@
-"""Methods (RFC 9110, section 9.2). Pure."""
+"""Idempotent methods (RFC 9110, section 9.2.2). Pure."""
 
 from __future__ import annotations
 

@@ -1,26 +1,35 @@
-"""RateLimit: what an answer says about the server's rate limit. Pure."""
+"""RateLimit, and the fields that may tell about it. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+# Servers send less than a hundredth of this. Longer fields are ignored, so that none takes more than milliseconds.
+_MAX_FIELD_LENGTH = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """What an answer says about the server's rate limit. A hint: the server may reject the next request all the same.
+    """What a response says about the server's rate limit. A hint: the server may reject the next request nevertheless.
 
     Args:
-        remaining: the requests that may still be made, 0 or more; of several limits the tightest counts. None if the
-            answer does not say.
-        reset: seconds from the answer until there is more quota, finite and 0 or more, and as long as the server
-            says, be it a thousand years; None if the answer does not say. ``Retry-After`` takes precedence.
-        limit: the quota of that limit, in requests, 0 or more; where the answer says only what the limits are,
-            the smallest quota. None if the answer does not say.
-        concurrency: the most requests that may be under way at a time, 1 or more, from ``RateLimit-Policy``; None if
-            the answer does not say.
+        remaining: how many requests may still be made, 0 or more; of several limits, that of the tightest. None if the
+            response does not say.
+        reset: seconds from the response until there is more quota, finite and 0 or more, with no upper bound but what
+            the server says; None if the response does not say. ``Retry-After`` takes precedence.
+        limit: the quota of that limit, in requests, 0 or more; if the response only names quotas, the smallest. None
+            if the response does not say.
+        concurrency: how many requests may be in progress at the same time, 1 or more, from ``RateLimit-Policy``; None
+            if the response does not say.
     """
 
     remaining: int | None = None
     reset: float | None = None
     limit: int | None = None
     concurrency: int | None = None
+
+
+def short_fields(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields of at most 8 KiB, by their names in lower case."""
+    return {name.lower(): value for name, value in headers.items() if len(value) <= _MAX_FIELD_LENGTH}

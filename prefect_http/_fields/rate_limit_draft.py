@@ -1,8 +1,16 @@
-"""``RateLimit`` and ``RateLimit-Policy``. Pure."""
+"""``RateLimit`` and ``RateLimit-Policy`` as the current draft has them. Pure.
+
+draft-ietf-httpapi-ratelimit-headers, since revision 08: two Lists, of Strings with parameters.
+
+    RateLimit-Policy: "default";q=100;w=60      q: quota, qu: its unit, w: window, pk: partition key
+    RateLimit: "default";r=50;t=30              r: what remains of the quota, t: seconds until there is more
+
+They are parsed strictly: the draft says that a malformed field must be ignored, and RFC 9651 that all of it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from prefect_http._fields.rate_limit import RateLimit
@@ -10,7 +18,7 @@ from prefect_http._fields.structured_fields import is_count, parse_list
 
 
 class Policy(NamedTuple):
-    """An item of ``RateLimit-Policy``. Its window and its partition key are not looked at."""
+    """An item of ``RateLimit-Policy``. Its window and its partition key are ignored."""
 
     name: str
     quota: int
@@ -18,7 +26,7 @@ class Policy(NamedTuple):
 
 
 def parse_policies(value: str) -> list[Policy]:
-    """Read ``RateLimit-Policy``; give none if it is malformed."""
+    """Parse ``RateLimit-Policy``; an empty list if it is malformed."""
     policies = list[Policy]()
     for name, parameters in parse_list(value):
         quota, unit = parameters.get("q"), parameters.get("qu", "requests")
@@ -28,15 +36,35 @@ def parse_policies(value: str) -> list[Policy]:
     return policies
 
 
-def tightest(value: str, quotas: Mapping[str, int], others: set[str]) -> RateLimit | None:
-    """Read the List that ``RateLimit`` is, without the policies in ``others``, which count something else."""
+def request_quotas(policies: Iterable[Policy]) -> dict[str, int]:
+    """Return the quotas in requests, by the names of their policies; of two with the same name, the smaller."""
+    quotas = dict[str, int]()
+    for name, quota, unit in policies:
+        if unit == "requests":
+            quotas[name] = min(quota, quotas.get(name, quota))
+    return quotas
+
+
+def concurrency_limit(policies: Iterable[Policy]) -> int | None:
+    """Return the smallest limit of concurrent requests, or None if there is none. A limit of 0 is ignored."""
+    # No client could obey a limit that allows no request at all.
+    return min((quota for _, quota, unit in policies if unit == "concurrent-requests" and quota > 0), default=None)
+
+
+def parse_rate_limit_list(value: str, policies: Iterable[Policy]) -> RateLimit | None:
+    """Parse ``RateLimit``, and return the tightest of its limits; None if it is malformed or has none in requests.
+
+    A limit counts requests unless its policy has another unit.
+    """
+    quotas = request_quotas(policies)
+    in_other_units = {policy.name for policy in policies} - quotas.keys()
     limits = list[RateLimit]()
     for name, parameters in parse_list(value):
         remaining, reset = parameters.get("r"), parameters.get("t")
         if not (isinstance(name, str) and is_count(remaining) and (reset is None or is_count(reset))):
             return None
-        if name not in others:
+        if name not in in_other_units:
             seconds = None if reset is None else float(reset)
             limits.append(RateLimit(remaining=remaining, reset=seconds, limit=quotas.get(name)))
-    # The longest of equals; one that does not say how long is the last of them.
+    # Of equal ones, that with the longest reset; one without a reset comes last.
     return min(limits, key=lambda limit: (limit.remaining, limit.reset is None, -(limit.reset or 0)), default=None)

@@ -1,4 +1,7 @@
-"""Response header fields, parsed. Pure: the wall clock comes in as an argument."""
+"""``Retry-After`` (RFC 9110, section 10.2.3). Pure: the wall clock is an argument.
+
+Retry-After = HTTP-date / delay-seconds, delay-seconds = 1*DIGIT
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,22 @@ import re
 
 from prefect_http._fields.http_date import parse_http_date
 
-# delay-seconds = 1*DIGIT (RFC 9110, section 10.2.3). Servers send fractions all the same; read as no header at
-# all, a fraction would bring the next attempt earlier than it was asked for.
+# Some servers send fractions. If they counted as absent, the next attempt would come earlier than they asked for.
 _DELAY_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def parse_retry_after(value: str | None, *, date: str | None, now: float) -> float | None:
-    """Read a ``Retry-After`` field.
+    """Parse a ``Retry-After`` field.
 
     Args:
         value: the field's value; None if the response has none.
-        date: the response's own ``Date``, which an HTTP-date is measured against, so that the two clocks need
-            not agree; None or malformed: ``now`` takes its place.
+        date: the response's own ``Date``, which an HTTP-date is compared with, so that the two clocks need not agree;
+            if it is None or malformed, ``now`` is used.
         now: the wall clock, in seconds since the epoch.
 
     Returns:
         Seconds to wait, finite and not negative; None if the field is absent, malformed, or names a time that
-        has passed (RFC 9110, section 10.2.3).
+        has passed.
     """
     if value is None:
         return None

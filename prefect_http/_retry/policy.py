@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from prefect_http._attempt import seconds
+from prefect_http._attempt import format_seconds
 
 _STATUSES = frozenset({429, 502, 503})
 
@@ -19,18 +19,18 @@ class RetryPolicy:
 
     Attributes:
         max_retries: attempts after the first; 0 for none. ``PREFECT_CLIENT_MAX_RETRIES``.
-        statuses: the statuses that are repeated, for any method.
+        statuses: the statuses that are retried, for any method.
             ``PREFECT_CLIENT_RETRY_EXTRA_CODES`` ("408,504") adds to the default.
-        backoff_base: retry n comes ``backoff_base ** n`` seconds after a failure without ``Retry-After``.
+        backoff_base: retry n follows ``backoff_base ** n`` seconds after a failure without ``Retry-After``.
         max_backoff: the longest such wait in seconds, jitter included.
-        jitter: waits are spread evenly by this fraction either way, 0 to 1; a ``Retry-After`` only upwards.
+        jitter: waits are spread evenly by this fraction in both directions, 0 to 1; a ``Retry-After`` only upwards.
             ``PREFECT_CLIENT_RETRY_JITTER_FACTOR``.
-        max_retry_after: a ``Retry-After`` of more seconds is refused: the client gives up at once.
+        max_retry_after: if a ``Retry-After`` asks for more seconds than this, the client gives up at once.
         total_timeout: seconds for all attempts and waits of one ``send()``; None for no limit. An attempt that
-            is still under way by then ends in ``httpx.TimeoutException``. With ``stream=True`` it covers the
+            is in progress by then ends in ``httpx.TimeoutException``. With ``stream=True`` it covers the
             time until the response's headers are there.
-        retry_non_idempotent: repeat POST and PATCH (and whatever else is not idempotent) also when the server
-            may have acted on them.
+        retry_non_idempotent: repeat POST, PATCH and other methods that are not idempotent even if the server may
+            have acted on them.
 
     Raises:
         ValueError: a value is out of range or of the wrong type; the message names the field.
@@ -47,7 +47,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         _require(_is_int(self.max_retries) and self.max_retries >= 0, self, "max_retries", "an integer, 0 or more")
-        # A copy, so that nobody can change the policy through the set that it was made from.
+        # A copy: otherwise changes to the caller's set would change the policy.
         object.__setattr__(self, "statuses", _frozen(self.statuses))
         for name in ("backoff_base", "max_backoff", "max_retry_after"):
             value = getattr(self, name)
@@ -63,10 +63,13 @@ class RetryPolicy:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Make the default policy, changed by the environment. A variable that is empty counts as not set.
+        """Return the default policy, as changed by the environment. A variable that is empty counts as not set.
+
+        Args:
+            environ: the environment's variables.
 
         Raises:
-            ValueError: a variable's value is bad; the message names the variable.
+            ValueError: a variable's value is invalid; the message names the variable.
         """
         policy = cls()
         for variable, name, parse, expected in _VARIABLES:
@@ -79,23 +82,27 @@ class RetryPolicy:
         return policy
 
     def wait_bounds(self, number: int, retry_after: float | None) -> tuple[float, float, str]:
-        """Say when retry ``number`` (1-based) may come.
+        """Return how long to wait before a retry.
+
+        Args:
+            number: of the retry, 1-based.
+            retry_after: what the response asked for, in seconds; None if it did not ask.
 
         Returns:
-            The earliest and the latest wait in seconds, between which jitter chooses, and the reason.
+            The shortest and the longest wait in seconds, between which jitter chooses, and the reason.
         """
         if retry_after is not None:
-            return retry_after, retry_after * (1 + self.jitter), f"Retry-After of {seconds(retry_after)} s"
+            return retry_after, retry_after * (1 + self.jitter), f"Retry-After of {format_seconds(retry_after)} s"
         try:
             backoff = min(self.backoff_base**number, self.max_backoff)
         except OverflowError:
             backoff = self.max_backoff
         low, high = backoff * (1 - self.jitter), min(backoff * (1 + self.jitter), self.max_backoff)
-        return low, high, f"backoff of {seconds(backoff)} s"
+        return low, high, f"backoff of {format_seconds(backoff)} s"
 
 
 def _whole_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):  # int() reads 1_0 as well
+    if not (text.isascii() and text.isdigit()):  # int() accepts 1_0 as well
         raise ValueError
     return int(text)
 

@@ -329,7 +329,7 @@ def test_the_environments_certificates(*, trust_env: bool) -> None:
 
 def test_proxies_is_refused() -> None:
     """The former argument, which httpx 0.27 still takes, would make transports that nothing wraps: it is refused."""
-    with pytest.raises(TypeError, match="proxies= is not taken here"):
+    with pytest.raises(TypeError, match="proxies= is not supported"):
         new_client({"proxies": {"all://": P}})
 
 

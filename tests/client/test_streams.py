@@ -246,7 +246,7 @@ async def test_the_error_of_a_stream_carries_the_beginning_of_a_long_body() -> N
     assert len(caught.value.response.content) == LIMIT
     assert body.given <= 2 * LIMIT
     assert body.is_closed
-    assert "not whole" in notes_of(caught.value)
+    assert "incomplete" in notes_of(caught.value)
 
 
 @pytest.mark.anyio
@@ -285,7 +285,7 @@ async def test_the_error_comes_after_5_seconds(
     assert trio.current_time() - started == pytest.approx(5)
     assert caught.value.response.text == text
     assert body.closed_at == trio.current_time()
-    assert "not whole" in notes_of(caught.value)
+    assert "incomplete" in notes_of(caught.value)
 
 
 @pytest.mark.anyio

@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_http import Attempt, PrefectHTTPStatusError, RetryPolicy
-from prefect_http._attempt import format_attempts, outcome
+from prefect_http._attempt import format_attempts, format_outcome
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 
 MIDDLE = 0.5  # the random number that puts a wait in the middle of its bounds
@@ -42,7 +42,7 @@ def reason_of(policy: RetryPolicy, situation: FailedAttempt) -> str:
 
 def refused(number: int = 1, *, retry_after: float | None = None) -> FailedAttempt:
     """Describe an answer of 503."""
-    return FailedAttempt(number=number, failure=Failure.REFUSED, what="503", retry_after=retry_after)
+    return FailedAttempt(number=number, failure=Failure.REJECTED, label="503", retry_after=retry_after)
 
 
 def with_limit(situation: FailedAttempt, limit: str, left: float) -> FailedAttempt:
@@ -345,10 +345,10 @@ def test_classify_a_subclass() -> None:
 
 
 @pytest.mark.parametrize("method", [*IDEMPOTENT, *OTHERS])
-@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.NEVER_SENT, Failure.UNREACHABLE])
+@pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.UNREACHABLE])
 def test_refused_or_never_sent_is_repeated_for_any_method(failure: Failure, method: str) -> None:
     """A refused request and one that never left are repeated, whatever the method."""
-    situation = FailedAttempt(number=1, failure=failure, what="x", method=method, redirected_method=method)
+    situation = FailedAttempt(number=1, failure=failure, label="x", method=method, redirected_method=method)
     assert isinstance(decide(RetryPolicy(), situation, MIDDLE), Retry)
 
 
@@ -362,7 +362,7 @@ def test_ambiguous_is_repeated_if_that_is_safe(method: str, *, key: bool, allowe
         FailedAttempt(
             number=1,
             failure=Failure.AMBIGUOUS,
-            what="ReadError",
+            label="ReadError",
             method=method,
             redirected_method=method,
             has_idempotency_key=key,
@@ -375,7 +375,7 @@ def test_ambiguous_is_repeated_if_that_is_safe(method: str, *, key: bool, allowe
 def test_ambiguous_says_what_would_make_it_safe() -> None:
     """The reason tells the way out."""
     situation = FailedAttempt(
-        number=1, failure=Failure.AMBIGUOUS, what="ReadError", method="POST", redirected_method="POST"
+        number=1, failure=Failure.AMBIGUOUS, label="ReadError", method="POST", redirected_method="POST"
     )
     reason = reason_of(RetryPolicy(), situation)
     assert "POST" in reason
@@ -383,7 +383,7 @@ def test_ambiguous_says_what_would_make_it_safe() -> None:
     assert "retry_non_idempotent" in reason
 
 
-@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.NEVER_SENT, Failure.UNREACHABLE, Failure.AMBIGUOUS])
+@pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.UNREACHABLE, Failure.AMBIGUOUS])
 @pytest.mark.parametrize(
     ("more", "repeated"),
     [
@@ -396,26 +396,26 @@ def test_a_post_that_was_carried_out_is_not_repeated(
     failure: Failure, more: dict[str, bool], *, repeated: bool
 ) -> None:
     """A POST whose redirect to a GET failed has been carried out, so only what makes it safe lets it go again."""
-    situation = FailedAttempt(number=1, failure=failure, what="503", method="POST", redirected_method="GET", **more)
+    situation = FailedAttempt(number=1, failure=failure, label="503", method="POST", redirected_method="GET", **more)
     assert isinstance(decide(RetryPolicy(), situation, MIDDLE), Retry) is repeated
 
 
 def test_final_is_never_repeated() -> None:
     """What is on no list is not repeated, and the reason names it."""
-    situation = FailedAttempt(number=1, failure=Failure.FINAL, what="404", has_idempotency_key=True)
+    situation = FailedAttempt(number=1, failure=Failure.FINAL, label="404", has_idempotency_key=True)
     assert "404" in reason_of(RetryPolicy(retry_non_idempotent=True), situation)
 
 
 def test_a_wrong_address_fails_fast() -> None:
     """An origin that has never answered is not asked again."""
-    situation = FailedAttempt(number=1, failure=Failure.UNREACHABLE, what="ConnectError", origin_has_answered=False)
+    situation = FailedAttempt(number=1, failure=Failure.UNREACHABLE, label="ConnectError", origin_has_answered=False)
     assert "never answered" in reason_of(RetryPolicy(), situation)
 
 
-@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.NEVER_SENT, Failure.AMBIGUOUS])
+@pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.AMBIGUOUS])
 def test_only_unreachable_asks_whether_the_origin_has_answered(failure: Failure) -> None:
     """Everything but a ConnectError is repeated at an origin's first request as well."""
-    situation = FailedAttempt(number=1, failure=failure, what="x", origin_has_answered=False)
+    situation = FailedAttempt(number=1, failure=failure, label="x", origin_has_answered=False)
     assert isinstance(decide(RetryPolicy(), situation, MIDDLE), Retry)
 
 
@@ -423,7 +423,7 @@ def test_only_unreachable_asks_whether_the_origin_has_answered(failure: Failure)
 def test_a_spent_body_is_never_sent_again(failure: Failure) -> None:
     """A one-shot body that has been touched forbids the retry, whatever allows it, and the reason says so."""
     situation = FailedAttempt(
-        number=1, failure=failure, what="x", method="PUT", redirected_method="PUT", body_is_spent=True
+        number=1, failure=failure, label="x", method="PUT", redirected_method="PUT", body_is_spent=True
     )
     assert "one-shot" in reason_of(RetryPolicy(retry_non_idempotent=True), situation)
 
@@ -541,7 +541,7 @@ situations = st.builds(
     FailedAttempt,
     number=st.integers(1, 10),
     failure=st.sampled_from(Failure),
-    what=st.just("it"),
+    label=st.just("it"),
     retry_after=st.one_of(st.none(), seconds),
     method=methods,
     redirected_method=methods,
@@ -574,7 +574,7 @@ def may_be_repeated(policy: RetryPolicy, situation: FailedAttempt) -> bool:
         and not situation.body_is_spent
         and (safe or situation.redirected_method == situation.method)
         and {
-            Failure.REFUSED: True,
+            Failure.REJECTED: True,
             Failure.NEVER_SENT: True,
             Failure.UNREACHABLE: situation.origin_has_answered,
             Failure.AMBIGUOUS: safe,
@@ -676,7 +676,7 @@ def test_tell_attempts() -> None:
 )
 def test_outcome_of_an_exception(exception: Exception, text: str) -> None:
     """An exception is its class and its message, in one line."""
-    assert outcome(Attempt(1, None, exception, None, "", 0)) == text
+    assert format_outcome(Attempt(1, None, exception, None, "", 0)) == text
 
 
 def test_a_status_error_takes_attempts() -> None:
