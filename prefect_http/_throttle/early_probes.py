@@ -1,42 +1,41 @@
-"""Which closures of a gate are worth a probe before the time that the server gave. Pure."""
+"""EarlyProbes: which closures of a gate are worth a probe before the server's Retry-After has passed. Pure."""
 
 from __future__ import annotations
 
-import math
-
-# After as many in vain, every 16th closure gets one.
+# After this many early probes in a row in vain, every 16th closure gets one.
 _MOST_DOUBLINGS = 4
 
 
 class EarlyProbes:
-    """Plans one request for a closure, to leave before its Retry-After has passed.
+    """Plans at most one early probe for each closure.
 
-    A server that rounds its Retry-After up to whole seconds is ready before. A window is not, and opens when it says
-    so; there, ever fewer closures get an early probe.
+    A server that rounds its Retry-After up to whole seconds is ready before. A window is not: it opens when the server
+    says, and there fewer and fewer closures get an early probe.
 
     Args:
         is_allowed: whether there are any at all.
-
-    Attributes:
-        due: when the next one may leave; infinity if none is planned.
     """
 
     def __init__(self, *, is_allowed: bool) -> None:
         self.is_allowed = is_allowed
-        self.due = math.inf
         self._in_vain = 0  # in a row
         self._closures_to_skip = 0
 
-    def plan(self, now: float, closed_until: float, backoff: float) -> None:
-        """Plan one for a closure, if that is longer than the backoff, and its turn has come."""
-        if not self.is_allowed or closed_until - now <= 2 * backoff:
-            return
+    def is_next(self, wait: float, backoff: float) -> bool:
+        """Return whether a closure gets an early probe, after the backoff; counts the closure.
+
+        Args:
+            wait: for how many seconds the gate is closed. It must be longer than twice the backoff.
+            backoff: after how many seconds the early probe would leave.
+        """
+        if not self.is_allowed or wait <= 2 * backoff:
+            return False
         if self._closures_to_skip:
             self._closures_to_skip -= 1
-        else:
-            self.due = now + backoff
+            return False
+        return True
 
     def count(self, *, was_in_vain: bool) -> None:
-        """Take note of what has become of one."""
+        """Record whether an early probe was rejected."""
         self._in_vain = min(self._in_vain + 1, _MOST_DOUBLINGS) if was_in_vain else 0
         self._closures_to_skip = 2**self._in_vain - 1

@@ -1,8 +1,8 @@
-"""Gate: the queue of requests in front of one key.
+"""Gate: the queue of requests for one key.
 
-The Limiter decides when the next may leave, and the gate lets it out; whoever changes the Limiter's mind, by an answer,
-a rejection or an end without either, looks at once for whom that lets out. Only the head of the queue has a timer. So
-what a request costs does not depend on how many wait.
+The Limiter decides when the next request may leave, and the gate lets it out. Each answer, rejection or failure may
+change the Limiter's decision, so each of them dispatches the queue at once. Only the head of the queue has a timer, so
+the cost of a request does not depend on how many are waiting.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import anyio
 from prefect_http._concurrency.backend import CancelScope, Event, new_cancel_scope, new_event
 from prefect_http._errors import ThrottleTimeout
 from prefect_http._fields.rate_limit import RateLimit
-from prefect_http._throttle.limiter import Limiter, Ticket
+from prefect_http._throttle.limiter import Limiter
+from prefect_http._throttle.ticket import Ticket
 
-# Entries of requests that have left the queue; fewer are not worth the sweeping.
+# How many entries of requests that have left the queue are kept before they are swept.
 _FEW = 64
 
 
@@ -29,13 +30,13 @@ class _Waiter:
     """A request in the queue.
 
     Attributes:
-        route: tells what it is for.
-        expires_at: when it has queued for too long.
-        deadline: when its caller has no more use for it, or ``expires_at``, whichever comes first.
+        route: returns the request's route.
+        expires_at: when it has queued for ``max_wait``.
+        deadline: the caller's deadline or ``expires_at``, whichever comes first.
         ready: set when it is let out, or fails.
-        ticket: there when it has been let out.
-        failure: there when it fails.
-        timer: around its wait; ends when there is something to do for the head of the queue.
+        ticket: set when it is let out.
+        failure: set when it fails.
+        timer: around its wait; expires when the head of the queue has to dispatch.
     """
 
     __slots__ = ("deadline", "expires_at", "failure", "ready", "route", "ticket", "timer")
@@ -51,12 +52,12 @@ class _Waiter:
 
 
 class Gate:
-    """A queue: first come, first served.
+    """A first-in, first-out queue in front of a Limiter.
 
     Args:
-        limiter: decides.
-        max_wait: how many seconds a request may queue; infinity: for as long as its caller likes.
-        now: tells the event loop's time.
+        limiter: decides when the next request may leave.
+        max_wait: how many seconds a request may queue; infinity: until its caller's deadline.
+        now: returns the event loop's time.
     """
 
     def __init__(self, limiter: Limiter, max_wait: float, now: Callable[[], float]) -> None:
@@ -64,22 +65,22 @@ class Gate:
         self._max_wait = max_wait
         self._now = now
         self._queue: OrderedDict[_Waiter, None] = OrderedDict()
-        # Those with a deadline, the nearest first, for when the gate closes beyond it. Who has left the queue stays
-        # here for a while.
+        # A heap of the requests that have a deadline, to fail them when the gate closes beyond it. Those that have left
+        # the queue stay here for a while.
         self._deadlines: list[tuple[float, int, _Waiter]] = []
         self._count = itertools.count()
 
     @property
     def waiting(self) -> int:
-        """How many requests queue."""
+        """How many requests are in the queue."""
         return len(self._queue)
 
     def is_idle(self) -> bool:
-        """Say whether all there is to lose is what was learned."""
+        """Return whether no request is under way, waits or would have to wait."""
         return not self._queue and self.limiter.is_idle(self._now())
 
     def enter_nowait(self, route: Callable[[], str]) -> Ticket | None:
-        """Let a request out if nobody queues and it may leave at once; None if not."""
+        """Let a request out if the queue is empty and it may leave at once; return None if not."""
         if self._queue:
             return None
         now = self._now()
@@ -89,11 +90,11 @@ class Gate:
         """Wait for a request's turn.
 
         Raises:
-            ThrottleTimeout: its turn cannot come before the caller's deadline or within ``max_wait``, as soon as that
-                is known; or has not come within ``max_wait``.
+            ThrottleTimeout: the request cannot leave before the caller's deadline or within ``max_wait``; raised as
+                soon as that is known.
 
         Cancellation:
-            Takes the request out of the queue.
+            Removes the request from the queue. If it had been let out already, the next one goes.
         """
         waiter = self._queue_up(route, self._now())
         try:
@@ -114,11 +115,11 @@ class Gate:
             raise
 
     def _has_closed_since(self, ticket: Ticket) -> bool:
-        """Say whether the gate has closed between a request's turn and its task's."""
+        """Return whether the gate has closed after the request was let out and before its task could run."""
         return self.limiter.closed_until is not None and not ticket.is_probe
 
     def _requeue(self, waiter: _Waiter, ticket: Ticket) -> None:
-        """Have a request queue again, at the front."""
+        """Put a request that has been let out back at the front of the queue."""
         self.limiter.dropped(ticket, self._now(), has_failed=False)
         waiter.ticket, waiter.ready, waiter.timer = None, new_event(), new_cancel_scope()
         self._queue[waiter] = None
@@ -140,49 +141,51 @@ class Gate:
             heapq.heappush(self._deadlines, (waiter.deadline, next(self._count), waiter))
 
     def _withdraw(self, waiter: _Waiter) -> None:
-        """Give up the place of a waiter that is cancelled, or the turn that it has been given this very moment."""
+        """Remove a waiter that is cancelled, and take back its ticket if it has just been let out."""
         now = self._now()
         self._queue.pop(waiter, None)
         if waiter.ticket is not None:
             self.limiter.dropped(waiter.ticket, now, has_failed=False)
         self._dispatch(now)
 
-    def answered(self, ticket: Ticket, told: RateLimit | None) -> None:
-        """Take note of an answer, and of what it tells of the server's limits; then look whom that lets out."""
+    def answered(self, ticket: Ticket, rate_limit: RateLimit | None) -> None:
+        """Record an answer and what it says about the server's limits, and let out the requests that may leave now."""
         now = self._now()
         self.limiter.answered(ticket, now)
-        self._update(told, now)
+        self._update(rate_limit, now)
 
-    def rejected(self, ticket: Ticket, told: RateLimit | None, retry_after: float | None, *, is_doubtful: bool) -> None:
-        """Take note of a rejection, likewise; see Limiter.rejected()."""
+    def rejected(
+        self, ticket: Ticket, rate_limit: RateLimit | None, retry_after: float | None, *, is_doubtful: bool
+    ) -> None:
+        """Record a rejection, likewise; see Limiter.rejected()."""
         now = self._now()
         self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful)
-        self._update(told, now)
+        self._update(rate_limit, now)
 
-    def _update(self, told: RateLimit | None, now: float) -> None:
-        if told is not None:
-            self.limiter.advertised(now, remaining=told.remaining, reset=told.reset, concurrency=told.concurrency)
+    def _update(self, limit: RateLimit | None, now: float) -> None:
+        if limit is not None:
+            self.limiter.advertised(now, remaining=limit.remaining, reset=limit.reset, concurrency=limit.concurrency)
         self._dispatch(now)
 
     def dropped(self, ticket: Ticket, *, has_failed: bool) -> None:
-        """Take note of a request without an answer; see Limiter.dropped()."""
+        """Record the end of a request without an answer; see Limiter.dropped()."""
         now = self._now()
         self.limiter.dropped(ticket, now, has_failed=has_failed)
         self._dispatch(now)
 
     def _dispatch(self, now: float) -> None:
-        """Let out whoever may leave, fail whoever waits in vain, and set the timer of the one who is next then."""
+        """Fail the requests that cannot leave in time, let out those that may leave, and set the timer of the next."""
         if self._queue:
             self._fail_expired(now)
             self._serve(now)
         if not self._queue:
-            self._deadlines.clear()  # what has left the queue is not kept alive
+            self._deadlines.clear()  # so that requests which have left are not kept alive
 
     def _serve(self, now: float) -> None:
         while self._queue:
             head = next(iter(self._queue))
             if head.expires_at <= now:
-                self._fail(head, f"it has queued for {self._max_wait:g} s, which is max_wait")
+                self._fail(head, f"it has waited in the throttle's queue for max_wait, {self._max_wait:g} s")
                 continue
             due = self.limiter.next_send(now)
             if due > now:
@@ -197,9 +200,9 @@ class Gate:
         while self._deadlines and self._deadlines[0][0] <= shut_until:
             waiter = heapq.heappop(self._deadlines)[2]
             if waiter in self._queue:
-                limit = "max_wait" if waiter.deadline == waiter.expires_at else "the deadline"
+                limit = "max_wait ends" if waiter.deadline == waiter.expires_at else "the deadline is"
                 opens, left = shut_until - now, waiter.deadline - now
-                self._fail(waiter, f"the server lets nothing in for {opens:.3g} s, and {limit} is {left:.3g} s away")
+                self._fail(waiter, f"the server accepts no requests for {opens:.1f} s, and {limit} in {left:.1f} s")
 
     def _fail(self, waiter: _Waiter, why: str) -> None:
         del self._queue[waiter]

@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 
-# As many rejections in a row tell that a route has a problem of its own.
+# After this many rejections in a row, the next one may be the route's own problem.
 _OWN_PROBLEM = 3
 _MAX_ROUTES = 1000
 _VARIABLE = re.compile(r"[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*")
@@ -14,14 +14,14 @@ _LONG = 40
 
 
 def route_of(method: str, path: str) -> str:
-    """Give the method and the shape of a path: its segments, less what looks like the name of one item."""
+    """Return the method and the path, with ``*`` for each segment that looks like the identifier of one item."""
     return f"{method} " + "/".join(
         "*" if len(part) >= _LONG or _VARIABLE.fullmatch(part) else part for part in path.split("/")
     )
 
 
 class RouteStreaks:
-    """How often each route has been rejected in a row. The routes that were seen last are known, up to 1,000."""
+    """How often each route has been rejected in a row. The 1,000 routes that were rejected last are remembered."""
 
     def __init__(self) -> None:
         # The rejections in a row, and how many requests of all routes had been accepted at the first of them.
@@ -33,11 +33,13 @@ class RouteStreaks:
             self._streaks.pop(route(), None)
 
     def rejected(self, route: Callable[[], str], accepted: int) -> bool:
-        """Count a rejection; say whether it is the route's own problem.
+        """Count a rejection, and return whether it is a problem of the route alone.
+
+        It is if the route was rejected more than three times in a row while other routes were served.
 
         Args:
-            route: gives the route.
-            accepted: how many requests of all routes have been accepted by now.
+            route: returns the route.
+            accepted: how many requests of all routes have been accepted so far.
         """
         name = route()
         count, before = self._streaks.pop(name, (0, accepted))

@@ -1,4 +1,4 @@
-"""A server that takes its time, for the tests of the throttle."""
+"""A transport whose answers take time on the event loop's clock, for the tests of the throttle."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ KEY = ("http", "host", 80)
 
 
 class Server(httpx.AsyncBaseTransport):
-    """A transport that answers in order of a script, after ``seconds`` of the event loop's time.
+    """A transport that answers from a script, each time after ``seconds``; when the script ends, with 200.
 
     Attributes:
         sent: when each request arrived.
-        closed: how often it has been closed; entered likewise.
+        entered: how often it has been entered.
+        closed: how often it has been closed.
     """
 
     def __init__(self, *answers: httpx.Response | BaseException, seconds: float = 0.1) -> None:
@@ -45,5 +46,5 @@ async def ask(transport: httpx.AsyncBaseTransport, url: str = "http://host/", me
 
 
 def busy(seconds: int | None = None, status: int = 429) -> httpx.Response:
-    """Make a rejection."""
+    """Return a rejection, with a Retry-After if ``seconds`` is given."""
     return httpx.Response(status, headers={} if seconds is None else {"Retry-After": str(seconds)})

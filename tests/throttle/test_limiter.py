@@ -1,114 +1,29 @@
-"""What a Limiter lets through, and what it learns: no clock, no loop.
+"""What a Limiter lets through, and what it learns: no clock, no event loop.
 
 Most times are binary fractions, so that their sums are exact.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
-import random
-from collections import deque
-from collections.abc import Callable
-from typing import Protocol
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from support.limiters import INF, LATENCY, MAX, advertise, answer, fill, let_one_out, let_out, make, may_leave, serve
 
-from prefect_http._throttle.limiter import Change, Curve, Limiter, Ticket
-
-INF = math.inf
-LATENCY = 0.125
-MAX = 100
+from prefect_http._throttle.curve import Curve
+from prefect_http._throttle.limiter import Change, Limiter
+from prefect_http._throttle.ticket import Ticket
 
 
-def make(
-    *,
-    max_in_flight: int = MAX,
-    slow_start: bool = True,
-    early_probe: bool = False,
-    changes: list[Change] | None = None,
-) -> Limiter:
-    """Make a Limiter that writes its changes down."""
-    told: list[Change] = [] if changes is None else changes
-    return Limiter(max_in_flight=max_in_flight, slow_start=slow_start, early_probe=early_probe, on_change=told.append)
-
-
-def may_leave(limiter: Limiter, now: float) -> bool:
-    """Say whether the next request may leave by now."""
-    return limiter.next_send(now) <= now
-
-
-def let_out(limiter: Limiter, now: float, count: int = 1, *, route: str = "", has_waited: bool = True) -> list[Ticket]:
-    """Let requests out that may leave."""
-    tickets: list[Ticket] = []
-    for _ in range(count):
-        assert may_leave(limiter, now), limiter.next_send(now)
-        tickets.append(limiter.send(now, lambda: route, has_waited=has_waited))
-    return tickets
-
-
-def let_one_out(limiter: Limiter, now: float, *, route: str = "", has_waited: bool = True) -> Ticket:
-    """Let a request out that may leave."""
-    return let_out(limiter, now, route=route, has_waited=has_waited)[0]
-
-
-def fill(limiter: Limiter, now: float) -> list[Ticket]:
-    """Let out all that may leave."""
-    tickets: list[Ticket] = []
-    while may_leave(limiter, now):
-        tickets.append(let_one_out(limiter, now))
-    return tickets
-
-
-def answer(limiter: Limiter, tickets: list[Ticket], now: float) -> None:
-    """Answer requests."""
-    for ticket in tickets:
-        limiter.answered(ticket, now)
-
-
-def serve(limiter: Limiter, now: float, count: int = 1, *, latency: float = LATENCY, route: str = "") -> float:
-    """Serve requests one after the other, each as soon as it may leave; give the time."""
-    for _ in range(count):
-        now = max(now, limiter.next_send(now))
-        ticket = let_one_out(limiter, now, route=route)
-        now += latency
-        limiter.answered(ticket, now)
-    return now
-
-
-def advertise(
-    limiter: Limiter,
-    now: float,
-    remaining: int | None = None,
-    reset: float | None = None,
-    concurrency: int | None = None,
-) -> None:
-    """Let the server say something of its limits."""
-    limiter.advertised(now, remaining=remaining, reset=reset, concurrency=concurrency)
-
-
-def closed(
-    *, retry_after: float | None = 1.0, early_probe: bool = False, changes: list[Change] | None = None
-) -> Limiter:
-    """Make a Limiter whose first request has been rejected at 0."""
-    limiter = make(early_probe=early_probe, changes=changes)
+def closed(*, retry_after: float | None = 1.0, early_probe: bool = False) -> Limiter:
+    """Return a Limiter whose first request was rejected at 0."""
+    limiter = make(early_probe=early_probe)
     limiter.rejected(let_one_out(limiter, 0.0), 0.0, retry_after, 0.0)
     return limiter
 
 
-# What the tests of what comes afterwards begin with: ten requests are sent at 0 and answered, the next one is sent at 1
-# and rejected with two seconds to wait, and the probe leaves when they have passed.
+# The history in taught(): ten requests are sent at 0 and answered, the next one is sent at 1 and rejected with a
+# Retry-After of two seconds, and the probe leaves when they have passed.
 REJECTED_AT = 1 + LATENCY
 PROBED_AT = REJECTED_AT + 2
 TAUGHT_AT = PROBED_AT + LATENCY
@@ -123,19 +38,17 @@ def taught(
     retry_after: float | None = 2.0,
     latency: float = LATENCY,
     max_in_flight: int = MAX,
-    early_probe: bool = False,
-    changes: list[Change] | None = None,
 ) -> tuple[Limiter, float]:
-    """Make a Limiter that has been through a closure; give it, and the time at which it has opened."""
-    limiter = make(max_in_flight=max_in_flight, slow_start=False, early_probe=early_probe, changes=changes)
+    """Return a Limiter that has been through a closure, and the time at which the gate opened."""
+    limiter = make(max_in_flight=max_in_flight, slow_start=False)
     first = let_out(limiter, 0.0, accepted)
     if hit:
         answer(limiter, first, latency)
-        unlucky = let_one_out(limiter, hit)
+        rejected = let_one_out(limiter, hit)
     else:
-        unlucky = let_one_out(limiter, hit)
+        rejected = let_one_out(limiter, hit)
         answer(limiter, first, latency)
-    limiter.rejected(unlucky, hit + latency, retry_after, 0.0)
+    limiter.rejected(rejected, hit + latency, retry_after, 0.0)
     opens_at = limiter.closed_until
     assert opens_at is not None
     probe = let_one_out(limiter, opens_at)
@@ -147,14 +60,14 @@ def taught(
 
 
 def test_a_new_limiter() -> None:
-    """Nothing is known: no rate, ten requests at a time, and an open gate."""
+    """A new Limiter knows no rate, allows ten requests at a time, and its gate is open."""
     limiter = make()
     assert (limiter.rate, limiter.limit, limiter.closed_until, limiter.in_flight) == (INF, 10, None, 0)
     assert (limiter.accepted, limiter.rejections, limiter.is_idle(0.0), limiter.shut_until) == (0, 0, True, -INF)
 
 
 def test_the_first_ten_leave_at_once() -> None:
-    """Ten requests leave in the same moment; the eleventh waits for an answer, or a second, lest none comes soon."""
+    """Ten requests leave at once; the eleventh waits for an answer, or for a second if none comes."""
     limiter = make()
     tickets = let_out(limiter, 5.0, 10)
     assert limiter.next_send(5.0) == 6.0
@@ -184,7 +97,7 @@ def test_without_slow_start() -> None:
 @pytest.mark.parametrize("slow_start", [True, False])
 @pytest.mark.parametrize("max_in_flight", [1, 3])
 def test_max_in_flight(max_in_flight: int, slow_start: bool) -> None:
-    """Never more requests are under way than max_in_flight, however long it is since the last one left."""
+    """No more than max_in_flight requests are under way, however long ago the last one left."""
     limiter = make(max_in_flight=max_in_flight, slow_start=slow_start)
     assert limiter.limit == max_in_flight
     now = serve(limiter, 0.0, 50)
@@ -193,7 +106,7 @@ def test_max_in_flight(max_in_flight: int, slow_start: bool) -> None:
 
 
 def test_one_more_goes_after_four_latencies() -> None:
-    """A full window lets one more go when nothing has left for four latencies, and then another one."""
+    """If the window is full, one more request leaves each time that nothing has left for four latencies."""
     limiter = make()
     now = serve(limiter, 0.0, 2)
     fill(limiter, now)
@@ -204,7 +117,7 @@ def test_one_more_goes_after_four_latencies() -> None:
 
 @pytest.mark.parametrize("count", [1, 10])
 def test_a_latency_of_zero(count: int) -> None:
-    """Answers that take no time at all tell of no latency, and a full window then lets one more out each second."""
+    """If answers take no time at all, no latency is known, and a full window lets out one more request each second."""
     limiter = make()
     answer(limiter, let_out(limiter, 0.0, count), 0.0)
     fill(limiter, 0.0)
@@ -231,7 +144,7 @@ def test_a_latency_of_zero(count: int) -> None:
     ],
 )
 def test_how_long_a_rejection_closes(retry_after: float | None, jitter: float, wait: float) -> None:
-    """It closes for Retry-After or the back-off, the longer of them, and up to a tenth and a quarter second more."""
+    """The gate closes for Retry-After or the backoff, whichever is longer, plus jitter: a tenth, at most 0.25 s."""
     limiter = make()
     limiter.rejected(let_one_out(limiter, 7.0), 8.0, retry_after, jitter)
     assert limiter.closed_until == pytest.approx(8.0 + wait)
@@ -241,7 +154,7 @@ def test_how_long_a_rejection_closes(retry_after: float | None, jitter: float, w
 
 @pytest.mark.parametrize(("second", "closed_until"), [(5.0, 6.0), (1.0, 2.0), (0.5, 1.5), (None, 1.5)])
 def test_later_rejections_only_extend(second: float | None, closed_until: float) -> None:
-    """While closed, a rejection moves the opening to later, and never to sooner."""
+    """While the gate is closed, a rejection may move its opening to later, never to sooner."""
     limiter = make()
     one, two = let_out(limiter, 0.0, 2)
     limiter.rejected(one, 0.5, 1.0, 0.0)
@@ -249,8 +162,8 @@ def test_later_rejections_only_extend(second: float | None, closed_until: float)
     assert limiter.closed_until == closed_until
 
 
-def test_the_first_rejection_is_the_one_to_learn_from() -> None:
-    """What is learned is what was accepted until the first request that was rejected was sent."""
+def test_the_first_rejection_of_a_closure_teaches() -> None:
+    """What is learned is what was accepted before the first of the rejected requests was sent."""
     limiter, _ = taught()
     other = make(slow_start=False)
     answer(other, let_out(other, 0.0, 10), LATENCY)
@@ -276,8 +189,8 @@ def test_one_request_goes_first() -> None:
     assert not let_one_out(limiter, 1.5).is_probe
 
 
-def test_a_rejected_probe_doubles_the_back_off() -> None:
-    """Each probe that is rejected doubles the wait, up to ten seconds; an answer brings it back."""
+def test_a_rejected_probe_doubles_the_backoff() -> None:
+    """Each rejected probe doubles the backoff, up to ten seconds; an answer resets it."""
     limiter = make()
     now, waits = 0.0, list[float]()
     for _ in range(10):
@@ -292,7 +205,7 @@ def test_a_rejected_probe_doubles_the_back_off() -> None:
 
 
 def test_a_failed_probe_is_like_a_rejected_one() -> None:
-    """A probe that fails on the way doubles the wait, up to ten seconds."""
+    """A probe that fails on the network doubles the backoff, up to ten seconds."""
     limiter = closed(retry_after=None)
     now, waits = 0.125, list[float]()
     for _ in range(8):
@@ -304,15 +217,8 @@ def test_a_failed_probe_is_like_a_rejected_one() -> None:
     assert limiter.rejections == 1
 
 
-def test_a_failed_probe_opens_nothing_sooner() -> None:
-    """When a probe fails that left early, the server's own wait still holds."""
-    limiter = closed(retry_after=5.0, early_probe=True)
-    limiter.dropped(let_one_out(limiter, 0.125), 0.25, has_failed=True)
-    assert limiter.closed_until == limiter.next_send(0.25) == limiter.shut_until == 5.0
-
-
-def test_after_a_cancelled_probe_the_next_request_goes() -> None:
-    """When the probe is cancelled, another request is the probe at once, and the back-off is what it was."""
+def test_after_a_cancelled_probe_the_next_request_leaves() -> None:
+    """If the probe is cancelled, the next request is the probe at once, and the backoff stays as it was."""
     limiter = closed(retry_after=None)
     for now in (0.125, 0.25, 0.375):
         limiter.dropped(let_one_out(limiter, now), now + 0.0625, has_failed=False)
@@ -322,8 +228,8 @@ def test_after_a_cancelled_probe_the_next_request_goes() -> None:
 
 
 @pytest.mark.parametrize("has_failed", [True, False])
-def test_other_ends_without_an_answer_change_nothing(has_failed: bool) -> None:
-    """A request that ends without an answer, and is no probe, was under way, and is no longer."""
+def test_other_requests_without_an_answer_change_nothing(has_failed: bool) -> None:
+    """A request that ends without an answer, and is not a probe, only ceases to be under way."""
     limiter = make()
     one, two = let_out(limiter, 0.0, 2)
     limiter.dropped(one, 0.5, has_failed=has_failed)
@@ -336,7 +242,7 @@ def test_other_ends_without_an_answer_change_nothing(has_failed: bool) -> None:
 
 @pytest.mark.parametrize(("latency", "lease"), [(None, 1.0), (0.0, 1.0), (0.125, 1.0), (0.25, 1.0), (0.5, 2.0)])
 def test_a_probe_without_an_answer(latency: float | None, lease: float) -> None:
-    """A probe that is not answered for a second, or for four latencies, has another one follow it."""
+    """If a probe is not answered within a second or four latencies, another one follows it."""
     limiter = make()
     if latency is not None:
         answer(limiter, let_out(limiter, 0.0), latency)
@@ -348,8 +254,8 @@ def test_a_probe_without_an_answer(latency: float | None, lease: float) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_whichever_probe_is_answered_opens(which: int) -> None:
-    """When a second probe has followed the first, the answer to either opens the gate."""
+def test_the_answer_to_any_probe_opens_the_gate(which: int) -> None:
+    """If a second probe has followed the first, the answer to either opens the gate."""
     limiter = closed()
     probes = [let_one_out(limiter, 1.0), let_one_out(limiter, 2.0)]
     limiter.answered(probes[which], 2.5)
@@ -359,8 +265,19 @@ def test_whichever_probe_is_answered_opens(which: int) -> None:
     assert limiter.in_flight == 0
 
 
-def test_only_the_last_probe_doubles_the_back_off() -> None:
-    """The late rejection of a probe that another one has followed makes the wait no longer than it is."""
+def test_a_probe_that_is_answered_after_the_gate_has_opened() -> None:
+    """If the answer to a second probe has opened the gate, the answer to the first one counts like any other."""
+    limiter = make()
+    advertise(limiter, 0.0, remaining=0, reset=1.0)
+    first, second = let_one_out(limiter, 1.0), let_one_out(limiter, 2.0)
+    limiter.answered(second, 2.125)
+    assert limiter.closed_until is None
+    limiter.answered(first, 2.25)
+    assert (limiter.closed_until, limiter.in_flight, limiter.accepted) == (None, 0, 2)
+
+
+def test_only_the_last_probe_doubles_the_backoff() -> None:
+    """The late rejection of a probe that another one has followed does not double the backoff."""
     limiter = closed(retry_after=None)
     first, second = let_one_out(limiter, 0.125), let_one_out(limiter, 1.125)
     limiter.rejected(first, 1.25, None, 0.0)
@@ -370,8 +287,8 @@ def test_only_the_last_probe_doubles_the_back_off() -> None:
     assert limiter.closed_until == pytest.approx(1.45)
 
 
-def test_an_answer_to_what_was_sent_before_opens_nothing() -> None:
-    """While closed, answers to requests that left before are good to learn from, and open nothing."""
+def test_an_answer_to_an_earlier_request_opens_nothing() -> None:
+    """While the gate is closed, answers to requests that left before count, but do not open it."""
     limiter = make()
     one, two = let_out(limiter, 0.0, 2)
     limiter.rejected(one, 0.5, 1.0, 0.0)
@@ -384,7 +301,7 @@ def test_an_answer_to_what_was_sent_before_opens_nothing() -> None:
 
 
 def with_a_late_one() -> tuple[Limiter, Ticket]:
-    """Give an open Limiter, and a request that was sent before the closure that it has been through."""
+    """Return an open Limiter, and a request that was sent before the closure that it has been through."""
     limiter = make()
     one, late = let_out(limiter, 0.0, 2)
     limiter.rejected(one, 0.0, 1.0, 0.0)
@@ -392,16 +309,16 @@ def with_a_late_one() -> tuple[Limiter, Ticket]:
     return limiter, late
 
 
-def test_a_late_rejection_is_old_news() -> None:
-    """A request of an earlier cycle that is rejected when the gate is open again closes nothing."""
+def test_a_late_rejection_closes_nothing() -> None:
+    """If a request of an earlier cycle is rejected when the gate is open again, it stays open."""
     limiter, late = with_a_late_one()
     limiter.rejected(late, 1.25, None, 0.0)
     assert limiter.closed_until is None
-    assert (limiter.rejections, limiter.in_flight) == (1 + 1, 0)
+    assert (limiter.rejections, limiter.in_flight) == (2, 0)
 
 
-def test_a_late_rejection_that_says_when() -> None:
-    """A late rejection with a Retry-After is obeyed, and nothing is learned from it."""
+def test_a_late_rejection_with_retry_after() -> None:
+    """The Retry-After of a late rejection is obeyed, but nothing is learned from it."""
     limiter, late = with_a_late_one()
     limiter.rejected(late, 1.25, 5.0, 0.0)
     assert limiter.closed_until == 6.25
@@ -414,7 +331,7 @@ def test_a_late_rejection_that_says_when() -> None:
     ("now", "retry_after", "closed_until"), [(1.5, None, 3.0), (1.5, 0.5, 3.0), (1.5, 5.0, 6.5), (2.9375, None, 3.0375)]
 )
 def test_a_late_rejection_while_closed(now: float, retry_after: float | None, closed_until: float) -> None:
-    """A late rejection moves the opening to later when the gate is closed once more, and never to sooner."""
+    """If the gate is closed again, a late rejection may move its opening to later, never to sooner."""
     limiter, late = with_a_late_one()
     limiter.rejected(let_one_out(limiter, 1.25), 1.25, 1.75, 0.0)
     limiter.rejected(late, now, retry_after, 0.0)
@@ -422,7 +339,7 @@ def test_a_late_rejection_while_closed(now: float, retry_after: float | None, cl
 
 
 def test_a_late_answer_belongs_to_no_cycle() -> None:
-    """The answer to a request of an earlier cycle moves the curve, and does not count as accepted in this one."""
+    """The answer to a request of an earlier cycle moves the curve, but does not count as accepted in this cycle."""
     rates: list[tuple[float, float]] = []
     for is_answered in (True, False):
         limiter, now = taught()
@@ -470,7 +387,7 @@ def test_a_late_answer_belongs_to_no_cycle() -> None:
 def test_the_first_lesson(
     accepted: int, hit: float, retry_after: float, base: float, ceiling: float, span: float
 ) -> None:
-    """The first rejection teaches a curve from what was accepted until then, and from the time it took in all."""
+    """The first rejection teaches a curve from what was accepted before, and from the time that it took in all."""
     limiter, now = taught(accepted=accepted, hit=hit, retry_after=retry_after)
     expected = Curve(base, ceiling, span)
     for done in range(12):
@@ -496,35 +413,27 @@ def test_a_later_lesson() -> None:
     assert limiter.rate == pytest.approx(Curve(base, high, base * 40).rate(20))
 
 
-@pytest.mark.parametrize(("accepted", "latency"), [(1, 0.0), (10, 0.0)])
-def test_a_server_without_any_latency(accepted: int, latency: float) -> None:
-    """When everything happens in the same moment, there is a rate all the same."""
-    limiter, _ = taught(accepted=accepted, hit=0.0, retry_after=None, latency=latency)
+@pytest.mark.parametrize("accepted", [1, 10])
+def test_a_server_without_any_latency(accepted: int) -> None:
+    """Even if everything happens at the same moment, a rate is learned."""
+    limiter, _ = taught(accepted=accepted, hit=0.0, retry_after=None, latency=0.0)
     assert limiter.rate == pytest.approx(math.sqrt(accepted / 0.001 * accepted / 0.1))
     assert limiter.limit == 1
 
 
-def test_an_outage_at_the_beginning() -> None:
-    """When nothing was accepted before the gate opens, there is nothing to learn, and the slow start begins anew."""
-    limiter = make()
-    tickets = let_out(limiter, 0.0, 10)
-    for ticket in tickets:
+@pytest.mark.parametrize(("slow_start", "limit"), [(True, 10), (False, MAX)])
+def test_an_outage_at_the_beginning(slow_start: bool, limit: int) -> None:
+    """If nothing was accepted before the gate opens, nothing is learned, and the window is as at the beginning."""
+    limiter = make(slow_start=slow_start)
+    for ticket in let_out(limiter, 0.0, 10):
         limiter.rejected(ticket, 0.125, 30.0, 0.0)
     limiter.answered(let_one_out(limiter, 30.125), 30.25)
-    assert (limiter.rate, limiter.limit, limiter.closed_until) == (INF, 10, None)
-    assert len(fill(limiter, 30.25)) == 10
-
-
-def test_an_outage_without_slow_start() -> None:
-    """After an outage at the beginning, the number under way is as free as it was."""
-    limiter = make(slow_start=False)
-    limiter.rejected(let_one_out(limiter, 0.0), 0.125, 30.0, 0.0)
-    limiter.answered(let_one_out(limiter, 30.125), 30.25)
-    assert limiter.limit == MAX
+    assert (limiter.rate, limiter.limit, limiter.closed_until) == (INF, limit, None)
+    assert len(fill(limiter, 30.25)) == limit
 
 
 def test_an_outage_later_on() -> None:
-    """When only the probe was accepted in a cycle, the rate goes down, and the ceiling stays near."""
+    """If only the probe was accepted in a cycle, the rate falls, but the ceiling stays near."""
     limiter, now = taught()
     sent_at = limiter.next_send(now)
     limiter.rejected(let_one_out(limiter, sent_at), sent_at, 300.0, 0.0)
@@ -536,15 +445,9 @@ def test_an_outage_later_on() -> None:
     assert limiter.rate == pytest.approx(Curve(base, high, max(60 * base, 10.0)).rate(5))
 
 
-def test_the_curve() -> None:
-    """The rate goes from the base to the ceiling, more and more slowly, and beyond it faster and faster."""
-    curve = Curve(10.0, 20.0, 100.0)
-    assert [curve.rate(done) for done in (0, 50, 100, 150, 200)] == [10.0, 18.75, 20.0, 21.25, 30.0]
-
-
 @pytest.mark.parametrize(("has_waited", "done"), [(True, 10), (False, 0)])
-def test_who_has_not_waited_proves_nothing(has_waited: bool, done: int) -> None:
-    """Only answers to requests that had to wait raise the rate: the others say nothing of what more would be served."""
+def test_only_requests_that_waited_raise_the_rate(has_waited: bool, done: int) -> None:
+    """Answers to requests that did not have to wait do not show that the server accepts more than now."""
     limiter, now = taught()
     for _ in range(10):
         now = limiter.next_send(now) + 1
@@ -579,7 +482,7 @@ def test_requests_leave_an_interval_apart() -> None:
     ],
 )
 def test_the_window_is_rate_times_latency(latency: float, limit: int) -> None:
-    """No more requests are under way than leave in one latency, and at least one."""
+    """No more requests are under way than leave within one latency, but at least one."""
     limiter, now = taught(hit=max(1.0, latency), latency=latency)
     assert limiter.limit == limit
     now = max(now, limiter.next_send(now))
@@ -590,7 +493,7 @@ def test_the_window_is_rate_times_latency(latency: float, limit: int) -> None:
 
 
 def test_a_learned_window_is_within_max_in_flight() -> None:
-    """Never more requests are under way than max_in_flight, whatever the rate has come to."""
+    """No more than max_in_flight requests are under way, however high the rate."""
     limiter, now = taught(latency=0.5, max_in_flight=11)
     now = serve(limiter, now, 1000, latency=0.5)
     assert limiter.rate * 0.5 > 100
@@ -602,7 +505,7 @@ def test_a_learned_window_is_within_max_in_flight() -> None:
 
 
 def test_a_full_window_waits_for_an_answer() -> None:
-    """With as many under way as the window holds, one more goes after four latencies, or as soon as one is answered."""
+    """If the window is full, one more request leaves after four latencies, or as soon as one is answered."""
     limiter, now = taught()
     assert limiter.limit == 1
     sent_at = now + 1
@@ -613,7 +516,7 @@ def test_a_full_window_waits_for_an_answer() -> None:
 
 
 def test_the_window_follows_the_latency() -> None:
-    """A latency that has grown widens the window, a thirty-second of the way with each answer."""
+    """A latency that has grown widens the window, by a thirty-second of the difference with each answer."""
     limiter, now = taught()
     rate = limiter.rate
     for _ in range(4):
@@ -630,7 +533,7 @@ def test_the_window_follows_the_latency() -> None:
 
 @pytest.mark.parametrize(("good", "closes"), [(0, True), (19, True), (20, False), (100, False)])
 def test_a_fault_among_good_answers(good: int, closes: bool) -> None:
-    """After twenty good answers in a row, a rejection that may be a fault is an answer like others."""
+    """After twenty good answers in a row, a rejection that may be a fault counts as an answer."""
     limiter = make()
     now = serve(limiter, 0.0, good)
     limiter.rejected(let_one_out(limiter, now), now + LATENCY, None, 0.0, is_doubtful=True)
@@ -638,8 +541,8 @@ def test_a_fault_among_good_answers(good: int, closes: bool) -> None:
     assert (limiter.rejections, limiter.accepted, limiter.in_flight) == (closes, good + (not closes), 0)
 
 
-def test_two_faults_in_a_row_are_none() -> None:
-    """After one rejection that was taken for a fault, the next one within twenty answers closes."""
+def test_a_second_fault_within_twenty_answers_closes() -> None:
+    """After one rejection that was taken for a fault, the next one within twenty answers closes the gate."""
     limiter = make()
     now = serve(limiter, 0.0, 20)
     limiter.rejected(let_one_out(limiter, now), now, None, 0.0, is_doubtful=True)
@@ -649,7 +552,7 @@ def test_two_faults_in_a_row_are_none() -> None:
 
 
 def test_a_plain_rejection_is_never_a_fault() -> None:
-    """What is a rejection beyond doubt closes after any number of good answers, and they are counted anew."""
+    """A rejection that is not doubtful closes the gate after any number of good answers, and resets their count."""
     limiter = make()
     now = serve(limiter, 0.0, 100)
     limiter.rejected(let_one_out(limiter, now), now, None, 0.0)
@@ -663,7 +566,7 @@ def test_a_plain_rejection_is_never_a_fault() -> None:
 
 
 def reject_route(limiter: Limiter, now: float, *, others: bool) -> tuple[bool, float]:
-    """Let route a be rejected, and then another be served; say whether that has closed the gate, and the time."""
+    """Reject a request of route a, and then serve one of route b; return whether the gate was closed, and the time."""
     now = max(now, limiter.next_send(now))
     limiter.rejected(let_one_out(limiter, now, route="a"), now, 1.0, 0.0)
     is_closed = limiter.closed_until is not None
@@ -673,7 +576,7 @@ def reject_route(limiter: Limiter, now: float, *, others: bool) -> tuple[bool, f
 
 
 def test_a_route_with_a_problem_of_its_own() -> None:
-    """From its fourth rejection in a row on, a route does not close the gate, if others have been served."""
+    """From its fourth rejection in a row on, a route does not close the gate if others have been served."""
     limiter, now, closures = make(), 0.0, list[bool]()
     for _ in range(6):
         is_closed, now = reject_route(limiter, now, others=True)
@@ -684,8 +587,8 @@ def test_a_route_with_a_problem_of_its_own() -> None:
     assert reject_route(limiter, now, others=True)[0]
 
 
-def test_a_limit_for_all_is_no_routes_own() -> None:
-    """Without anything being served, a route's rejections close the gate each time."""
+def test_a_limit_for_all_routes_is_not_one_routes_problem() -> None:
+    """If nothing else is served, a route's rejections close the gate each time."""
     limiter, now = make(), 0.0
     for _ in range(6):
         is_closed, now = reject_route(limiter, now, others=False)
@@ -693,7 +596,7 @@ def test_a_limit_for_all_is_no_routes_own() -> None:
 
 
 def test_a_probe_of_a_route_with_a_problem() -> None:
-    """The rejection of a probe that is its route's own keeps nobody waiting any longer."""
+    """If a probe is rejected because of its route's own problem, the gate does not stay closed for longer."""
     limiter, now = make(), 0.0
     for _ in range(3):
         _, now = reject_route(limiter, now, others=True)
@@ -721,66 +624,44 @@ def test_an_early_probe() -> None:
 
 @pytest.mark.parametrize(("retry_after", "due"), [(None, 0.1), (0.125, 0.125), (0.2, 0.2), (0.25, 0.1), (1.0, 0.1)])
 def test_a_short_wait_has_no_early_probe(retry_after: float | None, due: float) -> None:
-    """Where the wait is not above twice the back-off, nothing is gained by an early probe."""
+    """If the wait is at most twice the backoff, there is no early probe."""
     limiter = closed(retry_after=retry_after, early_probe=True)
     assert limiter.next_send(0.0) == pytest.approx(due)
     assert (limiter.shut_until == -INF) is (due < (retry_after or 0.0))
 
 
-def test_without_early_probes() -> None:
-    """Where early probes are not wanted, nothing leaves before the wait has passed."""
-    assert closed(retry_after=10.0).next_send(0.0) == 10.0
-
-
-@pytest.mark.parametrize("ends", ["cancelled", "failed"])
-def test_an_early_probe_without_an_answer(ends: str) -> None:
-    """An early probe that ends without an answer has no second one follow it before the wait has passed."""
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_an_early_probe_without_an_answer(has_failed: bool) -> None:
+    """If an early probe is cancelled or fails, the next probe leaves only when the server's wait has passed."""
     limiter = closed(retry_after=10.0, early_probe=True)
-    limiter.dropped(let_one_out(limiter, 0.125), 0.25, has_failed=ends == "failed")
-    assert limiter.next_send(0.25) == limiter.shut_until == 10.0
+    limiter.dropped(let_one_out(limiter, 0.125), 0.25, has_failed=has_failed)
+    assert limiter.next_send(0.25) == limiter.shut_until == limiter.closed_until == 10.0
 
 
-def test_a_notice_gets_no_early_probe() -> None:
-    """What the server says is left is not put to the test."""
+def test_no_early_probe_when_nothing_is_left() -> None:
+    """If the server says that nothing is left, there is no early probe."""
     limiter = make(early_probe=True)
     advertise(limiter, 0.0, remaining=0, reset=10.0)
     assert limiter.next_send(0.0) == 10.0
 
 
-def closures_with_early_probes(count: int, served: Callable[[int], bool]) -> list[bool]:
-    """Say of each of so many closures whether it had an early probe; ``served`` says which of those are answered."""
-    limiter, now, early = make(early_probe=True), 0.0, list[bool]()
-    for number in range(count):
-        now = max(now, limiter.next_send(now)) + 1
-        limiter.rejected(let_one_out(limiter, now), now, 60.0, 0.0)
-        due = limiter.next_send(now)
-        early.append(due < now + 60.0)
-        probe = let_one_out(limiter, due)
-        if early[-1] and not served(number):
-            limiter.rejected(probe, due, 60.0, 0.0)
-            due = limiter.next_send(due)
-            probe = let_one_out(limiter, due)
-        now = due + LATENCY
-        limiter.answered(probe, now)
-        assert limiter.closed_until is None
-    return early
+@pytest.mark.parametrize(("is_answered", "next_is_early"), [(True, True), (False, False)])
+def test_what_early_probes_teach(is_answered: bool, next_is_early: bool) -> None:
+    """After an early probe in vain the next closure has none; after one that was answered it has."""
+    limiter = closed(retry_after=60.0, early_probe=True)
+    probe, now = let_one_out(limiter, 0.125), 0.25
+    if not is_answered:
+        limiter.rejected(probe, now, 60.0, 0.0)
+        now = limiter.next_send(now)
+        assert now == 60.25
+        probe = let_one_out(limiter, now)
+    limiter.answered(probe, now)
+    limiter.rejected(let_one_out(limiter, now + 1), now + 1, 60.0, 0.0)
+    assert limiter.next_send(now + 1) == pytest.approx(now + 1.1 if next_is_early else now + 61)
 
 
-def test_early_probes_that_are_rejected_become_rare() -> None:
-    """After one early probe in vain the next closure has none, then the next three, then seven, then always fifteen."""
-    early = closures_with_early_probes(64, lambda number: False)
-    assert [number for number, is_early in enumerate(early) if is_early] == [0, 2, 6, 14, 30, 46, 62]
-
-
-def test_early_probes_that_are_answered_stay() -> None:
-    """As long as early probes are answered, each closure has one; an answer makes up for those in vain."""
-    assert all(closures_with_early_probes(20, lambda number: True))
-    early = closures_with_early_probes(16, lambda number: number == 6)
-    assert [number for number, is_early in enumerate(early) if is_early] == [0, 2, 6, 7, 9, 13]
-
-
-def test_a_probe_in_its_time_is_no_early_one() -> None:
-    """A probe that is rejected although the wait had passed says nothing about early probes."""
+def test_a_probe_that_is_not_early() -> None:
+    """If a probe is rejected that left after the wait, this says nothing about early probes."""
     limiter = closed(retry_after=10.0, early_probe=True)
     limiter.dropped(let_one_out(limiter, 0.125), 0.25, has_failed=False)
     limiter.rejected(let_one_out(limiter, 10.0), 10.0, 10.0, 0.0)
@@ -793,7 +674,7 @@ def test_a_probe_in_its_time_is_no_early_one() -> None:
 
 
 def test_no_more_under_way_than_are_left() -> None:
-    """Requests under way may not be counted yet: no more of them than the server says it takes."""
+    """Requests under way may not be counted yet, so no more of them are under way than the server says are left."""
     limiter = make()
     advertise(limiter, 0.0, remaining=3, reset=10.0)
     tickets = let_out(limiter, 0.0, 3)
@@ -805,37 +686,8 @@ def test_no_more_under_way_than_are_left() -> None:
     let_out(limiter, 10.0, 2)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "left"),
-    [
-        ((5, 10.0), (3, 9.5), 3),  # less in the same window
-        ((3, 10.0), (5, 9.5), 3),  # more in the same window: overtaken
-        ((3, 10.0), (5, 11.0), 3),  # reset moved by 1.5 s
-        ((3, 10.0), (5, 11.0625), 5),  # by more
-        ((3, 10.0), (5, 8.0), 3),  # by 1.5 s the other way
-        ((3, 10.0), (5, 7.9375), 5),  # by more
-        ((3, 0.25), (5, 0.25), 5),  # the first window has passed
-        ((3, 0.5), (5, 1.0), 5),  # passed this moment
-        ((3, None), (5, None), 5),  # no telling
-        ((3, None), (5, 10.0), 5),
-        ((3, 10.0), (5, None), 5),
-        ((3, 10.0), (None, 9.5), 3),
-        ((3, 10.0), (None, None), 3),
-    ],
-)
-def test_what_is_left_in_a_window(
-    first: tuple[int | None, float | None], second: tuple[int | None, float | None], left: int
-) -> None:
-    """Answers overtake one another: within one window, the least that is left holds."""
-    limiter = make()
-    advertise(limiter, 0.0, *first)
-    advertise(limiter, 0.5, *second)
-    let_out(limiter, 0.5, left)
-    assert not may_leave(limiter, 0.5)
-
-
-def test_what_is_left_for_a_time_unknown() -> None:
-    """When the server does not say until when, what is left holds until it says more."""
+def test_requests_left_until_an_unknown_time() -> None:
+    """If the server does not say until when, what is left holds until it says more."""
     limiter = make()
     advertise(limiter, 0.0, remaining=1)
     ticket = let_one_out(limiter, 0.0)
@@ -845,8 +697,8 @@ def test_what_is_left_for_a_time_unknown() -> None:
     let_out(limiter, 1.0, 10)
 
 
-def test_nothing_left_for_a_time_unknown() -> None:
-    """That nothing is left, for a time that the server does not say, is no use."""
+def test_nothing_left_until_an_unknown_time() -> None:
+    """If the server says that nothing is left but not until when, this is ignored."""
     limiter = make()
     advertise(limiter, 0.0, remaining=0)
     assert limiter.closed_until is None
@@ -854,7 +706,7 @@ def test_nothing_left_for_a_time_unknown() -> None:
 
 
 def test_nothing_left() -> None:
-    """When nothing is left, the gate closes until more is, opens to a probe, and nothing is learned."""
+    """If nothing is left, the gate closes until more is, opens to a probe, and nothing is learned."""
     changes: list[Change] = []
     limiter = make(changes=changes)
     now = serve(limiter, 0.0, 10)
@@ -867,7 +719,7 @@ def test_nothing_left() -> None:
 
 
 def test_nothing_left_for_no_time() -> None:
-    """When more is left at once, a probe goes at once."""
+    """If more is left at once, a probe leaves at once."""
     limiter = make()
     advertise(limiter, 1.0, remaining=0, reset=0.0)
     assert let_one_out(limiter, 1.0).is_probe
@@ -875,7 +727,7 @@ def test_nothing_left_for_no_time() -> None:
 
 @pytest.mark.parametrize(("reset", "closed_until"), [(0.5, 2.0), (10.0, 11.0)])
 def test_nothing_left_while_closed(reset: float, closed_until: float) -> None:
-    """That nothing is left moves an opening to later, never to sooner, and the rejection is still learned from."""
+    """That nothing is left may move the opening to later, never to sooner, and the rejection still teaches."""
     limiter = make()
     one, two = let_out(limiter, 0.0, 2)
     limiter.answered(one, 0.5)
@@ -887,7 +739,7 @@ def test_nothing_left_while_closed(reset: float, closed_until: float) -> None:
 
 
 def test_a_rejection_after_nothing_was_left() -> None:
-    """A rejection while nothing is left moves the opening to later; there is nothing in it to learn."""
+    """A rejection while nothing is left moves the opening to later, but teaches nothing."""
     limiter = make()
     one, two = let_out(limiter, 0.0, 2)
     limiter.answered(one, 0.5)
@@ -898,8 +750,8 @@ def test_a_rejection_after_nothing_was_left() -> None:
     assert limiter.rate == INF
 
 
-def test_an_early_answer_does_not_bring_back_what_is_left() -> None:
-    """When an early probe is answered although nothing is left, nothing more leaves until there is."""
+def test_an_early_answer_does_not_reset_what_is_left() -> None:
+    """If an early probe is answered although nothing is left, nothing more leaves until something is."""
     limiter = make(early_probe=True)
     limiter.rejected(let_one_out(limiter, 0.0), 0.0, 5.0, 0.0)
     advertise(limiter, 0.0, remaining=0, reset=5.0)
@@ -910,7 +762,7 @@ def test_an_early_answer_does_not_bring_back_what_is_left() -> None:
 
 @pytest.mark.parametrize(("concurrency", "limit"), [(0, 1), (1, 1), (5, 5), (1000, 10)])
 def test_how_many_at_a_time(concurrency: int, limit: int) -> None:
-    """The server's number of requests at a time is kept, but for one, without which nothing would ever change."""
+    """The server's limit of requests at a time is kept, but one is always allowed, or nothing would change."""
     limiter = make()
     advertise(limiter, 0.0, concurrency=concurrency)
     assert limiter.limit == limit
@@ -920,7 +772,7 @@ def test_how_many_at_a_time(concurrency: int, limit: int) -> None:
 
 
 def test_how_many_at_a_time_may_change() -> None:
-    """The last number holds, and silence changes nothing."""
+    """The last number holds, and an answer without one changes nothing."""
     limiter = make()
     advertise(limiter, 0.0, concurrency=2)
     advertise(limiter, 1.0, remaining=50, reset=1.0)
@@ -929,11 +781,11 @@ def test_how_many_at_a_time_may_change() -> None:
     assert limiter.limit == 7
 
 
-# --- What is told
+# --- Changes
 
 
 def test_changes() -> None:
-    """A closure is told once, however often it is extended; an opening, and then a lesson."""
+    """A closure is reported once, however often it is extended; then the opening, then what was learned."""
     changes: list[Change] = []
     limiter = make(changes=changes)
     one, two, three = let_out(limiter, 0.0, 3)
@@ -947,8 +799,8 @@ def test_changes() -> None:
     assert changes == [Change.CLOSED, Change.OPENED, Change.LEARNED]
 
 
-def test_changes_are_told_when_they_are_made() -> None:
-    """Whoever is told of a change sees the new state."""
+def test_changes_are_reported_when_they_are_made() -> None:
+    """on_change sees the new state."""
     seen: list[tuple[Change, bool, bool]] = []
 
     def look(change: Change) -> None:
@@ -962,8 +814,8 @@ def test_changes_are_told_when_they_are_made() -> None:
     assert seen == [(Change.CLOSED, False, False), (Change.OPENED, True, True), (Change.LEARNED, True, True)]
 
 
-def test_nobody_needs_to_listen() -> None:
-    """A Limiter that is told to tell nobody works as well."""
+def test_on_change_is_optional() -> None:
+    """A Limiter works without on_change."""
     limiter = Limiter(max_in_flight=MAX)
     limiter.rejected(let_one_out(limiter, 0.0), 0.0, None, 0.0)
     serve(limiter, 1.0)
@@ -971,7 +823,7 @@ def test_nobody_needs_to_listen() -> None:
 
 
 def test_idle() -> None:
-    """Idle is what has nothing under way, and would let a request out."""
+    """A Limiter is idle if no request is under way, and the next one would not have to wait."""
     limiter = make()
     ticket = let_one_out(limiter, 0.0)
     assert not limiter.is_idle(0.0)
@@ -985,8 +837,8 @@ def test_idle() -> None:
     assert not probe.is_out
 
 
-def test_when_it_may_open_at_the_earliest() -> None:
-    """While a probe is under way, the gate may open at any time; without one, not before the wait has passed."""
+def test_shut_until() -> None:
+    """While a probe is under way the gate may open at any time; otherwise not before the wait has passed."""
     limiter = closed(retry_after=5.0)
     assert limiter.shut_until == 5.0
     probe = let_one_out(limiter, 5.0)
@@ -995,333 +847,3 @@ def test_when_it_may_open_at_the_earliest() -> None:
     assert limiter.shut_until == 10.5
     limiter.answered(let_one_out(limiter, 10.5), 11.0)
     assert limiter.shut_until == -INF
-
-
-# --- Whatever happens, in whatever order
-
-QUEUED = 50
-SHORTEST_LEASE = 1.0
-LONGEST_BACKOFF = 10.0
-
-seconds = st.sampled_from([0.0, 0.001, 0.02, 0.125, 0.5, 1.0, 2.5, 30.0]) | st.floats(0.0, 100.0)
-waits = st.none() | st.sampled_from([0.5, 1.0, 5.0]) | st.floats(0.001, 60.0)
-fractions = st.sampled_from([0.0, 0.5, 1.0])
-positions = st.integers(0, 9)
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Requests that leave and end in any order, and a server that says anything; in the end, it answers everything.
-
-    What the Limiter may do is told here in terms of what its caller sees, and of nothing inside it. There is one route,
-    and so none that has a problem of its own, and there are no early probes.
-    """
-
-    early_probe = False
-    routes = 1
-
-    @initialize(max_in_flight=st.sampled_from([1, 2, 3, 100]), slow_start=st.booleans(), latency=fractions)
-    def begin(self, max_in_flight: int, slow_start: bool, latency: float) -> None:
-        """Make the Limiter."""
-        self.max_in_flight = max_in_flight
-        self.latency = latency  # in the end
-        self.changes: list[Change] = []
-        self.limiter = make(
-            max_in_flight=max_in_flight, slow_start=slow_start, early_probe=self.early_probe, changes=self.changes
-        )
-        self.now = 0.0
-        self.out: list[Ticket] = []
-        self.probes: list[Ticket] = []  # of the closure
-        self.not_before = -INF  # the end of the longest Retry-After
-        self.ends = 0
-
-    @rule(by=seconds)
-    def wait(self, by: float) -> None:
-        """Let time pass."""
-        self.now += by
-
-    @rule()
-    def wait_for_the_next(self) -> None:
-        """Let time pass until a request may leave, if time alone can tell."""
-        due = self.limiter.next_send(self.now)
-        if due < INF:
-            self.now = max(self.now, due)
-
-    @precondition(lambda self: may_leave(self.limiter, self.now))
-    @rule(route=positions, has_waited=st.booleans())
-    def send(self, route: int, has_waited: bool) -> None:
-        """Let a request out, and see whether it is right that it may leave."""
-        self.see_whether_one_may_leave()
-        ticket = self.limiter.send(self.now, lambda: str(route % self.routes), has_waited=has_waited)
-        assert ticket.is_probe is (self.limiter.closed_until is not None)
-        self.out.append(ticket)
-        if ticket.is_probe:
-            self.probes.append(ticket)
-
-    def see_whether_one_may_leave(self) -> None:
-        """See that there is room, that the server's wait has passed, and that no other probe has just left."""
-        assert self.now >= self.not_before
-        self.see_whether_there_is_room()
-        assert self.limiter.closed_until is None or self.now >= self.limiter.closed_until
-
-    def see_whether_there_is_room(self) -> None:
-        """See that not too many requests are under way, and no more than one probe within its lease."""
-        assert self.limiter.in_flight < self.max_in_flight
-        assert all(self.now >= probe.sent_at + SHORTEST_LEASE for probe in self.probes if probe.is_out)
-
-    @precondition(lambda self: self.out)
-    @rule(position=positions)
-    def answered(self, position: int) -> None:
-        """Answer a request."""
-        self.limiter.answered(self.end(position), self.now)
-
-    @precondition(lambda self: self.out)
-    @rule(position=positions, retry_after=waits, jitter=fractions, is_doubtful=st.booleans())
-    def rejected(self, position: int, retry_after: float | None, jitter: float, is_doubtful: bool) -> None:
-        """Reject a request."""
-        is_doubtful = is_doubtful and retry_after is None
-        self.limiter.rejected(self.end(position), self.now, retry_after, jitter, is_doubtful=is_doubtful)
-        self.not_before = max(self.not_before, self.now + (retry_after or 0.0))
-
-    @precondition(lambda self: self.out)
-    @rule(position=positions, has_failed=st.booleans())
-    def dropped(self, position: int, has_failed: bool) -> None:
-        """End a request without an answer."""
-        self.limiter.dropped(self.end(position), self.now, has_failed=has_failed)
-        self.ends -= 1
-
-    @rule(remaining=st.none() | st.integers(0, 5), reset=st.none() | st.floats(0.0, 60.0))
-    def advertised(self, remaining: int | None, reset: float | None) -> None:
-        """Say how many requests are left."""
-        advertise(self.limiter, self.now, remaining, reset)
-
-    @rule(concurrency=st.integers(0, 5))
-    def advertised_concurrency(self, concurrency: int) -> None:
-        """Say how many are taken at a time."""
-        advertise(self.limiter, self.now, concurrency=concurrency)
-
-    def end(self, position: int) -> Ticket:
-        """Take one of the requests that are under way."""
-        self.ends += 1
-        return self.out.pop(position % len(self.out))
-
-    @invariant()
-    def is_consistent(self) -> None:
-        """See that the counts are right, and the numbers sensible."""
-        limiter = self.limiter
-        is_open = limiter.closed_until is None
-        assert limiter.in_flight == len(self.out)
-        assert limiter.accepted + limiter.rejections == self.ends
-        assert limiter.rate > 0
-        assert 1 <= limiter.limit <= self.max_in_flight
-        assert limiter.closed_until is None or math.isfinite(limiter.closed_until)
-        assert limiter.shut_until in {-INF, limiter.closed_until}
-        assert limiter.is_idle(self.now) is (not self.out and (limiter.closed_until or 0.0) <= self.now)
-        assert not math.isnan(limiter.next_send(self.now))
-        assert self.changes.count(Change.CLOSED) - self.changes.count(Change.OPENED) == (not is_open)
-        if is_open:
-            self.probes.clear()
-
-    def teardown(self) -> None:
-        """See that as soon as all requests are answered, all that are queued get out, in a time that has a bound."""
-        began = self.now
-        wait = max(self.limiter.closed_until or began, began) - began
-        # The latency is always the same, so the answers come in the order of the requests.
-        answers = deque([began + self.latency] * len(self.out))
-        queued = QUEUED
-        while queued:
-            due = max(self.now, self.limiter.next_send(self.now))
-            if answers and answers[0] <= due:
-                self.now = answers.popleft()
-                self.answered(0)
-            else:
-                assert due < INF
-                self.now = due
-                self.send(0, has_waited=True)
-                answers.append(due + self.latency)
-                queued -= 1
-            self.is_consistent()
-        # The slowest rate that can be learned is one request in all the time that it took to learn it.
-        slowest = began + wait + LONGEST_BACKOFF + 4 * self.latency
-        assert self.now - began <= QUEUED * slowest
-
-
-class AnyOrderWithEarlyProbes(AnyOrder):
-    """The same, with early probes, and routes that may have problems of their own."""
-
-    early_probe = True
-    routes = 3
-
-    def see_whether_one_may_leave(self) -> None:
-        """See that there is room, and that a closure has no more than one early probe."""
-        self.see_whether_there_is_room()
-        if self.limiter.closed_until is not None and self.now < self.limiter.closed_until:
-            assert not self.probes
-
-
-@pytest.mark.parametrize("machine", [AnyOrder, AnyOrderWithEarlyProbes])
-def test_any_order(machine: type[RuleBasedStateMachine]) -> None:
-    """In whatever order requests leave and end, no rule is broken, and the gate opens again."""
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40))
-
-
-# --- Whole crowds, against servers in virtual time
-
-CROWD = 300
-HALF_TRIP, SERVICE, SLOW_SERVICE = 0.01, 0.005, 0.1
-RETRIES = 5
-
-
-class Server(Protocol):
-    """A rate-limited server."""
-
-    service: float
-
-    def arrive(self, now: float) -> int | None:
-        """Take a request in, or give its Retry-After."""
-
-
-class Bucket:
-    """Fifty per second, and ten at once."""
-
-    service = SERVICE
-
-    def __init__(self) -> None:
-        self.tokens, self.filled_at = 10.0, 0.0
-
-    def arrive(self, now: float) -> int | None:
-        self.tokens = min(self.tokens + (now - self.filled_at) * 50, 10.0)
-        self.filled_at = now
-        if self.tokens < 1:
-            return math.ceil((1 - self.tokens) / 50)
-        self.tokens -= 1
-        return None
-
-
-class Window:
-    """A hundred in each ten seconds; the first window has begun before."""
-
-    service = SERVICE
-
-    def __init__(self) -> None:
-        self.ends_at, self.left = 3.5, 100
-
-    def arrive(self, now: float) -> int | None:
-        while now >= self.ends_at:
-            self.ends_at, self.left = self.ends_at + 10, 100
-        if not self.left:
-            return math.ceil(self.ends_at - now)
-        self.left -= 1
-        return None
-
-
-class Few:
-    """Five at a time, each of which takes a while; a second to wait for all others."""
-
-    service = SLOW_SERVICE
-
-    def __init__(self) -> None:
-        self.done_at: list[float] = []
-
-    def arrive(self, now: float) -> int | None:
-        self.done_at = [done_at for done_at in self.done_at if done_at > now]
-        if len(self.done_at) >= 5:
-            return 1
-        self.done_at.append(now + SLOW_SERVICE)
-        return None
-
-
-class Crowd:
-    """Requests that all come at once, each with its own retries behind the same gate.
-
-    Attributes:
-        rejected: how many rejections there were.
-        most_rejections: how many of them met with the same request.
-    """
-
-    def __init__(self, limiter: Limiter, server: Server, seed: int) -> None:
-        self.rejected = 0
-        self.most_rejections = 0
-        self._limiter = limiter
-        self._server = server
-        self._random = random.Random(seed)
-        self._queue = deque([0] * CROWD)  # the rejections that each has met with
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
-        self._count = itertools.count()
-
-    def run(self) -> float:
-        """Go on until all are served; give the time."""
-        now = 0.0
-        while self._queue or self._events:
-            due = max(now, self._limiter.next_send(now)) if self._queue else INF
-            if self._events and self._events[0][0] <= due:
-                now, _, happen = heapq.heappop(self._events)
-                happen(now)
-            else:
-                assert due < INF
-                now = due
-                self._send(now, self._queue.popleft())
-        return now
-
-    def _send(self, now: float, rejections: int) -> None:
-        ticket = self._limiter.send(now, has_waited=now > 0)
-        self._at(now + self._half_trip(), lambda now: self._arrive(now, ticket, rejections))
-
-    def _arrive(self, now: float, ticket: Ticket, rejections: int) -> None:
-        retry_after = self._server.arrive(now)
-        if retry_after is None:
-            arrives = now + self._server.service + self._half_trip()
-            self._at(arrives, lambda now: self._limiter.answered(ticket, now))
-        else:
-            self._at(now + self._half_trip(), lambda now: self._reject(now, ticket, retry_after, rejections + 1))
-
-    def _reject(self, now: float, ticket: Ticket, retry_after: int, rejections: int) -> None:
-        self.rejected += 1
-        self.most_rejections = max(self.most_rejections, rejections)
-        self._limiter.rejected(ticket, now, retry_after, self._random.random())
-        self._at(now + retry_after, lambda now: self._queue.append(rejections))
-
-    def _at(self, time: float, happen: Callable[[float], None]) -> None:
-        heapq.heappush(self._events, (time, next(self._count), happen))
-
-    def _half_trip(self) -> float:
-        return HALF_TRIP * self._random.uniform(0.9, 1.1)
-
-
-@pytest.mark.parametrize("early_probe", [False, True])
-@pytest.mark.parametrize(
-    ("server", "ideal", "rejected"),
-    [
-        (Bucket, 5.825, 0.1),
-        # All but one of these are under way when the first window is found to be used up, which is a matter of the slow
-        # start alone: with more requests, the share is smaller.
-        (Window, 13.525, 0.12),
-        (Few, 7.2, 0.02),
-    ],
-)
-def test_a_crowd(server: Callable[[], Server], ideal: float, rejected: float, early_probe: bool) -> None:
-    """Of three hundred requests at once none fails, few are rejected, and it takes less than twice the least time."""
-    limiter = make(early_probe=early_probe)
-    crowd = Crowd(limiter, server(), seed=1)
-    assert crowd.run() < 2 * ideal
-    assert crowd.most_rejections <= RETRIES
-    assert crowd.rejected == limiter.rejections <= CROWD * rejected
-    assert (limiter.accepted, limiter.in_flight) == (CROWD, 0)
-
-
-@pytest.mark.parametrize(("reset", "closes"), [(86_400.0, True), (86_401.0, False), (1e9, False)])
-def test_resets_beyond_a_day_are_mistakes(reset: float, closes: bool) -> None:
-    """No server says that nothing is left for years; an epoch in the place of seconds does."""
-    limiter = make()
-    advertise(limiter, 0.0, remaining=0, reset=reset)
-    assert (limiter.closed_until is not None) is closes
-
-
-def test_probe_that_is_answered_after_another_has_opened_the_gate() -> None:
-    """Where a second probe was let out since the first stayed out, the first one's answer is one like any other."""
-    limiter = make()
-    advertise(limiter, 0.0, remaining=0, reset=1.0)
-    first, second = let_one_out(limiter, 1.0), let_one_out(limiter, 2.0)
-    limiter.answered(second, 2.125)
-    assert limiter.closed_until is None
-    limiter.answered(first, 2.25)
-    assert (limiter.closed_until, limiter.in_flight, limiter.accepted) == (None, 0, 2)

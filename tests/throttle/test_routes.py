@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_http._throttle.routes import RouteStreaks, route_of
@@ -14,12 +14,12 @@ MAX_ROUTES = 1000
 
 
 def named(name: str) -> Callable[[], str]:
-    """Give what tells a route."""
+    """Return a function that returns the route."""
     return lambda: name
 
 
 def unasked() -> str:
-    """Stand for a route that nobody needs to know."""
+    """Stand for a route that is not needed."""
     raise AssertionError("asked for the route")
 
 
@@ -55,18 +55,19 @@ def unasked() -> str:
     ],
 )
 def test_shape(path: str, shape: str) -> None:
-    """Numbers, hexadecimal names and long names are items; words are not."""
+    """Segments that are numbers, hexadecimal or long stand for items; words do not."""
     assert route_of("GET", path) == f"GET {shape}"
 
 
-def test_methods_are_told_apart() -> None:
-    """Reading and writing one path are two routes."""
+def test_methods_are_distinguished() -> None:
+    """Reading and writing the same path are two routes."""
     assert route_of("GET", "/items/1") != route_of("PUT", "/items/1")
 
 
+@settings(max_examples=25)
 @given(st.text())
 def test_a_shape_has_as_many_segments_as_its_path(path: str) -> None:
-    """Only segments are replaced, and a shape is its own shape."""
+    """Segments are replaced, never added or removed, and the shape of a shape is the same."""
     route = route_of("GET", path)
     assert route.count("/") == path.count("/")
     assert route_of("GET", route.removeprefix("GET ")) == route
@@ -87,13 +88,13 @@ def test_a_shape_has_as_many_segments_as_its_path(path: str) -> None:
     ],
 )
 def test_own_problem(accepted: list[int], own: list[bool]) -> None:
-    """From the fourth rejection in a row on, it is the route's own, if others were accepted since the first."""
+    """From the fourth rejection in a row on, it is the route's own problem, if others were accepted since the first."""
     streaks = RouteStreaks()
     assert [streaks.rejected(named("a"), count) for count in accepted] == own
 
 
-def test_a_served_route_begins_anew() -> None:
-    """What is served once has no problem of its own, until it is rejected as often again."""
+def test_a_served_route_starts_again() -> None:
+    """A route that is served once must be rejected as often again."""
     streaks = RouteStreaks()
     assert [streaks.rejected(named("a"), count) for count in range(4)] == [False, False, False, True]
     streaks.served(named("a"))
@@ -101,7 +102,7 @@ def test_a_served_route_begins_anew() -> None:
 
 
 def test_routes_are_counted_apart() -> None:
-    """One route's rejections are no other's, and neither is its success."""
+    """The rejections of one route, and its success, do not count for another."""
     streaks = RouteStreaks()
     for count in range(3):
         assert not streaks.rejected(named("a"), count)
@@ -111,7 +112,7 @@ def test_routes_are_counted_apart() -> None:
     assert not streaks.rejected(named("b"), 3)
 
 
-def test_nobody_asks_for_a_route_in_vain() -> None:
+def test_the_route_is_only_computed_if_needed() -> None:
     """While no route has been rejected, it does not matter which one is served."""
     streaks = RouteStreaks()
     streaks.served(unasked)
@@ -120,19 +121,19 @@ def test_nobody_asks_for_a_route_in_vain() -> None:
     streaks.served(unasked)
 
 
-@pytest.mark.parametrize(("others", "is_known"), [(MAX_ROUTES - 1, True), (MAX_ROUTES, False)])
-def test_as_many_routes_are_known(others: int, is_known: bool) -> None:
-    """The thousand routes that were rejected last are known, and no more."""
+@pytest.mark.parametrize(("others", "is_remembered"), [(MAX_ROUTES - 1, True), (MAX_ROUTES, False)])
+def test_a_thousand_routes_are_remembered(others: int, is_remembered: bool) -> None:
+    """The thousand routes that were rejected last are remembered, and no more."""
     streaks = RouteStreaks()
     for count in range(3):
         streaks.rejected(named("a"), count)
     for number in range(others):
         streaks.rejected(named(f"other {number}"), 3)
-    assert streaks.rejected(named("a"), 4) is is_known
+    assert streaks.rejected(named("a"), 4) is is_remembered
 
 
-def test_a_rejection_keeps_a_route_known() -> None:
-    """The route that is forgotten is the one that was rejected the longest ago, not the first that was."""
+def test_the_oldest_rejection_is_forgotten() -> None:
+    """The route that is forgotten is the one whose last rejection is the longest ago."""
     streaks = RouteStreaks()
     streaks.rejected(named("a"), 0)
     streaks.rejected(named("b"), 0)

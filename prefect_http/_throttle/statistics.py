@@ -1,0 +1,64 @@
+"""ThrottleStatistics and ThrottleEvent: what a Throttle reports about itself. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect_http._throttle.limiter import Limiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleStatistics:
+    """The state of one key of a Throttle.
+
+    Attributes:
+        closed_until: when the gate lets out a first request, on the event loop's clock; None while the gate is open. It
+            may have passed, while that request is under way or none has come.
+        rate: requests per second that are let out; infinity while none has been learned.
+        limit: how many requests may be under way.
+        in_flight: how many requests are under way.
+        waiting: how many requests are in the queue.
+        accepted: how many requests have been answered with something other than a rejection.
+        rejected: how many requests have been rejected.
+    """
+
+    closed_until: float | None
+    rate: float
+    limit: int
+    in_flight: int
+    waiting: int
+    accepted: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleEvent:
+    """A change in the state of one key of a Throttle.
+
+    Attributes:
+        kind: "closed": all requests are held back after a rejection, or because the server said that none are left;
+            "opened": the first request that was let out since has been answered; "learned": there is a new rate.
+        key: the key.
+        time: when, in seconds on the event loop's clock.
+        statistics: the state of the key afterwards.
+    """
+
+    kind: Literal["closed", "opened", "learned"]
+    key: Hashable
+    time: float
+    statistics: ThrottleStatistics
+
+
+def statistics_of(limiter: Limiter, *, waiting: int) -> ThrottleStatistics:
+    """Return the statistics of a key with this limiter, and this many requests in its queue."""
+    return ThrottleStatistics(
+        closed_until=limiter.closed_until,
+        rate=limiter.rate,
+        limit=limiter.limit,
+        in_flight=limiter.in_flight,
+        waiting=waiting,
+        accepted=limiter.accepted,
+        rejected=limiter.rejections,
+    )

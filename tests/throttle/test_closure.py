@@ -1,0 +1,80 @@
+"""A closure, and the probes that may end it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from prefect_http._throttle.closure import Closure
+from prefect_http._throttle.ticket import Ticket
+
+
+def new_closure(*, allows_early_probes: bool = False) -> Closure:
+    """Return a closure from 10 until 20."""
+    return Closure(10.0, 20.0, hit_at=9.0, rate=5.0, teaches=True, allows_early_probes=allows_early_probes)
+
+
+def probe(closure: Closure, sent_at: float) -> Ticket:
+    """Let a probe out."""
+    ticket = Ticket(str, sent_at, has_waited=True, cycle=0, is_probe=True)
+    closure.begin_probe(ticket)
+    return ticket
+
+
+def test_one_probe_at_a_time() -> None:
+    """A probe leaves at the opening, and the next one when that has ended, or after its lease."""
+    closure = new_closure()
+    assert (closure.next_probe(1.0), closure.shut_until) == (20.0, 20.0)
+    first = probe(closure, 20.5)
+    assert (closure.next_probe(1.0), closure.shut_until) == (21.5, -math.inf)
+    assert closure.end_probe(first)
+    assert (closure.next_probe(1.0), closure.shut_until) == (20.0, 20.0)
+    assert not closure.end_probe(first)
+
+
+def test_a_later_probe_replaces_an_earlier_one() -> None:
+    """Only the last probe counts as the one under way."""
+    closure = new_closure()
+    first, second = probe(closure, 20.0), probe(closure, 21.0)
+    assert not closure.end_probe(first)
+    assert closure.end_probe(second)
+
+
+def test_an_early_probe_is_the_only_one() -> None:
+    """When an early probe has left, the next probe waits for the opening."""
+    closure = new_closure(allows_early_probes=True)
+    closure.early_probe_at = 10.5
+    assert (closure.next_probe(1.0), closure.shut_until) == (10.5, -math.inf)
+    closure.end_probe(probe(closure, 10.5))
+    assert (closure.next_probe(1.0), closure.shut_until) == (20.0, 20.0)
+
+
+def test_only_a_later_opening_counts() -> None:
+    """The opening moves to later, never to sooner."""
+    closure = new_closure()
+    closure.extend(15.0)
+    assert closure.until == 20.0
+    closure.extend(25.0)
+    assert closure.until == 25.0
+
+
+def test_backoff() -> None:
+    """The backoff doubles, from 0.1 s to 10 s."""
+    closure, backoffs = new_closure(), list[float]()
+    for _ in range(9):
+        backoffs.append(closure.backoff)
+        closure.back_off()
+    assert backoffs == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "is_early", "opens", "opens_if_early_ones_may"),
+    [(9.0, True, False, False), (10.0, True, False, True), (19.0, True, False, True), (20.0, False, True, True)],
+)
+def test_which_probes_open(sent_at: float, is_early: bool, opens: bool, opens_if_early_ones_may: bool) -> None:
+    """The answer to a probe of this closure opens the gate if the probe left in time, or early probes are allowed."""
+    for allows_early_probes, expected in ((False, opens), (True, opens_if_early_ones_may)):
+        closure = new_closure(allows_early_probes=allows_early_probes)
+        ticket = probe(closure, sent_at)
+        assert (closure.is_early(ticket), closure.is_opened_by(ticket)) == (is_early, expected)
