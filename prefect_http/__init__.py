@@ -15,7 +15,7 @@ from prefect_http._errors import (
 )
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._lifespan.context import app_lifespan_context
-from prefect_http._lifespan.run import Lifespan
+from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics

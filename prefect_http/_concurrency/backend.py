@@ -1,7 +1,7 @@
 """A root task, which no user task owns, and the primitives that guard it: the one seam between trio and asyncio.
 
 Under trio they are trio's own objects, under asyncio anyio's, which have the same methods. trio is looked up only
-where it is running already, so that an asyncio-only user never imports it.
+where it is already running, so an asyncio-only user never imports it.
 """
 
 from __future__ import annotations
@@ -82,42 +82,48 @@ def open_nursery() -> AbstractAsyncContextManager[Nursery]:
 
 
 async def checkpoint() -> None:
-    """Let other tasks run, and be cancelled if that is due; anyio.lowlevel.checkpoint(), straight to the backend."""
+    """Let other tasks run, and be cancelled if that is due: anyio.lowlevel.checkpoint() without its detour."""
     trio = _running_trio()
     await (anyio if trio is None else trio).lowlevel.checkpoint()
 
 
 def clock() -> Callable[[], float]:
-    """Give the function that tells the time of the running event loop; anyio.current_time(), looked up once."""
+    """Return the function that reads the running event loop's clock: anyio.current_time(), looked up once."""
     trio = _running_trio()
     return asyncio.get_running_loop().time if trio is None else cast("Callable[[], float]", trio.current_time)
 
 
 def max_receive_bytes() -> int:
-    """Say how many bytes to receive from a stream at once.
+    """Return how many bytes to receive from a stream at once.
 
-    asyncio takes 256 KiB from a socket, whatever is asked for, and anyio keeps what was not asked for: out of sight, so
-    that nobody could tell that there is something left on the connection. trio makes room for what is asked for, each
-    time, and 64 KiB are as fast as more.
+    asyncio reads 256 KiB from a socket, however few are asked for, and anyio keeps the rest out of sight: the
+    connection would look idle while there is something left on it. trio allocates as much as is asked for, each time,
+    and 64 KiB are as fast as more.
     """
     return 256 * 1024 if _running_trio() is None else 64 * 1024
 
 
 def is_cancelled() -> bool:
-    """Say whether the current task is being cancelled; if not, a cancellation that comes up in it is a stray one."""
+    """Whether the current task is being cancelled; if not, a cancellation that is raised in it is a stray one."""
     if anyio.current_effective_deadline() == -math.inf:
         return True
     task = None if _running_trio() else asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
+def current_task() -> object:
+    """Return the current task; each has an object of its own, which can be hashed and weakly referenced."""
+    trio = _running_trio()
+    return asyncio.current_task() if trio is None else trio.lowlevel.current_task()
+
+
 def current_loop() -> object:
-    """Give an object that tells one run of an event loop from another."""
+    """Return an object that tells one run of an event loop from another."""
     return loop_getter()()
 
 
 def loop_getter() -> Callable[[], object]:
-    """Give what ``current_loop()`` asks under the running backend; under the other one, it raises a RuntimeError."""
+    """Return what ``current_loop()`` asks under the running backend; under the other one, it raises a RuntimeError."""
     trio = _running_trio()
     return asyncio.get_running_loop if trio is None else trio.lowlevel.current_trio_token
 
@@ -134,11 +140,11 @@ def spawn_root_task(
         main: what the task runs. It must let no exception out but cancellation: under trio, the task is a
             system task, and an exception from one ends the run with a TrioInternalError.
         name: the task's name.
-        on_exit: called when the task has ended, also where it was cancelled before it began, as asyncio does.
-        context: what it runs in; None: a copy of the current one.
+        on_exit: called when the task has ended, even if it was cancelled before it began, as it can be on asyncio.
+        context: what it runs in; None for a copy of the current one.
 
     Returns:
-        An object to hold on to until the task ends; asyncio keeps no strong reference of its own.
+        The task, to be held until it ends; asyncio keeps no strong reference of its own.
 
     Cancellation:
         The end of the event loop's run cancels the task.
@@ -165,16 +171,23 @@ def spawn_root_task(
     return trio.lowlevel.spawn_system_task(main_to_the_end, name=name, context=context)
 
 
+def is_root_task_cancelled(root_task: object) -> bool:
+    """Whether a root task is being cancelled, as at the end of the event loop's run; asked in a task of its nursery."""
+    if isinstance(root_task, asyncio.Task):
+        return root_task.cancelling() > 0
+    return anyio.current_effective_deadline() == -math.inf
+
+
 async def wait_shielded(event: Event, deadline: float = math.inf) -> None:
-    """Wait for an event whatever is cancelled meanwhile.
+    """Wait for an event, whatever is cancelled meanwhile.
 
     Args:
-        event: what to wait for. Without a deadline, it must be sure to come in bounded time.
+        event: what to wait for. Without a deadline, it must be sure to be set in bounded time.
         deadline: when to stop waiting, on the event loop's clock.
 
     Cancellation:
-        Is shielded off. A native cancellation of an asyncio task, which no anyio scope can shield off, is held
-        back until the event has come, and then let through.
+        Shielded. A native cancellation of an asyncio task, which an anyio scope cannot shield from, is held back
+        until the wait is over, and raised then.
     """
     cancelled: BaseException | None = None
     while not event.is_set():
@@ -197,7 +210,7 @@ def _backend() -> ModuleType:
 
 
 def _running_trio() -> ModuleType | None:
-    """Give the trio module if trio is what is running."""
+    """Return the trio module if trio is running, else None."""
     trio = sys.modules.get("trio")
     # getattr, because another thread may be in the middle of importing it.
     return trio if anyio.get_cancelled_exc_class() is getattr(trio, "Cancelled", None) else None

@@ -9,9 +9,9 @@ The app calls ``receive`` and ``send``, and in the end returns or raises; we ask
 
 and, by how the app's call ends:
 
-    CALLED    returns or raises   UNSUPPORTED: it takes no lifespan scopes, and has not looked at this one
-              is cancelled        STARTUP_FAILED: by somebody else, so it says nothing about the app
-    STARTING  returns             UNSUPPORTED: it looked, and had nothing to say
+    CALLED    returns or raises   UNSUPPORTED: it does not handle lifespan scopes
+              is cancelled        STARTUP_FAILED: the cancellation came from outside and says nothing about the app
+    STARTING  returns             UNSUPPORTED: it took the message and did not answer it
               raises              STARTUP_FAILED
     UP        returns             DOWN: it has no shutdown hooks
               raises              CRASHED
@@ -19,10 +19,10 @@ and, by how the app's call ends:
               raises              SHUTDOWN_FAILED
     DOWN      raises              SHUTDOWN_FAILED
 
-Where nothing else is said, being cancelled is one way of raising.
+Except in CALLED, being cancelled counts as raising.
 
 An app that answers with the messages of a request ("http.response.start") never looked at the scope's type: it is
-UNSUPPORTED. Any other message out of place is an error to the app.
+UNSUPPORTED. Any other message out of place is an error for the app.
 
 https://asgi.readthedocs.io/en/latest/specs/lifespan.html
 """
@@ -51,7 +51,7 @@ class Phase(enum.Enum):
 
 
 _SENT = {
-    # An app that announces its startup without having asked for the message is as good as one that has.
+    # An app may announce that its startup is complete without having received the startup message.
     (Phase.CALLED, "lifespan.startup.complete"): Phase.UP,
     (Phase.CALLED, "lifespan.startup.failed"): Phase.STARTUP_FAILED,
     (Phase.STARTING, "lifespan.startup.complete"): Phase.UP,
@@ -86,19 +86,21 @@ class LifespanProtocol:
 
     Attributes:
         phase: how far the app has come.
-        asked_to_stop: whether the app gets ``lifespan.shutdown`` when it asks for a message next.
-        message: what the app said to a failure.
+        asked_to_stop: whether the app gets ``lifespan.shutdown`` when it next asks for a message.
+        message: the message that the app sent with a failure; empty if there was none.
+        error: what the app's call raised; None if it returned or has not ended.
     """
 
-    __slots__ = ("asked_to_stop", "message", "phase")
+    __slots__ = ("asked_to_stop", "error", "message", "phase")
 
     def __init__(self) -> None:
         self.phase = Phase.CALLED
         self.asked_to_stop = False
         self.message = ""
+        self.error: BaseException | None = None
 
     def receive(self) -> dict[str, object] | None:
-        """Give the next message for the app; None if there is none now."""
+        """Return the next message for the app; None if there is none yet."""
         if self.phase is Phase.CALLED:
             self.phase = Phase.STARTING
             return {"type": "lifespan.startup"}
@@ -108,10 +110,10 @@ class LifespanProtocol:
         return None
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Take a message of the app's.
+        """Take a message from the app.
 
         Raises:
-            LifespanError: the message is unknown or out of place; for the app.
+            LifespanError: the message is unknown or out of place; meant for the app.
         """
         kind = message.get("type") if isinstance(message, Mapping) else None
         if not isinstance(kind, str):
@@ -122,14 +124,20 @@ class LifespanProtocol:
         following = _SENT.get((self.phase, kind))
         if following is None:
             expected = _EXPECTED.get(self.phase, "nothing more")
-            raise LifespanError(f"the app sent {kind!r} in its lifespan; it may send {expected}")
+            raise LifespanError(f"the app sent {kind!r} in its lifespan; at this point it may send {expected}")
         if kind.endswith(".failed"):
             self.message = str(message.get("message", ""))
         self.phase = following
 
-    def end(self, how: Literal["returned", "raised", "cancelled"]) -> None:
-        """Take note that the app's call has ended; "cancelled" stands for any end that somebody else wanted."""
+    def end(self, how: Literal["returned", "raised", "cancelled"], error: BaseException | None = None) -> None:
+        """Record that the app's call has ended.
+
+        Args:
+            how: "cancelled" for any end that came from outside: a cancellation, an interrupt, an exit.
+            error: what the call raised.
+        """
+        self.error = error
         if self.phase is Phase.UP and self.asked_to_stop:
-            self.phase = Phase.STOPPING  # it went without asking for the message
+            self.phase = Phase.STOPPING  # it ended without asking for the message
         endings = {"returned": _RETURNED, "raised": _RAISED, "cancelled": _CANCELLED}[how]
         self.phase = endings.get(self.phase, self.phase)

@@ -1,4 +1,4 @@
-"""Which run of an app's lifespan is held: one registry for each event loop."""
+"""The runs of all apps that are held: one registry for each run of an event loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from prefect_http._types import ASGIApp
 
 
 class Entry:
-    """An app that has a run, or several: one that may be held, after others that are coming to their end."""
+    """An app and its runs: the latest may still be open, those before it are coming to their end."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app  # kept alive, for the registry knows it by its id
+        self.app = app  # kept alive, because the registry knows it by its id
         self.turn: Lock = new_lock()
         self.runs: list[AppRun] = []
 
@@ -23,6 +23,7 @@ _registry: RunVar[dict[int, Entry]] = RunVar("prefect_http_lifespans")
 
 
 def current_entries() -> dict[int, Entry]:
+    """Return the entries of the running event loop, by the ids of their apps."""
     try:
         return _registry.get()
     except LookupError:
@@ -34,7 +35,10 @@ def current_entries() -> dict[int, Entry]:
 def hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppRun:
     """Hold the app's open run; start one if there is none.
 
-    Nothing is awaited here: that the run is open, and that it is held, is one step.
+    Finding the run open and holding it is one step: nothing is awaited in between.
+
+    Raises:
+        LifespanError: the caller is part of the app's own startup or shutdown.
     """
     entries = current_entries()
     entry = entries.get(id(app)) or Entry(app)
@@ -42,9 +46,9 @@ def hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppRu
     if latest is not None and latest.is_open and latest.is_up:
         latest.hold()
         return latest
-    if any(run.is_called_from_inside() for run in entry.runs):
+    if any(run.call.is_caller() for run in entry.runs):
         raise LifespanError(
-            "the app's own startup or shutdown tries to enter the app's lifespan, and would wait for itself"
+            "an app's own startup or shutdown cannot enter the app's lifespan: it would wait for itself"
         )
     if latest is not None and latest.is_open:
         latest.hold()

@@ -1,4 +1,4 @@
-"""The seam between trio and asyncio: a root task of its own, the primitives around it, and shielded waiting."""
+"""The seam between trio and asyncio: root tasks, the primitives around them, and shielded waiting."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import trio
 from support.lifespan_apps import steps
 
 from prefect_http._concurrency.backend import (
+    current_task,
+    is_root_task_cancelled,
     new_cancel_scope,
     new_event,
     new_lock,
@@ -44,7 +46,7 @@ async def test_primitives_are_the_backends_own(anyio_backend: str) -> None:
 
 @pytest.mark.anyio
 async def test_outlives_its_starter() -> None:
-    """A root task goes on when the task that started it has ended, in whatever way."""
+    """A root task goes on when the task that started it has been cancelled."""
     done, release = anyio.Event(), anyio.Event()
     held: list[object] = []
 
@@ -67,8 +69,8 @@ async def test_outlives_its_starter() -> None:
 
 
 @pytest.mark.anyio
-async def test_cancelling_its_starter_leaves_it_alone() -> None:
-    """A root task started in a cancelled scope does not know of the cancellation."""
+async def test_started_in_a_cancelled_scope() -> None:
+    """A root task started in a cancelled scope is not cancelled."""
     done = anyio.Event()
 
     async def main() -> None:
@@ -86,7 +88,7 @@ async def test_cancelling_its_starter_leaves_it_alone() -> None:
 
 @pytest.mark.anyio
 async def test_copies_the_context() -> None:
-    """A root task sees its starter's context variables as they were; neither sees what the other sets later."""
+    """A root task sees its starter's context variables as they were; neither sees what the other one sets later."""
     seen: list[str] = []
     done, go_on = anyio.Event(), anyio.Event()
 
@@ -108,24 +110,24 @@ async def test_copies_the_context() -> None:
 
 @pytest.mark.anyio
 async def test_is_named() -> None:
-    """A root task can be told from others by its name."""
+    """A root task has the name that it was given."""
     stop = anyio.Event()
 
     async def main() -> None:
         await stop.wait()
 
-    root_task = spawn_root_task(main, "a telling name")
+    root_task = spawn_root_task(main, "a name of its own")
     await steps()
-    assert "a telling name" in [task.name for task in anyio.get_running_tasks()]
+    assert "a name of its own" in [task.name for task in anyio.get_running_tasks()]
     stop.set()
     await steps()
-    assert "a telling name" not in [task.name for task in anyio.get_running_tasks()]
+    assert "a name of its own" not in [task.name for task in anyio.get_running_tasks()]
     del root_task
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_end_of_the_run_cancels(backend: str) -> None:
-    """A root task that is still there at the end of the loop's run is cancelled, may clean up, and spoils nothing."""
+    """A root task that still runs at the end of the loop's run is cancelled, and may clean up."""
     log: list[str] = []
 
     async def main() -> None:
@@ -147,7 +149,7 @@ def test_end_of_the_run_cancels(backend: str) -> None:
 
 @pytest.mark.anyio
 async def test_survives_garbage_collection() -> None:
-    """Whoever holds what spawn_root_task gives keeps the task alive, though nothing else refers to it."""
+    """Holding what spawn_root_task returns keeps the task alive, even if nothing else refers to it."""
 
     class Token:
         pass
@@ -157,7 +159,7 @@ async def test_survives_garbage_collection() -> None:
     async def main() -> None:
         token = Token()
         tokens.append(weakref.ref(token))
-        await new_event().wait()  # nobody else knows this event
+        await new_event().wait()  # nothing else refers to this event
 
     root_task = spawn_root_task(main, "root")
     await steps()
@@ -170,8 +172,8 @@ async def test_survives_garbage_collection() -> None:
 
 
 @pytest.mark.anyio
-async def test_shielded_wait_for_what_has_happened() -> None:
-    """Waiting for an event that is set does not even yield."""
+async def test_shielded_wait_for_an_event_that_is_set() -> None:
+    """Waiting for an event that is already set does not even yield."""
     event = new_event()
     event.set()
     log: list[str] = []
@@ -245,7 +247,7 @@ async def test_shielded_wait_holds_back_native_cancellation(times: int) -> None:
 @pytest.mark.anyio
 @asyncio_only
 async def test_shielded_wait_in_a_native_timeout() -> None:
-    """asyncio.timeout() turns the cancellation that was held back into its TimeoutError, as ever."""
+    """asyncio.timeout() turns a cancellation that was held back into its TimeoutError."""
     event = new_event()
 
     async def set_late() -> None:
@@ -258,6 +260,49 @@ async def test_shielded_wait_in_a_native_timeout() -> None:
             async with asyncio.timeout(0):
                 await wait_shielded(event)
     assert event.is_set()
+
+
+@pytest.mark.anyio
+async def test_current_task() -> None:
+    """Each task has an object of its own, which stays the same, and can be the key of a weak dictionary."""
+    tasks: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+
+    async def note(number: int) -> None:
+        tasks[current_task()] = number
+        await anyio.lowlevel.checkpoint()
+        assert tasks[current_task()] == number
+        await steps()
+
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(note, number)
+        await steps(5)
+        assert current_task() not in tasks
+        assert sorted(tasks.values()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancelled_root_task(backend: str) -> None:
+    """A root task is being cancelled at the end of the run, not when a scope in it is, nor when its starter is."""
+    log: list[bool] = []
+    root_tasks: list[object] = []
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+        log.append(is_root_task_cancelled(root_tasks[0]))
+        try:
+            await anyio.sleep_forever()
+        finally:
+            log.append(is_root_task_cancelled(root_tasks[0]))
+
+    async def start() -> None:
+        root_tasks.append(spawn_root_task(main, "root"))
+        await steps()
+
+    anyio.run(start, backend=backend)
+    assert log == [False, True]
 
 
 PROGRAM = """
@@ -286,12 +331,12 @@ PROGRAM = """
     "prelude",
     [
         pytest.param("", id="without-trio"),
-        # What this thread sees while another one is in the middle of `import trio`.
+        # What this thread sees while another thread is importing trio.
         pytest.param("import types; sys.modules['trio'] = types.ModuleType('trio')", id="trio-half-imported"),
     ],
 )
 def test_asyncio_needs_no_trio(prelude: str) -> None:
-    """A process that runs asyncio only does not import trio, and does not need it whole."""
+    """A process that only runs asyncio does not import trio, and works while another thread is importing it."""
     program = textwrap.dedent(PROGRAM).format(prelude=prelude)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("fine\n", "")

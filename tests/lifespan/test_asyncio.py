@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable
 from typing import Any
 
+import anyio
 import pytest
 from support.lifespan_apps import (
     LIFESPAN,
@@ -27,6 +28,7 @@ from prefect_http import (
     LifespanCrashed,
     LifespanError,
     LifespanStartupError,
+    LifespanTimeoutError,
     app_lifespan_context,
 )
 from prefect_http._lifespan.registry import current_entries
@@ -35,9 +37,9 @@ from prefect_http._types import ASGIApp, Receive, Scope, Send
 FAILING_SHUTDOWN = "lifespan.shutdown.failed"
 
 
-async def hold(app: ASGIApp) -> None:
+async def hold(app: ASGIApp, *, cancel_on_crash: bool = False) -> None:
     """Hold an app until cancelled."""
-    async with app_lifespan_context(app):
+    async with app_lifespan_context(app, cancel_on_crash=cancel_on_crash):
         await asyncio.get_running_loop().create_future()
 
 
@@ -59,7 +61,7 @@ def test_cancelled_body() -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_cancelled_again_while_leaving(times: int) -> None:
-    """A task that is cancelled while it leaves, however often, leaves in order first, and is cancelled then."""
+    """A task that is cancelled while it leaves, however often, waits for the shutdown, and is cancelled then."""
     go_on = asyncio.Event()
     app = FakeApp(shutdown=lambda: as_coroutine(go_on.wait()))
 
@@ -150,28 +152,48 @@ def test_native_task_group() -> None:
     assert app.log == LIFESPAN
 
 
-def test_native_cancellation_beside_a_crash() -> None:
-    """A native cancellation that comes together with a crash is not lost."""
+@pytest.mark.parametrize("cancel_on_crash", [False, True])
+def test_cancellation_that_comes_with_a_crash(cancel_on_crash: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A native cancellation that comes together with a crash goes on, whichever comes first."""
+
+    async def main() -> None:
+        for delay in range(8):
+            app = CrashableApp()
+            task = asyncio.create_task(hold(app, cancel_on_crash=cancel_on_crash))
+            await steps()
+            app.crash.set()
+            await steps(delay)
+            if not task.cancel("native"):
+                break  # it has ended
+            await asyncio.wait([task])
+            assert task.cancelling() == 1
+            assert task.cancelled()
+
+    run_on_asyncio(main)
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+def test_crash_leaves_no_cancellation_behind() -> None:
+    """A task whose body was cancelled by a crash does not count as being cancelled afterwards."""
 
     async def main() -> None:
         app = CrashableApp()
-        task = asyncio.create_task(hold(app))
-        await steps()
-        app.crash.set()
-        for _ in range(100):
-            await steps(1)
-            if "crash" in app.log:
-                break
-        task.cancel("native")
-        with pytest.raises((asyncio.CancelledError, LifespanCrashed)):
-            await task
-        assert task.cancelling() == 1
+        async with asyncio.timeout(30):
+            with pytest.raises(LifespanCrashed):
+                async with app_lifespan_context(app, cancel_on_crash=True):
+                    app.crash.set()
+                    await asyncio.get_running_loop().create_future()
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0
+            await steps()
 
     run_on_asyncio(main)
 
 
-def test_app_that_is_cancelled_by_somebody_else() -> None:
-    """An app whose task somebody cancels has crashed, and its holders are told."""
+@pytest.mark.parametrize("cancel_on_crash", [False, True])
+def test_app_that_is_cancelled_from_outside(cancel_on_crash: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """An app whose own task is cancelled has crashed: it is logged at once, and its holders learn it."""
     tasks: list[asyncio.Task[Any]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -181,19 +203,22 @@ def test_app_that_is_cancelled_by_somebody_else() -> None:
         await sending("lifespan.startup.complete")(scope, receive, send)
 
     async def main() -> None:
-        task = asyncio.create_task(hold(app))
-        await steps()
-        tasks[0].cancel()
         with pytest.raises(LifespanCrashed) as caught:
-            await task
+            async with app_lifespan_context(app, cancel_on_crash=cancel_on_crash):
+                tasks[0].cancel()
+                if cancel_on_crash:
+                    await asyncio.get_running_loop().create_future()
+                await steps()
+                assert len(caplog.records) == 1
         assert isinstance(caught.value.__cause__, asyncio.CancelledError)
 
     run_on_asyncio(main)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
 @pytest.mark.parametrize("when", ["before the startup", "in the startup"])
-def test_startup_that_is_cancelled_by_somebody_else(when: str) -> None:
-    """A startup that somebody cancels reaches everyone who waits for it, and leaves no poison."""
+def test_startup_that_is_cancelled_from_outside(when: str) -> None:
+    """If the app's own task is cancelled in its startup, everyone who waits gets an error, and the next starts it."""
     tasks: list[asyncio.Task[Any]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -221,18 +246,18 @@ def test_startup_that_is_cancelled_by_somebody_else(when: str) -> None:
 
 
 def root_task() -> asyncio.Task[Any]:
-    """Find the root task of the only lifespan there is."""
+    """Return the root task of the only lifespan that is running."""
     (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "prefect_http lifespan"]
     return task
 
 
 @pytest.mark.parametrize("after", range(8))
-def test_root_task_that_is_cancelled_by_somebody_else(after: int) -> None:
-    """Whenever somebody cancels the root task, everyone is told or stopped, nobody hangs, and there is no poison."""
+def test_root_task_that_is_cancelled_from_outside(after: int) -> None:
+    """Whenever the root task is cancelled, all users get an error, none of them hangs, and the next can start it."""
     app = FakeApp(startup=lambda: steps(3))
 
     async def main() -> None:
-        users = [asyncio.create_task(hold(app)) for _ in range(3)]
+        users = [asyncio.create_task(hold(app, cancel_on_crash=True)) for _ in range(3)]
         while not current_entries():
             await steps(1)
         await steps(after)
@@ -248,7 +273,7 @@ def test_root_task_that_is_cancelled_by_somebody_else(after: int) -> None:
 
 
 def test_loop_that_takes_no_tasks() -> None:
-    """Where the loop refuses the root task, the user gets that error, and nothing is left to spoil the next attempt."""
+    """If the loop refuses the root task, the user gets that error, and nothing is left to spoil the next attempt."""
     app = FakeApp()
 
     def refuse(loop: object, coroutine: object, **details: object) -> asyncio.Task[Any]:
@@ -272,16 +297,45 @@ def test_loop_that_takes_no_tasks() -> None:
     assert app.log == LIFESPAN
 
 
+def test_root_task_that_is_cancelled_while_the_app_unwinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the root task is cancelled while it waits for an app that ignores its cancellation, the users go on."""
+    monkeypatch.setattr("prefect_http._lifespan.run._UNWINDING_SECONDS", 0.02)
+    end = asyncio.Event()
+
+    async def ignore() -> None:
+        try:
+            await end.wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            with anyio.CancelScope(shield=True):
+                await end.wait()
+
+    async def main() -> None:
+        with pytest.raises(LifespanTimeoutError):
+            async with app_lifespan_context(FakeApp(shutdown=ignore), shutdown_timeout=0.001):
+                interrupter = asyncio.create_task(interrupt())
+        await interrupter
+        end.set()
+        await steps()
+
+    async def interrupt() -> None:
+        await cancelled.wait()
+        root_task().cancel()
+
+    cancelled = asyncio.Event()
+    run_on_asyncio(main)
+
+
 # anyio leaves the coroutine of a task that never began to the garbage collector.
 @pytest.mark.filterwarnings("ignore:coroutine 'AppRun._call_app' was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("delay", range(12))
-def test_run_that_ends_with_users_under_way(delay: int) -> None:
-    """A run that ends, and cancels all there is, does end, wherever the users of an app are just then."""
+def test_run_that_ends_with_users_under_way(delay: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that ends, and cancels all its tasks, does end, wherever the users of an app are just then."""
     app = FakeApp(startup=lambda: steps(1))
     users: list[asyncio.Task[None]] = []
 
     async def main() -> None:
-        users.extend(asyncio.create_task(hold(app)) for _ in range(2))
+        users.extend(asyncio.create_task(hold(app, cancel_on_crash=flag)) for flag in (False, True))
         for _ in range(delay):
             await asyncio.sleep(0)
 
@@ -291,9 +345,11 @@ def test_run_that_ends_with_users_under_way(delay: int) -> None:
     assert not thread.is_alive(), "the loop hangs"
     assert all(user.done() for user in users)
     assert app.running == 0
+    assert caplog.records == []  # this is not a crash
     gc.collect()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_program() -> None:
     """Ctrl-C in asyncio.run() cancels the main task, and the shutdown hooks run before KeyboardInterrupt is raised."""
     app = FakeApp(shutdown=steps)
@@ -308,8 +364,8 @@ def test_interrupted_program() -> None:
     assert app.log == LIFESPAN
 
 
-def test_nobody_but_the_registry_refers_to_it() -> None:
-    """A lifespan that nobody refers to is not collected while it runs: asyncio itself would not keep its tasks."""
+def test_only_the_registry_refers_to_it() -> None:
+    """A lifespan is not garbage-collected while it runs: asyncio itself keeps no strong reference to its tasks."""
     app = FakeApp(startup=steps)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""app_lifespan_context: what it gives, what it tells the app, and what it takes."""
+"""app_lifespan_context: what it gives, what the app sees, and which arguments it takes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_gives_a_lifespan() -> None:
 
 @pytest.mark.anyio
 async def test_scope() -> None:
-    """The app is called with a lifespan scope of ASGI 3.0, with an empty state of its own each time."""
+    """Each time, the app is called with a lifespan scope of ASGI 3.0 and a new, empty state."""
     app = FakeApp()
     with anyio.fail_after(30):
         for _ in range(2):
@@ -140,7 +140,7 @@ async def test_app_that_sends_before_it_receives() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("waits", [True, False], ids=["waits", "returns"])
 async def test_app_without_shutdown_hooks(waits: bool) -> None:
-    """An app that has nothing to say to its shutdown, or that returns once it is up, is fine."""
+    """An app may return instead of answering its shutdown message, or as soon as it is up."""
     log: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,7 +161,7 @@ async def test_app_without_shutdown_hooks(waits: bool) -> None:
 
 @pytest.mark.anyio
 async def test_app_that_reads_ahead() -> None:
-    """An app may ask for its shutdown message before it has answered to its startup."""
+    """An app may ask for its shutdown message before it has answered its startup message."""
     log: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -183,7 +183,7 @@ async def test_app_that_reads_ahead() -> None:
 
 @pytest.mark.anyio
 async def test_asks_again_after_the_end() -> None:
-    """An app that goes on asking for messages after its shutdown is complete is cancelled, and nobody waits for it."""
+    """An app that asks for more messages after its shutdown is complete is cancelled at once, whatever its timeout."""
     log: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,7 +204,7 @@ async def test_asks_again_after_the_end() -> None:
 
 @pytest.mark.parametrize("app", [None, "myapp:app", {}, object()], ids=["None", "str", "dict", "object"])
 def test_app_must_be_callable(app: object) -> None:
-    """What is not callable is refused at once, and shown."""
+    """What is not callable is refused at once, with its repr in the message."""
     with pytest.raises(TypeError, match="app must be an ASGI app"):
         app_lifespan_context(cast("ASGIApp", app))
 
@@ -258,7 +258,7 @@ async def leave(context: AbstractAsyncContextManager[Lifespan]) -> None:
     ids=["entered-twice", "entered-again", "left-before-entering", "left-twice"],
 )
 async def test_used_once(before: list[Use], wrong: Use, mode: Any) -> None:
-    """A context is entered once and left once; anything else is a clear error and disturbs nobody."""
+    """A context is entered once and left once; anything else is a clear error, and other users do not notice."""
     app = FakeApp()
     context = app_lifespan_context(app, mode=mode)
     with anyio.fail_after(30), nothing_left():

@@ -1,4 +1,4 @@
-"""Eager tasks, which asyncio has since Python 3.12: they begin before they are even scheduled."""
+"""Eager tasks, which asyncio has had since Python 3.12: they start to run before they are even scheduled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from support.lifespan_apps import LIFESPAN, STARTED, Boom, CrashableApp, FakeApp
 from prefect_http import LifespanCrashed, LifespanShutdownError, app_lifespan_context
 from prefect_http._types import Receive, Scope, Send
 
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12")
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 
 
 def test_hooks_run_once() -> None:
-    """With eager tasks, too, hooks run once, around all bodies."""
+    """With eager tasks, hooks run once, around all bodies, as without."""
     app = FakeApp(startup=steps, shutdown=steps)
 
     async def user() -> None:
@@ -33,7 +33,7 @@ def test_hooks_run_once() -> None:
 
 
 def test_app_that_never_waits() -> None:
-    """With eager tasks, an app that is through with everything before it first waits is fine."""
+    """With eager tasks, an app may end before it has waited for anything."""
 
     async def raising(scope: Scope, receive: Receive, send: Send) -> None:
         raise Boom
@@ -51,7 +51,7 @@ def test_app_that_never_waits() -> None:
 
 
 def test_failures() -> None:
-    """With eager tasks, crashes, failed shutdowns and cancellations reach who they should."""
+    """With eager tasks, crashes, failed shutdowns and cancellations reach the right users."""
 
     async def fail() -> None:
         raise Boom
@@ -63,7 +63,7 @@ def test_failures() -> None:
     async def main() -> None:
         app = CrashableApp()
         with pytest.raises(LifespanCrashed):
-            async with app_lifespan_context(app):
+            async with app_lifespan_context(app), app_lifespan_context(app, cancel_on_crash=True):
                 app.crash.set()
                 await anyio.sleep_forever()
         with pytest.raises(LifespanShutdownError):

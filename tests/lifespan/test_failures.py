@@ -1,4 +1,4 @@
-"""Startups that fail, time out or are cancelled: everyone who waits learns it, and nobody after them suffers."""
+"""Startups that fail, time out or are cancelled: everyone who waits gets an error, and the next starts afresh."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from prefect_http._types import ASGIApp, Receive, Scope, Send
 Ending = Callable[[Send], Awaitable[None]]
 
 
-async def say(send: Send) -> None:
+async def report(send: Send) -> None:
     """Fail with a message, and return."""
     await send({"type": "lifespan.startup.failed", "message": "no database"})
 
 
-async def say_and_raise(send: Send) -> None:
+async def report_and_raise(send: Send) -> None:
     """Fail with a message, as Starlette does, and raise."""
-    await say(send)
+    await report(send)
     raise Boom("refused by 10.0.0.1")
 
 
-async def say_and_wait(send: Send) -> None:
+async def report_and_wait(send: Send) -> None:
     """Fail with a message, and do not return."""
-    await say(send)
+    await report(send)
     await anyio.sleep_forever()
 
 
-async def say_nothing(send: Send) -> None:
+async def report_without_message(send: Send) -> None:
     """Fail without a message."""
     await send({"type": "lifespan.startup.failed"})
 
 
 async def just_raise(send: Send) -> None:
-    """Raise without a word."""
+    """Raise without a message."""
     raise Boom("refused by 10.0.0.1")
 
 
@@ -50,7 +50,7 @@ async def raise_group(send: Send) -> None:
 
 
 def failing(ending: Ending) -> ASGIApp:
-    """Make an app whose startup ends like this."""
+    """Return an app whose startup ends like this."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -63,9 +63,9 @@ def failing(ending: Ending) -> ASGIApp:
 @pytest.mark.parametrize(
     ("ending", "message", "cause"),
     [
-        (say, "no database", None),
-        (say_and_raise, "no database", Boom),
-        (say_nothing, "failed to start", None),
+        (report, "no database", None),
+        (report_and_raise, "no database", Boom),
+        (report_without_message, "failed to start: it gave no reason", None),
         (just_raise, r"refused by 10\.0\.0\.1", Boom),
         (raise_group, "startup", ExceptionGroup),
     ],
@@ -87,7 +87,7 @@ async def test_failed_startup(
 @pytest.mark.anyio
 @pytest.mark.parametrize("after", [0, 1, 2], ids=["at-once", "startup", "up"])
 async def test_app_that_exits(after: int) -> None:
-    """An app that ends the program does end it, and is not taken for one that fails, or speaks no lifespan."""
+    """SystemExit in an app is raised as it is; the app does not count as failed or as not speaking lifespan."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if after > 0:
@@ -105,28 +105,28 @@ async def test_app_that_exits(after: int) -> None:
 
 @pytest.mark.trio
 async def test_failed_startup_that_does_not_return(autojump_clock: MockClock) -> None:
-    """An app that stays after it has said that its startup failed is cancelled when its time for the startup is up."""
+    """An app that reports a failed startup and does not return is cancelled when its time for the startup is up."""
     with trio.fail_after(60), nothing_left():
         with pytest.raises(LifespanStartupError, match="no database"):
-            async with app_lifespan_context(failing(say_and_wait), startup_timeout=7):
+            async with app_lifespan_context(failing(report_and_wait), startup_timeout=7):
                 pytest.fail("the body ran")
         assert trio.current_time() == 7
 
 
 @pytest.mark.trio
-async def test_failed_startup_that_nobody_waits_for(autojump_clock: MockClock) -> None:
-    """An app that stays after its startup failed is cancelled at once when its last waiter is cancelled."""
+async def test_failed_startup_whose_waiters_are_cancelled(autojump_clock: MockClock) -> None:
+    """An app that reports a failed startup and does not return is cancelled at once when its last waiter is."""
     with trio.fail_after(60), nothing_left():
         with trio.move_on_after(2):
-            async with app_lifespan_context(failing(say_and_wait)):
+            async with app_lifespan_context(failing(report_and_wait)):
                 pytest.fail("the body ran")
         assert trio.current_time() == 2
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("ending", [say, just_raise])
+@pytest.mark.parametrize("ending", [report, just_raise])
 async def test_failure_reaches_everyone(ending: Ending) -> None:
-    """All who wait for a startup get the error, each one of their own, all with the same cause."""
+    """All who wait for a startup get an error of their own, with the same cause."""
     errors: list[LifespanStartupError] = []
 
     async def fail_after_a_while(send: Send) -> None:
@@ -150,9 +150,9 @@ async def test_failure_reaches_everyone(ending: Ending) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("ending", [say, say_and_raise, just_raise])
-async def test_no_poison(ending: Ending) -> None:
-    """After a failed startup the next to enter starts the app afresh."""
+@pytest.mark.parametrize("ending", [report, report_and_raise, just_raise])
+async def test_next_starts_afresh(ending: Ending) -> None:
+    """After a failed startup, the next to enter starts the app afresh."""
     log: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -173,7 +173,7 @@ async def test_no_poison(ending: Ending) -> None:
 
 @pytest.mark.anyio
 async def test_entering_again_while_others_learn_of_the_failure() -> None:
-    """Who learns of a failed startup can enter at once, though others have not learned of it yet."""
+    """Whoever gets the error of a failed startup can enter again at once, even before the others get theirs."""
     log: list[str] = []
     go_on = anyio.Event()
 
@@ -224,7 +224,7 @@ async def test_startup_timeout(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_default_timeouts(autojump_clock: MockClock) -> None:
-    """Startup and shutdown get 30 seconds each where nothing else is said."""
+    """By default, startup and shutdown may take 30 seconds each."""
     with trio.fail_after(100):
         with pytest.raises(LifespanTimeoutError):
             async with app_lifespan_context(FakeApp(startup=trio.sleep_forever)):
@@ -239,7 +239,7 @@ async def test_default_timeouts(autojump_clock: MockClock) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize(("delay", "works"), [(6.9, True), (7.1, False)])
 async def test_starters_timeout_counts(delay: float, works: bool, autojump_clock: MockClock) -> None:
-    """The one that starts the app sets the startup's timeout, for all who wait with them, from its beginning on."""
+    """The user that starts the app sets the startup's timeout for all who wait, from the beginning of the startup."""
     app = FakeApp(startup=lambda: trio.sleep(delay))
     outcomes: list[object] = []
 
@@ -262,7 +262,7 @@ async def test_starters_timeout_counts(delay: float, works: bool, autojump_clock
 
 @pytest.mark.trio
 async def test_starters_shutdown_timeout_counts(autojump_clock: MockClock) -> None:
-    """The one that started the app has set the shutdown's timeout too, though others leave last."""
+    """The user that starts the app also sets the shutdown's timeout, even if others leave last."""
     app = FakeApp(shutdown=trio.sleep_forever)
     with trio.fail_after(60), nothing_left():
         starter = app_lifespan_context(app, shutdown_timeout=7)
@@ -275,7 +275,7 @@ async def test_starters_shutdown_timeout_counts(autojump_clock: MockClock) -> No
 
 @pytest.mark.trio
 async def test_waiting_for_a_shutdown_is_not_startup_time(autojump_clock: MockClock) -> None:
-    """The startup timeout begins when the app is called, not when somebody begins to wait for the app before."""
+    """The startup timeout begins when the app is called, not while its previous lifespan is still shutting down."""
     hooks = iter([lambda: trio.sleep(5), nothing])
     app = FakeApp(shutdown=lambda: next(hooks)())
 

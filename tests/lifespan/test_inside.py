@@ -1,4 +1,4 @@
-"""Apps that enter lifespans themselves: their own is an error at once, any other is none."""
+"""Apps that enter lifespans themselves: their own is an error at once, any other works."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ WAYS = pytest.mark.parametrize(
 
 
 def entering(way: Enter, hook: str) -> tuple[FakeApp, list[str]]:
-    """Make an app one of whose hooks enters the app itself, and a list of what that raised."""
+    """Return an app that enters itself in one of its hooks, and a list of what that raised."""
     errors: list[str] = []
 
     async def run() -> None:
@@ -93,7 +93,7 @@ def entering(way: Enter, hook: str) -> tuple[FakeApp, list[str]]:
 @pytest.mark.anyio
 @WAYS
 async def test_from_its_own_startup(way: Enter) -> None:
-    """An app's startup that enters the app gets an error at once, by whatever detour; and so does who started it."""
+    """An app's startup that enters the app, by whatever detour, gets an error at once; so does whoever started it."""
     app, errors = entering(way, "startup")
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError) as caught:
@@ -106,7 +106,7 @@ async def test_from_its_own_startup(way: Enter) -> None:
 @pytest.mark.anyio
 @WAYS
 async def test_from_its_own_shutdown(way: Enter) -> None:
-    """An app's shutdown that enters the app gets an error at once; and so does the last to leave."""
+    """An app's shutdown that enters the app, by whatever detour, gets an error at once; so does the last to leave."""
     app, errors = entering(way, "shutdown")
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanShutdownError) as caught:
@@ -118,7 +118,7 @@ async def test_from_its_own_shutdown(way: Enter) -> None:
 
 @pytest.mark.anyio
 async def test_from_its_own_shutdown_while_others_wait() -> None:
-    """An app's shutdown that enters the app gets its error also when others already wait to start it anew."""
+    """An app's shutdown that enters the app gets its error even if others already wait to start it anew."""
     log: list[str] = []
 
     async def shutdown() -> None:
@@ -143,7 +143,7 @@ async def test_from_its_own_shutdown_while_others_wait() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("hook", ["startup", "shutdown"])
 async def test_without_any_delay(hook: str, autojump_clock: MockClock) -> None:
-    """Entering from the inside is an error at once, and not when some timeout is over."""
+    """Entering from the inside is an error at once, not after some timeout."""
     app, errors = entering(enter, hook)
     with trio.fail_after(60), nothing_left():
         with pytest.raises(LifespanError):
@@ -170,7 +170,7 @@ async def test_app_that_carries_on(hook: str) -> None:
 
 @pytest.mark.anyio
 async def test_with_mode_off() -> None:
-    """With "off" there is nothing to wait for, so an app may do so from its own startup."""
+    """With "off" there is nothing to wait for, so an app may enter itself in its own startup."""
 
     async def startup() -> None:
         async with app_lifespan_context(app, mode="off") as lifespan:
@@ -184,7 +184,7 @@ async def test_with_mode_off() -> None:
 
 @pytest.mark.anyio
 async def test_other_apps() -> None:
-    """An app may hold another one for as long as it is up, as apps that mount others do."""
+    """An app may hold another one while it is up, as apps that mount others do."""
     log: list[str] = []
     inner = FakeApp(log=log, name="inner")
     context = app_lifespan_context(inner)
@@ -216,7 +216,7 @@ async def test_siblings_that_share_an_app() -> None:
 
 @pytest.mark.anyio
 async def test_from_a_task_of_an_app_that_is_up() -> None:
-    """Once an app is up, its own tasks may hold it like anyone else."""
+    """Once an app is up, its own tasks may hold it like any other task."""
     held, done = anyio.Event(), anyio.Event()
 
     async def startup() -> None:
@@ -240,7 +240,7 @@ async def test_from_a_task_of_an_app_that_is_up() -> None:
 
 @pytest.mark.anyio
 async def test_from_a_task_that_has_outlived_the_app() -> None:
-    """A task that an app's startup has left behind is an ordinary user once that lifespan is over."""
+    """A task that an app's startup has started is an ordinary user once that lifespan is over."""
 
     async def startup() -> None:
         if app.log.count("startup") == 1:

@@ -1,4 +1,4 @@
-"""Apps that answer out of order, in tongues or not at all, and apps that cannot even be printed."""
+"""Apps that send messages out of order, unknown ones or no messages at all, and apps that cannot be printed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def hold(app: ASGIApp) -> None:
     ],
 )
 async def test_out_of_place(kinds: str, error: type[LifespanError]) -> None:
-    """A message out of place is an error to the app, and a clear one to its users, which names the message."""
+    """A message out of place is an error for the app, and one for its users that names the message."""
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(error) as caught:
             await hold(sending(*kinds.split()))
@@ -111,7 +111,7 @@ async def test_the_app_may_carry_on() -> None:
 
 @pytest.mark.parametrize("message", [None, "lifespan.startup.complete", 5, [], {}, {"type": None}, object()], ids=repr)
 async def test_not_a_message(message: Any) -> None:
-    """What is no ASGI message is a clear error to the app, and a failed startup to its users."""
+    """Sending what is not an ASGI message is a clear error for the app, and a failed startup for its users."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -124,7 +124,7 @@ async def test_not_a_message(message: Any) -> None:
 
 
 async def test_any_mapping_is_a_message() -> None:
-    """An app may send messages that are mappings, but no dicts."""
+    """An app may send messages that are mappings other than dicts."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -137,7 +137,7 @@ async def test_any_mapping_is_a_message() -> None:
 
 
 async def test_several_tasks_ask() -> None:
-    """Where several tasks of an app ask for the shutdown message, one gets it, and the others go on waiting."""
+    """If several tasks of an app ask for the shutdown message, one gets it, and the others go on waiting."""
     got: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +158,7 @@ async def test_several_tasks_ask() -> None:
 
 
 async def test_asking_again_after_a_failed_startup() -> None:
-    """An app that waits for a message after its startup failed keeps nobody waiting, however long its timeout."""
+    """An app that waits for a message after its failed startup is cancelled at once, however long its timeout."""
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanStartupError):
             async with app_lifespan_context(sending(UP_FAILED), startup_timeout=math.inf):
@@ -202,7 +202,7 @@ async def fail_to_stop(receive: Receive, send: Send) -> None:
 
 
 class UnprintableApp:
-    """An app that raises when it is looked at, like a proxy that is bound to nothing."""
+    """An app whose every attribute raises, like a proxy that is not bound."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -219,7 +219,6 @@ class UnprintableApp:
         await self.script(receive, send)
 
 
-@pytest.mark.parametrize("by_hand", [False, True], ids=["statement", "by-hand"])
 @pytest.mark.parametrize("printable", [False, True], ids=["unprintable-app", "printable-app"])
 @pytest.mark.parametrize(
     ("script", "error"),
@@ -230,8 +229,8 @@ class UnprintableApp:
         (fail_to_stop, LifespanShutdownError),
     ],
 )
-async def test_unprintable(script: Script, error: type[LifespanError], printable: bool, by_hand: bool) -> None:
-    """An app that cannot be printed, and raises what cannot be printed either, gets the same errors as any other."""
+async def test_unprintable(script: Script, error: type[LifespanError], printable: bool) -> None:
+    """An app that raises what cannot be printed, and cannot be printed itself, gets the same errors as any other."""
 
     async def plain(scope: Scope, receive: Receive, send: Send) -> None:
         await script(receive, send)
@@ -239,19 +238,13 @@ async def test_unprintable(script: Script, error: type[LifespanError], printable
     app: ASGIApp = plain if printable else UnprintableApp(script)
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(error) as caught:
-            if by_hand:
-                context = app_lifespan_context(app, mode="on")
-                await context.__aenter__()
+            async with app_lifespan_context(app, mode="on"):
                 await steps()
-                await context.__aexit__(None, None, None)
-            else:
-                async with app_lifespan_context(app, mode="on"):
-                    await steps()
     assert type(caught.value.__cause__) is UnprintableError
 
 
 async def test_unprintable_beside_the_bodys_exception() -> None:
-    """What the body raised wins, also where the shutdown problem cannot be printed."""
+    """What the body raised wins, even if the shutdown problem cannot be printed."""
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(BodyError):
             async with app_lifespan_context(UnprintableApp(fail_to_stop)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Literal
 
@@ -20,18 +21,18 @@ Mode = Literal["auto", "on", "off"]
 
 
 async def asserting(scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse what is not a request, as the ASGI specification says."""
+    """Refuse anything but requests, as the ASGI specification says."""
     assert scope["type"] == "http"
 
 
 async def hello_world(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request without asking whether it is one."""
+    """Answer a request without checking that it is one."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"hello world"})
 
 
 async def hello_body(scope: Scope, receive: Receive, send: Send) -> None:
-    """Read a request's body, then answer, without asking whether there was a request."""
+    """Read a request's body, then answer, without checking that there was a request."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -41,7 +42,7 @@ async def hello_body(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def hello_patiently(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request that was none, ignore the error, and wait for the client to go away."""
+    """Answer a request that was not there, ignore the error, and wait for the client to go away."""
     try:
         await hello_world(scope, receive, send)
     except Exception:
@@ -49,23 +50,23 @@ async def hello_patiently(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def returning(scope: Scope, receive: Receive, send: Send) -> None:
-    """Handle nothing but requests."""
+    """Do nothing for anything but a request."""
     if scope["type"] == "http":
         raise AssertionError
 
 
 async def listening(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take the startup message, and have nothing to say to it."""
+    """Take the startup message, and do not answer it."""
     await receive()
 
 
 async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Accept a websocket that was none."""
+    """Accept a websocket that was not there."""
     await send({"type": "websocket.accept"})
 
 
 def synchronous(scope: Scope, receive: Receive, send: Send) -> object:
-    """Be no ASGI app, but one of those that WSGI users write first."""
+    """Be a plain function, as WSGI users write at first."""
     return []
 
 
@@ -77,7 +78,7 @@ UNSUPPORTED = pytest.mark.parametrize(
 @pytest.mark.anyio
 @UNSUPPORTED
 async def test_auto_runs_without_hooks(app: ASGIApp) -> None:
-    """With "auto", an app that does not speak lifespan is held without hooks, by however many, with no error."""
+    """With "auto", an app that does not speak lifespan is held without hooks, by any number of users."""
     with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app) as first, app_lifespan_context(app) as second:
             await steps()
@@ -94,22 +95,27 @@ async def test_on_raises(app: ASGIApp) -> None:
             async with app_lifespan_context(app, mode="on"):
                 pytest.fail("the body ran")
     assert type(caught.value) is LifespanNotSupported
+    assert 'mode="on" requires it' in str(caught.value)
 
 
 @pytest.mark.anyio
-async def test_on_tells_what_the_app_raised() -> None:
-    """The error of "on" has what the app raised as its cause."""
+async def test_what_the_app_raised_is_the_cause(caplog: pytest.LogCaptureFixture) -> None:
+    """What the app raised instead is the cause of the error, and in a DEBUG line of the log."""
+    caplog.set_level(logging.DEBUG, logger="prefect_http")
     with anyio.fail_after(30):
         with pytest.raises(LifespanNotSupported) as caught:
             async with app_lifespan_context(asserting, mode="on"):
                 pytest.fail("the body ran")
     assert type(caught.value.__cause__) is AssertionError
+    (record,) = [record for record in caplog.records if record.name == "prefect_http"]
+    assert record.levelno == logging.DEBUG
+    assert "does not speak the lifespan protocol (AssertionError" in record.getMessage()
 
 
 @pytest.mark.anyio
 @UNSUPPORTED
 async def test_on_is_checked_for_everyone(app: ASGIApp) -> None:
-    """With "on", an app that others hold with "auto" is an error too, and they go on holding it."""
+    """With "on", an app that others hold with "auto" is an error as well, and they go on holding it."""
     with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app) as lifespan:
             with pytest.raises(LifespanNotSupported):
@@ -122,7 +128,7 @@ async def test_on_is_checked_for_everyone(app: ASGIApp) -> None:
 
 @pytest.mark.anyio
 async def test_on_and_auto_wait_together() -> None:
-    """Of those who wait for one startup, each gets what its own mode says."""
+    """Users that wait for the same startup each get what their own mode says."""
     go_on = anyio.Event()
     outcomes: list[str] = []
 
@@ -160,8 +166,8 @@ async def test_app_with_hooks(mode: Mode) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["auto", "on"])
-async def test_failure_is_not_taken_for_silence(mode: Mode) -> None:
-    """An app that has asked for its startup message and raises then does speak lifespan: that is a failed startup."""
+async def test_failed_startup(mode: Mode) -> None:
+    """An app that raises after asking for its startup message does speak lifespan: that is a failed startup."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -175,7 +181,7 @@ async def test_failure_is_not_taken_for_silence(mode: Mode) -> None:
 
 @pytest.mark.anyio
 async def test_off_sends_nothing() -> None:
-    """With "off", the app is not called at all, and the registry does not know it."""
+    """With "off", the app is not called at all, and is not in the registry."""
     app = FakeApp()
     with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app, mode="off") as lifespan:
@@ -187,7 +193,7 @@ async def test_off_sends_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_off_beside_auto() -> None:
-    """Who enters with "off" does not see, hold or end what others have started."""
+    """A user with "off" does not see, hold or end what others have started."""
     app = FakeApp()
     with anyio.fail_after(30), nothing_left():
         async with app_lifespan_context(app) as started:
@@ -206,7 +212,7 @@ async def test_off_beside_auto() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["auto", "off"])
 async def test_body_raises(mode: Mode) -> None:
-    """Without hooks, too, what the body raises goes through as it is."""
+    """Even without hooks, what the body raises goes through as it is."""
     error = Boom("body")
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(Boom) as caught:
@@ -217,7 +223,7 @@ async def test_body_raises(mode: Mode) -> None:
 
 @pytest.mark.trio
 async def test_slow_to_refuse(autojump_clock: MockClock) -> None:
-    """Whether an app speaks lifespan is known when it has said so, or when its call has ended, and not before."""
+    """Whether an app speaks lifespan is known when it answers, or when its call has ended, and not before."""
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await trio.sleep(5)
@@ -231,7 +237,7 @@ async def test_slow_to_refuse(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_refusing_app_that_goes_on(autojump_clock: MockClock) -> None:
-    """An app that has answered a request instead, and goes on, is cancelled; nobody waits for it."""
+    """An app that answers a request instead, and goes on, is cancelled at once."""
     log: list[str] = []
 
     async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
@@ -251,8 +257,8 @@ async def test_refusing_app_that_goes_on(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.anyio
-async def test_started_again_after_silence() -> None:
-    """An app is asked anew each time it is started; it may speak lifespan one time and not the next."""
+async def test_asked_anew_each_time() -> None:
+    """Each time an app is started it may speak lifespan or not."""
     turns: Iterator[ASGIApp] = iter([asserting, FakeApp(), asserting])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

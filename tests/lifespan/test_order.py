@@ -1,16 +1,15 @@
-"""Lifespans that nest, overlap and interleave, in one task and in several, and that are left anywhere."""
+"""Contexts that nest, overlap and interleave, in one task and in several, and that are left anywhere."""
 
 from __future__ import annotations
 
 import itertools
-import typing
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.abc
 import pytest
-from support.lifespan_apps import LIFESPAN, FakeApp, nothing_left, steps
+from support.lifespan_apps import LIFESPAN, FakeApp, nothing_left, steps, wrapped
 
 from prefect_http import Lifespan, app_lifespan_context
 from prefect_http._types import ASGIApp
@@ -26,13 +25,6 @@ async def hold(app: ASGIApp, until: anyio.Event, *, held: anyio.Event | None = N
         if held is not None:
             held.set()
         await until.wait()
-
-
-@asynccontextmanager
-async def wrapped(app: ASGIApp) -> AsyncIterator[Lifespan]:
-    """Hold an app in a context manager of one's own."""
-    async with app_lifespan_context(app) as lifespan:
-        yield lifespan
 
 
 async def test_nested() -> None:
@@ -82,7 +74,7 @@ async def test_tasks_leave_in_any_order(order: tuple[int, ...]) -> None:
 
 
 async def test_two_apps_interleave() -> None:
-    """Contexts of two apps may be left in the order in which they were entered; neither minds the other."""
+    """Contexts of two apps may be left in the order in which they were entered; they are independent."""
     log: list[str] = []
     first, second = FakeApp(log=log, name="a"), FakeApp(log=log, name="b")
     with anyio.fail_after(30), nothing_left():
@@ -164,7 +156,7 @@ async def test_exit_stack() -> None:
 
 
 async def test_wrapped_contexts_interleave() -> None:
-    """A context inside of an async generator may be left in any order, and outlive the scope it was entered in."""
+    """Contexts inside async generators may be left in any order, and outlive the scope they were entered in."""
     log: list[str] = []
     one, other = wrapped(FakeApp(log=log, name="a")), wrapped(FakeApp(log=log, name="b"))
     with anyio.fail_after(30), nothing_left():
@@ -177,7 +169,7 @@ async def test_wrapped_contexts_interleave() -> None:
 
 
 async def test_generator_finished_by_another_task() -> None:
-    """A context inside of an async generator may be left by another task, which comes to close the generator."""
+    """A context inside an async generator may be left in another task, the one that finishes the generator."""
     app = FakeApp()
 
     async def lifespans() -> AsyncIterator[Lifespan]:
@@ -201,34 +193,8 @@ async def test_generator_finished_by_another_task() -> None:
     assert app.log == LIFESPAN
 
 
-@typing.runtime_checkable
-class CanLeave(typing.Protocol):
-    async def __aexit__(self, *details: object) -> bool | None: ...
-
-
-@pytest.mark.parametrize("look", ["getattr", "isinstance", "on-one-line"])
-async def test_looking_at_a_context_changes_nothing(look: str) -> None:
-    """A context entered by hand is one, also for who has looked up the way out before, as a type check does."""
-    app = FakeApp()
-    context: AbstractAsyncContextManager[Lifespan] = app_lifespan_context(app)
-    with anyio.fail_after(30), nothing_left():
-        async with AsyncExitStack() as stack:
-            if look == "getattr":
-                stack.push_async_callback(context.__aexit__, None, None, None)
-            elif look == "isinstance":
-                assert isinstance(context, CanLeave)
-                stack.push_async_exit(context)
-            with anyio.fail_after(1):
-                if look == "on-one-line":
-                    leave, _ = context.__aexit__, await context.__aenter__()
-                    stack.push_async_callback(leave, None, None, None)
-                else:
-                    await context.__aenter__()
-    assert app.log == LIFESPAN
-
-
 async def test_entered_while_the_last_is_leaving() -> None:
-    """Who comes while the shutdown runs waits for its end and gets a lifespan of their own, with all its hooks."""
+    """Users that enter during the shutdown wait for its end, and share a new lifespan with all its hooks."""
     go_on, left = anyio.Event(), anyio.Event()
     app = FakeApp(shutdown=go_on.wait)
     with anyio.fail_after(30), nothing_left():
@@ -251,7 +217,7 @@ async def test_entered_while_the_last_is_leaving() -> None:
 
 @pytest.mark.parametrize("delay", range(12))
 async def test_entered_around_the_last_ones_leave(delay: int) -> None:
-    """Wherever in the last one's leave a new one enters, they share a lifespan or have one each, never a broken one."""
+    """A user that enters while the last one leaves shares its lifespan or gets a new one, never a broken one."""
     app = FakeApp(startup=steps, shutdown=steps)
     bodies: list[list[str]] = []
 
@@ -272,7 +238,7 @@ async def test_entered_around_the_last_ones_leave(delay: int) -> None:
 
 
 async def test_crowd_starts_it_once() -> None:
-    """However many enter at once, all wait for the one startup."""
+    """However many users enter at once, the app is started once, and all wait for it."""
     app = FakeApp(startup=steps)
     end = anyio.Event()
     with anyio.fail_after(30), nothing_left():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_http import LifespanError
@@ -20,7 +20,7 @@ UP, UP_FAILED = "lifespan.startup.complete", "lifespan.startup.failed"
 DOWN, DOWN_FAILED = "lifespan.shutdown.complete", "lifespan.shutdown.failed"
 RESPONSE = "http.response.start"
 
-# How to come into each phase; "receive", the type of a message, or how the call ends. "stop" asks the app to stop.
+# How to get into each phase: "receive", the type of a message, or how the call ends. "stop" asks the app to stop.
 WAYS = {
     "CALLED": "",
     "STARTING": "receive",
@@ -58,7 +58,7 @@ CASES = [
 
 
 def happen(protocol: LifespanProtocol, event: str) -> Mapping[str, object] | None:
-    """Let an event happen; give the message for the app, if there is one."""
+    """Let an event happen; return the message for the app, if there is one."""
     if event == "receive":
         return protocol.receive()
     if event == "stop":
@@ -71,7 +71,7 @@ def happen(protocol: LifespanProtocol, event: str) -> Mapping[str, object] | Non
 
 
 def protocol_in(place: str) -> LifespanProtocol:
-    """Make a protocol and bring it into a phase."""
+    """Return a protocol in a phase."""
     protocol = LifespanProtocol()
     for event in WAYS[place].split():
         happen(protocol, event)
@@ -94,20 +94,20 @@ def test_table(place: str, event: str, expected: str) -> None:
 
 
 def test_table_is_whole() -> None:
-    """The table knows every phase there is."""
+    """The table has every phase."""
     assert {place.split(",")[0] for place in WAYS} == {phase.name for phase in Phase}
     assert len(CASES) == len(WAYS) * 9
 
 
 @pytest.mark.parametrize("place", WAYS)
 def test_messages_to_the_app(place: str) -> None:
-    """The app gets its startup message first, its shutdown message once it is to stop, and nothing else ever."""
+    """The app gets its startup message first, its shutdown message once it is to stop, and nothing else."""
     messages = {"CALLED": {"type": "lifespan.startup"}, "UP, asked to stop": {"type": "lifespan.shutdown"}}
     assert protocol_in(place).receive() == messages.get(place)
 
 
-def test_messages_are_the_apps_own() -> None:
-    """An app that changes a message it got changes it for nobody else."""
+def test_each_app_gets_its_own_message() -> None:
+    """An app that changes a message it got does not change it for the next one."""
     for _ in range(2):
         message = LifespanProtocol().receive()
         assert message == {"type": "lifespan.startup"}
@@ -115,7 +115,7 @@ def test_messages_are_the_apps_own() -> None:
 
 
 def test_asking_while_starting_spoils_nothing() -> None:
-    """An app that asks for messages early gets its shutdown message when its time has come."""
+    """An app that asks for messages early gets its shutdown message once it is to stop."""
     protocol = protocol_in("STARTING")
     assert protocol.receive() is None
     protocol.send({"type": UP})
@@ -131,7 +131,7 @@ def test_asking_while_starting_spoils_nothing() -> None:
     ids=["none", "text", "number"],
 )
 def test_message_of_a_failure(place: str, kind: str, extra: dict[str, object], text: str) -> None:
-    """What the app says to its failure is kept, as text."""
+    """The message that an app sends with a failure is kept, as text."""
     protocol = protocol_in(place)
     protocol.send({"type": kind, **extra})
     assert protocol.message == text
@@ -143,7 +143,7 @@ def test_message_of_a_failure(place: str, kind: str, extra: dict[str, object], t
     ids=["None", "str", "list", "empty", "type-None", "type-bytes"],
 )
 def test_not_a_message(message: object) -> None:
-    """What is no ASGI message is an error that shows it, and changes nothing."""
+    """Anything but an ASGI message is an error that shows it, and changes nothing."""
     protocol = protocol_in("STARTING")
     with pytest.raises(LifespanError, match="'type'"):
         protocol.send(cast("Mapping[str, object]", message))
@@ -159,7 +159,7 @@ def test_any_mapping_is_a_message() -> None:
 
 @pytest.mark.parametrize("kind", ["http.response.start", "http.response.body", "websocket.accept"])
 def test_answers_to_a_request(kind: str) -> None:
-    """An app that answers a request that nobody made does not know lifespans."""
+    """An app that answers with the messages of a request does not speak lifespan."""
     protocol = protocol_in("CALLED")
     with pytest.raises(LifespanError, match=kind):
         protocol.send({"type": kind})
@@ -168,7 +168,7 @@ def test_answers_to_a_request(kind: str) -> None:
 
 @pytest.mark.parametrize("place", WAYS)
 def test_unknown_message(place: str) -> None:
-    """A message that the protocol does not know is an error that names it, in every phase, and changes nothing."""
+    """An unknown message is an error that names it, in every phase, and changes nothing."""
     protocol = protocol_in(place)
     before = protocol.phase
     with pytest.raises(LifespanError, match=r"lifespan\.restart"):
@@ -187,12 +187,13 @@ def test_unknown_message(place: str) -> None:
         ("DOWN", DOWN, "nothing more"),
     ],
 )
-def test_error_says_what_is_expected(place: str, kind: str, expected: str) -> None:
-    """The error for a message out of place says what the app may send instead."""
+def test_error_names_what_is_expected(place: str, kind: str, expected: str) -> None:
+    """The error for a message out of place names what the app may send instead."""
     with pytest.raises(LifespanError, match=f"{kind}.*{expected}"):
         protocol_in(place).send({"type": kind})
 
 
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["receive", "stop", *_HEAD.split()[1:]]), max_size=20))
 def test_no_history_breaks_the_promises(events: list[str]) -> None:
     """Whatever an app does, it is started once, stopped once, and stopped only after it was up and asked to."""

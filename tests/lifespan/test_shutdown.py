@@ -9,29 +9,29 @@ from dataclasses import dataclass
 import anyio
 import anyio.lowlevel
 import pytest
-from support.lifespan_apps import LIFESPAN, STARTED, BodyError, Boom, FakeApp, nothing_left, steps
+from support.lifespan_apps import LIFESPAN, BodyError, Boom, FakeApp, ending, nothing_left, steps
 
 from prefect_http import LifespanShutdownError, app_lifespan_context
-from prefect_http._types import ASGIApp, Receive, Scope, Send
+from prefect_http._types import Receive, Send
 
 Ending = Callable[[Receive, Send], Awaitable[None]]
 
 
-async def say(receive: Receive, send: Send) -> None:
+async def report(receive: Receive, send: Send) -> None:
     """Fail with a message."""
     await receive()
     await send({"type": "lifespan.shutdown.failed", "message": "disk full"})
 
 
-async def say_nothing(receive: Receive, send: Send) -> None:
+async def report_without_message(receive: Receive, send: Send) -> None:
     """Fail without a message."""
     await receive()
     await send({"type": "lifespan.shutdown.failed"})
 
 
-async def say_and_raise(receive: Receive, send: Send) -> None:
+async def report_and_raise(receive: Receive, send: Send) -> None:
     """Fail with a message, and raise."""
-    await say(receive, send)
+    await report(receive, send)
     raise Boom("no space left")
 
 
@@ -54,23 +54,12 @@ async def crash_after_the_end(receive: Receive, send: Send) -> None:
     raise Boom("no space left")
 
 
-def ending(how: Ending) -> ASGIApp:
-    """Make an app that starts well and ends like this."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await send(STARTED)
-        await how(receive, send)
-
-    return app
-
-
 FAILURES = pytest.mark.parametrize(
     ("how", "message", "cause"),
     [
-        (say, "disk full", None),
-        (say_nothing, "failed to shut down", None),
-        (say_and_raise, "disk full", Boom),
+        (report, "disk full", None),
+        (report_without_message, "failed to shut down: it gave no reason", None),
+        (report_and_raise, "disk full", Boom),
         (crash, "no space left", Boom),
         (crash_group, "shutdown", ExceptionGroup),
         (crash_after_the_end, "no space left", Boom),
@@ -93,8 +82,8 @@ async def test_failed_shutdown(how: Ending, message: str, cause: type[BaseExcept
 
 @pytest.mark.anyio
 async def test_only_the_last_learns_of_the_shutdown() -> None:
-    """Who leaves while others hold the app has no part in its shutdown."""
-    app = ending(say)
+    """A user that leaves while others hold the app does not learn how its shutdown went."""
+    app = ending(report)
     first, last = app_lifespan_context(app), app_lifespan_context(app)
     with anyio.fail_after(30), nothing_left():
         await first.__aenter__()
@@ -105,9 +94,9 @@ async def test_only_the_last_learns_of_the_shutdown() -> None:
 
 
 @pytest.mark.anyio
-async def test_no_poison() -> None:
-    """After a failed shutdown the app can be started anew."""
-    app = ending(say)
+async def test_next_starts_afresh() -> None:
+    """After a failed shutdown, the app can be started anew."""
+    app = ending(report)
     with anyio.fail_after(30), nothing_left():
         for _ in range(2):
             with pytest.raises(LifespanShutdownError):
@@ -180,7 +169,7 @@ async def test_shutdown_problem_after_a_cancellation(caplog: pytest.LogCaptureFi
     """After a cancellation of the body, the cancellation goes on, and a shutdown problem is logged."""
     with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
-            async with app_lifespan_context(ending(say)):
+            async with app_lifespan_context(ending(report)):
                 scope.cancel()
                 await anyio.sleep_forever()
         assert scope.cancelled_caught
@@ -196,7 +185,7 @@ class FrozenError(Exception):
 
 @pytest.mark.anyio
 async def test_exception_that_takes_no_notes() -> None:
-    """An exception of the body's on which nothing can be noted wins all the same."""
+    """An exception of the body's that takes no notes wins all the same."""
     with anyio.fail_after(30), nothing_left(), pytest.raises(FrozenError):
-        async with app_lifespan_context(ending(say)):
+        async with app_lifespan_context(ending(report)):
             raise FrozenError(1)

@@ -1,30 +1,19 @@
-"""The time that a shutdown may take: exactly its timeout, shielded, whatever the app does."""
+"""The time that a shutdown may take: exactly its timeout, shielded, whatever the app does; and one second to unwind."""
 
 from __future__ import annotations
 
+import logging
 import signal
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
 import trio
 import trio.lowlevel
-from support.lifespan_apps import LIFESPAN, STARTED, STOPPED, BodyError, Boom, FakeApp, nothing_left, steps
+from support.lifespan_apps import LIFESPAN, STARTED, STOPPED, BodyError, Boom, FakeApp, ending, nothing_left, steps
 from trio.testing import MockClock
 
 from prefect_http import LifespanError, LifespanTimeoutError, app_lifespan_context
 from prefect_http._types import ASGIApp, Receive, Scope, Send
-
-
-def ending(how: Callable[[Receive, Send], Awaitable[None]]) -> ASGIApp:
-    """Make an app that starts well and ends like this."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await send(STARTED)
-        await how(receive, send)
-
-    return app
 
 
 @pytest.mark.trio
@@ -77,15 +66,15 @@ async def test_cancelled_while_leaving(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.trio
-async def test_deaf_app(autojump_clock: MockClock) -> None:
+async def test_app_that_does_not_listen(autojump_clock: MockClock) -> None:
     """An app that never asks for its shutdown message is cancelled when its time is up."""
 
-    async def deaf(receive: Receive, send: Send) -> None:
+    async def sleep(receive: Receive, send: Send) -> None:
         await trio.sleep_forever()
 
     with trio.fail_after(60), nothing_left():
         with pytest.raises(LifespanTimeoutError, match="shutdown within 7 s"):
-            async with app_lifespan_context(ending(deaf), shutdown_timeout=7):
+            async with app_lifespan_context(ending(sleep), shutdown_timeout=7):
                 await trio.sleep(1)
         assert trio.current_time() == 8
 
@@ -108,7 +97,7 @@ async def test_app_that_asks_again_instead_of_answering(autojump_clock: MockCloc
 @pytest.mark.trio
 @pytest.mark.parametrize(("needs", "takes"), [(2, 2), (1000, 7)])
 async def test_app_that_goes_on_after_its_shutdown(needs: float, takes: float, autojump_clock: MockClock) -> None:
-    """An app that has announced the end of its shutdown may use the rest of its time to return; that is no error."""
+    """An app that has announced the end of its shutdown may use the rest of its time to return, without an error."""
 
     async def go_on(receive: Receive, send: Send) -> None:
         await receive()
@@ -123,7 +112,7 @@ async def test_app_that_goes_on_after_its_shutdown(needs: float, takes: float, a
 
 @pytest.mark.trio
 async def test_body_that_raises_is_not_held_up_longer(autojump_clock: MockClock) -> None:
-    """After an exception in the body, too, the shutdown takes at most its timeout, and taking longer is noted."""
+    """After an exception in the body, the shutdown takes at most its timeout as well; taking longer is noted on it."""
     with trio.fail_after(60), nothing_left():
         with pytest.raises(BodyError) as caught:
             async with app_lifespan_context(FakeApp(shutdown=trio.sleep_forever), shutdown_timeout=7):
@@ -151,8 +140,54 @@ async def test_crash_while_being_cancelled(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("hook", ["startup", "shutdown"])
+@pytest.mark.parametrize(("needs", "takes"), [(0.25, 7.25), (0.99, 7.99), (1.5, 8)])
+async def test_app_that_takes_time_to_unwind(
+    hook: str, needs: float, takes: float, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An app that is cancelled when its time is up has one second to unwind before its users go on without it."""
+
+    async def unwind_slowly() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(needs)
+
+    app = FakeApp(startup=unwind_slowly) if hook == "startup" else FakeApp(shutdown=unwind_slowly)
+    with trio.fail_after(60), nothing_left():
+        with pytest.raises(LifespanTimeoutError, match=f"{hook} within 7 s"):
+            async with app_lifespan_context(app, startup_timeout=7, shutdown_timeout=7):
+                pass
+        assert trio.current_time() == takes
+        assert app.running == (1 if needs > 1 else 0)
+        assert len(caplog.records) == app.running
+        await trio.sleep(1)
+
+
+@pytest.mark.trio
+async def test_unwinding_is_shielded(autojump_clock: MockClock) -> None:
+    """A cancellation of the user does not cut short the time that the app has to unwind."""
+    log: list[float] = []
+
+    async def unwind_slowly() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.5)
+            log.append(trio.current_time())
+
+    with trio.fail_after(60), nothing_left():
+        with trio.move_on_after(2):
+            async with app_lifespan_context(FakeApp(startup=unwind_slowly)):
+                pytest.fail("the body ran")
+        assert log == [trio.current_time()] == [2.5]
+
+
+@pytest.mark.trio
 async def test_app_that_ignores_cancellation(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    """An app that ignores its cancellation holds nobody up; it is logged, and nothing is left once it ends."""
+    """Users do not wait for an app that ignores its cancellation; it is logged, and nothing is left once it ends."""
     end = trio.Event()
 
     async def ignore() -> None:
@@ -163,12 +198,15 @@ async def test_app_that_ignores_cancellation(autojump_clock: MockClock, caplog: 
         with pytest.raises(LifespanTimeoutError):
             async with app_lifespan_context(FakeApp(shutdown=ignore), shutdown_timeout=7):
                 pass
-        assert trio.current_time() == 7
-        assert "has not ended at its cancellation" in caplog.text
+        assert trio.current_time() == 8
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert "was cancelled and has not ended after 1 s; its lifespan task goes on" in record.getMessage()
         end.set()
         await steps()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_ends_the_wait_for_a_shutdown() -> None:
     """Ctrl-C while leaving ends the program at once, and the app is cancelled at the end of the run."""
     log: list[str] = []
@@ -213,7 +251,8 @@ async def interrupted_while_up(scope: Scope, receive: Receive, send: Send) -> No
     await interrupt()
 
 
-@pytest.mark.parametrize("by_hand", [False, True], ids=["statement", "by-hand"])
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("cancel_on_crash", [False, True])
 @pytest.mark.parametrize(
     "app",
     [
@@ -223,19 +262,13 @@ async def interrupted_while_up(scope: Scope, receive: Receive, send: Send) -> No
         pytest.param(FakeApp(shutdown=interrupt), id="shutdown"),
     ],
 )
-def test_interrupt_that_hits_the_app(app: ASGIApp, by_hand: bool) -> None:
-    """Ctrl-C ends the program also when it comes while the app's own code is running."""
+def test_interrupt_that_hits_the_app(app: ASGIApp, cancel_on_crash: bool) -> None:
+    """Ctrl-C ends the program even if it comes while the app's own code is running."""
 
     async def main() -> None:
-        context = app_lifespan_context(app)
         with suppress(Exception):
-            if by_hand:
-                await context.__aenter__()
+            async with app_lifespan_context(app, cancel_on_crash=cancel_on_crash):
                 await steps(60)
-                await context.__aexit__(None, None, None)
-            else:
-                async with context:
-                    await steps(60)
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)

@@ -76,6 +76,7 @@ PURE = {
     "_fields.rate_limit_parser",
     "_fields.retry_after",
     "_fields.structured_fields",
+    "_lifespan.outcome",
     "_lifespan.protocol",
     "_retry.decision",
     "_retry.policy",

@@ -1,17 +1,19 @@
-"""ASGI apps that do as a test says and write down what they go through, and a check that nothing stays behind."""
+"""ASGI apps that do what a test says and record it, the ways to hold one, and a check that nothing is left."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
 
+from prefect_http import Lifespan, app_lifespan_context
 from prefect_http._lifespan.registry import current_entries
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +21,9 @@ Hook = Callable[[], Coroutine[Any, Any, None]]
 
 STARTED: Message = {"type": "lifespan.startup.complete"}
 STOPPED: Message = {"type": "lifespan.shutdown.complete"}
+
+LIFESPAN = ["startup", "up", "shutdown", "down"]
+"""The log of an app that has been through one whole lifespan."""
 
 
 class Boom(Exception):
@@ -81,11 +86,12 @@ class FakeApp:
 
 
 class CrashableApp(FakeApp):
-    """An app that raises Boom while it is up, once it is told to."""
+    """An app that raises an error, Boom by default, while it is up, once ``crash`` is set."""
 
-    def __init__(self, *, log: list[str] | None = None, name: str = "") -> None:
+    def __init__(self, *, log: list[str] | None = None, name: str = "", error: BaseException | None = None) -> None:
         super().__init__(log=log, name=name)
         self.crash = anyio.Event()
+        self._error = error
 
     async def serve(self, receive: Receive) -> None:
         """Wait for the end, or for the order to crash, whichever comes first."""
@@ -102,15 +108,11 @@ class CrashableApp(FakeApp):
         if crash.is_set():
             self.crash = anyio.Event()
             self.note("crash")
-            raise Boom("the app crashed")
-
-
-LIFESPAN = ["startup", "up", "shutdown", "down"]
-"""The log of an app that has been through one whole lifespan."""
+            raise self._error or Boom("the app crashed")
 
 
 def sending(*kinds: str) -> ASGIApp:
-    """Make an app that asks for its startup message, sends messages of these types at once, and waits."""
+    """Return an app that asks for its startup message, sends messages of these types at once, and waits."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -121,10 +123,104 @@ def sending(*kinds: str) -> ASGIApp:
     return app
 
 
+def ending(how: Callable[[Receive, Send], Awaitable[None]]) -> ASGIApp:
+    """Return an app that starts properly and then does this."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await how(receive, send)
+
+    return app
+
+
 async def steps(count: int = 30) -> None:
-    """Let all other tasks go on, for so many rounds of the scheduler."""
+    """Let all other tasks run, for this many rounds of the scheduler."""
     for _ in range(count):
         await anyio.lowlevel.checkpoint()
+
+
+Body = Callable[[], Awaitable[None]]
+
+
+class Hold(Protocol):
+    """A way to hold an app around a body."""
+
+    def __call__(self, app: ASGIApp, body: Body, *, cancel_on_crash: bool = False) -> Awaitable[None]:
+        """Enter, run the body, leave."""
+
+
+async def by_statement(app: ASGIApp, body: Body, *, cancel_on_crash: bool = False) -> None:
+    """Hold the app with a plain ``async with``."""
+    async with app_lifespan_context(app, cancel_on_crash=cancel_on_crash):
+        await body()
+
+
+async def by_exit_stack(app: ASGIApp, body: Body, *, cancel_on_crash: bool = False) -> None:
+    """Hold the app through an exit stack."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(app_lifespan_context(app, cancel_on_crash=cancel_on_crash))
+        await body()
+
+
+async def by_hand(app: ASGIApp, body: Body, *, cancel_on_crash: bool = False) -> None:
+    """Hold the app by calling ``__aenter__`` and ``__aexit__``, and pass on what the body raised."""
+    context = app_lifespan_context(app, cancel_on_crash=cancel_on_crash)
+    await context.__aenter__()
+    try:
+        await body()
+    except BaseException as error:
+        if not await context.__aexit__(type(error), error, error.__traceback__):
+            raise
+    else:
+        await context.__aexit__(None, None, None)
+
+
+async def by_finally(app: ASGIApp, body: Body, *, cancel_on_crash: bool = False) -> None:
+    """Hold the app by calling ``__aenter__`` and ``__aexit__``, and keep what the body raised to oneself."""
+    context = app_lifespan_context(app, cancel_on_crash=cancel_on_crash)
+    await context.__aenter__()
+    try:
+        await body()
+    finally:
+        await context.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def wrapped(app: ASGIApp, *, cancel_on_crash: bool = False) -> AsyncIterator[Lifespan]:
+    """Hold the app in an async generator, as fixtures do."""
+    async with app_lifespan_context(app, cancel_on_crash=cancel_on_crash) as lifespan:
+        yield lifespan
+
+
+async def by_generator(app: ASGIApp, body: Body, *, cancel_on_crash: bool = False) -> None:
+    """Hold the app in an async generator that a context manager drives."""
+    async with wrapped(app, cancel_on_crash=cancel_on_crash):
+        await body()
+
+
+class Wrapper:
+    """A context manager that hands everything on."""
+
+    def __init__(self, context: AbstractAsyncContextManager[Lifespan]) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> Lifespan:
+        return await self._context.__aenter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        return await self._context.__aexit__(exc_type, exc, tb)
+
+
+async def by_wrapper(app: ASGIApp, body: Body, *, cancel_on_crash: bool = False) -> None:
+    """Hold the app in a class of one's own."""
+    async with Wrapper(app_lifespan_context(app, cancel_on_crash=cancel_on_crash)):
+        await body()
+
+
+WAYS_TO_HOLD: list[Hold] = [by_statement, by_exit_stack, by_hand, by_finally, by_generator, by_wrapper]
 
 
 @contextmanager
@@ -138,7 +234,7 @@ def nothing_left() -> Iterator[None]:
 
 
 def run_on_asyncio(main: Callable[[], Coroutine[Any, Any, None]], *, eagerly: bool = False) -> None:
-    """Run a test on asyncio, and check that nothing stays behind; in a thread, for a loop may hang on closing."""
+    """Run a test on asyncio, and check for leftovers; in a thread, because a loop may hang when it is closed."""
     errors: list[BaseException] = []
 
     async def timed() -> None:
