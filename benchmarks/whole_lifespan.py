@@ -1,4 +1,4 @@
-"""Starting and stopping an app, over asgi-lifespan doing the same."""
+"""Starting and stopping an app, relative to asgi-lifespan."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One app, several users that come and go as they like, one startup and one shutdown.
 
-Look at Anna: she comes first, so she opens the app, and she goes first, and the app stays open for the others. Cleo
-goes in another task than she came in. She is the last, so the app closes. Dora comes later, and opens it anew.
+Anna comes first, so she opens the app. She also leaves first, and the app stays open for the others. Cleo leaves in
+another task than she came in; she is the last, so the app closes. Dora comes later, and opens it again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The cancel scope that stays open around a body with ``cancel_on_crash=True``.
 
 The open cancel scopes of a task are a stack: only that task can close one, and only the innermost. An ``async with``
-block keeps to that by itself. Whoever enters by hand, through an exit stack or in an async generator may not. The
-backends differ in what happens then: trio closes the scope and cancels whatever is open inside it; anyio on asyncio
-refuses, and the scope stays open. So a scope that is left while another one of ours is open inside it is not touched,
-but closed right after that one, and a scope that asyncio refused to close is tried once more.
+block keeps to that by itself; code that enters by hand, through an exit stack or in an async generator may not.
+When it does not, trio closes the scope and cancels whatever is open inside it, while anyio on asyncio refuses, and the
+scope stays open. So a scope that is left while another one of ours is open inside it is only marked, and closed right
+after that one; and a scope that could not be closed is tried once more when the next one around it is left.
 
 https://trio.readthedocs.io/en/stable/reference-core.html#cancellation-and-timeouts
 """
@@ -19,8 +19,9 @@ from weakref import WeakKeyDictionary
 from prefect_http._concurrency.backend import current_task, new_cancel_scope
 
 _MISUSE = (
-    "app_lifespan_context(cancel_on_crash=True) must be left in the task that entered it, innermost first, but {}; "
-    "leave it there, or use cancel_on_crash=False, which may be left in any task and in any order"
+    "app_lifespan_context(cancel_on_crash=True) keeps a cancel scope open, so it must be left in the task that entered "
+    "it, innermost first, but it was left {}. Enter it with `async with` in one task, or use cancel_on_crash=False, "
+    "which may be left in any task and in any order."
 )
 
 
@@ -53,11 +54,11 @@ class BodyScope:
         """
         if _current_stack() is not self._stack:
             self._stack.remove(self)
-            raise RuntimeError(_MISUSE.format("another task left it"))
+            raise RuntimeError(_MISUSE.format("in another task"))
         self._is_left = True
         while (innermost := self._stack[-1]) is not self:
             if not innermost._is_left:
-                raise RuntimeError(_MISUSE.format("it was left while another one was open inside it"))
+                raise RuntimeError(_MISUSE.format("while another one was open inside it"))
             self._close_innermost()
         rest = self._close(exc_type, exc, tb)
         self._stack.pop()
@@ -73,7 +74,7 @@ class BodyScope:
         except RuntimeError as error:
             if _is_part_of(exc, error):
                 return error
-            raise RuntimeError(_MISUSE.format("it was left while another cancel scope was open inside it")) from error
+            raise RuntimeError(_MISUSE.format("while another cancel scope was open inside it")) from error
         except BaseException as rest:  # an exception group, less its cancellations
             return rest
         # A generator that is closed because the code that drives it was cancelled sees only that it is closed.
@@ -81,7 +82,7 @@ class BodyScope:
         return None if is_swallowed or is_closed_generator else exc
 
     def _close_innermost(self) -> None:
-        """Close a scope that was left too early; if it cannot be closed, or trio has closed it then, forget it."""
+        """Close a scope that was left too early; if that fails again, or trio has already closed it, forget it."""
         with contextlib.suppress(RuntimeError):
             self._stack.pop()._scope.__exit__(None, None, None)
 
@@ -95,7 +96,7 @@ def _current_stack() -> list[BodyScope]:
 
 
 def _is_part_of(whole: BaseException | None, part: BaseException) -> bool:
-    """Whether an exception came out of a group: trio unwraps some groups when it has taken their cancellations out."""
+    """Whether an exception came out of a group: trio may unwrap one from which it has removed the cancellations."""
     if not isinstance(whole, BaseExceptionGroup):
         return False
     return cast("BaseExceptionGroup[BaseException]", whole).subgroup(lambda leaf: leaf is part) is not None

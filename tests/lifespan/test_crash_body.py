@@ -143,10 +143,9 @@ async def test_mixed_group_of_the_body() -> None:
 
 @pytest.mark.anyio
 @both_kinds
-@pytest.mark.parametrize("hold", [way for way in WAYS_TO_HOLD if way is not by_finally])
 @pytest.mark.parametrize("first", ["crash", "cancellation", "together"])
 async def test_outer_cancellation_goes_through(
-    first: str, hold: Hold, cancel_on_crash: bool, caplog: pytest.LogCaptureFixture
+    first: str, cancel_on_crash: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A cancellation from outside that meets a crash goes on, whichever comes first; the crash is logged once."""
     app = CrashableApp()
@@ -168,7 +167,7 @@ async def test_outer_cancellation_goes_through(
 
     with anyio.fail_after(30), nothing_left():
         with anyio.CancelScope() as scope:
-            await hold(app, body, cancel_on_crash=cancel_on_crash)
+            await by_statement(app, body, cancel_on_crash=cancel_on_crash)
             pytest.fail("the cancellation got lost")
         assert scope.cancelled_caught
         await steps()

@@ -11,18 +11,29 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio
-from support.lifespan_apps import LIFESPAN, BodyError, Boom, CrashableApp, FakeApp, nothing_left, steps
+from support.lifespan_apps import (
+    LIFESPAN,
+    BodyError,
+    Boom,
+    CrashableApp,
+    FakeApp,
+    ending,
+    nothing_left,
+    sending,
+    steps,
+)
 from trio.testing import MockClock
 
 from prefect_http import (
     LifespanCrashed,
+    LifespanError,
     LifespanNotSupported,
     LifespanStartupError,
     LifespanTimeoutError,
     app_lifespan_context,
 )
 from prefect_http._lifespan.registry import current_entries
-from prefect_http._types import Receive, Scope, Send
+from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 
 class UnhashableApp(FakeApp):
@@ -152,6 +163,12 @@ async def ask_for_hooks_of_an_app_without(app: CrashableApp) -> None:
             pytest.fail("the body ran")
 
 
+async def report_failure(receive: Receive, send: Send) -> None:
+    """Fail to shut down."""
+    await receive()
+    await send({"type": "lifespan.shutdown.failed"})
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "use",
@@ -181,6 +198,26 @@ async def test_nothing_is_left_behind(
         await steps(3)  # the last exceptions and their tracebacks go
         gc.collect()
     assert ref() is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "app", [sending("lifespan.startup.failed"), ending(report_failure)], ids=["startup", "shutdown"]
+)
+async def test_errors_are_not_part_of_a_cycle(app: ASGIApp) -> None:
+    """An error is freed as soon as it has been handled, without the garbage collector."""
+    gc.disable()
+    try:
+        with anyio.fail_after(30), nothing_left():
+            try:
+                async with app_lifespan_context(app):
+                    pass
+            except LifespanError as error:
+                ref = weakref.ref(error)
+            await steps(3)
+            assert ref() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.anyio
@@ -217,7 +254,7 @@ async def test_held_app_is_kept() -> None:
 async def test_ids_that_are_used_again() -> None:
     """A new app with the id of one that is gone is not mistaken for it."""
     with anyio.fail_after(30), nothing_left():
-        for _ in range(15):
+        for _ in range(6):
             log: list[str] = []
             async with app_lifespan_context(FakeApp(log=log)):
                 gc.collect()
