@@ -37,13 +37,18 @@ class _Beginning(httpx.AsyncByteStream):
         self._chunks: AsyncIterator[bytes] | None = None
         self.cut: str | None = None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._chunks = chunks = aiter(self._stream)
-        while self.cut is None and (chunk := await self._next(chunks)):
-            self._room -= len(chunk)
-            if self._room < 0:
-                self.cut = _TOO_LONG
-            yield chunk
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._chunks is not None
+        if self.cut is not None or not (chunk := await self._next(self._chunks)):
+            raise StopAsyncIteration
+        self._room -= len(chunk)
+        if self._room < 0:
+            self.cut = _TOO_LONG
+        return chunk
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
         """Return the next chunk that is not empty; an empty one at the end."""
@@ -68,6 +73,18 @@ class _Beginning(httpx.AsyncByteStream):
         """Close the iterator, which may not have been read to its end."""
         if self._chunks is not None:
             await end_iteration(self._chunks)
+
+
+class _DecodedBeginning(httpx.Response):
+    """Decodes a beginning without a generator of httpx's below the one that decodes.
+
+    The one that decodes ends with its error, and leaves those below unfinished for the garbage collector. trio warns of
+    that. An iterator can be dropped.
+    """
+
+    def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        assert isinstance(self.stream, _Beginning)
+        return aiter(self.stream)
 
 
 async def read_beginning(
@@ -102,7 +119,7 @@ async def read_beginning(
 async def _read_decoded(response: httpx.Response, beginning: _Beginning, max_bytes: int) -> bytes:
     """Read and decode the beginning. The limit is for the decoded bytes, too: a little gzip unpacks to a lot."""
     kept = bytearray()
-    decoding = httpx.Response(response.status_code, headers=response.headers, stream=beginning)
+    decoding = _DecodedBeginning(response.status_code, headers=response.headers, stream=beginning)
     try:
         async for chunk in decoding.aiter_bytes():
             # Until `cut` ends the stream: a `break` would leave httpx's generators to the garbage collector.

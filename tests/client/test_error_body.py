@@ -163,7 +163,6 @@ async def test_a_small_body_that_unpacks_to_a_large_one_is_bounded(size: int) ->
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
 async def test_a_body_that_cannot_be_decoded_is_told() -> None:
     """A body that is not what its Content-Encoding says does not fail the reading."""
     response, body = response_of([b"this is not gzip"], "gzip")
@@ -426,7 +425,6 @@ async def test_a_discarded_response_that_hangs_while_closing(
     [([b"x", httpx.ReadError("broken")], None), ([b"this is not gzip"], "gzip")],
     ids=["broken", "undecodable"],
 )
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
 async def test_a_broken_response_is_thrown_away_like_any_other(parts: list[Part], encoding: str | None) -> None:
     """What is wrong with a body that nobody wants interests nobody."""
     response, body = response_of(parts, encoding)

@@ -303,7 +303,6 @@ async def test_an_error_body_that_breaks_off_shows_its_beginning(stream: bool) -
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
 async def test_an_error_body_that_cannot_be_decoded_is_no_error_of_its_own() -> None:
     """The bad status is what is raised, also where its body makes no sense."""
     response = httpx.Response(404, headers={"Content-Encoding": "gzip"}, stream=Body([b"no gzip"]))
