@@ -1,8 +1,11 @@
-"""The project's chores. ``python -m nox -s tests`` is what a contributor needs; ``python -m nox -l`` lists the rest."""
+"""The project's chores. ``python -m nox -s tests`` runs the tests; ``python -m nox -l`` lists the rest."""
 
 from __future__ import annotations
 
 import configparser
+import functools
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,29 +13,62 @@ from pathlib import Path
 
 import nox
 
-# Since this one, nox finds the Python that runs it, and those of pyenv, without any of them on the PATH.
+# The first version that finds the Python that runs it, and those that uv has installed, without the PATH.
 nox.needs_version = ">=2026.8.10"
 
-RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
-PYTHONS = ["3.11", "3.12", "3.13"]
-if sys.version_info >= (3, 14):
-    PYTHONS.append(RUNNING)
 
-# What the benchmarks measure the package beside, and draw with.
+def _hidden_pythons() -> list[str]:
+    """Return the ``bin`` folders of the Pythons that pyenv and uv have installed, newest first.
+
+    pyenv's shims start only the versions that are active, and complain for all others. uv puts nothing on the PATH.
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
+    found = {}
+    for folder in (*pyenv.glob("versions/*/bin"), *uv.glob("cpython-*/bin")):
+        # "3.13.0" or "cpython-3.13.0-linux-x86_64-gnu", but no virtual environment, alpha or free-threaded build.
+        version = re.fullmatch(r"(?:cpython-)?3\.(\d+)\.(\d+)(?:-.*)?", folder.parent.name)
+        if version and int(version[1]) >= 11:
+            found[folder] = (int(version[1]), int(version[2]))
+    return [str(folder) for folder in sorted(found, key=lambda folder: found[folder], reverse=True)]
+
+
+# In front, so that nox comes to the interpreters before it comes to pyenv's shims for them.
+os.environ["PATH"] = os.pathsep.join([*_hidden_pythons(), *os.get_exec_path()])
+
+
+def _is_installed(version: str) -> bool:
+    """Return whether a final release of this Python is there, by its name on the PATH; a broken shim does not count."""
+    found = (shutil.which(f"python{version}", path=folder) for folder in os.get_exec_path())
+    return version == RUNNING or any(program is not None and _is_final(program) for program in found)
+
+
+def _is_final(program: str) -> bool:
+    code = "import sys; sys.exit(sys.version_info.releaselevel != 'final')"
+    try:
+        return subprocess.run([program, "-c", code], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Those that the package supports, and what newer ones there are.
+PYTHONS = ["3.11", "3.12", "3.13", *filter(_is_installed, (f"3.{minor}" for minor in range(14, 20)))]
+
+# What the benchmarks compare the package with, and draw with.
 PEERS = [
     *("aiohttp", "asgi-lifespan", "httpx-retries", "httpx2", "matplotlib"),
     *("stamina", "starlette", "tenacity", "uvicorn"),
 ]
 
+# The tests whose result can depend on the version of Python, httpx, anyio or trio: those that run an event loop, use
+# sockets or handle httpx's objects. Left out are tables, the tests that hypothesis feeds (tests/conftest.py marks both
+# as pure), and the checks of the layout, the documentation and the examples.
+DEPENDENT = ["-m", "not pure", "--ignore=tests/project"]
 
-def _is_installed(python: str) -> bool:
-    path = shutil.which(f"python{python}")
-    # pyenv puts a program on the PATH for each Python that it knows, and many of them only complain.
-    return path is not None and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
-
-
-# A Python that is missing is skipped; but where none is left, nothing has been tested, and that is no success.
-nox.options.error_on_missing_interpreters = RUNNING not in PYTHONS and not any(map(_is_installed, PYTHONS))
+# Skip a Python that is missing. If all of them are, nothing has been tested, and that is an error.
+nox.options.error_on_missing_interpreters = not any(map(_is_installed, PYTHONS))
 nox.options.download_python = "never"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["tests", "tests_lowest", "tests_httpx2", "coverage", "lint", "types", "docs", "demo"]
@@ -40,33 +76,48 @@ nox.options.sessions = ["tests", "tests_lowest", "tests_httpx2", "coverage", "li
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests against the built wheel, on every Python that is there; the oldest measures their coverage."""
+    """Test the built wheel on every Python that is installed.
+
+    The oldest and the newest run all tests, those between run what depends on the version (see DEPENDENT). The oldest
+    that is supported measures the coverage.
+    """
     install_wheel(session, extra="test")
-    if session.python != PYTHONS[0] or session.posargs:
+    if session.posargs:
         session.run("pytest", *session.posargs)
-        return
-    # Not `-m pytest`, which would find the package in the current directory before the wheel.
-    session.run("coverage", "run", str(Path(session.bin, "pytest")))
-    session.run("coverage", "report")
+    elif session.python == PYTHONS[0]:
+        # Not `-m pytest`, which would find the package in the current directory before the wheel.
+        session.run("coverage", "run", str(Path(session.bin, "pytest")))
+        session.run("coverage", "report")
+    elif session.python in oldest_and_newest():
+        session.run("pytest")
+    else:
+        session.run("pytest", *DEPENDENT)
 
 
-@nox.session(python="3.11")
+@functools.cache
+def oldest_and_newest() -> tuple[str, str]:
+    """Return the versions of the oldest and the newest Python that are installed."""
+    installed = [python for python in PYTHONS if _is_installed(python)]
+    return installed[0], installed[-1]
+
+
+@nox.session(python=PYTHONS[0])
 def tests_lowest(session: nox.Session) -> None:
-    """Run the tests with the oldest Python and the oldest dependencies that are allowed."""
+    """Test what depends on versions, with the oldest Python and the oldest dependencies that are allowed."""
     install_wheel(session, "httpx==0.27.0", "anyio==4.16.0", "trio==0.32.0", extra="test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or DEPENDENT))
 
 
 @nox.session
 def tests_httpx2(session: nox.Session) -> None:
-    """Run the tests on httpx2, in an application that has put it in the place of httpx."""
+    """Test what depends on versions, on httpx2, in an application that has put it in the place of httpx."""
     install_wheel(session, "httpx2", extra="test")
-    session.run("pytest", "-p", "support.use_httpx2", *session.posargs, env={"PYTHONPATH": "tests"})
+    session.run("pytest", "-p", "support.use_httpx2", *(session.posargs or DEPENDENT), env={"PYTHONPATH": "tests"})
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Measure the branch coverage of the tests, which must be whole."""
+    """Measure the branch coverage of the tests, which must be 100 %."""
     session.install("-e", ".[test]")
     session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs)
     session.run("coverage", "report")
@@ -82,7 +133,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types twice, and that the public ones are complete."""
+    """Check the types with mypy and pyright, and that every public name has a type."""
     install_wheel(session, "httpx2", *PEERS, *pinned("nox", "mypy", "pyright"), extra="test")
     session.run("mypy")
     session.run("pyright")
@@ -98,7 +149,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Print what the package costs, in ratios."""
+    """Run the benchmarks, which print ratios to other packages."""
     install_wheel(session, *PEERS)
     session.run("python", "-m", "benchmarks", *session.posargs)
 
@@ -112,7 +163,7 @@ def demo(session: nox.Session) -> None:
 
 
 def install_wheel(session: nox.Session, *others: str, extra: str = "") -> None:
-    """Install the package as its users get it, with an extra, and with other requirements."""
+    """Install the package as its users get it, with an extra and with other requirements."""
     session.install(f"{_wheel(session)}[{extra}]" if extra else _wheel(session), *others)
 
 
@@ -124,7 +175,7 @@ def _wheel(session: nox.Session) -> str:
     if not _wheels:
         directory = Path(session.cache_dir, "wheel")
         shutil.rmtree(directory, ignore_errors=True)
-        # What an earlier build has left behind would end up in the wheel.
+        # Modules that are gone, left behind by an earlier build, would end up in the wheel.
         shutil.rmtree("build", ignore_errors=True)
         session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(directory), ".", silent=True)
         shutil.rmtree("build", ignore_errors=True)
@@ -133,7 +184,7 @@ def _wheel(session: nox.Session) -> str:
 
 
 def pinned(*names: str) -> list[str]:
-    """Give the requirements of these names as setup.cfg has them, so that each version is in one place."""
+    """Return these requirements as setup.cfg has them, so that each version stands in one place."""
     config = configparser.ConfigParser()
     config.read("setup.cfg", "utf-8")
     requirements = config["options.extras_require"]["dev"].splitlines()

@@ -1,7 +1,7 @@
-"""A small library function that does not care which event loop it runs under.
+"""A library function that works under any event loop.
 
-Look at ``fetch_all``: it asks for a client and uses anyio, and nothing else. ``main`` runs it on asyncio and on trio,
-with the same results; on both, a task that waits for its next attempt holds up none of the others.
+Look at ``fetch_all``: it takes a client and uses anyio, and nothing else. ``main`` runs it on asyncio and on trio, with
+the same results. On both, "/busy" comes last: while its task waits for a retry, the others go on.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from prefect_http import PrefectHttpxClient, RetryPolicy
 
 
 async def fetch_all(client: httpx.AsyncClient, paths: Iterable[str]) -> dict[str, str]:
-    """Fetch all paths at once.
+    """Fetch all paths concurrently.
 
     Returns:
-        The texts by path, in the order in which they arrived.
+        The text for each path, in the order of arrival.
 
     Raises:
-        ExceptionGroup: of the errors, once one of the requests has failed.
+        ExceptionGroup: if a request fails; it holds that error, and the other requests are cancelled.
     """
     texts: dict[str, str] = {}
 

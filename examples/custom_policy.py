@@ -1,7 +1,7 @@
-"""A policy for the client, another for one request, a hook that sees each retry, and what an error tells in the end.
+"""A retry policy for the client, one for a single request, a hook for each retry, and errors with all their attempts.
 
-Look at the two POSTs: after a read timeout nobody knows whether the server has acted, so only the one whose policy says
-that it may be repeated is. Look at the errors: the attempts are there as data, and in a note that tracebacks show.
+Look at the two POSTs: after a read timeout, the server may or may not have acted. So only the request whose policy
+allows it is repeated. Look at the errors: they carry the attempts as data, and as a note that tracebacks show.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ repeatable = replace(policy, retry_non_idempotent=True)
 
 
 def serve(request: httpx.Request) -> httpx.Response:
-    """Play the server: do what the script says next for the path."""
-    act = script[request.url.path].pop(0)
-    if isinstance(act, Exception):
-        raise act
-    return act
+    """Answer as the script says next for this path."""
+    answer = script[request.url.path].pop(0)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-def tell(request: httpx.Request, attempt: Attempt) -> None:
+def report(request: httpx.Request, attempt: Attempt) -> None:
     outcome = attempt.status_code or type(attempt.exception).__name__
     print(f"  {request.method}: {outcome}, again in {attempt.delay:.2f} s ({attempt.reason})")
 
 
 async def main() -> None:
     transport = httpx.MockTransport(serve)
-    async with PrefectHttpxClient(retry=policy, on_retry=tell, transport=transport, base_url="http://shop") as client:
-        print("The client's policy repeats a 504:")
+    async with PrefectHttpxClient(retry=policy, on_retry=report, transport=transport, base_url="http://shop") as client:
+        print("The client's policy retries a 504:")
         print(" ", await client.get("/fruit"))
-        print("A POST that may have arrived is not repeated:")
+        print("A POST that may have reached the server is not retried:")
         try:
             await client.post("/order/1")
         except httpx.ReadTimeout as error:
             print(" ", *error.__notes__)
-        print("Unless the request brings a policy that says it may be:")
+        print("Unless the policy of the request allows it:")
         print(" ", await client.post("/order/2", extensions={"retry": repeatable}))
-        print("A Retry-After above max_retry_after is refused, not shortened:")
+        print("A Retry-After longer than max_retry_after raises at once:")
         try:
             await client.get("/prices")
         except PrefectHTTPStatusError as error:

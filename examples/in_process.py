@@ -1,8 +1,8 @@
-"""Server-sent events from a Starlette app that runs in this process, left in the middle.
+"""Server-sent events from a Starlette app that runs in this process, and a reader who leaves in the middle.
 
-Look at the order of the lines: each event is read as soon as it is sent, though the stream has no end. When the reader
-leaves, the app gets ``http.disconnect``, by which Starlette ends the generator. The client ran the app's startup before
-the first request, and runs its shutdown when it closes; what startup left in the state is there in the request.
+Look at the order of the lines: each event is read as soon as it is sent, although the stream never ends. When the
+reader leaves, the app receives ``http.disconnect``, and Starlette closes the generator. The client runs the app's
+startup before the first request and its shutdown at the end. What startup puts into the state is there in each request.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ app = Starlette(routes=[Route("/prices", prices)], lifespan=lifespan)
 async def main() -> None:
     async with PrefectHttpxClient(app=app) as client:
         async with client.stream("GET", "/prices") as response:
-            print(f"  the headers are there: {response.headers['content-type']}")
+            print(f"  the headers have arrived: {response.headers['content-type']}")
             with trio.move_on_after(0.25):
                 async for line in response.aiter_lines():
                     if line:

@@ -1,7 +1,7 @@
-"""An API on a bad day, and three tasks that call it as if it were a good one.
+"""Three tasks that call an API on a bad day, and need no error handling of their own.
 
 For each path, the server first answers 503 with ``Retry-After: 1``, then 429 with a date, then drops the connection,
-and then does its job. Look at when each task tries again, and why, and that no task handles an error.
+and then answers. Look at when each task tries again, and why.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ async def serve(connection: SocketStream) -> None:
 
 
 async def main() -> None:
-    def tell(path: str, news: str) -> None:
-        print(f"{trio.current_time() - start:4.1f} s  {path:<7}  {news}")
+    def report(path: str, message: str) -> None:
+        print(f"{trio.current_time() - start:4.1f} s  {path:<7}  {message}")
 
-    def tell_attempt(request: httpx.Request, attempt: Attempt) -> None:
+    def report_retry(request: httpx.Request, attempt: Attempt) -> None:
         outcome = attempt.status_code or type(attempt.exception).__name__
-        tell(request.url.path, f"{attempt.number}: {outcome}, again in {attempt.delay:.1f} s ({attempt.reason})")
+        report(request.url.path, f"{attempt.number}: {outcome}, again in {attempt.delay:.1f} s ({attempt.reason})")
 
     async def call(path: str) -> None:
         response = await client.get(path)
-        tell(path, f"{response.status_code}: {response.text}")
+        report(path, f"{response.status_code}: {response.text}")
 
-    policy = RetryPolicy(max_backoff=0.5)  # to end soon; the default backs off for 2, 4, 8, 16, 32 seconds
+    policy = RetryPolicy(max_backoff=0.5)  # to finish soon; the default is 2, 4, 8, 16, 32 s
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, trio.open_nursery() as server:
         server.start_soon(listener.serve, serve)
         url, start = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}", trio.current_time()
-        client = PrefectHttpxClient(base_url=url, retry=policy, on_retry=tell_attempt, trust_env=False)
+        client = PrefectHttpxClient(base_url=url, retry=policy, on_retry=report_retry, trust_env=False)
         async with client, trio.open_nursery() as tasks:
             for path in ("/apples", "/pears", "/plums"):
                 tasks.start_soon(call, path)

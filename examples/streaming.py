@@ -1,7 +1,7 @@
-"""A long answer that is read while it arrives, and a stream that ends in an error.
+"""A response that is read while it arrives, and a stream that ends in an error.
 
-Look at the order of the lines: the client reads each number as soon as the server has sent it. The 503 that came before
-was closed and repeated. A bad status raises on entering, with the server's own words, though nobody has read the body.
+Look at the order of the lines: the client reads each number as soon as the server has sent it. The 503 before it was
+closed and retried. A bad status raises when the stream is entered, with the server's own message in the error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ async def count() -> AsyncIterator[bytes]:
 
 script = {
     "/count": [httpx.Response(503, headers={"Retry-After": "0"}), httpx.Response(200, content=count())],
-    "/sums": [httpx.Response(500, json={"detail": "out of fingers"})],
+    "/sums": [httpx.Response(500, json={"detail": "not enough fingers"})],
 }
 
 
@@ -31,18 +31,18 @@ def serve(request: httpx.Request) -> httpx.Response:
     return script[request.url.path].pop(0)
 
 
-def tell(request: httpx.Request, attempt: Attempt) -> None:
+def report(request: httpx.Request, attempt: Attempt) -> None:
     print(f"  {request.url.path}: {attempt.status_code}, again in {attempt.delay:.0f} s ({attempt.reason})")
 
 
 async def main() -> None:
     transport = httpx.MockTransport(serve)
-    async with PrefectHttpxClient(transport=transport, base_url="http://school", on_retry=tell) as client:
-        print("A stream is repeated for its status, and then read as it comes:")
+    async with PrefectHttpxClient(transport=transport, base_url="http://school", on_retry=report) as client:
+        print("A stream with a bad status is retried, then read as it arrives:")
         async with client.stream("GET", "/count") as response:
             async for line in response.aiter_lines():
                 print(f"  the client reads {line}")
-        print("A bad status is an error here, too:")
+        print("A bad status that is not retried is an error:")
         try:
             async with client.stream("GET", "/sums"):
                 print("  never reached")

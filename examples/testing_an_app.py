@@ -1,8 +1,8 @@
-"""Tests of a FastAPI app, with pytest-trio and with anyio's plugin for pytest. Run them: ``pytest testing_an_app.py``.
+"""Tests of a FastAPI app, with pytest-trio and with anyio's pytest plugin. Run them: ``pytest testing_an_app.py``.
 
-Look at the fixtures: each enters a client on the app, which runs the app's startup, and its shutdown after the test.
-Under pytest-trio the clock can be virtual, so the test that waits for a minute is over at once. Under anyio the test
-runs twice, on asyncio and on trio.
+Look at the fixtures: entering a client runs the app's startup, and leaving it, after the test, runs the shutdown. With
+pytest-trio the clock can be virtual, so a test that waits for a minute finishes at once. With anyio the test runs
+twice, on asyncio and on trio.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ app = FastAPI(lifespan=lifespan)
 @app.get("/flows/{name}")
 async def read_flow(name: str, request: Request) -> str:
     if name != "etl":
-        raise HTTPException(404, f"there is no flow {name}")
+        raise HTTPException(404, f"no flow is named {name}")
     if anyio.current_time() < request.state.ready_at:
         raise HTTPException(503, headers={"Retry-After": "30"})
     return "ready"
@@ -56,5 +56,5 @@ async def anyio_client() -> AsyncGenerator[PrefectHttpxClient]:
 
 @pytest.mark.anyio
 async def test_unknown_flow_is_an_error(anyio_client: PrefectHttpxClient) -> None:
-    with pytest.raises(PrefectHTTPStatusError, match="there is no flow elt"):
+    with pytest.raises(PrefectHTTPStatusError, match="no flow is named elt"):
         await anyio_client.get("/flows/elt")

@@ -1,15 +1,14 @@
-"""The README and the pages of the docs: each Python block runs by itself and prints what the page says."""
+"""The Python blocks in the README and the docs run, each by itself, and print what the page says."""
 
 from __future__ import annotations
 
 import doctest
 import re
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.programs import Done, running
+from support.programs import Done, run_programs
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(?P<source>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
@@ -21,15 +20,15 @@ BLOCKS = {
 
 
 @pytest.fixture(scope="module")
-def runs() -> Iterator[dict[str, Future[Done]]]:
-    """Run them all."""
-    with running({name: ["-c", source] for name, (source, _) in BLOCKS.items()}) as runs:
-        yield runs
+def runs() -> Mapping[str, Done]:
+    """Run all blocks."""
+    return run_programs({name: ["-c", source] for name, (source, _) in BLOCKS.items()})
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_block_prints_what_the_page_says(name: str, runs: Mapping[str, Future[Done]]) -> None:
+def test_block_prints_what_the_page_says(name: str, runs: Mapping[str, Done]) -> None:
     """A Python block runs by itself, without a warning, and prints the text block that follows it."""
-    done, (_, output) = runs[name].result(), BLOCKS[name]
-    assert (done.returncode, done.stderr) == (0, "")
-    assert doctest.OutputChecker().check_output(output or "", done.stdout, doctest.ELLIPSIS), done.stdout
+    _, output = BLOCKS[name]
+    assert (runs[name].returncode, runs[name].stderr) == (0, "")
+    printed = runs[name].stdout
+    assert doctest.OutputChecker().check_output(output or "", printed, doctest.ELLIPSIS), printed

@@ -1,4 +1,4 @@
-"""The README: it is short, and its commands are the ones that are tested. test_docs.py runs its example."""
+"""The README is short, and its commands are the ones that CI runs. test_docs.py runs its example."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_readme_is_short() -> None:
 
 
 def test_commands_are_the_tested_ones() -> None:
-    """The README names two set-up commands, to the letter, and no others."""
+    """The README has exactly the two set-up commands that CI runs."""
     assert {line.strip() for line in README.splitlines() if "python -m " in line} == COMMANDS
 
 

@@ -1,0 +1,1 @@
+"""Fakes, apps and servers that several tests share."""

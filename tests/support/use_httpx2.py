@@ -1,4 +1,4 @@
-"""A plugin for pytest that puts httpx2 in the place of httpx, as an application would; ``pytest -p use_httpx2``."""
+"""A pytest plugin that puts httpx2 in the place of httpx, as an application would: ``pytest -p support.use_httpx2``."""
 
 from __future__ import annotations
 
