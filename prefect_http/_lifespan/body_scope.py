@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import cast
 from weakref import WeakKeyDictionary
 
+from anyio.lowlevel import RunVar
+
 from prefect_http._concurrency.backend import current_task, new_cancel_scope
 
 _MISUSE = (
@@ -87,12 +89,16 @@ class BodyScope:
             self._stack.pop()._scope.__exit__(None, None, None)
 
 
-# The open scopes of each task, the innermost last. The threads that share it never share a task.
-_stacks: WeakKeyDictionary[object, list[BodyScope]] = WeakKeyDictionary()
+# The open scopes of each task, the innermost last.
+_stacks: RunVar[WeakKeyDictionary[object, list[BodyScope]]] = RunVar("prefect_http_body_scopes")
 
 
 def _current_stack() -> list[BodyScope]:
-    return _stacks.setdefault(current_task(), [])
+    stacks = _stacks.get(None)
+    if stacks is None:
+        stacks = WeakKeyDictionary()
+        _stacks.set(stacks)
+    return stacks.setdefault(current_task(), [])
 
 
 def _is_part_of(whole: BaseException | None, part: BaseException) -> bool:
