@@ -88,14 +88,14 @@ def copy_of(response: httpx.Response, cls: type[R]) -> R:
 
 
 def set_content(response: httpx.Response, content: bytes) -> None:
-    """Make a response hold content that is decoded already, as if it had been read.
+    """Make a response hold content that is decoded already, as if it had been read. Its stream is left to be closed.
 
     A response's content cannot be set, and without it neither ``response.text`` nor ``response.json()`` works.
     """
-    headers, stream = response.headers, response.stream
+    headers, stream, is_closed = response.headers, response.stream, response.is_closed
     response.headers, response.stream = httpx.Headers(), httpx.ByteStream(content)
     response.read()
-    response.headers, response.stream = headers, stream
+    response.headers, response.stream, response.is_closed = headers, stream, is_closed
 
 
 # --- The client

@@ -103,15 +103,13 @@ async def read_beginning(
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
     beginning = _Beginning(stream, max_bytes=max_bytes, deadline=anyio.current_time() + max_seconds)
-    was_closed = response.is_closed  # by an event hook
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
-        if not was_closed and not response.is_stream_consumed:
+        if not response.is_closed and not response.is_stream_consumed:
             set_content(response, await _read_decoded(response, beginning, max_bytes))
     finally:
         with anyio.CancelScope(shield=True):
             await beginning.end()
-        response.is_closed = was_closed
         await close(response, close_seconds)
     return beginning.cut
 

@@ -162,7 +162,7 @@ class SendCall:
         return 200 <= status < 300 or is_success(response) or not self._options.raise_on_all_errors
 
     def _within_total_timeout(self, step: Awaitable[T]) -> Awaitable[T]:
-        """Return an awaitable for a step of an attempt that raises TimeoutException once ``total_timeout`` has passed."""
+        """Return an awaitable for a step of an attempt; it raises TimeoutException at the end of ``total_timeout``."""
         return step if self._deadline == math.inf else _until(self._deadline, step, self._policy)
 
     def _mark_read_whole(self) -> None:
