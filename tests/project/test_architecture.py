@@ -1,33 +1,28 @@
-"""The rules of the layout, read off the source: who may import what, and what is public."""
+"""The layout of the package and of its tests, and who may import what."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
-import importlib.metadata
+import importlib
 import inspect
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
-import prefect_http
-
-ROOT = Path(__file__).parents[2]
-PACKAGE = Path(prefect_http.__file__).parent
-
-
-def _modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[-1] != "__init__" or len(parts) == 1:
-            yield ".".join(parts), ast.parse(path.read_text("utf-8"))
-
-
-MODULES = dict(_modules())
+from support.source import (
+    MODULES,
+    PACKAGE,
+    ROOT,
+    assert_none,
+    defined_names,
+    imported_modules,
+    imported_names,
+    imported_packages,
+    is_private,
+)
 
 # From the bottom up. A file imports from its own folder and from the layers below it.
 LAYERS = (
@@ -95,27 +90,10 @@ PURE = {
 }
 PUBLIC_MODULES = {"__init__"}
 
-
-def imports(module: str) -> set[str]:
-    """Return the full names of what a module imports, anywhere in it."""
-    found = set[str]()
-    for node in ast.walk(MODULES[module]):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or ".")
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
-
-
-def own_imports(module: str) -> set[str]:
-    """Return the modules of the package that a module imports."""
-    return {name.removeprefix("prefect_http.") for name in imports(module)} & MODULES.keys()
-
-
-def packages(module: str) -> set[str]:
-    """Return the packages that a module imports from."""
-    return {name.split(".")[0] for name in imports(module)}
+# The one file that knows trio and asyncio.
+SEAM = "_concurrency.backend"
+EVENT_LOOPS = {"asyncio", "sniffio", "trio"}
+IMPURE = {"anyio", "random", "secrets", "socket", "ssl", "threading", "time"} | EVENT_LOOPS
 
 
 def part_of(module: str) -> str:
@@ -128,113 +106,146 @@ def layer_of(module: str) -> int:
     return next(number for number, parts in enumerate(LAYERS) if part_of(module) in parts)
 
 
-def test_imports_point_one_way() -> None:
-    """No module imports itself by a detour, not even for its types."""
-    graphlib.TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
+# --- Layers
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_layers(module: str) -> None:
-    """A file imports from its own folder, from lower layers, and through the doors that are listed here."""
-    for other in own_imports(module):
-        assert part_of(other) == part_of(module) or layer_of(other) < layer_of(module) or (module, other) in DOORS, (
-            f"{module} imports {other}"
-        )
-
-
-def test_every_door_is_used() -> None:
-    """The list of doors names no import that is gone."""
-    assert {(module, other) for module, other in DOORS if other in own_imports(module)} == DOORS
-
-
-def test_every_layer_exists() -> None:
-    """Each part of the package is in one layer, and each layer names parts that exist."""
+def test_every_part_is_in_one_layer() -> None:
+    """Each file and folder of the package is in exactly one layer, and each layer names what exists."""
     parts = [part for layer in LAYERS for part in layer]
     assert sorted(parts) == sorted({part_of(module) for module in MODULES})
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_private_names_stay_in_their_file(module: str) -> None:
-    """No file imports a private name from another, nor reaches for one through an imported module."""
-    private = [
-        f"{node.module}.{alias.name}"
-        for node in ast.walk(MODULES[module])
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prefect_http")
-        for alias in node.names
-        if alias.name.startswith("_") and not alias.name.startswith("__")
-    ]
-    assert private == []
+def test_layers() -> None:
+    """A file imports from its own folder, from lower layers, and through the doors that are listed here."""
+    assert_none(
+        f"{module} imports {other}, which is not in a lower layer"
+        for module in MODULES
+        for other in imported_modules(module)
+        if part_of(other) != part_of(module) and layer_of(other) >= layer_of(module) and (module, other) not in DOORS
+    )
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_pure_file_is_pure(module: str) -> None:
-    """A pure file imports no event loop, no clock and no random numbers, and nothing of the package that does."""
-    assert not packages(module) & {"anyio", "asyncio", "random", "secrets", "sniffio", "threading", "time", "trio"}
-    assert own_imports(module) <= PURE
+def test_every_door_is_used() -> None:
+    """The list of doors names no import that is gone."""
+    assert_none(f"{one} does not import {other}" for one, other in DOORS if other not in imported_modules(one))
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"_concurrency.backend"}))
-def test_backends_meet_in_one_file(module: str) -> None:
-    """Only the seam between trio and asyncio names either."""
-    assert not packages(module) & {"asyncio", "sniffio", "trio"}
+def test_imports_have_no_cycle() -> None:
+    """No module imports itself through others, not even for its types."""
+    graphlib.TopologicalSorter({module: imported_modules(module) for module in MODULES}).prepare()
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_httpx_is_used_through_its_public_names(module: str) -> None:
-    """No private name of httpx is used, and httpcore not at all, so that httpx2 can take its place."""
-    private = [
-        f"httpx.{node.attr}"
-        for node in ast.walk(MODULES[module])
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "httpx"
-        if node.attr.startswith("_") and node.attr != "__version__"
-    ]
-    assert private == []
-    assert not any(name.startswith(("httpx.", "httpx2", "httpcore")) for name in imports(module))
-
-
-def test_every_module_has_its_place() -> None:
-    """The package is what its entry point reaches, private but for the public modules, and its type marker."""
-    reached, found = set[str](), {"__init__"}
+def test_every_module_is_used() -> None:
+    """The entry point and the public modules reach every other module."""
+    reached, found = set[str](), PUBLIC_MODULES
     while found:
         reached |= found
-        found = {name for module in found for name in own_imports(module)} - reached
-    assert reached | PUBLIC_MODULES == MODULES.keys()
-    assert {part_of(module) for module in MODULES if not part_of(module).startswith("_")} == PUBLIC_MODULES - {
-        "__init__"
-    }
-    others = {path.name for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert others == {"py.typed"}
+        found = {name for module in found for name in imported_modules(module)} - reached
+    assert_none(f"{module} is not imported" for module in MODULES.keys() - reached)
+
+
+def test_public_modules() -> None:
+    """The only modules without an underscore are the ones that are listed here."""
+    assert {part for part in map(part_of, MODULES) if not is_private(part)} == PUBLIC_MODULES
 
 
 def test_folders_export_nothing() -> None:
-    """A private folder's ``__init__.py`` is empty: a name has one home."""
-    assert all(path.read_text("utf-8") == "" for path in PACKAGE.glob("_*/**/__init__.py"))
+    """The ``__init__.py`` of a private folder is there and empty: a name has one home."""
+    folders = {path.parent for path in PACKAGE.glob("_*/**/*.py")}
+    assert_none(str(folder) for folder in folders if (folder / "__init__.py").read_text("utf-8"))
 
 
-def test_exports_are_sorted_and_whole() -> None:
-    """``__all__`` is sorted, and names exactly what the package offers."""
-    offered = {name for name in vars(prefect_http) if not name.startswith("_")} | {"__version__"}
-    assert prefect_http.__all__ == sorted(offered)
+def test_other_files() -> None:
+    """The only file without code is the marker for type checkers."""
+    others = {path.name for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    assert others == {"py.typed"}
 
 
-def _documented() -> Iterator[tuple[str, object]]:
-    for name, module in MODULES.items():
-        yield f"module {name}", ast.get_docstring(module)
-    for name in prefect_http.__all__:
-        item = getattr(prefect_http, name)
-        if not (inspect.isclass(item) or inspect.isfunction(item)):
-            continue  # type aliases and the version are described in docs/reference.md
-        yield name, vars(item).get("__doc__") if inspect.isclass(item) else item.__doc__
-        for attribute, value in vars(item).items() if inspect.isclass(item) else ():
-            if not attribute.startswith("_") and callable(getattr(item, attribute)):
-                yield f"{name}.{attribute}", getattr(value, "__doc__", None)
+# --- What a file may use
 
 
-@pytest.mark.parametrize(("name", "docstring"), [pytest.param(*found, id=found[0]) for found in _documented()])
-def test_public_name_has_a_docstring(name: str, docstring: object) -> None:
-    """Every module, every public name and every public method of one has a docstring, written by hand."""
-    assert isinstance(docstring, str)
-    assert not docstring.startswith(f"{name}("), "the docstring that a dataclass makes up"
+def test_pure_files() -> None:
+    """A pure file imports no event loop, clock or random numbers, and nothing of the package that does."""
+    assert_none(f"{module} does not exist" for module in PURE - MODULES.keys())
+    assert_none(
+        f"{module} imports {name}"
+        for module in PURE
+        for name in (imported_packages(MODULES[module]) & IMPURE) | (imported_modules(module) - PURE)
+    )
+
+
+def test_backends_meet_in_one_file() -> None:
+    """Only the seam between trio and asyncio names either."""
+    assert_none(
+        f"{module} imports {package}"
+        for module in MODULES.keys() - {SEAM}
+        for package in imported_packages(MODULES[module]) & EVENT_LOOPS
+    )
+
+
+def test_httpx_is_used_through_its_public_names() -> None:
+    """No submodule or private name of httpx is used, and httpcore not at all, so that httpx2 can take its place."""
+    assert_none(
+        f"{module} imports {name}"
+        for module, tree in MODULES.items()
+        for name in imported_names(tree)
+        if name.startswith(("httpx.", "httpx2", "httpcore"))
+    )
+    assert_none(
+        f"{module} uses {value}.{attribute}"
+        for module, tree in MODULES.items()
+        for value, attribute in _private_attributes(tree)
+        if value == "httpx"
+    )
+
+
+def _private_imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if is_private(alias.name))
+
+
+def _private_attributes(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            yield ast.unparse(node.value), node.attr
+
+
+def test_private_names_stay_in_their_file() -> None:
+    """No file imports a private name of another."""
+    assert_none(f"{module} imports {name}" for module, tree in MODULES.items() for name in _private_imports(tree))
+
+
+def test_private_attributes_stay_in_their_file() -> None:
+    """A private attribute is used in the file that defines it; on ``self``, also by subclasses in the same folder."""
+    defined = {module: defined_names(tree) for module, tree in MODULES.items()}
+    in_folder: defaultdict[str, set[str]] = defaultdict(set)
+    for module, names in defined.items():
+        in_folder[part_of(module)] |= names
+    assert_none(
+        f"{module} uses {value}.{attribute}"
+        for module, tree in MODULES.items()
+        for value, attribute in _private_attributes(tree)
+        if attribute not in (in_folder[part_of(module)] if value in {"self", "super()"} else defined[module])
+    )
+
+
+def _classes() -> Iterator[type]:
+    for name in MODULES:
+        module = importlib.import_module("prefect_http" if name == "__init__" else f"prefect_http.{name}")
+        yield from (cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__)
+
+
+def test_private_methods_are_not_overridden() -> None:
+    """No class overrides a private method of a class in another file."""
+    assert_none(
+        f"{cls.__module__}.{cls.__name__} overrides {base.__module__}.{base.__name__}.{name}"
+        for cls in _classes()
+        for base in cls.__mro__[1:]
+        if base.__module__.startswith("prefect_http") and base.__module__ != cls.__module__
+        for name in vars(cls).keys() & vars(base).keys()
+        if is_private(name) and inspect.isfunction(vars(base)[name])
+    )
 
 
 def test_asyncio_user_imports_no_trio() -> None:
@@ -262,9 +273,32 @@ sys.exit(known != ("trio" in sys.modules))
     assert subprocess.run([sys.executable, "-P", "-c", program], timeout=60, check=False).returncode == 0
 
 
-def test_version_is_the_distributions() -> None:
-    """The version is in one place, from which the distribution has it, and it is the changelog's latest."""
-    assert importlib.metadata.version("prefect_http") == prefect_http.__version__
-    latest = re.search(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
-    assert latest is not None
-    assert latest[1] == prefect_http.__version__
+# --- The tests
+
+TESTS = ROOT / "tests"
+TEST_FILES = {path.relative_to(TESTS): path for path in TESTS.rglob("test_*.py")}
+
+
+def test_tests_mirror_the_package() -> None:
+    """A folder of tests has the name of a folder of the package, and a file beside them that of a file."""
+    folders = {path.relative_to(PACKAGE).as_posix().replace("_", "") for path in PACKAGE.rglob("*") if path.is_dir()}
+    assert_none(f"tests/{path}" for path in TEST_FILES if path.parent.as_posix() not in {*folders, ".", "project"})
+    files = {f"test{module}.py" for module in MODULES if "." not in module}
+    assert_none(f"tests/{path}" for path in TEST_FILES if path.parent.name == "" and path.name not in files)
+
+
+def test_every_folder_is_tested() -> None:
+    """Each folder of the package has its folder of tests."""
+    tested = {path.parts[0] for path in TEST_FILES}
+    assert_none(part for part in map(part_of, MODULES) if (PACKAGE / part).is_dir() and part[1:] not in tested)
+
+
+def test_tests_share_through_support() -> None:
+    """No test file imports from another; what several need is in tests/support/."""
+    others = {path.stem for path in TEST_FILES} | {path.parts[0] for path in TEST_FILES} | {"conftest", "tests"}
+    assert_none(
+        f"{name} imports {imported}"
+        for name, path in TEST_FILES.items()
+        for imported in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text("utf-8"), re.MULTILINE)
+        if imported in others
+    )
