@@ -3,8 +3,8 @@
 The open cancel scopes of a task are a stack: only that task can close one, and only the innermost. An ``async with``
 block keeps to that by itself; code that enters by hand, through an exit stack or in an async generator may not.
 When it does not, trio closes the scope and cancels whatever is open inside it, while anyio on asyncio refuses, and the
-scope stays open. So a scope that is left while another one of ours is open inside it is only marked, and closed right
-after that one; and a scope that could not be closed is tried once more when the next one around it is left.
+scope stays open. So a scope that is left in another task, or while another one of ours is open inside it, is only
+marked. It is closed when its task leaves the next one around it or inside it, as is one that could not be closed.
 
 https://trio.readthedocs.io/en/stable/reference-core.html#cancellation-and-timeouts
 """
@@ -54,10 +54,9 @@ class BodyScope:
         Raises:
             RuntimeError: another task entered the scope, or another scope is still open inside it.
         """
-        if _current_stack() is not self._stack:
-            self._stack.remove(self)
-            raise RuntimeError(_MISUSE.format("in another task"))
         self._is_left = True
+        if _current_stack() is not self._stack:
+            raise RuntimeError(_MISUSE.format("in another task"))
         while (innermost := self._stack[-1]) is not self:
             if not innermost._is_left:
                 raise RuntimeError(_MISUSE.format("while another one was open inside it"))

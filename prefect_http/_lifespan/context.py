@@ -110,8 +110,8 @@ class LifespanContext:
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        return await self.leave(exc_type, exc, tb)
+    ) -> None:
+        await self.leave(exc_type, exc, tb)
 
     async def enter(self, on_crash: Callable[[], None] | None = None) -> Lifespan:
         """Start the app, or join those who hold it; ``on_crash`` is called if it crashes while it is held."""
@@ -148,13 +148,12 @@ class LifespanContext:
 
     async def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool:
+    ) -> None:
         """Release the app, and wait for its shutdown if this was the last user."""
         run = self._end_hold()
         if run is None:
-            return False
+            return
         rest, misuse = self._leave_scope(run, exc_type, exc, tb)
-        is_swallowed = exc is not None and rest is None
         is_last = run.release()
         try:
             if is_last:
@@ -163,12 +162,11 @@ class LifespanContext:
             rest = cancellation
         problems = run.outcome.crash_error(), misuse, run.outcome.shutdown_error() if is_last else None
         error = _settle(rest, [problem for problem in problems if problem is not None])
-        if error is None or error is exc:
-            return is_swallowed
-        try:
-            raise error
-        finally:
-            del error, problems, misuse, rest  # an exception must not refer to itself through this frame
+        if error is not None and error is not exc:
+            try:
+                raise error
+            finally:
+                del error, problems, misuse, rest  # an exception must not refer to itself through this frame
 
     def _end_hold(self) -> AppRun | None:
         """Return the run that was held until now; None with ``mode="off"``."""

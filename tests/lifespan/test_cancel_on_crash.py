@@ -32,6 +32,7 @@ from support.lifespan_apps import (
 from trio.testing import MockClock
 
 from prefect_http import Lifespan, LifespanCrashed, app_lifespan_context
+from prefect_http._lifespan.registry import current_entries
 from prefect_http._types import Receive, Send
 
 every_way = pytest.mark.parametrize("hold", WAYS_TO_HOLD)
@@ -318,13 +319,18 @@ async def test_driven_generator() -> None:
 
 @pytest.mark.anyio
 async def test_holds_on_to_nothing() -> None:
-    """A context that was left refers neither to the app nor to the task."""
+    """A context that was left does not refer to the app, nor the app to the context."""
     app = CrashableApp()
     ref = weakref.ref(app)
     context = cancelling(app)
     with anyio.fail_after(30), nothing_left():
-        await context.__aenter__()
-        await leave(context)
+        async with app_lifespan_context(app):
+            await context.__aenter__()
+            (run,) = current_entries()[id(app)].runs
+            assert len(run.on_crash) == 1
+            await leave(context)
+            assert run.on_crash == set()
+            del run
         del app
         gc.collect()
         assert ref() is None
@@ -374,6 +380,30 @@ async def test_left_in_another_task(where: str) -> None:
     (error,) = errors
     assert_is_misuse(error)
     assert app.log == LIFESPAN
+
+
+@pytest.mark.anyio
+async def test_left_in_another_task_within_another_one() -> None:
+    """Once a context of ours around it is left in the right task, all is in order again."""
+    apps = FakeApp(), FakeApp()
+    outer, inner = map(cancelling, apps)
+
+    async def leave_here() -> None:
+        with pytest.raises(RuntimeError) as caught:
+            await leave(inner)
+        assert_is_misuse(caught.value)
+
+    with anyio.fail_after(30), nothing_left():
+        with anyio.CancelScope() as around:
+            await outer.__aenter__()
+            await inner.__aenter__()
+            await run_in_tasks(leave_here)
+            await leave(outer)
+            around.cancel()
+            await anyio.sleep_forever()
+        assert around.cancelled_caught
+        await steps()
+    assert [app.log for app in apps] == [LIFESPAN] * 2
 
 
 @pytest.mark.anyio

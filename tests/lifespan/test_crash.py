@@ -9,6 +9,7 @@ import anyio.lowlevel
 import pytest
 import trio
 from support.lifespan_apps import (
+    LIFESPAN,
     STARTED,
     WAYS_TO_HOLD,
     Boom,
@@ -228,6 +229,31 @@ async def test_next_starts_afresh() -> None:
                 await steps()
                 assert app.log[3:] == ["startup", "up"]
     assert app.log[3:] == ["startup", "up", "shutdown", "down"]
+
+
+@pytest.mark.anyio
+async def test_entered_around_the_moment_of_the_crash() -> None:
+    """A user that enters while the app crashes holds the old lifespan or a new one; entering itself never fails."""
+    fresh = 0
+    with anyio.fail_after(30), nothing_left():
+        for delay in range(12):
+            app = CrashableApp()
+            first, second = app_lifespan_context(app), app_lifespan_context(app)
+            await first.__aenter__()
+            app.crash.set()
+            await steps(delay)
+            await second.__aenter__()
+            await steps()
+            with pytest.raises(LifespanCrashed):
+                await first.__aexit__(None, None, None)
+            if app.log == ["startup", "up", "crash"]:
+                with pytest.raises(LifespanCrashed):
+                    await second.__aexit__(None, None, None)
+            else:
+                fresh += 1
+                await second.__aexit__(None, None, None)
+                assert app.log == ["startup", "up", "crash", *LIFESPAN]
+    assert 0 < fresh < 12
 
 
 @pytest.mark.anyio

@@ -202,6 +202,38 @@ async def test_entering_again_while_others_learn_of_the_failure() -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("timeout", [7, 50], ids=["timed-out", "failed"])
+async def test_entering_while_a_failed_startup_unwinds(timeout: float, autojump_clock: MockClock) -> None:
+    """A user that enters while an app unwinds after a startup that failed or timed out starts it afresh."""
+    log: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if log:
+            await FakeApp(log=log)(scope, receive, send)
+            return
+        log.append("fails")
+        await receive()
+        await trio.sleep(6.9)
+        if timeout > 7:
+            await report(send)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.6)
+
+    async def fail() -> None:
+        with pytest.raises(LifespanStartupError if timeout > 7 else LifespanTimeoutError):
+            async with app_lifespan_context(app, startup_timeout=timeout):
+                pytest.fail("the body ran")
+
+    with trio.fail_after(60), nothing_left():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            await trio.sleep(7.2)
+            async with app_lifespan_context(app):
+                assert trio.current_time() == 7.5
+    assert log == ["fails", *LIFESPAN]
+
+
+@pytest.mark.trio
 async def test_startup_timeout(autojump_clock: MockClock) -> None:
     """A startup that takes too long ends after exactly its timeout, and the app is cancelled."""
     log: list[str] = []
