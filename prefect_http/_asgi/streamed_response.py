@@ -23,7 +23,7 @@ from prefect_http._concurrency.backend import CancelScope, new_cancel_scope, ope
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 
 # How many bytes an app may be ahead of its reader; the high-water mark of asyncio's transports and of uvicorn.
-BUFFER_BYTES = 64 * 1024
+_BUFFER_BYTES = 64 * 1024
 # Seconds that an app has to unwind once it has been cancelled.
 UNWINDING = 5.0
 
@@ -43,7 +43,7 @@ class StreamedResponse(httpx.AsyncByteStream):
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        self._buffer = BodyBuffer(BUFFER_BYTES)
+        self._buffer = BodyBuffer(_BUFFER_BYTES)
         self._response_changed = RepeatedEvent()
 
     async def start(self, call: AppCall) -> Head:
