@@ -129,7 +129,8 @@ class LeanClient(httpx.AsyncClient):
         merged.setdefault("User-Agent", self._user_agent)
         _HEADERS.__set__(self, merged)
 
-    def _get_cookies(self) -> LeanCookies:
+    def _get_cookies(self) -> httpx.Cookies:
+        """The cookies of the client, sent with every request that they match, as in httpx."""
         return self._lean_cookies
 
     def _set_cookies(self, cookies: Cookies) -> None:
