@@ -105,14 +105,6 @@ class LifespanContext:
         self._on_crash: Callable[[], None] | None = None
         self._scope: BodyScope | None = None
 
-    async def __aenter__(self) -> Lifespan:
-        return await self.enter()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.leave(exc_type, exc, tb)
-
     async def enter(self, on_crash: Callable[[], None] | None = None) -> Lifespan:
         """Start the app, or join those who hold it; ``on_crash`` is called if it crashes while it is held."""
         app, self._app = self._app, None
@@ -167,6 +159,9 @@ class LifespanContext:
                 raise error
             finally:
                 del error, problems, misuse, rest  # an exception must not refer to itself through this frame
+
+    __aenter__ = enter
+    __aexit__ = leave
 
     def _end_hold(self) -> AppRun | None:
         """Return the run that was held until now; None with ``mode="off"``."""
