@@ -218,7 +218,7 @@ class AppRun:
             self.is_open = False
 
     def _crash(self) -> None:
-        """Tell everyone who holds the run that the app has crashed."""
+        """Log the crash, and notify everyone who holds the run."""
         self.is_open = False
         self._unwanted.set()
         error = self.call.protocol.error

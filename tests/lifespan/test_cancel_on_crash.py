@@ -87,7 +87,7 @@ async def test_cancels_the_body(hold: Hold, caplog: pytest.LogCaptureFixture) ->
     with anyio.fail_after(30), nothing_left():
         with pytest.raises(LifespanCrashed, match="the app crashed") as caught:
             await hold(app, body, cancel_on_crash=True)
-        await steps()  # and nobody is cancelled any more
+        await steps()  # nothing is cancelled any more
     assert log == ["cancelled"]
     assert type(caught.value) is LifespanCrashed
     assert type(caught.value.__cause__) is Boom
