@@ -44,10 +44,20 @@ def test_no_userinfo_is_ever_shown(user: str, password: str) -> None:
     assert safe_url(url) == "https://host/"
 
 
+class Unprintable(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
 @pytest.mark.parametrize(
     ("exception", "shown"),
     [
         (httpx.ReadTimeout(""), "ReadTimeout"),
+        (httpx.LocalProtocolError("Illegal header value: b'a' or b'b'"), "LocalProtocolError: Illegal header value"),
+        (httpx.ReadError("it said 'no'"), "ReadError: it said 'no'"),
+        (Unprintable(), "Unprintable"),
         (httpx.ReadError("connection reset"), "ReadError: connection reset"),
         (httpx.ConnectError("first\r\nsecond\tthird"), "ConnectError: first second third"),
         (httpx.RemoteProtocolError("Server disconnected"), "RemoteProtocolError: Server disconnected"),
@@ -98,10 +108,28 @@ def test_credentials_that_a_server_echoes_are_blotted_out(name: str, value: str,
     assert "dXNlcj" not in shown
 
 
-def test_a_password_that_a_server_echoes_is_blotted_out() -> None:
-    """So is the password of the URL."""
-    request = httpx.Request("GET", "http://user:s3cret@server/")
-    assert "s3cret" not in without_credentials("s3cret is no password", request)
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3cret is no password", "[secure] is no password"),
+        ("not s3cret, nor s3cret", "not [secure], nor [secure]"),
+        ('{"password": "s3cret"}', '{"password": "[secure]"}'),
+    ],
+)
+def test_a_password_that_a_server_echoes_is_blotted_out(text: str, shown: str) -> None:
+    """So is the password of the URL, and only that."""
+    assert without_credentials(text, httpx.Request("GET", "http://user:s3cret@server/")) == shown
+
+
+@pytest.mark.parametrize(
+    ("password", "echoed"), [("abcd", "abcd"), ('p"w\\d', '{"echo": "p\\"w\\\\d"}'), ("pässword", '"p\\u00e4ssword"')]
+)
+def test_a_credential_is_found_as_json_writes_it(password: str, echoed: str) -> None:
+    """A credential of four characters or more is replaced also where JSON has escaped it."""
+    shown = without_credentials(
+        echoed, httpx.Request("GET", httpx.URL("http://server/", username="u", password=password))
+    )
+    assert shown.strip('{}" ').removeprefix('echo": "') == "[secure]"
 
 
 def test_a_text_without_credentials_is_left_as_it_is() -> None:
@@ -125,6 +153,8 @@ def test_a_text_without_credentials_is_left_as_it_is() -> None:
         ("null\x00 and \ud800 and \u202egnp", 80, "null and and gnp"),
         ("ends in a space", 11, "ends in a…"),
         (" " * 1000 + "hidden", 10, "…"),
+        (" " * 36 + "four", 10, "four"),
+        (" " * 37 + "five!", 10, "fiv…"),
         ("日本語のメッセージ", 5, "日本語の…"),
     ],
 )

@@ -209,3 +209,18 @@ def test_no_history_breaks_the_promises(events: list[str]) -> None:
             got.append(message["type"])
             assert was_up or message["type"] == "lifespan.startup"
     assert got in ([], ["lifespan.startup"], ["lifespan.shutdown"], ["lifespan.startup", "lifespan.shutdown"])
+
+
+def test_an_error_is_kept() -> None:
+    """What the app's call raised is kept, for whoever has to say why it ended."""
+    protocol, error = LifespanProtocol(), ValueError("broken")
+    assert (protocol.error, protocol.message) == (None, "")
+    protocol.end("raised", error)
+    assert protocol.error is error
+
+
+def test_a_message_after_the_end() -> None:
+    """An app that sends more than the protocol has is told that it may send nothing more."""
+    protocol = protocol_in("DOWN")
+    with pytest.raises(LifespanError, match=r"it may send nothing more$"):
+        protocol.send({"type": "lifespan.shutdown.complete"})

@@ -239,12 +239,14 @@ def test_the_reason_says_where_the_wait_comes_from() -> None:
     assert reasons == ["backoff of 2 s", "Retry-After of 7 s"]
 
 
-@pytest.mark.parametrize("limit", ["total_left", "deadline_left"])
-@pytest.mark.parametrize("left", [1.5, 0.0, -3.0, -math.inf])
-def test_a_wait_that_does_not_fit(limit: str, left: float) -> None:
+@pytest.mark.parametrize(
+    ("limit", "name"), [("total_left", "total_timeout"), ("deadline_left", "the caller's deadline")]
+)
+@pytest.mark.parametrize(("left", "shown"), [(1.5, "1.5"), (0.0, "0"), (-3.0, "0"), (-math.inf, "0")])
+def test_a_wait_that_does_not_fit(limit: str, name: str, left: float, shown: str) -> None:
     """If even the shortest wait of 1.6 s ends too late, there is no further attempt."""
-    name = {"total_left": "total_timeout", "deadline_left": "deadline"}[limit]
-    assert name in reason_of(RetryPolicy(total_timeout=9), with_limit(rejected(), limit, left))
+    reason = reason_of(RetryPolicy(total_timeout=9), with_limit(rejected(), limit, left))
+    assert reason == f"a backoff of 2 s does not fit: {name} is {shown} s away"
 
 
 @pytest.mark.parametrize("limit", ["total_left", "deadline_left"])

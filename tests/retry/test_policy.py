@@ -203,6 +203,8 @@ def test_from_env(environ: dict[str, str], changes: dict[str, object]) -> None:
         ("PREFECT_CLIENT_MAX_RETRIES", "-1"),
         ("PREFECT_CLIENT_MAX_RETRIES", "five"),
         ("PREFECT_CLIENT_MAX_RETRIES", "1.5"),
+        ("PREFECT_CLIENT_MAX_RETRIES", "1_0"),
+        ("PREFECT_CLIENT_MAX_RETRIES", "٣"),
         ("PREFECT_CLIENT_MAX_RETRIES", "9" * 5000),
         ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "408;504"),
         ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "408,teapot"),
@@ -216,9 +218,15 @@ def test_from_env(environ: dict[str, str], changes: dict[str, object]) -> None:
     ],
 )
 def test_from_env_names_the_bad_variable(variable: str, text: str) -> None:
-    """An invalid value is a ValueError that names the variable."""
-    with pytest.raises(ValueError, match=rf"\b{variable}\b"):
+    """An invalid value is a ValueError that names the variable, and says what it may be."""
+    expected = {
+        "PREFECT_CLIENT_MAX_RETRIES": "a whole number, 0 or more",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "status codes, as in '408,504'",
+        "PREFECT_CLIENT_RETRY_JITTER_FACTOR": "a number from 0 to 1",
+    }[variable]
+    with pytest.raises(ValueError, match=r"^environment variable ") as raised:
         RetryPolicy.from_env({variable: text})
+    assert str(raised.value) == f"environment variable {variable} must be {expected}, not {text!r}"
 
 
 def test_from_env_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
