@@ -1,1 +1,1 @@
-"""What the package costs, as ratios to what one would use without it. Run all: ``python -m benchmarks``."""
+"""What the package costs, as ratios to what would be used instead. ``python -m benchmarks`` runs all benchmarks."""

@@ -1,4 +1,4 @@
-"""Run all benchmarks and print their tables; six minutes or so."""
+"""Run all benchmarks and print their tables. Takes about six minutes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Run all benchmarks."""
     versions = ", ".join(f"{name} {version(name)}" for name in _PEERS)
     print(f"{platform.python_implementation()} {platform.python_version()}; {versions}")
-    print("Ratios to the first row of each table, measured by turns with it: medians of all rounds, and quartiles.")
+    print("Ratios to the first row of each table, measured in turns with it: medians of all rounds, and quartiles.")
     for benchmark in (success, in_process, nested_lifespan, whole_lifespan, throttle):
         for backend in ("trio", "asyncio"):
             anyio.run(benchmark.run, backend, backend=backend)

@@ -1,4 +1,4 @@
-"""The apps that are called: each as small as it can be, so that the client's share shows most."""
+"""The apps that are called. Each is as small as possible, so that the client takes most of the time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def starlette_app() -> ASGIApp:
-    """Make an app with one JSON endpoint."""
+    """Return an app with one JSON endpoint."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse
@@ -27,7 +27,7 @@ def starlette_app() -> ASGIApp:
 
 
 class Download:
-    """Answers with many chunks, each of them new, so that any that are kept take room."""
+    """Answers with many chunks. Each is a new object, so that those that are kept take up memory."""
 
     def __init__(self, chunks: int, chunk_bytes: int) -> None:
         self._chunks = chunks
@@ -41,7 +41,7 @@ class Download:
 
 
 async def upload(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the length of the request's body."""
+    """Answer with the length of the request body."""
     length, more = 0, True
     while more:
         message = await receive()
@@ -51,10 +51,10 @@ async def upload(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class TwoChunks:
-    """Sends a chunk, waits until it is let go, sends another, and then listens until its client has left.
+    """Sends a chunk, waits to be released, sends another, and then waits for its client to disconnect.
 
     Attributes:
-        released: set to let all calls send their second chunk.
+        released: set it to let all calls send their second chunk.
     """
 
     def __init__(self) -> None:

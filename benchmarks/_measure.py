@@ -1,10 +1,9 @@
 """Ratios that hold on a busy machine: two contestants take turns in short blocks, and only neighbours are compared.
 
-A machine's speed drifts by more than what is measured here, but hardly within the milliseconds of one round. Who comes
-first changes from round to round. What is counted is processor time: nothing here waits, except for the processor
-while other programs have it. The garbage collector stays on, for its share is part of the cost, but every block
-begins with the young generations swept: else one that pays for its neighbour's garbage is several percent slower than
-one that does not.
+A machine's speed drifts by more than the differences that are measured here, but hardly within the milliseconds of one
+round. The order changes from round to round. Processor time is measured: nothing here waits, except for the processor
+while other programs use it. The garbage collector stays on because it is part of the cost, but the young generations
+are collected before every block: otherwise a block that pays for its neighbour's garbage is several percent slower.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ Call = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A contestant's time over the baseline's: the median of all rounds, and the quartiles around it.
+    """A contestant's time divided by the baseline's: the median of all rounds, and the quartiles around it.
 
     Attributes:
-        low: a quarter of the rounds are below it.
+        low: the lower quartile.
         median: the result.
-        high: a quarter of the rounds are above it.
+        high: the upper quartile.
         seconds: the contestant's own time for one call, the median.
         base_seconds: the same for the baseline.
     """
@@ -38,7 +37,7 @@ class Ratio:
 
 
 async def compare(base: Call, others: Mapping[str, Call], *, rounds: int, calls: int) -> dict[str, Ratio]:
-    """Run the baseline against each of the others, ``rounds`` times ``calls`` calls by turns."""
+    """Run the baseline and each of the others in turns, for ``rounds`` rounds of ``calls`` calls each."""
     return {name: await _take_turns(base, other, rounds, calls) for name, other in others.items()}
 
 
@@ -63,7 +62,7 @@ async def _time_block(call: Call, calls: int) -> float:
 
 
 def ratio(base_seconds: Sequence[float], other_seconds: Sequence[float]) -> Ratio:
-    """Divide round by round."""
+    """Return the ratio of two series of rounds."""
     quotients = [other / base for base, other in zip(base_seconds, other_seconds, strict=True)]
     low, median, high = statistics.quantiles(quotients, n=4)
     return Ratio(low, median, high, statistics.median(other_seconds), statistics.median(base_seconds))

@@ -11,7 +11,7 @@ from benchmarks._measure import Ratio
 def print_table(
     title: str, base: str, results: Mapping[str, Ratio], targets: Mapping[str, float] | None = None
 ) -> None:
-    """Print ratios to the baseline, with the target beside where there is one."""
+    """Print ratios to the baseline, and the targets of those that have one."""
     print(f"\n{title}")
     print(f"  {'':34}{'ratio':>7}   {'quartiles':13}{'one call':>10}   target")
     base_seconds = statistics.median(ratio.base_seconds for ratio in results.values())
@@ -25,13 +25,13 @@ def print_table(
 
 
 def print_checked(name: str, result: str, checked: float = 0.0, target: float | None = None, unit: str = "") -> None:
-    """Print what was measured, with the target for a part of it beside where there is one."""
+    """Print a result, and whether the number ``checked`` is at most the target, if there is one."""
     beside = "" if target is None else _verdict(checked, target, unit)
     print(f"  {name:34}{result:33}   {beside}".rstrip(), flush=True)
 
 
 def print_at_least(name: str, result: str, checked: float = 0.0, target: float | None = None) -> None:
-    """Print what was measured, with the least that it should be beside where there is such a thing."""
+    """Print a result, and whether the number ``checked`` is at least the target, if there is one."""
     beside = "" if target is None else f">= {target:.3g} {'ok' if checked >= target else 'MISSED'}"
     print(f"  {name:60}{result:25}   {beside}".rstrip(), flush=True)
 

@@ -1,4 +1,4 @@
-"""Importing the package, over importing what it is made of. Each import has a new interpreter to itself."""
+"""The time to import the package, compared with importing what it depends on, each in a new interpreter."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks._table import print_table
 _BASE, _OURS = "import httpx, anyio", "import prefect_http"
 _ROUNDS = 15
 
-# Timed inside the interpreter: its own start says nothing about the package.
+# Timed inside the interpreter, without the time that it takes to start.
 _PROGRAM = "import time; started = time.perf_counter(); {}; print(time.perf_counter() - started)"
 
 
 def run() -> None:
-    """Measure the two imports by turns."""
+    """Measure the two imports in turns."""
     seconds: dict[str, list[float]] = {_BASE: [], _OURS: []}
     for number in range(-1, _ROUNDS):  # the first round may have to compile
         for statement in seconds if number % 2 else reversed(seconds):

@@ -1,7 +1,7 @@
-"""Calling an app in this process: a small request, a long body, and many streams at once.
+"""Calling an app in the same process: a small request, a long body, and many streams at once.
 
-A small request is measured beside httpx's own transport, which runs the app in the caller's task and keeps the whole
-response; it has the least to do that there is.
+A small request is compared with httpx's own transport, which runs the app in the caller's task and keeps the whole
+response. Nothing could do less.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _CHUNK = 64 * 1024
 _LONG, _SHORT = 1024**3, 8 * 1024**2
 _MAX_ADDED_MIB = 24
 _DIRECTIONS = "response", "request"
-# Linux has it, and there is nothing as good elsewhere: getrusage() gives the parent's peak, if that is higher.
+# Only Linux has this. getrusage() is no substitute: it returns the parent's peak if that is higher.
 _PROCESS_STATUS = Path("/proc/self/status")
 
-_STREAMS = {100: 20, 1_000: 4, 10_000: 1}  # how many, and how often that is repeated
+_STREAMS = {100: 20, 1_000: 4, 10_000: 1}  # how many, and how many times that is repeated
 _MAX_GROWTH = 1.25
 
 
@@ -68,7 +68,7 @@ async def _compare_gets(app: ASGIApp) -> dict[str, Ratio]:
 
 
 def _in_new_process(backend: str, direction: str) -> tuple[float, float]:
-    """Give the MiB that the long body added, and its seconds. This process has been larger than that already."""
+    """Return how many MiB the long body added, and how many seconds it took. This process has been larger already."""
     command = [sys.executable, "-m", __name__, backend, direction]
     added, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(added), float(seconds)
@@ -76,14 +76,14 @@ def _in_new_process(backend: str, direction: str) -> tuple[float, float]:
 
 async def _measure_memory(direction: str) -> None:
     send = {"response": _download, "request": _upload}[direction]
-    await send(_SHORT)  # what is there only once is not of interest
+    await send(_SHORT)  # what is allocated only once does not count
     before, started = _peak_mib(), time.perf_counter()
     await send(_LONG)
     print(_peak_mib() - before, time.perf_counter() - started)
 
 
 def _peak_mib() -> float:
-    """Give the most that this process has had in memory: all of its pages, whoever asked for them."""
+    """Return the peak of this process's resident memory, in MiB."""
     lines = _PROCESS_STATUS.read_text("ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
@@ -108,10 +108,10 @@ async def _upload(length: int) -> None:
 
 
 async def _measure_growth(with_collector: bool) -> None:
-    """Measure whether a stream takes longer when there are others.
+    """Measure whether a stream takes longer if there are many others.
 
-    With the garbage collector it does, as any task does: it looks at all that is alive again and again, and bare
-    tasks suffer more from that. What the transport itself does must not take longer.
+    With the garbage collector it does, as any task would, because each full collection visits everything that is alive.
+    What the transport itself does must not take longer.
     """
     first = math.nan
     for streams, rounds in _STREAMS.items():
@@ -125,7 +125,7 @@ async def _measure_growth(with_collector: bool) -> None:
 
 
 async def _open_at_once(streams: int, with_collector: bool) -> float:
-    """Open streams, read from each before and after the app goes on, and leave them; give the seconds for each."""
+    """Open streams, read from each twice, and leave them. Return the seconds for each."""
     app = TwoChunks()
     transport = ASGITransport(app)
     gc.collect()
@@ -147,7 +147,7 @@ async def _open_at_once(streams: int, with_collector: bool) -> float:
 
 
 async def _open(transport: ASGITransport) -> StreamedResponse:
-    # Without a client, which would add the same to each.
+    # Without a client, which would add the same time to each.
     response = await transport.handle_async_request(httpx.Request("GET", _URL))
     body = response.stream
     assert isinstance(body, StreamedResponse)

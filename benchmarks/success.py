@@ -1,7 +1,7 @@
-"""A request that succeeds at once: what retrying costs when there is nothing to retry.
+"""A request that succeeds at once: what retries cost if there is nothing to retry.
 
-All clients call the same app or handler in this process, each over a transport of its own. The wrappers raise for
-a bad status, as they must to see one; PrefectHttpxClient and RetryTransport see it anyway.
+All clients call the same app or handler in this process, each through a transport of its own. The wrappers raise for a
+bad status, because otherwise they would not notice it; PrefectHttpxClient and RetryTransport look at it themselves.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def _others(
     bare: httpx.AsyncClient, make_transport: MakeTransport, backend: str, stack: AsyncExitStack
 ) -> dict[str, Call]:
     ours = await stack.enter_async_context(PrefectHttpxClient(transport=make_transport()))
-    # What our own code adds, without what our cookie jar takes away.
+    # What our own code adds, without what our cookie jar saves.
     standard = PrefectHttpxClient(transport=make_transport(), cookies=CookieJar())
     plain = await stack.enter_async_context(standard)
     others: dict[str, Call] = {_OURS: lambda: ours.get(_URL), "  with http.cookiejar": lambda: plain.get(_URL)}

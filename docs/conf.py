@@ -1,4 +1,4 @@
-"""Sphinx: Markdown pages by hand, the reference from the docstrings."""
+"""Configuration of Sphinx: the pages are Markdown, and the reference is generated from the docstrings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True  # as written: the value of `os.environ` must not end up on a page
+autodoc_preserve_defaults = True  # as written in the source: the value of `os.environ` must not be published
 autodoc_type_aliases = {"ASGIApp": "ASGIApp"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -28,7 +28,7 @@ python_maximum_signature_line_length = 100
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-# Sections of this project's docstrings that Google's style does not know.
+# Sections in this project's docstrings that are not part of Google's style.
 napoleon_custom_sections = [
     "Cancellation",
     ("Entering raises", "params_style"),
@@ -44,10 +44,10 @@ exclude_patterns = ["_build"]
 
 
 def setup(app: Sphinx) -> None:
-    """Connect what is below."""
+    """Register the event handler."""
     app.connect("autodoc-process-docstring", split_headings, priority=400)  # before napoleon
 
 
 def split_headings(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
-    """Give a section's heading with a clause after a comma a line of its own, as napoleon takes plain words only."""
+    """Split "Raises, if so:" into a sentence and a plain heading, the only kind that napoleon recognises."""
     lines[:] = re.sub(r"(?m)^(\w+ raises), (.*):$", r"\1 \2.\n\n\1:", "\n".join(lines)).split("\n")
