@@ -23,7 +23,8 @@ from prefect_http._throttle.throttle import Throttle, is_throttled_by_github
 from prefect_http._throttle.transport import ThrottledTransport
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 from prefect_http._version import __version__
-from prefect_http._wire.transport import HTTPTransport, TransportStatistics
+from prefect_http._wire.transport import HTTPTransport
+from prefect_http._wire.wire import TransportStatistics
 
 __all__ = [
     "ASGIApp",

@@ -1,4 +1,4 @@
-"""Connection: an open connection to a server, its timeouts, and whether it is still good."""
+"""Connection: an open connection to a server, its timeouts, and whether it is still usable."""
 
 from __future__ import annotations
 
@@ -11,30 +11,38 @@ import httpx
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._wire.input_probe import has_plain_input, input_probe
-from prefect_http._wire.network_errors import BROKEN, close_at_once, why
+from prefect_http._wire.input_probe import input_probe
+from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.timeouts import TimeoutWatcher
+from prefect_http._wire.tls import has_tls_input
 
 
 class Connection:
-    """An open connection, which one request uses at a time. Errors are httpx's.
+    """An open connection, used by one request at a time. It raises httpx's errors.
+
+    Args:
+        stream: the bytes, TLS included.
+        peer: host and port, for messages.
+        watcher: ends the waits that take too long.
+        now: the event loop's clock.
+        max_bytes: how many bytes to receive at once.
 
     Attributes:
-        stream: the bytes; TLS included.
-        network_stream: the same for the users of httpx.
-        peer: host and port, for messages.
-        deadline: when the wait for the network has lasted too long; see TimeoutWatcher.
-        is_closed: it has been closed from this side.
+        stream: as given.
+        peer: as given.
+        network_stream: the same stream, for users of httpx.
+        deadline: when the wait for the network times out; see TimeoutWatcher.
+        is_closed: whether it was closed on this side.
     """
 
     __slots__ = (
-        "_deadlines",
         "_has_expired",
         "_has_input",
         "_max_bytes",
         "_now",
         "_ssl_object",
+        "_watcher",
         "deadline",
         "is_closed",
         "network_stream",
@@ -43,81 +51,90 @@ class Connection:
     )
 
     def __init__(
-        self, stream: ByteStream, peer: str, deadlines: TimeoutWatcher, now: Callable[[], float], max_bytes: int
+        self, stream: ByteStream, peer: str, watcher: TimeoutWatcher, now: Callable[[], float], max_bytes: int
     ) -> None:
         self.stream = stream
         self.network_stream = NetworkStream(stream)
         self.peer = peer
         self.deadline = math.inf
         self.is_closed = False
-        self._deadlines = deadlines
         self._has_expired = False
         self._has_input = input_probe(stream.extra(SocketAttribute.raw_socket).fileno())
         self._max_bytes = max_bytes
         self._now = now
         self._ssl_object: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
-        deadlines.watched.add(self)
+        self._watcher = watcher
+        watcher.watched.add(self)
 
     def limit_wait(self, seconds: float | None) -> None:
-        """Let the wait that begins now last so long at most; None: any time."""
+        """Let the wait that begins now time out after so many seconds; None: never."""
         if seconds is None:
             self.deadline = math.inf
         else:
             self.deadline = self._now() + seconds
-            if self.deadline < self._deadlines.next_wakeup:
-                self._deadlines.wake_by(self.deadline)
+            if self.deadline < self._watcher.next_wakeup:
+                self._watcher.wake_by(self.deadline)
 
     async def send(self, data: bytes, timeout: float | None) -> None:
         """Send all of the data.
 
         Raises:
-            httpx.WriteTimeout: the server does not take them for ``timeout`` seconds. The connection is closed.
+            httpx.WriteTimeout: it takes longer than ``timeout`` seconds. The connection is closed.
             httpx.WriteError: the connection is broken.
         """
         self.limit_wait(timeout)
         try:
             await self.stream.send(data)
-        except BROKEN as error:
+        except NETWORK_ERRORS as error:
             if not self._has_expired:
-                raise httpx.WriteError(f"the connection to {self.peer} broke while sending: {why(error)}") from error
+                raise httpx.WriteError(f"sending to {self.peer} failed: {reason_for(error)}") from error
+        except BaseException as error:
+            forget_frames(error)
+            raise
         finally:
             self.deadline = math.inf
         if self._has_expired:
-            raise httpx.WriteTimeout(f"{self.peer} took no data {_for(timeout)}")
+            raise httpx.WriteTimeout(f"{self.peer} accepted no data {_for(timeout)}")
 
     async def receive(self, timeout: float | None) -> bytes:
-        """Receive what comes next; nothing at the end.
+        """Receive what arrives next; ``b""`` at the end of the stream.
 
         Raises:
-            httpx.ReadTimeout: nothing comes for ``timeout`` seconds. The connection is closed.
+            httpx.ReadTimeout: nothing arrives for ``timeout`` seconds. The connection is closed.
             httpx.ReadError: the connection is broken.
         """
         self.limit_wait(timeout)
         try:
             data = await self.stream.receive(self._max_bytes)
-        except BROKEN as error:
+        except NETWORK_ERRORS as error:
             return self._end(error, timeout)
+        except BaseException as error:
+            forget_frames(error)
+            raise
         finally:
             self.deadline = math.inf
         return data
 
-    async def receive_meanwhile(self, timeout: float | None) -> bytes:
-        """Receive, and leave the limit on the wait to another task, which sends; ``timeout`` is for the message."""
+    async def receive_while_sending(self, timeout: float | None) -> bytes:
+        """Receive, and leave the time limit to another task, which sends; ``timeout`` is only for the message."""
         try:
             return await self.stream.receive(self._max_bytes)
-        except BROKEN as error:
+        except NETWORK_ERRORS as error:
             return self._end(error, timeout)
+        except BaseException as error:
+            forget_frames(error)
+            raise
 
     def _end(self, error: Exception, timeout: float | None) -> bytes:
         if self._has_expired:
-            raise httpx.ReadTimeout(f"{self.peer} sent nothing {_for(timeout)}")
+            raise httpx.ReadTimeout(f"{self.peer} sent no data {_for(timeout)}")
         if isinstance(error, anyio.EndOfStream):
             return b""
-        raise httpx.ReadError(f"the connection to {self.peer} broke while reading: {why(error)}") from error
+        raise httpx.ReadError(f"receiving from {self.peer} failed: {reason_for(error)}") from error
 
     def is_stale(self) -> bool:
-        """Say whether the connection, being idle, is no good any more: the server has closed it or written to it."""
-        if self._ssl_object is not None and has_plain_input(self._ssl_object):
+        """Return whether the connection, being idle, cannot be used: the server has closed it or written to it."""
+        if self._ssl_object is not None and has_tls_input(self._ssl_object):
             return True
         return self.is_closed or self._has_input()
 
@@ -127,11 +144,15 @@ class Connection:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connection at once, whatever is cancelled; what still uses it fails."""
+        """Close the connection without waiting for the network; a request that still uses it fails.
+
+        Cancellation:
+            Is shielded off.
+        """
         self.is_closed = True
         self.deadline = math.inf
-        self._deadlines.watched.discard(self)
-        await close_at_once(self.stream)
+        self._watcher.watched.discard(self)
+        await close_forcefully(self.stream)
 
 
 def _for(timeout: float | None) -> str:

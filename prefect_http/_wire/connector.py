@@ -1,4 +1,4 @@
-"""Opening a connection: TCP, TLS, their timeouts, and trying again."""
+"""Connector: opens connections with TCP and TLS, within a timeout, and retries."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import httpx
 from anyio.abc import ByteStream, SocketAttribute
 
 from prefect_http._types import SocketOption
-from prefect_http._wire.network_errors import close_at_once, within
-from prefect_http._wire.network_stream import NetworkStream, start_tls
-from prefect_http._wire.pool import Origin
-from prefect_http._wire.trace import Trace
+from prefect_http._wire.network_errors import close_forcefully, with_timeout
+from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.origin import Origin
+from prefect_http._wire.tls import start_tls
+from prefect_http._wire.trace import Trace, step
 
-SECURE_SCHEMES = frozenset({b"https", b"wss"})
 _ALPN = ["http/1.1"]
 
 
@@ -26,10 +26,10 @@ class Connector:
     """Opens connections.
 
     Args:
-        ssl_context: for https; None: httpx's default, without what the environment names. It is told that HTTP/1.1 is
-            spoken (ALPN).
-        local_address: where connections come from; None: the system chooses.
-        retries: how many times a connection that cannot be made is tried again, after 0, 0.5, 1, 2, ... seconds.
+        ssl_context: for https; its ALPN protocols are set to HTTP/1.1. None: httpx's default, without what the
+            environment names.
+        local_address: the address that connections come from; None: the system chooses.
+        retries: how many times to retry a connection that cannot be opened, after 0, 0.5, 1, 2, ... seconds.
         socket_options: set on each socket; None: none.
     """
 
@@ -49,101 +49,84 @@ class Connector:
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
-        """Make the default one when it is needed: that takes 17 ms, and many a client never calls https."""
+        """The default context, made when it is first needed: that takes 17 ms, and many clients never call https."""
         return httpx.create_ssl_context(trust_env=False)
 
     async def connect(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
         """Open a connection.
 
         Args:
-            origin: where to.
-            timeout: in seconds, for TCP, and again for TLS, as in httpx.
-            trace: who listens.
+            origin: where it leads.
+            timeout: in seconds, for TCP, and again for TLS, as in httpx; None: no limit.
+            trace: what listens.
 
         Raises:
-            httpx.ConnectError: it cannot be opened: the host is unknown, refuses, or has no valid certificate.
-            httpx.ConnectTimeout: it takes too long.
+            httpx.ConnectError: the host is unknown, refuses the connection, or has no valid certificate.
+            httpx.ConnectTimeout: it takes longer than ``timeout``.
         """
         delay = 0.0
         for _ in range(self.retries):
             try:
                 return await self._attempt(origin, timeout, trace)
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                wait = partial(anyio.sleep, delay)
-                await (wait() if trace is None else trace.step("connection.retry", wait, self._told(origin, timeout)))
+                await step(trace, "connection.retry", partial(anyio.sleep, delay), self._tcp_info(origin, timeout))
                 delay = delay * 2 or 0.5
         return await self._attempt(origin, timeout, trace)
 
     async def _attempt(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
-        scheme, raw_host, port, server_name = origin
-        host = raw_host.decode("ascii")
-        peer = peer_of(origin)
-        stream: ByteStream | None = None
+        stream: ByteStream | None = None  # to be closed if a step fails, or what listens to it
 
         async def connect_tcp() -> ByteStream:
             nonlocal stream
-            stream = await within(
-                timeout,
-                lambda: self._connect_tcp(host, port),
-                httpx.ConnectTimeout,
-                httpx.ConnectError,
-                f"no connection to {peer}",
-            )
+            stream = await self._connect_tcp(origin, timeout)
             return stream
 
         async def secure() -> ByteStream:
             nonlocal stream
-            ssl_context = self.ssl_context
-            # Each time: others may use the context as well, and for HTTP/2.
-            ssl_context.set_alpn_protocols(_ALPN)
             assert stream is not None
+            # Each time, since others may use the context as well, and for HTTP/2.
+            self.ssl_context.set_alpn_protocols(_ALPN)
             plain, stream = stream, None  # start_tls() closes it if that fails
-            stream = await start_tls(plain, ssl_context, server_name, timeout, peer)
+            stream = await start_tls(plain, self.ssl_context, origin.server_name, timeout, origin.peer)
             return stream
 
-        is_secure = scheme in SECURE_SCHEMES
         try:
-            if trace is None:
-                await connect_tcp()
-                if is_secure:
-                    await secure()
-            else:
-                await trace.step("connection.connect_tcp", connect_tcp, self._told(origin, timeout), NetworkStream)
-                if is_secure:
-                    told = {"ssl_context": self.ssl_context, "server_hostname": server_name, "timeout": timeout}
-                    await trace.step("connection.start_tls", secure, told, NetworkStream)
-        except BaseException:  # the listener's, too
+            await step(trace, "connection.connect_tcp", connect_tcp, self._tcp_info(origin, timeout), NetworkStream)
+            if origin.is_secure:
+                info = {"ssl_context": self.ssl_context, "server_hostname": origin.server_name, "timeout": timeout}
+                await step(trace, "connection.start_tls", secure, info, NetworkStream)
+        except BaseException:
             if stream is not None:
-                await close_at_once(stream)
+                await close_forcefully(stream)
             raise
         assert stream is not None
         return stream
 
-    def _told(self, origin: Origin, timeout: float | None) -> dict[str, object]:
-        """Give what comes with the events of a connection."""
+    def _tcp_info(self, origin: Origin, timeout: float | None) -> dict[str, object]:
+        """Return the info of the events of opening a connection."""
         return {
-            "host": origin[1].decode("ascii"),
-            "port": origin[2],
+            "host": origin.host.decode("ascii"),
+            "port": origin.port,
             "local_address": self.local_address,
             "timeout": timeout,
             "socket_options": self.socket_options,
         }
 
-    async def _connect_tcp(self, host: str, port: int) -> ByteStream:
+    async def _connect_tcp(self, origin: Origin, timeout: float | None) -> ByteStream:
+        host, failure = origin.host.decode("ascii"), f"could not connect to {origin.peer}"
+        return await with_timeout(
+            timeout, lambda: self._open_socket(host, origin.port), httpx.ConnectTimeout, httpx.ConnectError, failure
+        )
+
+    async def _open_socket(self, host: str, port: int) -> ByteStream:
         stream = await anyio.connect_tcp(host, port, local_host=self.local_address)
         raw_socket = stream.extra(SocketAttribute.raw_socket)
         try:
-            # asyncio sets it by itself. Without it, the second part of a request would wait for the server's ACK.
+            # asyncio does so by itself. Without it, the second part of a request would wait for the server's ACK.
             raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for option in self.socket_options or ():
                 raw_socket.setsockopt(*cast("tuple[int, int, int]", option))  # or one of the other forms
         except BaseException:
-            await close_at_once(stream)
+            await close_forcefully(stream)
             raise
         return stream
-
-
-def peer_of(origin: Origin) -> str:
-    """Write host and port, for messages."""
-    host = origin[1].decode("ascii")
-    return f"[{host}]:{origin[2]}" if ":" in host else f"{host}:{origin[2]}"

@@ -1,8 +1,9 @@
-"""Where the network fails: a time limit, what a broken connection raises as httpx's errors, and closing a stream."""
+"""Network failures: as httpx's errors, within a time limit; and closing a stream without waiting for the network."""
 
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
@@ -15,48 +16,63 @@ from prefect_http._concurrency.backend import new_cancel_scope
 
 T = TypeVar("T")
 
-BROKEN = (
+NETWORK_ERRORS = (
     anyio.BrokenResourceError,
     anyio.BusyResourceError,  # TLS may have to write in order to read, while another task is writing
     anyio.ClosedResourceError,
     anyio.EndOfStream,
     OSError,
-    UnicodeError,  # a host name that is none
+    UnicodeError,  # an invalid host name
     ssl.SSLError,
 )
 
 
-def why(error: BaseException) -> str:
-    """Say in words why the network failed: anyio's errors often say it in their cause only."""
+def reason_for(error: BaseException) -> str:
+    """Return why the network failed, in words; anyio's errors often say it in their cause only."""
     if isinstance(error, anyio.ClosedResourceError):
-        return "it has been closed from this side"
+        return "it was closed on this side"
     cause = error.__cause__ or error
-    if isinstance(cause, ExceptionGroup):  # a host has several addresses
+    if isinstance(cause, ExceptionGroup):  # a host with several addresses
         cause = cast("ExceptionGroup[Exception]", cause).exceptions[0]
     return str(cause) or type(cause).__name__
 
 
-async def close_at_once(stream: ByteStream) -> None:
-    """Close a stream, whatever is cancelled; that does not wait for the network."""
+def forget_frames(error: BaseException) -> None:
+    """Clear the local variables of the calls that an exception has ended, below the one that has caught it.
+
+    anyio's sockets on trio, and trio's threads, raise an exception by the name of a variable. The variable's frame then
+    refers to the exception, and the exception's traceback to the frame: a garbage cycle for each failure, with all that
+    the request has used.
+    """
+    if error.__traceback__ is not None:
+        traceback.clear_frames(error.__traceback__.tb_next)
+
+
+async def close_forcefully(stream: ByteStream) -> None:
+    """Close a stream without waiting for the network.
+
+    Cancellation:
+        Is shielded off.
+    """
     with anyio.CancelScope(shield=True):
         await anyio.aclose_forcefully(stream)
 
 
-async def within(
+async def with_timeout(
     seconds: float | None,
     do: Callable[[], Awaitable[T]],
     timed_out: type[httpx.TimeoutException],
     failed: type[httpx.NetworkError],
     failure: str,
 ) -> T:
-    """Do something with the network.
+    """Do something with the network, and raise httpx's errors.
 
     Args:
-        seconds: how long it may take; None: any time.
+        seconds: how long it may take; None: no limit.
         do: does it.
         timed_out: raised if it takes longer.
         failed: raised if the network fails.
-        failure: what has failed then, for the message.
+        failure: what failed, for the message: ``"could not ..."``.
     """
     scope = new_cancel_scope()
     if seconds is not None:
@@ -64,7 +80,11 @@ async def within(
     with scope:
         try:
             return await do()
-        except BROKEN as error:
-            raise failed(f"{failure}: {why(error)}") from error
+        except NETWORK_ERRORS as error:
+            forget_frames(error)
+            raise failed(f"{failure}: {reason_for(error)}") from error
+        except BaseException as error:
+            forget_frames(error)
+            raise
     await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
     raise timed_out(f"{failure} within {seconds:g} s")

@@ -1,44 +1,46 @@
-"""NetworkStream: what ``response.extensions["network_stream"]`` is; and how TLS is put on a stream."""
+"""NetworkStream: what ``response.extensions["network_stream"]`` is."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable
 
 import anyio
 import httpx
 from anyio.abc import ByteStream, SocketAttribute
-from anyio.streams.tls import TLSAttribute, TLSStream
+from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.backend import max_receive_bytes
 from prefect_http._wire.input_probe import input_probe
-from prefect_http._wire.network_errors import close_at_once, within
-from prefect_http._wire.read_ahead_stream import ReadAheadStream
+from prefect_http._wire.network_errors import with_timeout
+from prefect_http._wire.tls import start_tls
 
 
 class NetworkStream:
-    """The connection under a response, with the methods of httpcore's AsyncNetworkStream.
+    """The connection that a response arrives on, with the methods of httpcore's AsyncNetworkStream.
 
-    Behind a 101, or a 2xx to CONNECT, what is read and written is the caller's, and closing the response closes it.
-    Elsewhere it can be asked, but is not to be read from.
+    After a 101, or a 2xx to CONNECT, the caller may read and write, and closing the response closes the connection.
+    After any other response, use ``get_extra_info()`` only.
     https://www.encode.io/httpcore/extensions/#network_stream
+
+    Args:
+        stream: the stream.
+        trailing_data: bytes that have been received already, and not read.
     """
 
-    __slots__ = ("_leading", "_stream")
+    __slots__ = ("_stream", "_trailing_data")
 
-    def __init__(self, stream: ByteStream, leading: bytes = b"") -> None:
+    def __init__(self, stream: ByteStream, trailing_data: bytes = b"") -> None:
         self._stream = stream
-        self._leading = leading
+        self._trailing_data = trailing_data
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read at most so many bytes; none at the end.
+        """Read up to ``max_bytes`` bytes; ``b""`` at the end of the stream.
 
         Raises:
-            httpx.ReadTimeout: nothing comes for ``timeout`` seconds.
-            httpx.ReadError: the connection is broken, or closed.
+            httpx.ReadTimeout: nothing arrives for ``timeout`` seconds.
+            httpx.ReadError: the connection is broken or closed.
         """
-        if self._leading:
-            data, self._leading = self._leading[:max_bytes], self._leading[max_bytes:]
+        if self._trailing_data:
+            data, self._trailing_data = self._trailing_data[:max_bytes], self._trailing_data[max_bytes:]
             return data
 
         async def receive() -> bytes:
@@ -47,22 +49,19 @@ class NetworkStream:
             except anyio.EndOfStream:
                 return b""
 
-        return await within(timeout, receive, httpx.ReadTimeout, httpx.ReadError, "nothing could be read")
+        return await with_timeout(timeout, receive, httpx.ReadTimeout, httpx.ReadError, "could not read any data")
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all of the bytes.
 
         Raises:
-            httpx.WriteTimeout: it takes longer than ``timeout`` seconds; some of them may have been written.
-            httpx.WriteError: the connection is broken, or closed.
+            httpx.WriteTimeout: it takes longer than ``timeout`` seconds; some of the bytes may have been written.
+            httpx.WriteError: the connection is broken or closed.
         """
         if buffer:
-            await within(
-                timeout,
-                lambda: self._stream.send(buffer),
-                httpx.WriteTimeout,
-                httpx.WriteError,
-                "not all could be written",
+            failure = "could not write all of the data"
+            await with_timeout(
+                timeout, lambda: self._stream.send(buffer), httpx.WriteTimeout, httpx.WriteError, failure
             )
 
     async def aclose(self) -> None:
@@ -72,7 +71,7 @@ class NetworkStream:
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> NetworkStream:
-        """Put TLS on the connection, for instance behind a CONNECT. If that fails, it is closed.
+        """Start TLS on the connection, for instance after a CONNECT. If that fails, the connection is closed.
 
         Raises:
             httpx.ConnectTimeout: it takes longer than ``timeout`` seconds.
@@ -82,7 +81,7 @@ class NetworkStream:
         return NetworkStream(await start_tls(self._stream, ssl_context, server_hostname, timeout, peer))
 
     def get_extra_info(self, info: str) -> object:
-        """Give ``ssl_object``, ``client_addr``, ``server_addr``, ``socket`` or ``is_readable``; None for all else."""
+        """Return ``ssl_object``, ``client_addr``, ``server_addr``, ``socket`` or ``is_readable``; else None."""
         match info:
             case "ssl_object":
                 return self._stream.extra(TLSAttribute.ssl_object, None)
@@ -96,30 +95,3 @@ class NetworkStream:
                 return input_probe(self._stream.extra(SocketAttribute.raw_socket).fileno())()
             case _:
                 return None
-
-
-async def start_tls(
-    stream: ByteStream, ssl_context: ssl.SSLContext, server_name: str | None, timeout: float | None, peer: str
-) -> ByteStream:
-    """Put TLS on a stream. If that fails, the stream is closed. ``peer`` is for messages.
-
-    Raises:
-        httpx.ConnectTimeout: it takes longer than ``timeout`` seconds.
-        httpx.ConnectError: the handshake fails.
-    """
-
-    def wrap() -> Awaitable[ByteStream]:
-        # Not standard compatible: HTTP says itself where a response ends, and many servers leave without a goodbye.
-        return TLSStream.wrap(
-            ReadAheadStream(stream, max_receive_bytes()),
-            server_side=False,
-            hostname=server_name,
-            ssl_context=ssl_context,
-            standard_compatible=False,
-        )
-
-    try:
-        return await within(timeout, wrap, httpx.ConnectTimeout, httpx.ConnectError, f"no TLS with {peer}")
-    except BaseException:
-        await close_at_once(stream)
-        raise

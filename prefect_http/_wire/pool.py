@@ -1,160 +1,192 @@
-"""Which request gets which connection. Pure: it decides at once, and whoever asks does the I/O.
+"""Pool: which request gets which connection. Pure: it decides at once, and the caller does the I/O.
 
-Each step costs the same, however many connections and requests there are:
+Every operation takes constant time, however many connections and requests there are:
 
-- The idle connections of an origin are a stack: the one used last is the least likely to have been closed.
-- All idle ones also stand in one queue, the longest idle first: they expire in this order, and the first of them makes
-  room when another origin needs it.
-- Requests wait in one queue, first come, first served. While there is one, no connection is idle: what becomes free
-  goes to the first at once. If that one wants another origin, the connection is closed and its place goes over.
+- The idle connections of each origin form a stack: the one used last is the least likely to have been closed.
+- All idle connections also stand in one queue, longest idle first. They expire in this order, and the first of them is
+  closed when another origin needs room.
+- Requests wait in one queue, first come, first served. While one waits, no connection is idle: a connection that is
+  released goes to the first request in the queue. If that request has another origin, the connection is closed and the
+  request opens a new one in its place.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from prefect_http._wire.origin import Origin
+
 C = TypeVar("C", bound=Hashable)
-Origin = tuple[bytes, bytes, int, str]
-"""Scheme, host, port, and the name that TLS asks for."""
+
+
+class RequestState(enum.Enum):
+    """Whether a request may use a connection."""
+
+    WAITING = enum.auto()
+    """In the queue: ``max_connections`` are in use."""
+    GRANTED = enum.auto()
+    """It may use a connection, or open one."""
+    REFUSED = enum.auto()
+    """The pool was closed while the request waited."""
+
+
+# Every request looks at its state, and Python 3.11 takes 0.2 us to look up a member of an enum.
+_WAITING, _GRANTED, _REFUSED = RequestState
 
 
 @dataclass(slots=True, eq=False)
-class Place(Generic[C]):
-    """What a request holds in the pool: a place for a connection, or one in the queue for it.
+class PoolRequest(Generic[C]):
+    """A request for a connection, from ``Pool.acquire()`` to ``Pool.release()``.
 
     Attributes:
-        origin: where its connection leads.
-        is_granted: the place is there, and the request may go on.
-        connection: the connection in it; None: open one.
-        on_grant: called when a place that was waited for is granted, or is refused.
-        is_refused: the pool was emptied while the request waited.
+        origin: where the connection leads.
+        state: whether the request may use a connection yet.
+        connection: the connection that it uses; None if it has to open one.
+        on_resolved: called when a request that waited is granted or refused.
     """
 
     origin: Origin
-    is_granted: bool = False
+    state: RequestState = _WAITING
     connection: C | None = None
-    on_grant: Callable[[], object] | None = None
-    is_refused: bool = False
+    on_resolved: Callable[[], object] | None = None
 
 
 class Pool(Generic[C]):
-    """Hands out places for connections, and keeps the idle ones.
+    """Limits the number of connections, and keeps the idle ones.
 
     Args:
-        max_connections: how many there may be, idle or not; None: any number.
-        max_idle: how many of them may be idle; None: any number.
-        expiry: after how many seconds an idle one is not used any more; None: never.
+        max_connections: the largest number of connections, in use or idle; None: no limit.
+        max_idle: the largest number of idle connections; None: no limit.
+        expiry: the number of seconds after which an idle connection is no longer used; None: never.
 
     Attributes:
-        discarded: connections that are in the pool no more. Whoever calls a method closes them afterwards.
+        max_connections: as given, or infinity.
+        discarded: connections that are no longer in the pool. The caller of any method closes them afterwards.
     """
 
     def __init__(self, *, max_connections: int | None, max_idle: int | None, expiry: float | None) -> None:
-        self._max_connections = math.inf if max_connections is None else max_connections
+        self.max_connections = math.inf if max_connections is None else max_connections
         self._max_idle = math.inf if max_idle is None else max_idle
         self._expiry = math.inf if expiry is None else expiry
-        self._held: dict[Place[C], None] = {}
-        self._idle: OrderedDict[C, tuple[Origin, float]] = OrderedDict()  # with when it expires; the oldest first
-        self._stacks: dict[Origin, deque[C]] = {}  # the newest last
-        self._queue: OrderedDict[Place[C], None] = OrderedDict()
+        self._granted: dict[PoolRequest[C], None] = {}
+        self._idle: OrderedDict[C, tuple[Origin, float]] = OrderedDict()  # with the time of expiry; oldest first
+        self._stacks: dict[Origin, deque[C]] = {}  # newest last
+        self._queue: OrderedDict[PoolRequest[C], None] = OrderedDict()
         self.discarded: list[C] = []
 
     @property
-    def held(self) -> int:
-        """How many places are held by requests."""
-        return len(self._held)
+    def in_use(self) -> int:
+        """The number of requests that use a connection, or are opening one."""
+        return len(self._granted)
 
     @property
     def idle(self) -> int:
-        """How many connections are idle."""
+        """The number of idle connections."""
         return len(self._idle)
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a place."""
+        """The number of requests that wait for a connection."""
         return len(self._queue)
 
-    def holds(self, place: Place[C]) -> bool:
-        """Say whether a granted place is still the request's; it is not, once the pool has been emptied."""
-        return place in self._held
+    def holds(self, request: PoolRequest[C]) -> bool:
+        """Return whether a request still counts as using a connection; closing the pool ends that."""
+        return request in self._granted
 
-    def enter(self, origin: Origin, now: float) -> Place[C]:
-        """Ask for a place: it may be granted at once, with an idle connection or without one, or else it waits."""
-        place: Place[C] = Place(origin)  # Place[C](...) would take 1 us longer
-        if self._idle:
-            self._expire(now)
-            place.connection = self._pop_idle(origin)
-        if place.connection is None and len(self._held) + len(self._idle) >= self._max_connections:
-            if not self._idle:
-                self._queue[place] = None
-                return place
-            self._discard_oldest()
-        self._grant(place)
-        return place
-
-    def replace(self, place: Place[C], now: float) -> None:
-        """Give another connection in place of one that is no good; none, if no other is idle."""
-        assert place.connection is not None
-        self.discarded.append(place.connection)
-        self._expire(now)
-        place.connection = self._pop_idle(place.origin)
-
-    def leave(self, place: Place[C], now: float, *, keep: bool) -> None:
-        """Give a place back, granted or not.
+    def acquire(self, origin: Origin, now: float) -> PoolRequest[C]:
+        """Ask for a connection.
 
         Args:
-            place: what ``enter()`` gave.
-            now: the time.
-            keep: its connection can serve another request. If it cannot, it is discarded.
+            origin: where it leads.
+            now: the current time, in seconds.
+
+        Returns:
+            The request: granted, with an idle connection or without one, or else waiting.
         """
-        if not place.is_granted:
-            self._queue.pop(place, None)
+        request: PoolRequest[C] = PoolRequest(origin)  # PoolRequest[C](...) would take 1 us longer
+        if self._idle:
+            self._discard_expired(now)
+            request.connection = self._pop_idle(origin)
+        if request.connection is None and len(self._granted) + len(self._idle) >= self.max_connections:
+            if not self._idle:
+                self._queue[request] = None
+                return request
+            self._discard_oldest()
+        self._grant(request)
+        return request
+
+    def replace_stale(self, request: PoolRequest[C], now: float) -> None:
+        """Discard a request's connection, and let it use another idle one, if there is any."""
+        assert request.connection is not None
+        self.discarded.append(request.connection)
+        self._discard_expired(now)
+        request.connection = self._pop_idle(request.origin)
+
+    def release(self, request: PoolRequest[C], now: float, *, keep: bool) -> None:
+        """End a request, whatever its state, and grant the next one in the queue.
+
+        Args:
+            request: what ``acquire()`` returned.
+            now: the current time, in seconds.
+            keep: whether the connection can serve another request. If not, it is discarded.
+        """
+        if request.state is not _GRANTED:
+            self._queue.pop(request, None)
             return
-        connection, place.connection = place.connection, None
-        is_held = self.holds(place)
+        connection, request.connection = request.connection, None
+        is_held = self.holds(request)
         if connection is not None and not (keep and is_held):
             self.discarded.append(connection)
             connection = None
         if not is_held:
             return
-        del self._held[place]
+        del self._granted[request]
         if self._queue:
-            first, _ = self._queue.popitem(last=False)
-            if connection is not None and first.origin != place.origin:
-                self.discarded.append(connection)
-                connection = None
-            first.connection = connection
-            self._grant(first)
+            self._hand_on(connection, request.origin)
         elif connection is not None:
-            self._idle[connection] = place.origin, now + self._expiry
-            self._stacks.setdefault(place.origin, deque()).append(connection)
-            if len(self._idle) > self._max_idle:
-                self._discard_oldest()
+            self._add_idle(connection, request.origin, now)
 
-    def empty(self) -> None:
-        """Discard all connections, those in use as well, and refuse all who wait."""
+    def close(self) -> None:
+        """Discard all connections, those in use included, and refuse all requests that wait."""
         while self._idle:
             self._discard_oldest()
-        for place in self._held:
-            if place.connection is not None:
-                self.discarded.append(place.connection)
-                place.connection = None
-        self._held.clear()
+        for request in self._granted:
+            if request.connection is not None:
+                self.discarded.append(request.connection)
+                request.connection = None
+        self._granted.clear()
         while self._queue:
-            place, _ = self._queue.popitem(last=False)
-            place.is_refused = True
-            if place.on_grant is not None:
-                place.on_grant()
+            request, _ = self._queue.popitem(last=False)
+            self._resolve(request, _REFUSED)
 
-    def _grant(self, place: Place[C]) -> None:
-        self._held[place] = None
-        place.is_granted = True
-        if place.on_grant is not None:
-            place.on_grant()
+    def _hand_on(self, connection: C | None, origin: Origin) -> None:
+        """Grant the first request in the queue, with the connection if it leads to the right origin."""
+        request, _ = self._queue.popitem(last=False)
+        if connection is not None and request.origin != origin:
+            self.discarded.append(connection)
+            connection = None
+        request.connection = connection
+        self._grant(request)
+
+    def _add_idle(self, connection: C, origin: Origin, now: float) -> None:
+        self._idle[connection] = origin, now + self._expiry
+        self._stacks.setdefault(origin, deque()).append(connection)
+        if len(self._idle) > self._max_idle:
+            self._discard_oldest()
+
+    def _grant(self, request: PoolRequest[C]) -> None:
+        self._granted[request] = None
+        self._resolve(request, _GRANTED)
+
+    def _resolve(self, request: PoolRequest[C], state: RequestState) -> None:
+        request.state = state
+        if request.on_resolved is not None:
+            request.on_resolved()
 
     def _pop_idle(self, origin: Origin) -> C | None:
         stack = self._stacks.get(origin)
@@ -166,7 +198,7 @@ class Pool(Generic[C]):
         del self._idle[connection]
         return connection
 
-    def _expire(self, now: float) -> None:
+    def _discard_expired(self, now: float) -> None:
         while self._idle:
             connection = next(iter(self._idle))
             if now < self._idle[connection][1]:

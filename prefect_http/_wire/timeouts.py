@@ -1,9 +1,9 @@
-"""TimeoutWatcher: ends the waits of any number of connections that take too long.
+"""TimeoutWatcher: the timeouts of any number of connections, in one task.
 
 A cancel scope for each wait would be the plain way. On trio it takes 16 us of the 55 that a small request takes on the
-wire, and on asyncio 18 of 104. So a wait only notes until when it may last, which costs an attribute; one task for all
-connections sleeps until the earliest deadline that it knows, looks which have passed, and closes those connections.
-Almost every wait is over by then. So the task wakes once a second, however many requests there are.
+wire, and on asyncio 18 of 104. So a wait only notes its deadline, which costs an attribute. One task for all
+connections sleeps until the earliest deadline that it knows, and then closes the connections whose deadline has passed.
+Almost every wait is over by then, so the task wakes up once a second, however many requests there are.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _logger = logging.getLogger("prefect_http")
 
 
 class Timed(Protocol):
-    """What may wait until a deadline.
+    """An object that waits until a deadline at most.
 
     Attributes:
-        deadline: when its wait has lasted too long, on the event loop's clock; infinity while it does not wait.
+        deadline: when its wait times out, on the event loop's clock; infinity while it does not wait.
     """
 
     deadline: float
@@ -42,79 +42,90 @@ class Timed(Protocol):
 
 
 class TimeoutWatcher:
-    """Ends what waits longer than it may. The task for this is there while something waits.
+    """Ends waits that take too long. Its task runs while something waits, and no longer.
 
     Attributes:
-        watched: what is looked at.
-        next_wakeup: when the task looks next; infinity while there is none.
+        watched: the objects whose deadlines are watched.
+        next_wakeup: when the task next looks at the deadlines; infinity while there is no task.
     """
 
-    __slots__ = ("_life", "_looked", "_task", "_woken", "next_wakeup", "watched")
+    __slots__ = ("_checked", "_task", "_task_key", "_wake_up", "next_wakeup", "watched")
 
     def __init__(self) -> None:
         self.watched: set[Timed] = set()
         self.next_wakeup = math.inf
-        self._woken: Event | None = None  # ends the task's sleep
-        self._looked: Event | None = None  # the task has looked, or has ended
-        self._life: object = None  # which task it is, while there is one
+        self._wake_up: Event | None = None  # ends the task's sleep
+        self._checked: Event | None = None  # the task has looked at the deadlines, or has ended
+        self._task_key: object = None  # tells one task from the next; None while there is none
         self._task: object = None
 
     def wake_by(self, deadline: float) -> None:
-        """See to it that the task looks at a deadline that is earlier than ``next_wakeup``."""
-        if self._life is None:
-            life = object()
-            # In a context of its own: that of the request that happens to come first would be kept alive.
+        """Make the task look at the deadlines no later than at ``deadline``, which is before ``next_wakeup``."""
+        if self._task_key is None:
+            key = object()
+            # In an empty context: that of the request that happens to be first would be kept alive.
             self._task = spawn_root_task(
-                lambda: self._watch(life), "prefect_http deadlines", lambda: self._forget(life), contextvars.Context()
+                lambda: self._watch(key), "prefect_http timeouts", lambda: self._forget(key), contextvars.Context()
             )
-            self._life = life
+            self._task_key = key
         self.next_wakeup = deadline
-        if self._woken is not None:
-            self._woken.set()
+        if self._wake_up is not None:
+            self._wake_up.set()
 
     async def stop(self) -> None:
-        """End the task, unless something waits, and wait until it has looked, which is at once."""
-        if self._woken is not None:
-            self._woken.set()
-            if self._looked is None or self._looked.is_set():
-                self._looked = new_event()
-            await wait_shielded(self._looked)
+        """End the task if nothing waits, and return once it has found that out, which takes no time.
 
-    async def _watch(self, life: object) -> None:
+        Cancellation:
+            Is held back until then.
+        """
+        if self._wake_up is not None:
+            self._wake_up.set()
+            if self._checked is None or self._checked.is_set():
+                self._checked = new_event()
+            await wait_shielded(self._checked)
+
+    async def _watch(self, key: object) -> None:
         now = clock()
         try:
             while True:
-                # Where the loop was held up for long, what has come meanwhile is not too late: who waits for it has
-                # been woken together with this task, and goes first.
+                # If the loop was blocked for long, data that arrived meanwhile is not late: the tasks that wait for it
+                # have been woken together with this one, and run first.
                 await checkpoint()
                 for each in list(self.watched):
-                    if each.deadline <= now():  # asked only now, for to expire another one may have taken a while
+                    if each.deadline <= now():  # read each time, for expiring another one may have taken a while
                         await self._expire(each)
                 self.next_wakeup = min((each.deadline for each in self.watched), default=math.inf)
                 if self.next_wakeup == math.inf:
                     return
-                if self._looked is not None:
-                    self._looked.set()
-                self._woken = new_event()
-                scope = new_cancel_scope()
-                # Not to stay long when nothing waits any more: some programs wait for all tasks before they end.
-                scope.deadline = min(self.next_wakeup, now() + _MAX_SLEEP)
-                with scope:
-                    await self._woken.wait()
+                if self._checked is not None:
+                    self._checked.set()
+                await self._sleep(min(self.next_wakeup, now() + _MAX_SLEEP))
         finally:
-            # At once, and not when the task is gone: whoever comes next must find that it needs another.
-            self._forget(life)
+            # At once, and not when the task has ended: the next wait must find that it needs a new task.
+            self._forget(key)
 
-    def _forget(self, life: object) -> None:
-        """Take it that the task has ended, or was cancelled before it began."""
-        if self._life is life:
+    async def _sleep(self, deadline: float) -> None:
+        """Sleep until a deadline, or until woken.
+
+        Never for long, so that the task ends soon when nothing waits any more: some programs wait for all tasks before
+        they exit.
+        """
+        self._wake_up = new_event()
+        scope = new_cancel_scope()
+        scope.deadline = deadline
+        with scope:
+            await self._wake_up.wait()
+
+    def _forget(self, key: object) -> None:
+        """Note that a task has ended, or was cancelled before it began."""
+        if self._task_key is key:
             self.next_wakeup = math.inf
-            self._life = self._woken = self._task = None
-            if self._looked is not None:
-                self._looked.set()
+            self._task_key = self._wake_up = self._task = None
+            if self._checked is not None:
+                self._checked.set()
 
     async def _expire(self, each: Timed) -> None:
         try:
             await each.expire()
-        except Exception:  # the wait has ended all the same, and the other ones must
+        except Exception:  # the wait has ended all the same, and the others must end as well
             _logger.debug("closing a connection failed", exc_info=True)

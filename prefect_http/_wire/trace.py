@@ -1,7 +1,7 @@
-"""Trace: tells the ``trace`` extension and the DEBUG log what is being done for a request.
+"""Trace: reports what is being done for a request, to the ``trace`` extension and to the DEBUG log.
 
-The events, and what comes with them, are those of httpcore (https://www.encode.io/httpcore/extensions/#trace), for the
-tools that listen to them. Where nobody listens, there is no Trace, and it costs nothing.
+The events and their info are those of httpcore (https://www.encode.io/httpcore/extensions/#trace), for tools that
+listen to them. When nothing listens, there is no Trace, and it costs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ _logger = logging.getLogger("prefect_http.wire")
 
 
 class Trace:
-    """Those who listen to one request."""
+    """What listens to the events of one request.
+
+    Args:
+        request: the request.
+        extension: its ``trace`` extension, called with an event's name and info; None: there is none.
+        is_logged: whether events go to the log.
+    """
 
     __slots__ = ("_extension", "_is_logged", "_request")
 
@@ -32,7 +38,7 @@ class Trace:
 
     @classmethod
     def of(cls, request: httpx.Request) -> Trace | None:
-        """Give the trace of a request; None if nobody listens."""
+        """Return the trace of a request; None if nothing listens."""
         extension = request.extensions.get("trace")
         is_logged = _logger.isEnabledFor(logging.DEBUG)
         return None if extension is None and not is_logged else cls(request, extension, is_logged=is_logged)
@@ -44,57 +50,66 @@ class Trace:
         info: Mapping[str, object] | None = None,
         result: Callable[[T], object] = lambda _: None,
     ) -> T:
-        """Do a step, and tell of its start and of its end.
+        """Do a step, and emit an event when it starts and another when it ends.
 
         Args:
             name: such as ``"http11.send_request_body"``.
-            do: does it.
-            info: what comes with ``<name>.started``; None: the request.
-            result: makes of the outcome what comes with ``<name>.complete`` as ``return_value``. With ``<name>.failed``
-                comes the ``exception``.
+            do: does the step.
+            info: the info of ``<name>.started``; None: the request.
+            result: turns what ``do`` returns into the ``return_value`` of ``<name>.complete``. The info of
+                ``<name>.failed`` is the ``exception``.
         """
-        await self.tell(f"{name}.started", info)
+        await self.emit(f"{name}.started", info)
         try:
-            outcome = await do()
+            returned = await do()
         except BaseException as error:
-            await self.tell(f"{name}.failed", {"exception": error})
+            await self.emit(f"{name}.failed", {"exception": error})
             raise
-        await self.tell(f"{name}.complete", {"return_value": result(outcome)})
-        return outcome
+        await self.emit(f"{name}.complete", {"return_value": result(returned)})
+        return returned
 
-    async def close(self, leave: Callable[[], Awaitable[None]]) -> None:
-        """End a response, whatever the listener does, and tell of it."""
+    async def close(self, do: Callable[[], Awaitable[None]]) -> None:
+        """Close a response, even if the extension fails, and emit the events of that."""
         try:
-            await self.tell("http11.response_closed.started", {})
+            await self.emit("http11.response_closed.started", {})
         finally:
-            await leave()
-        await self.tell("http11.response_closed.complete", {"return_value": None})
+            await do()
+        await self.emit("http11.response_closed.complete", {"return_value": None})
 
-    async def tell(self, event: str, info: Mapping[str, object] | None = None) -> None:
-        """Tell of an event, and what comes with it; None: the request."""
+    async def emit(self, event: str, info: Mapping[str, object] | None = None) -> None:
+        """Emit an event, with its info; None: the request.
+
+        Raises:
+            TypeError: the extension is not an async function.
+            BaseException: what the extension raises.
+        """
         if info is None:
             info = {"request": self._request}
         if self._is_logged:
             _logger.debug("%s %s: %s%s", self._request.method, safe_url(self._request.url), event, _brief(info))
         if self._extension is not None:
-            told = self._extension(event, dict(info))
-            if not inspect.isawaitable(told):
+            returned = self._extension(event, dict(info))
+            if not inspect.isawaitable(returned):
                 raise TypeError(f"the trace extension must be an async function, not {self._extension!r}")
-            await told
+            await returned
 
 
 def _brief(info: Mapping[str, object]) -> str:
-    """Write what may be in a log: no headers, for there are credentials among them."""
+    """Return what may be logged of an event's info: no headers, since they may hold credentials."""
     shown = [f"{name}={info[name]!r}" for name in ("host", "port", "server_hostname") if name in info]
     if isinstance(error := info.get("exception"), BaseException):
         shown.append(safe_exception(error))
-    if isinstance(told := info.get("return_value"), tuple):  # the head of a response
-        shown.append(str(cast("tuple[object, ...]", told)[1]))
+    if isinstance(returned := info.get("return_value"), tuple):  # the head of a response
+        shown.append(str(cast("tuple[object, ...]", returned)[1]))
     return "".join(f" {each}" for each in shown)
 
 
 async def step(
-    trace: Trace | None, name: str, do: Callable[[], Awaitable[T]], result: Callable[[T], object] = lambda _: None
+    trace: Trace | None,
+    name: str,
+    do: Callable[[], Awaitable[T]],
+    info: Mapping[str, object] | None = None,
+    result: Callable[[T], object] = lambda _: None,
 ) -> T:
-    """Do a step, whether somebody listens or not."""
-    return await (do() if trace is None else trace.step(name, do, result=result))
+    """Do a step, whether anything listens or not; see ``Trace.step()``."""
+    return await (do() if trace is None else trace.step(name, do, info, result))

@@ -86,6 +86,7 @@ PURE = {
     "_wire.h1.request_head",
     "_wire.h1.response_head",
     "_wire.h1.response_parser",
+    "_wire.origin",
     "_wire.pool",
 }
 PUBLIC_MODULES = {"__init__"}

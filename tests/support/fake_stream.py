@@ -1,4 +1,4 @@
-"""A byte stream that does as it is told."""
+"""A byte stream that follows a script."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import anyio.lowlevel
 
 
 class FakeStream(anyio.abc.ByteStream):
-    """Gives and takes what it is told to, each after so many seconds.
+    """Receives what it is given, and keeps what it is told to send, each after so many seconds.
 
     Attributes:
-        given: what receive() gives or raises, in turn; at the end it hangs.
+        to_receive: what ``receive()`` returns or raises, in turn; at the end it waits forever.
         sent: what has been sent.
-        closings: how often it was closed.
+        closings: the number of times that it was closed.
     """
 
-    def __init__(self, *given: bytes | Exception, delay: float = 0.0, failure: Exception | None = None) -> None:
-        self.given = list(given)
+    def __init__(self, *to_receive: bytes | Exception, delay: float = 0.0, failure: Exception | None = None) -> None:
+        self.to_receive = list(to_receive)
         self.delay = delay
         self.failure = failure
         self.sent: list[bytes] = []
         self.closings = 0
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        await anyio.sleep(self.delay if self.given else math.inf)
-        data = self.given.pop(0)
+        await anyio.sleep(self.delay if self.to_receive else math.inf)
+        data = self.to_receive.pop(0)
         if isinstance(data, Exception):
             raise data
         assert len(data) <= max_bytes
@@ -42,7 +42,7 @@ class FakeStream(anyio.abc.ByteStream):
         self.sent.append(item)
 
     async def send_eof(self) -> None:
-        raise AssertionError("nobody asks for it")
+        raise AssertionError("not used")
 
     async def aclose(self) -> None:
         self.closings += 1

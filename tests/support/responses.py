@@ -1,4 +1,4 @@
-"""What the tests of the response's parser share: it is fed as the wire feeds it."""
+"""What the tests of the response parser share: they feed it as the wire does."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import NamedTuple
 
 import httpx
 
-from prefect_http._wire.h1.response_head import Body, ResponseHead
+from prefect_http._wire.h1.response_head import Framing, ResponseHead
 from prefect_http._wire.h1.response_parser import ResponseParser
 
 
 class Outcome(NamedTuple):
-    """What becomes of a response.
+    """What a parser has found.
 
     Attributes:
-        head: the head, if one came.
-        body: what of the body was given.
-        leading: the first bytes behind a head that opens a tunnel.
-        is_complete: all of the response has come.
-        has_failed: the parser has refused it.
-        leaves_reusable: the connection can serve another request.
+        head: the head, if it arrived.
+        body: the part of the body that arrived.
+        trailing_data: the bytes after a head that opens a tunnel.
+        is_complete: whether all of the response arrived.
+        has_failed: whether the parser refused it.
+        can_reuse_connection: whether the connection can serve another request.
     """
 
     head: ResponseHead | None
     body: bytes
-    leading: bytes
+    trailing_data: bytes
     is_complete: bool
     has_failed: bool
-    leaves_reusable: bool
+    can_reuse_connection: bool
 
 
 def outcome(method: str, pieces: Iterable[bytes], *, eof: bool = False) -> Outcome:
     """Feed a parser as the wire does: up to the end of the response or its error, and then the end of the stream.
 
-    What comes behind the end in a later piece is never fed. The wire finds it in the socket, so that the connection is
-    not reusable either; and in a tunnel, it is read from the socket.
+    Later pieces are never fed. The wire finds them in the socket, so that the connection is not reusable either; and in
+    a tunnel, they are read from the socket.
     """
     parser = ResponseParser(method)
     body, left, has_failed = b"", iter(pieces), False
     try:
         for piece in left:
             body += parser.feed(piece)
-            if parser.is_complete or parser.error is not None:
+            if parser.is_complete or parser.body_error is not None:
                 break
-        if eof and not parser.is_complete and parser.error is None:
+        if eof and not parser.is_complete and parser.body_error is None:
             parser.feed_eof()
     except httpx.RemoteProtocolError:
         has_failed = True
@@ -53,16 +53,16 @@ def outcome(method: str, pieces: Iterable[bytes], *, eof: bool = False) -> Outco
     return Outcome(
         parser.head,
         body,
-        parser.leading + rest if is_tunnel(parser) else b"",
+        parser.trailing_data + rest if is_tunnel(parser) else b"",
         parser.is_complete,
-        has_failed or parser.error is not None,
-        parser.leaves_reusable and not rest,
+        has_failed or parser.body_error is not None,
+        parser.can_reuse_connection and not rest,
     )
 
 
 def is_tunnel(parser: ResponseParser) -> bool:
-    """Say whether what follows the head is another protocol's."""
-    return parser.head is not None and parser.head.body is Body.TUNNEL
+    """Return whether another protocol follows the head."""
+    return parser.head is not None and parser.head.framing is Framing.TUNNEL
 
 
 def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:

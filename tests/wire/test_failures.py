@@ -1,6 +1,6 @@
-"""Failures on the wire: each is the exception that httpx's own transport raises there, and its message helps.
+"""Failures on the wire: each is the exception that httpx's own transport raises, with a helpful message.
 
-And what does not become one: a request on a connection that the server has closed in that moment is sent again, once.
+And what does not become one: a request on a connection that the server closes just then is sent again, once.
 """
 
 from __future__ import annotations
@@ -8,29 +8,44 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
 import httpx
 import pytest
+from support.scripted_servers import send_and_close
 from support.servers import Act, answer, drop, free_port, half_answer, raw_server, stall, stay_silent, talk_nonsense
+from support.sockets import open_sockets, reset, sockets_closed
 from support.wire import (
-    client_context,
     fetch,
     figures,
     new_request,
     new_transport,
-    open_sockets,
     request_targets,
-    reset,
-    sockets_closed,
+    trusting_context,
 )
 
 from prefect_http import HTTPTransport
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    # httpx leaves generators and sockets to the garbage collector, and so does anyio where it cannot bind a socket.
+    pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_for_other_tests() -> Iterator[None]:
+    """Collect what is left to the garbage collector here, with the warnings that other tests would have."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
 
 SHORT = 0.05
 NEVER_ASSIGNED = "192.0.2.1"  # RFC 5737
@@ -39,30 +54,19 @@ NEVER_ASSIGNED = "192.0.2.1"  # RFC 5737
 # --- Servers that fail
 
 
-def say(data: bytes) -> Act:
-    """Send this, and close the connection."""
-
-    async def act(stream: anyio.abc.ByteStream) -> None:
-        await stream.send(data)
-        await stream.aclose()
-
-    return act
-
-
-def say_and_reset(data: bytes) -> Act:
+def send_and_reset(data: bytes) -> Act:
     """Send this, and reset the connection once it has arrived."""
 
     async def act(stream: anyio.abc.ByteStream) -> None:
         if data:
             await stream.send(data)
             await anyio.sleep(0.01)  # a reset overtakes what has not been read
-        reset(stream)
-        await stream.aclose()
+        await reset(stream)
 
     return act
 
 
-def say_and_wait(data: bytes) -> Act:
+def send_and_wait(data: bytes) -> Act:
     """Send this, and nothing more until the client gives up."""
 
     async def act(stream: anyio.abc.ByteStream) -> None:
@@ -73,7 +77,7 @@ def say_and_wait(data: bytes) -> Act:
 
 
 async def wait_for_the_end(stream: anyio.abc.ByteStream) -> None:
-    """Read whatever comes, and answer nothing."""
+    """Read everything, and never answer."""
     async with stream:
         with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream):
             while True:
@@ -90,12 +94,11 @@ async def never_read(stream: anyio.abc.ByteStream) -> None:
 async def read_some_and_reset(stream: anyio.abc.ByteStream) -> None:
     """Read a little, and reset the connection."""
     await stream.receive(100)
-    reset(stream)
-    await stream.aclose()
+    await reset(stream)
 
 
-async def be_no_tls(stream: anyio.abc.ByteStream) -> None:
-    """Speak first, and no TLS."""
+async def send_first(stream: anyio.abc.ByteStream) -> None:
+    """Send first, and something that is not TLS."""
     async with stream:
         await stream.send(b"220 smtp.example.org ESMTP\r\n")
         with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream):
@@ -109,7 +112,7 @@ async def hang_up(stream: anyio.abc.ByteStream) -> None:
 
 @contextlib.asynccontextmanager
 async def accepting(serve: Act) -> AsyncGenerator[int]:
-    """Run a server that does this with each connection; give its port."""
+    """Run a server that does this with each connection; yield its port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     with anyio.fail_after(10):
         async with listener, anyio.create_task_group() as tasks:
@@ -119,33 +122,33 @@ async def accepting(serve: Act) -> AsyncGenerator[int]:
 
 
 async def endless() -> AsyncIterator[bytes]:
-    """Give a body without an end."""
+    """Generate an endless body."""
     while True:
         yield b"x" * 65536
 
 
 async def one_shot() -> AsyncIterator[bytes]:
-    """Give a short body once."""
+    """Generate a short body."""
     yield b"only "
     yield b"once"
 
 
-# --- The same situation for both transports
+# --- The same situations for both transports
 
 
 @dataclass(frozen=True)
 class Case:
-    """A situation, and what is raised in it.
+    """A situation, and the exception in it.
 
     Attributes:
-        error: the exception; several, where it depends on the system which one.
+        error: the type of the exception; several, if it depends on the system.
         act: what the server does with the request.
-        serve: or else what it does with each connection.
-        url: where to; with the port.
-        method: of the request.
+        serve: or else, what it does with each connection.
+        url: where the request goes; with the port.
+        method: the request's method.
         content: makes its body.
         timeouts: those that are not 5 s.
-        says: what stands in the message; with the port.
+        says: a part of the message; with the port.
     """
 
     error: type[Exception] | tuple[type[Exception], ...]
@@ -159,12 +162,12 @@ class Case:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """All that may be raised."""
+        """All types that the exception may have."""
         return self.error if isinstance(self.error, tuple) else (self.error,)
 
     @contextlib.asynccontextmanager
     async def server(self) -> AsyncGenerator[int]:
-        """Run the server; give its port."""
+        """Run the server; yield its port."""
         if self.act is not None:
             async with raw_server(self.act) as server:
                 yield server.port
@@ -175,7 +178,7 @@ class Case:
             yield free_port()
 
     async def outcome(self, transport: httpx.AsyncBaseTransport, port: int) -> BaseException:
-        """Send the request, and give what is raised."""
+        """Send the request, and return the exception."""
         request = new_request(self.url.format(port=port), self.method, self.content(), **self.timeouts)
         async with transport:
             with anyio.fail_after(5), pytest.raises(Exception) as caught:  # noqa: PT011, it is looked at
@@ -186,20 +189,20 @@ class Case:
 SECURE = "https://user:secret@127.0.0.1:{port}/?key=secret"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-BREAKS = (httpx.ReadError, "the connection to 127.0.0.1:{port} broke while reading: ")
-SILENT = "127.0.0.1:{port} sent nothing for 0.05 s"
+BREAKS = (httpx.ReadError, "receiving from 127.0.0.1:{port} failed: ")
+SILENT = "127.0.0.1:{port} sent no data for 0.05 s"
 WRITE_SHORT: dict[str, float | None] = {"write": SHORT}
-NO_TAKER = "127.0.0.1:{port} took no data for 0.05 s"
+NO_TAKER = "127.0.0.1:{port} accepted no data for 0.05 s"
 
 CASES = {
     "unknown-host": Case(
         httpx.ConnectError, url="http://user:secret@no-such-host.invalid/", says="no-such-host.invalid:80"
     ),
-    "refused": Case(httpx.ConnectError, says="no connection to 127.0.0.1:{port}: "),
+    "refused": Case(httpx.ConnectError, says="could not connect to 127.0.0.1:{port}: "),
     "refused-by-all": Case(
-        httpx.ConnectError, url="http://localhost:{port}/", says="no connection to localhost:{port}: "
+        httpx.ConnectError, url="http://localhost:{port}/", says="could not connect to localhost:{port}: "
     ),
-    "no-tls": Case(httpx.ConnectError, serve=be_no_tls, url=SECURE, says="127.0.0.1:{port}"),
+    "no-tls": Case(httpx.ConnectError, serve=send_first, url=SECURE, says="127.0.0.1:{port}"),
     "closed-for-tls": Case(httpx.ConnectError, serve=hang_up, url=SECURE, says="127.0.0.1:{port}"),
     "reset-for-tls": Case(httpx.ConnectError, serve=read_some_and_reset, url=SECURE, says="127.0.0.1:{port}"),
     "slow-tls": Case(
@@ -209,28 +212,28 @@ CASES = {
         httpx.ConnectTimeout, act=drop, timeouts={"connect": 0}, says="127.0.0.1:{port} within 0 s"
     ),
     "closed": Case(httpx.RemoteProtocolError, act=drop, says="Server disconnected without sending a response"),
-    "reset": Case(BREAKS[0], act=say_and_reset(b""), says=BREAKS[1]),
-    "closed-in-head": Case(httpx.RemoteProtocolError, act=say(HEAD[:30])),
-    "reset-in-head": Case(BREAKS[0], act=say_and_reset(HEAD[:30]), says=BREAKS[1]),
+    "reset": Case(BREAKS[0], act=send_and_reset(b""), says=BREAKS[1]),
+    "closed-in-head": Case(httpx.RemoteProtocolError, act=send_and_close(HEAD[:30])),
+    "reset-in-head": Case(BREAKS[0], act=send_and_reset(HEAD[:30]), says=BREAKS[1]),
     "closed-in-body": Case(httpx.RemoteProtocolError, act=half_answer(), says="90 of 100 bytes are missing"),
-    "reset-in-body": Case(BREAKS[0], act=say_and_reset(HEAD + b"0123456789"), says=BREAKS[1]),
-    "closed-in-chunk": Case(httpx.RemoteProtocolError, act=say(CHUNKED + b"5\r\nab")),
-    "closed-before-last-chunk": Case(httpx.RemoteProtocolError, act=say(CHUNKED + b"2\r\nab\r\n")),
-    "reset-in-chunk": Case(BREAKS[0], act=say_and_reset(CHUNKED + b"5\r\nab"), says=BREAKS[1]),
-    "reset-in-endless-body": Case(BREAKS[0], act=say_and_reset(b"HTTP/1.1 200 OK\r\n\r\nabc"), says=BREAKS[1]),
-    "bad-chunk": Case(httpx.RemoteProtocolError, act=say(CHUNKED + b"xyz\r\n")),
+    "reset-in-body": Case(BREAKS[0], act=send_and_reset(HEAD + b"0123456789"), says=BREAKS[1]),
+    "closed-in-chunk": Case(httpx.RemoteProtocolError, act=send_and_close(CHUNKED + b"5\r\nab")),
+    "closed-before-last-chunk": Case(httpx.RemoteProtocolError, act=send_and_close(CHUNKED + b"2\r\nab\r\n")),
+    "reset-in-chunk": Case(BREAKS[0], act=send_and_reset(CHUNKED + b"5\r\nab"), says=BREAKS[1]),
+    "reset-in-endless-body": Case(BREAKS[0], act=send_and_reset(b"HTTP/1.1 200 OK\r\n\r\nabc"), says=BREAKS[1]),
+    "bad-chunk": Case(httpx.RemoteProtocolError, act=send_and_close(CHUNKED + b"xyz\r\n")),
     "garbage": Case(httpx.RemoteProtocolError, act=talk_nonsense),
     "slow-answer": Case(httpx.ReadTimeout, act=stay_silent, timeouts={"read": SHORT}, says=SILENT),
-    "slow-head": Case(httpx.ReadTimeout, act=say_and_wait(HEAD[:30]), timeouts={"read": SHORT}, says=SILENT),
+    "slow-head": Case(httpx.ReadTimeout, act=send_and_wait(HEAD[:30]), timeouts={"read": SHORT}, says=SILENT),
     "slow-body": Case(httpx.ReadTimeout, act=stall, timeouts={"read": SHORT}, says=SILENT),
     "slow-chunk": Case(
-        httpx.ReadTimeout, act=say_and_wait(CHUNKED + b"5\r\nab"), timeouts={"read": SHORT}, says=SILENT
+        httpx.ReadTimeout, act=send_and_wait(CHUNKED + b"5\r\nab"), timeouts={"read": SHORT}, says=SILENT
     ),
     "slow-answer-to-upload": Case(
         httpx.ReadTimeout, act=stay_silent, method="POST", content=one_shot, timeouts={"read": SHORT}, says=SILENT
     ),
     "no-time-to-read": Case(
-        httpx.ReadTimeout, act=stay_silent, timeouts={"read": 0}, says="127.0.0.1:{port} sent nothing"
+        httpx.ReadTimeout, act=stay_silent, timeouts={"read": 0}, says="127.0.0.1:{port} sent no data"
     ),
     "slow-taker": Case(
         httpx.WriteTimeout,
@@ -280,7 +283,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_failures(name: str) -> None:
-    """A failure is the exception that it is with httpx; its message says where and how long, and tells no secrets."""
+    """A failure is the same exception as with httpx; its message says where and how long, and reveals no secrets."""
     case, transport, sockets = CASES[name], new_transport(), open_sockets()
     async with case.server() as port:
         error = await case.outcome(transport, port)
@@ -292,15 +295,12 @@ async def test_failures(name: str) -> None:
     await sockets_closed(sockets)
 
 
-# httpx leaves the caller's body to the garbage collector.
-@pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")
 @pytest.mark.parametrize("name", CASES)
 async def test_failures_with_httpx(name: str) -> None:
     """In the same situation, httpx.AsyncHTTPTransport raises the same exception."""
     case = CASES[name]
     async with case.server() as port:
-        error = await case.outcome(httpx.AsyncHTTPTransport(verify=client_context()), port)
-    gc.collect()
+        error = await case.outcome(httpx.AsyncHTTPTransport(verify=trusting_context()), port)
     assert type(error) in case.errors
 
 
@@ -312,7 +312,7 @@ def httpxs_own(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
 @pytest.mark.parametrize("new", [new_transport, httpxs_own])
 @pytest.mark.parametrize("seconds", [0, SHORT])
 async def test_pool_timeout(new: Callable[[httpx.Limits], httpx.AsyncBaseTransport], seconds: float) -> None:
-    """A request that gets no connection in time raises PoolTimeout, and the one that is there stays."""
+    """A request that gets no connection in time raises PoolTimeout, and leaves the connection in use alone."""
     async with raw_server(answer(body=b"fine")) as server, new(httpx.Limits(max_connections=1)) as transport:
         response = await transport.handle_async_request(new_request(server.url))
         with pytest.raises(httpx.PoolTimeout) as caught:
@@ -328,7 +328,7 @@ async def test_pool_timeout(new: Callable[[httpx.Limits], httpx.AsyncBaseTranspo
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_timeouts_are_off(method: str) -> None:
-    """With timeouts of None, and with none at all, nothing is limited."""
+    """With timeouts of None, or without any, there is no limit."""
     none: dict[str, float | None] = dict.fromkeys(("connect", "read", "write", "pool"))
     async with raw_server(answer(body=b"fine")) as server, new_transport() as transport:
         with anyio.fail_after(5):
@@ -338,7 +338,7 @@ async def test_timeouts_are_off(method: str) -> None:
 
 
 async def test_timeout_is_for_each_part() -> None:
-    """The limit on the time to read holds for each part, and not for all of the body."""
+    """The read timeout holds for each part of the body, and not for all of it."""
 
     async def slowly(stream: anyio.abc.ByteStream) -> None:
         await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
@@ -353,16 +353,14 @@ async def test_timeout_is_for_each_part() -> None:
 @pytest.mark.parametrize(
     "host", ["a" * 64 + ".invalid", "a..invalid", "x" * 300], ids=["long-label", "empty-label", "long-name"]
 )
-async def test_host_that_is_none(host: str) -> None:
-    """A name that no host can have is a host that is not found, where httpx raises a UnicodeError."""
+async def test_invalid_host(host: str) -> None:
+    """An invalid host name is a ConnectError, where httpx raises a UnicodeError."""
     async with new_transport() as transport:
         with anyio.fail_after(10), pytest.raises(httpx.ConnectError):
             await fetch(transport, f"http://{host}/")
         assert figures(transport) == (0, 0, 0)
 
 
-# httpx leaves the socket to the garbage collector, and so does anyio on trio where it cannot bind one.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize(
     "new",
     [
@@ -374,13 +372,12 @@ async def test_host_that_is_none(host: str) -> None:
     ids=["address-ours", "address-httpx", "option-ours", "option-httpx"],
 )
 async def test_bad_arguments_of_sockets(new: Callable[[], httpx.AsyncBaseTransport]) -> None:
-    """An address or an option that the system does not know is a ConnectError."""
+    """A local address or a socket option that the system refuses is a ConnectError."""
     async with raw_server(answer()) as server, new() as transport:
         with pytest.raises(httpx.ConnectError):
             await fetch(transport, server.url)
         if isinstance(transport, HTTPTransport):
             assert figures(transport) == (0, 0, 0)
-    gc.collect()
 
 
 async def fail() -> AsyncIterator[bytes]:
@@ -391,7 +388,7 @@ async def fail() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("new", [new_transport, lambda: httpx.AsyncHTTPTransport(verify=False)], ids=["ours", "httpx"])
 async def test_body_that_fails(new: Callable[[], httpx.AsyncBaseTransport]) -> None:
-    """What a body's stream raises comes out plain, as with httpx."""
+    """An exception of the request body is raised unchanged, as with httpx."""
     async with raw_server(answer()) as server, new() as transport:
         with pytest.raises(LookupError, match="the caller's own"):
             await fetch(transport, new_request(server.url, "POST", fail()))
@@ -400,7 +397,7 @@ async def test_body_that_fails(new: Callable[[], httpx.AsyncBaseTransport]) -> N
 
 
 async def test_body_that_is_too_short() -> None:
-    """A body that is shorter than promised is a LocalProtocolError, where httpx raises h11's own."""
+    """A body that is shorter than its Content-Length is a LocalProtocolError, where httpx raises h11's own."""
     async with accepting(wait_for_the_end) as port, new_transport() as transport:
         request = new_request(f"http://127.0.0.1:{port}/", "POST", one_shot())
         del request.headers["Transfer-Encoding"]
@@ -410,16 +407,16 @@ async def test_body_that_is_too_short() -> None:
         assert figures(transport) == (0, 0, 0)
 
 
-# --- What is sent again
+# --- Sending again
 
 
-CLOSES = pytest.mark.parametrize("close", [drop, say_and_reset(b"")], ids=["closed", "reset"])
+CLOSES = pytest.mark.parametrize("close", [drop, send_and_reset(b"")], ids=["closed", "reset"])
 
 
 @CLOSES
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"])
 async def test_sent_again(method: str, close: Act) -> None:
-    """A request on a connection that the server closes in that moment goes out once more, on a fresh one."""
+    """If the server closes a reused connection just then, the request is sent again on a fresh one."""
     content = b"all of it" if method in {"PUT", "DELETE"} else None
     async with raw_server(answer(), close, answer(204)) as server, new_transport() as transport:
         await fetch(transport, server.url)
@@ -434,8 +431,8 @@ async def test_sent_again(method: str, close: Act) -> None:
 
 
 @CLOSES
-async def test_long_body_is_sent_again(close: Act) -> None:
-    """A body of many bytes is there to be sent again, whole."""
+async def test_large_body_is_sent_again(close: Act) -> None:
+    """A large body of bytes is sent again whole."""
     body = bytes(range(256)) * 4000
     async with raw_server(answer(), close, answer(body=b"fine")) as server, new_transport() as transport:
         await fetch(transport, server.url)
@@ -451,7 +448,7 @@ async def test_long_body_is_sent_again(close: Act) -> None:
 async def test_not_sent_again(
     method: str, content: bytes | Callable[[], AsyncIterator[bytes]] | None, close: Act
 ) -> None:
-    """What may not be repeated, or cannot be, fails as the first time."""
+    """A request that is not safe to repeat, or cannot be, fails."""
     body = content() if callable(content) else content
     async with raw_server(answer(), close, answer()) as server, new_transport() as transport:
         await fetch(transport, server.url)
@@ -465,9 +462,9 @@ async def test_not_sent_again(
     "data",
     [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"220 smtp.example.org\r\n", b"\r\n", b"\0"],
 )
-@pytest.mark.parametrize("then", [say, say_and_reset], ids=["closed", "reset"])
-async def test_not_sent_again_once_there_is_an_answer(data: bytes, then: Callable[[bytes], Act]) -> None:
-    """A request that any byte has come back for is not sent again, be that no HTTP."""
+@pytest.mark.parametrize("then", [send_and_close, send_and_reset], ids=["closed", "reset"])
+async def test_not_sent_again_after_the_first_byte(data: bytes, then: Callable[[bytes], Act]) -> None:
+    """A request is not sent again once a byte has arrived, even if it is not HTTP."""
     async with raw_server(answer(), then(data), answer()) as server, new_transport() as transport:
         await fetch(transport, server.url)
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
@@ -478,7 +475,7 @@ async def test_not_sent_again_once_there_is_an_answer(data: bytes, then: Callabl
 
 @CLOSES
 async def test_not_sent_again_on_a_fresh_connection(close: Act) -> None:
-    """A request that fails on a connection of its own is not sent again."""
+    """A request that fails on a fresh connection is not sent again."""
     async with raw_server(close, answer()) as server, new_transport() as transport:
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             await fetch(transport, server.url)
@@ -497,7 +494,7 @@ async def test_sent_again_only_once(close: Act) -> None:
 
 
 async def test_sent_again_on_a_fresh_connection() -> None:
-    """The second time, it is no idle connection that is taken: that one may be as stale."""
+    """The second attempt does not use an idle connection, which may be as stale as the first."""
     async with raw_server(answer(), answer(), drop, answer()) as server, new_transport() as transport:
         for response in [await transport.handle_async_request(new_request(server.url)) for _ in range(2)]:
             await response.aread()
@@ -507,8 +504,8 @@ async def test_sent_again_on_a_fresh_connection() -> None:
     assert server.connections == 3
 
 
-async def test_slow_answer_is_not_asked_for_again() -> None:
-    """A timeout on a reused connection is a timeout."""
+async def test_timeout_on_a_reused_connection() -> None:
+    """A timeout on a reused connection is not retried."""
     async with raw_server(answer(), stay_silent, answer()) as server, new_transport() as transport:
         await fetch(transport, server.url)
         with pytest.raises(httpx.ReadTimeout):
@@ -518,7 +515,7 @@ async def test_slow_answer_is_not_asked_for_again() -> None:
 
 
 async def test_server_that_is_gone() -> None:
-    """When the server closes the connection and then refuses another, it is the refusal that is raised."""
+    """If the server closes the connection and then refuses another, the refusal is raised."""
     async with new_transport() as transport:
         async with raw_server(answer()) as server:
             await fetch(transport, server.url)

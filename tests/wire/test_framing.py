@@ -1,7 +1,8 @@
-"""HTTPTransport and where answers end: each framing of HTTP/1.1, what comes behind it, and what is none."""
+"""Where responses end: each framing of HTTP/1.1, data after a response, and invalid responses and requests."""
 
 from __future__ import annotations
 
+import itertools
 import socket
 import ssl
 
@@ -9,24 +10,21 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
-import trustme
 from anyio.streams.tls import TLSStream
 from support.scripted_servers import (
-    NOTHING,
-    ONE_IDLE,
     byte_server,
     new_client,
-    new_transport,
+    one_connection,
     read_head,
     read_to_end,
-    say,
-    say_and_close,
+    send,
+    send_and_close,
     settle,
     wired,
 )
 from support.servers import Act, answer
-
-from prefect_http import HTTPTransport
+from support.tls_servers import server_context
+from support.wire import NOTHING, ONE_IDLE, trusting_context
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +37,7 @@ MANY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n" * 100
 
 JUNK = [EVIL, b"\r\n", b"\n", b"X", b"H", b"\0"]
 
-# What is kept open by both sides: method, answer, status, body.
+# Responses after which both sides keep the connection: method, response, status code, body.
 KEPT = {
     "length": ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello"),
     "length-0": ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, b""),
@@ -97,7 +95,7 @@ KEPT = {
     ),
     "no-reason": ("GET", b"HTTP/1.1 299 \r\nContent-Length: 5\r\n\r\nhello", 299, b"hello"),
 }
-# What closes the connection, though the server would keep it.
+# Responses after which the connection is closed, though the server keeps it.
 CLOSED = {
     "close": OK + b"Connection: close\r\n" + LENGTH + b"\r\nhello",
     "Close-in-a-list": OK + b"Connection: x, Close\r\n" + LENGTH + b"\r\nhello",
@@ -112,7 +110,6 @@ UNTIL_CLOSE = {
     "1.0": b"HTTP/1.0 200 OK\r\n\r\nhello",
     "1.0-keep-alive": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nhello",
 }
-each_kept = pytest.mark.parametrize(("method", "data", "status", "body"), KEPT.values(), ids=KEPT)
 
 
 def in_bytes(data: bytes) -> list[bytes]:
@@ -120,35 +117,25 @@ def in_bytes(data: bytes) -> list[bytes]:
     return [data[index : index + 1] for index in range(len(data))]
 
 
-@pytest.fixture(scope="module")
-def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Give contexts of a client and of a server that the client trusts."""
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(server)  # pyright: ignore[reportUnknownMemberType]
-    client = ssl.create_default_context()
-    authority.configure_trust(client)  # pyright: ignore[reportUnknownMemberType]
-    return client, server
-
-
 # Framings
 
 
-@each_kept
-async def test_answer_ends_where_it_says(method: str, data: bytes, status: int, body: bytes) -> None:
-    """An answer ends where its framing says, in one packet or in many; the next request uses the same connection."""
-    async with wired(say(data), say(*in_bytes(data)), say(data)) as (server, client, transport):
-        for _ in range(3):
-            response = await client.request(method, server.url)
-            assert (response.status_code, response.content) == (status, body)
-            assert transport.statistics() == ONE_IDLE
-    assert (len(server.requests), server.connections) == (3, 1)
+async def test_response_ends_where_it_says() -> None:
+    """A response ends where its framing says, in one packet or in many; the next request uses the same connection."""
+    script = [send(*packets) for _, data, _, _ in KEPT.values() for packets in ([data], in_bytes(data), [data])]
+    async with wired(*script) as (server, client, transport):
+        for name, (method, _, status, body) in KEPT.items():
+            for _ in range(3):
+                response = await client.request(method, server.url)
+                assert (response.status_code, response.content) == (status, body), name
+                assert transport.statistics() == ONE_IDLE, name
+    assert (len(server.requests), server.connections) == (len(script), 1)
 
 
 @pytest.mark.parametrize("data", CLOSED.values(), ids=CLOSED)
-async def test_connection_is_closed_as_the_answer_says(data: bytes) -> None:
-    """A connection that the server will not use again is closed once the answer is there, if the server does not."""
-    async with wired(say(data)) as (server, client, transport):
+async def test_connection_is_closed_as_the_response_says(data: bytes) -> None:
+    """If the response says so, the connection is closed after it, even if the server keeps it open."""
+    async with wired(send(data)) as (server, client, transport):
         for _ in range(2):
             assert (await client.get(server.url)).content == b"hello"
             assert transport.statistics() == NOTHING
@@ -156,9 +143,9 @@ async def test_connection_is_closed_as_the_answer_says(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", UNTIL_CLOSE.values(), ids=UNTIL_CLOSE)
-async def test_answer_ends_with_its_connection(data: bytes) -> None:
-    """An answer without a length ends where the server closes the connection."""
-    async with wired(say_and_close(data), say_and_close(*in_bytes(data))) as (server, client, transport):
+async def test_response_ends_with_its_connection(data: bytes) -> None:
+    """A response without a length ends where the server closes the connection."""
+    async with wired(send_and_close(data), send_and_close(*in_bytes(data))) as (server, client, transport):
         for _ in range(2):
             assert (await client.get(server.url)).content == b"hello"
             assert transport.statistics() == NOTHING
@@ -175,105 +162,104 @@ async def test_connection_is_closed_as_the_request_says(option: str) -> None:
     assert server.connections == 2
 
 
-async def test_hundred_interim_answers_are_skipped() -> None:
-    """A hundred interim answers before the answer are skipped; one more is too many."""
+async def test_informational_responses_are_skipped() -> None:
+    """A hundred informational responses are skipped; one more is an error."""
     end = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-    async with wired(say(MANY_HINTS + end), say(MANY_HINTS + MANY_HINTS[:51] + end)) as (server, client, transport):
+    async with wired(send(MANY_HINTS + end), send(MANY_HINTS + MANY_HINTS[:51] + end)) as (server, client, transport):
         assert (await client.get(server.url)).content == b"hello"
-        with pytest.raises(httpx.RemoteProtocolError, match="interim"):
+        with pytest.raises(httpx.RemoteProtocolError, match="informational"):
             await client.get(server.url)
         assert transport.statistics() == NOTHING
 
 
-async def test_head_tells_what_the_server_said() -> None:
-    """The status, the reason, the version and the headers are given as they came."""
+async def test_head_is_returned_unchanged() -> None:
+    """The status code, the reason phrase, the version and the headers are returned unchanged."""
     data = b"HTTP/1.0 418 I'm a\tteapot\r\nX-A:  1 \r\nx-a: \xe9\r\nX-Empty:\r\nContent-Length: 0\r\n\r\n"
-    async with wired(say(data)) as (server, client, _):
+    async with wired(send(data)) as (server, client, _):
         response = await client.get(server.url)
     assert response.extensions["reason_phrase"] == b"I'm a\tteapot"
     assert response.extensions["http_version"] == b"HTTP/1.0"
     assert response.headers.raw == [(b"X-A", b"1"), (b"x-a", b"\xe9"), (b"X-Empty", b""), (b"Content-Length", b"0")]
 
 
-# What comes behind an answer
+# Data after a response
 
 
-@each_kept
-async def test_bytes_behind_an_answer_close_the_connection(method: str, data: bytes, status: int, body: bytes) -> None:
-    """A byte behind an answer closes the connection, and the next request gets an answer of its own."""
-    script = [say(data[:cut], data[cut:] + junk) for junk in JUNK for cut in (0, -1)]
+async def test_trailing_data_closes_the_connection() -> None:
+    """A byte after a response closes the connection, and the next request gets a response of its own."""
+    junk = list(zip(JUNK, itertools.cycle((0, -1)), strict=False))
+    script = [send(data[:cut], data[cut:] + trailing) for _, data, _, _ in KEPT.values() for trailing, cut in junk]
     async with wired(*script) as (server, client, transport):
-        for _ in script:
-            response = await client.request(method, server.url)
-            assert (response.status_code, response.content) == (status, body)
-            assert transport.statistics() == NOTHING
+        for name, (method, _, status, body) in KEPT.items():
+            for trailing in JUNK:
+                response = await client.request(method, server.url)
+                assert (response.status_code, response.content) == (status, body), (name, trailing)
+                assert transport.statistics() == NOTHING, (name, trailing)
     assert len(server.requests) == server.connections == len(script)
 
 
-@each_kept
-async def test_later_bytes_behind_an_answer_close_the_connection(
-    method: str, data: bytes, status: int, body: bytes
-) -> None:
-    """What comes behind an answer while the connection is idle closes it before the next request."""
+async def test_data_on_an_idle_connection_closes_it() -> None:
+    """Data that arrives while the connection is idle closes it before the next request."""
     has_read, has_sent = anyio.Event(), anyio.Event()
 
-    def say_later(junk: bytes) -> Act:
+    def send_later(data: bytes, trailing: bytes) -> Act:
         async def act(stream: anyio.abc.ByteStream) -> None:
             nonlocal has_read
             await stream.send(data)
             await has_read.wait()
             has_read = anyio.Event()
-            await stream.send(junk)
+            await stream.send(trailing)
             has_sent.set()
 
         return act
 
-    script = [say_later(junk) for junk in JUNK]
+    script = [send_later(data, trailing) for _, data, _, _ in KEPT.values() for trailing in JUNK]
     async with wired(*script) as (server, client, transport):
-        for _ in script:
-            response = await client.request(method, server.url)
-            assert (response.status_code, response.content) == (status, body)
-            assert transport.statistics() == ONE_IDLE
-            has_sent = anyio.Event()
-            has_read.set()
-            await has_sent.wait()
+        for name, (method, _, status, body) in KEPT.items():
+            for trailing in JUNK:
+                response = await client.request(method, server.url)
+                assert (response.status_code, response.content) == (status, body), (name, trailing)
+                assert transport.statistics() == ONE_IDLE, (name, trailing)
+                has_sent = anyio.Event()
+                has_read.set()
+                await has_sent.wait()
     assert len(server.requests) == server.connections == len(script)
 
 
 @pytest.mark.parametrize("name", ["length", "chunked", "HEAD", "204"])
-async def test_bytes_behind_an_answer_are_never_the_next_answer(name: str) -> None:
-    """However often a server sends two answers to one request, the next request at once never gets the second."""
+async def test_trailing_data_is_never_the_next_response(name: str) -> None:
+    """However often a server sends two responses to one request, the second is never that of the next request."""
     method, data, status, body = KEPT[name]
-    async with wired(say(data + EVIL)) as (server, client, _):
+    async with wired(send(data + EVIL)) as (server, client, _):
         for _ in range(25):
             response = await client.request(method, server.url)
             assert (response.status_code, response.content) == (status, body)
     assert server.connections == 25
 
 
-async def test_bytes_behind_an_answer_never_reach_a_waiting_request() -> None:
-    """Requests that wait for the one connection never get what came behind another's answer."""
+async def test_trailing_data_never_reaches_a_waiting_request() -> None:
+    """Requests that wait for a connection never get data that follows another request's response."""
     bodies: list[bytes] = []
     _, data, *_ = KEPT["length"]
 
     async def get(client: httpx.AsyncClient, url: str) -> None:
         bodies.append((await client.get(url)).content)
 
-    async with wired(say(data + EVIL), say(data)) as (server, client, _), anyio.create_task_group() as tasks:
+    async with wired(send(data + EVIL), send(data)) as (server, client, _), anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(get, client, server.url)
     assert bodies == [b"hello"] * 20
 
 
 class Corked(anyio.abc.ByteStream):
-    """A stream that sends in one packet what it has held back."""
+    """A stream that can hold data back, to send it all in one packet."""
 
     def __init__(self, stream: anyio.abc.SocketStream) -> None:
         self._stream = stream
         self.held: bytearray | None = None
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Receive as ever."""
+        """Receive from the stream below."""
         return await self._stream.receive(max_bytes)
 
     async def send(self, item: bytes) -> None:
@@ -289,26 +275,24 @@ class Corked(anyio.abc.ByteStream):
         await self._stream.send(held)
 
     async def send_eof(self) -> None:
-        """Send the end."""
+        """Send the end of the stream."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        """Close as ever."""
+        """Close the stream below."""
         await self._stream.aclose()
 
 
 @pytest.mark.parametrize("size", [100, 30_000, 60_000, 65_000, 70_000])
-async def test_bytes_behind_an_answer_over_tls_are_never_the_next_answer(
-    tls_contexts: tuple[ssl.SSLContext, ssl.SSLContext], size: int
-) -> None:
-    """Over TLS, too, what comes behind an answer is never the next one, whoever has received how much of it."""
-    client_context, server_context = tls_contexts
+async def test_trailing_data_over_tls_is_never_the_next_response(size: int) -> None:
+    """Over TLS, too, data after a response is never the next one, whether it is in the socket or in TLS."""
+    context = server_context()
     good = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
     evil = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"E" * 40000
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         corked = Corked(stream)
-        tls = await TLSStream.wrap(corked, server_side=True, ssl_context=server_context, standard_compatible=False)
+        tls = await TLSStream.wrap(corked, server_side=True, ssl_context=context, standard_compatible=False)
         while True:
             await tls.receive()
             corked.held = bytearray()
@@ -316,7 +300,7 @@ async def test_bytes_behind_an_answer_over_tls_are_never_the_next_answer(
             await tls.send(evil)
             await corked.uncork()
 
-    transport = HTTPTransport(verify=client_context, limits=httpx.Limits(max_connections=1))
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         for _ in range(4):
             response = await client.get(f"https://localhost:{server.port}/")
@@ -325,7 +309,7 @@ async def test_bytes_behind_an_answer_over_tls_are_never_the_next_answer(
     assert server.connections == 4
 
 
-# Answers that are none
+# Invalid responses
 
 
 BAD = {
@@ -345,7 +329,7 @@ BAD = {
     "chunked-gzip": OK + b"Transfer-Encoding: chunked, gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     "chunked-twice": OK + CHUNKED + CHUNKED + b"\r\n5\r\nhello\r\n0\r\n\r\n",
     "identity": OK + b"Transfer-Encoding: identity\r\n\r\nhello",
-    "chunk-size-no-number": OK + CHUNKED + b"\r\nxyz\r\nhello\r\n0\r\n\r\n",
+    "chunk-size-not-a-number": OK + CHUNKED + b"\r\nxyz\r\nhello\r\n0\r\n\r\n",
     "chunk-size-empty": OK + CHUNKED + b"\r\n\r\nhello\r\n0\r\n\r\n",
     "chunk-size-negative": OK + CHUNKED + b"\r\n-5\r\nhello\r\n0\r\n\r\n",
     "chunk-size-0x": OK + CHUNKED + b"\r\n0x5\r\nhello\r\n0\r\n\r\n",
@@ -364,7 +348,7 @@ BAD = {
     "head-too-long-without-body": OK + b"X: " + b"a" * 0x10000 + b"\r\nContent-Length: 0\r\n\r\n",
     "head-endless": OK + (b"X: " + b"a" * 4091 + b"\r\n") * 32,
     "too-many-fields": OK + b"X: a\r\n" * 256 + LENGTH + b"\r\nhello",
-    "interim-head-too-long": b"HTTP/1.1 103 Early Hints\r\nX: "
+    "informational-head-too-long": b"HTTP/1.1 103 Early Hints\r\nX: "
     + b"a" * 0x10000
     + b"\r\n\r\n"
     + OK
@@ -397,7 +381,7 @@ TRUNCATED = {
     "status-line": b"HTTP/1.1 20",
     "head": OK + b"Content-Le",
     "head-without-its-end": OK + LENGTH + b"\r",
-    "behind-interim": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "after-informational": b"HTTP/1.1 100 Continue\r\n\r\n",
     "length-without-body": OK + LENGTH + b"\r\n",
     "length": OK + LENGTH + b"\r\nhell",
     "chunked-without-body": OK + CHUNKED + b"\r\n",
@@ -410,29 +394,33 @@ TRUNCATED = {
 }
 
 
-@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-async def test_bad_answer_is_an_error(data: bytes) -> None:
-    """An answer that is not valid is a RemoteProtocolError, its connection is closed, and its place is free."""
+async def test_invalid_response_is_an_error() -> None:
+    """An invalid response is a RemoteProtocolError, and its connection is closed."""
 
-    async def act(stream: anyio.abc.ByteStream) -> None:
-        await stream.send(data)
-        await read_to_end(stream)
+    def send_and_stay(data: bytes) -> Act:
+        async def act(stream: anyio.abc.ByteStream) -> None:
+            await stream.send(data)
+            await read_to_end(stream)
 
-    async with wired(act, answer(body=b"fine")) as (server, client, transport):
-        with pytest.raises(httpx.RemoteProtocolError) as caught:
-            await client.get(server.url)
-        assert type(caught.value) is httpx.RemoteProtocolError
-        assert transport.statistics() == NOTHING
-        assert (await client.get(server.url)).content == b"fine"
-    assert (len(server.requests), server.connections) == (2, 2)
+        return act
+
+    script = [act for data in BAD.values() for act in (send_and_stay(data), answer(body=b"fine", connection="close"))]
+    async with wired(*script) as (server, client, transport):
+        for name in BAD:
+            with pytest.raises(httpx.RemoteProtocolError) as caught:
+                await client.get(server.url)
+            assert type(caught.value) is httpx.RemoteProtocolError, name
+            assert transport.statistics() == NOTHING, name
+            assert (await client.get(server.url)).content == b"fine", name
+    assert len(server.requests) == server.connections == len(script)
 
 
 @pytest.mark.parametrize(
     "name", ["length-and-chunked", "two-lengths", "chunk-size-empty", "nonsense", "blank-line-first", "status-099"]
 )
-async def test_bad_answer_on_a_used_connection_is_not_asked_for_again(name: str) -> None:
-    """A bad answer is an answer: on a connection that served another request before, too, it is not asked for again."""
-    async with wired(answer(), say(BAD[name]), answer(body=b"fine")) as (server, client, transport):
+async def test_invalid_response_on_a_reused_connection(name: str) -> None:
+    """A request that gets an invalid response on a reused connection is not sent again."""
+    async with wired(answer(), send(BAD[name]), answer(body=b"fine")) as (server, client, transport):
         await client.get(server.url)
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(server.url)
@@ -441,32 +429,36 @@ async def test_bad_answer_on_a_used_connection_is_not_asked_for_again(name: str)
 
 
 @pytest.mark.parametrize("has_half_closed", [False, True], ids=["closed", "half-closed"])
-@pytest.mark.parametrize("data", TRUNCATED.values(), ids=TRUNCATED)
-async def test_truncated_answer_is_an_error(data: bytes, has_half_closed: bool) -> None:
-    """An answer that breaks off is a RemoteProtocolError, whether the server closes the connection or stops talking."""
+async def test_truncated_response_is_an_error(has_half_closed: bool) -> None:
+    """A truncated response is a RemoteProtocolError, whether the server closes the connection or only its side."""
 
-    async def act(stream: anyio.abc.ByteStream) -> None:
-        await stream.send(data)
-        if has_half_closed:
-            await stream.send_eof()
-            await read_to_end(stream)
-        else:
-            await stream.aclose()
+    def truncated(data: bytes) -> Act:
+        async def act(stream: anyio.abc.ByteStream) -> None:
+            await stream.send(data)
+            if has_half_closed:
+                await stream.send_eof()
+                await read_to_end(stream)
+            else:
+                await stream.aclose()
 
-    async with wired(act, answer(body=b"fine")) as (server, client, transport):
-        with pytest.raises(httpx.RemoteProtocolError):
-            await client.get(server.url)
-        assert transport.statistics() == NOTHING
-        assert (await client.get(server.url)).content == b"fine"
+        return act
+
+    script = [act for data in TRUNCATED.values() for act in (truncated(data), answer(body=b"fine", connection="close"))]
+    async with wired(*script) as (server, client, transport):
+        for name in TRUNCATED:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(server.url)
+            assert transport.statistics() == NOTHING, name
+            assert (await client.get(server.url)).content == b"fine", name
 
 
 async def test_limits_are_reached() -> None:
-    """A head of 64 KiB and one of 256 fields are taken."""
+    """A head of 64 KiB and one of 256 headers are accepted."""
     rest = LENGTH + b"\r\n"
     long = OK + b"X: " + b"a" * (0x10000 - len(OK + rest) - 5) + b"\r\n" + rest
     assert len(long) == 0x10000
     many = OK + b"X: a\r\n" * 255 + rest
-    async with wired(say(long + b"hello"), say(many + b"hello")) as (server, client, transport):
+    async with wired(send(long + b"hello"), send(many + b"hello")) as (server, client, transport):
         for _ in range(2):
             assert (await client.get(server.url)).content == b"hello"
         assert transport.statistics() == ONE_IDLE
@@ -475,8 +467,8 @@ async def test_limits_are_reached() -> None:
 @pytest.mark.parametrize(
     "data", [OK + LENGTH + b"\r\nhello", OK + CHUNKED + b"\r\n5\r\nhello\r\n0\r\n\r\n"], ids=["length", "chunked"]
 )
-async def test_server_that_stops_talking_behind_an_answer_gets_no_other_request(data: bytes) -> None:
-    """A complete answer is good, though the server ends its side with it; the connection is not used again."""
+async def test_server_that_ends_its_side(data: bytes) -> None:
+    """A complete response is valid even if the server ends its side of the connection, which is not reused."""
 
     async def act(stream: anyio.abc.ByteStream) -> None:
         await stream.send(data)
@@ -489,24 +481,24 @@ async def test_server_that_stops_talking_behind_an_answer_gets_no_other_request(
     assert (len(server.requests), server.connections) == (3, 3)
 
 
-async def test_what_came_before_the_error_is_read() -> None:
-    """What came of a body before it turned bad, in the same packet, is given; then the error."""
+async def test_data_before_the_error_is_read() -> None:
+    """Data that arrived before an error, in the same packet, is returned; then the error is raised."""
     chunks: list[bytes] = []
-    async with wired(say(OK + CHUNKED + b"\r\n5\r\nhello\r\nxyz\r\n")) as (server, client, transport):
+    async with wired(send(OK + CHUNKED + b"\r\n5\r\nhello\r\nxyz\r\n")) as (server, client, transport):
         async with client.stream("GET", server.url) as response:
             with pytest.raises(httpx.RemoteProtocolError):
                 async for chunk in response.aiter_raw():
-                    chunks.append(chunk)  # noqa: PERF401, a comprehension would lose what came
+                    chunks.append(chunk)  # noqa: PERF401, a comprehension would lose what received
         assert transport.statistics() == NOTHING
     assert chunks == [b"hello"]
 
 
-# Requests that are none
+# Invalid requests
 
 
 URL = "http://127.0.0.1/"
 HOST = (b"Host", b"x")
-ILLEGAL: dict[str, tuple[str, bytes, list[tuple[bytes, bytes]]]] = {
+INVALID: dict[str, tuple[str, bytes, list[tuple[bytes, bytes]]]] = {
     **{f"method-{method!r}": (method, b"/", [HOST]) for method in ["", "GE T", "GET\r\n", "G\0T", "GÉT", "GET/", "G:"]},
     **{
         f"target-{target!r}": ("GET", target, [HOST])
@@ -543,8 +535,8 @@ ILLEGAL: dict[str, tuple[str, bytes, list[tuple[bytes, bytes]]]] = {
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["new", "used"])
-async def test_nothing_illegal_is_sent(is_first: bool) -> None:
-    """A request that cannot be sent is a LocalProtocolError, the server sees no byte of it, and no place is taken."""
+async def test_invalid_requests_are_not_sent(is_first: bool) -> None:
+    """A request that cannot be sent is a LocalProtocolError, not a byte of it is sent, and it holds no connection."""
     seen: list[bytes] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
@@ -554,29 +546,29 @@ async def test_nothing_illegal_is_sent(is_first: bool) -> None:
         seen.append(await read_to_end(stream))
 
     async with byte_server(serve) as server:
-        async with new_transport() as transport:
+        async with one_connection() as transport:
             url = httpx.URL(server.url)
             if not is_first:
                 await (await transport.handle_async_request(httpx.Request("GET", url))).aclose()
-            for name, (method, target, headers) in ILLEGAL.items():
+            for name, (method, target, headers) in INVALID.items():
                 request = httpx.Request("GET", url, extensions={"target": target})
                 request.method, request.headers = method, httpx.Headers(headers)
                 with pytest.raises(httpx.LocalProtocolError):
                     await transport.handle_async_request(request)
                 assert transport.statistics() == (NOTHING if is_first else ONE_IDLE), name
-            # What is wrong with a body shows later.
+            # An invalid body is found later.
             request = httpx.Request("POST", url, headers={"Content-Length": "2"}, content=b"x")
             with pytest.raises(httpx.LocalProtocolError):
                 await transport.handle_async_request(request)
             assert transport.statistics() == NOTHING
-        await server.over.wait()
+        await server.all_closed.wait()
     assert b"".join(seen) == b""
     assert server.connections == 1
 
 
 @pytest.mark.parametrize("target", [b"*", b"/x?y#z", b"http://example.org/", b"%00", "/text"])
-async def test_target_is_sent_as_it_is(target: bytes | str) -> None:
-    """The ``target`` extension takes the place of the URL's path, as bytes or, as with httpx, as a string."""
+async def test_target(target: bytes | str) -> None:
+    """The ``target`` extension is sent in place of the URL's path; it may be bytes or, as in httpx, a string."""
     async with wired(answer()) as (server, client, _):
         await client.request("OPTIONS", server.url, extensions={"target": target})
     assert server.requests[0].target == (target if isinstance(target, str) else target.decode())
@@ -592,7 +584,7 @@ TUNNELS = {
         "GET",
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\nContent-Length: 5\r\n\r\n",
     ),
-    "101-behind-100": (
+    "101-after-100": (
         "GET",
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switch\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
     ),
@@ -603,29 +595,31 @@ TUNNELS = {
 }
 
 
-@pytest.mark.parametrize("leading", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"\r\n\r\n"], ids=["", "answer", "line-breaks"])
+@pytest.mark.parametrize(
+    "trailing", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"\r\n\r\n"], ids=["", "response", "line-breaks"]
+)
 @pytest.mark.parametrize(("method", "head"), TUNNELS.values(), ids=TUNNELS)
-async def test_tunnel(method: str, head: bytes, leading: bytes) -> None:
-    """Behind a 101, or a 2xx to CONNECT, the network stream gives all that comes, and takes what is written."""
+async def test_tunnel(method: str, head: bytes, trailing: bytes) -> None:
+    """After a 101, or a 2xx to CONNECT, the network stream leads to the server."""
     heard: list[bytes] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
-        await stream.send(head + leading)
+        await stream.send(head + trailing)
         heard.append(await stream.receive())
         await stream.send(b"pong")
         heard.append(await read_to_end(stream))
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         extensions = {"target": b"x:1"} if method == "CONNECT" else {}
         async with client.stream(method, server.url, headers=UPGRADE, extensions=extensions) as response:
             assert not response.is_error
             stream = response.extensions["network_stream"]
-            came = b""
-            while len(came) < len(leading):
-                came += await stream.read(max_bytes=3, timeout=5)
-            assert came == leading
+            received = b""
+            while len(received) < len(trailing):
+                received += await stream.read(max_bytes=3, timeout=5)
+            assert received == trailing
             await stream.write(b"", timeout=5)
             await stream.write(b"ping", timeout=5)
             assert await stream.read(max_bytes=100, timeout=5) == b"pong"
@@ -636,20 +630,20 @@ async def test_tunnel(method: str, head: bytes, leading: bytes) -> None:
             await stream.read(max_bytes=1, timeout=5)
         with pytest.raises(httpx.WriteError):
             await stream.write(b"late", timeout=5)
-        await server.over.wait()
+        await server.all_closed.wait()
     assert heard == [b"ping", b""]
 
 
-async def test_tunnel_that_was_not_asked_for_is_an_error() -> None:
+async def test_unexpected_tunnel_is_an_error() -> None:
     """A 101 to a request that asks for no other protocol is a RemoteProtocolError."""
-    async with wired(say(TUNNELS["101"][1])) as (server, client, transport):
+    async with wired(send(TUNNELS["101"][1])) as (server, client, transport):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(server.url)
         assert transport.statistics() == NOTHING
 
 
 async def test_tunnel_times_out() -> None:
-    """The network stream's timeouts are httpx's, and its end is an empty read."""
+    """The timeouts of the network stream are httpx's errors, and at its end it reads nothing."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
@@ -662,7 +656,7 @@ async def test_tunnel_times_out() -> None:
         await stream.send(TUNNELS["101"][1])
         await anyio.sleep_forever()
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve, stay_open) as server, new_client(transport) as client:
         async with client.stream("GET", server.url, headers=UPGRADE) as response:
             stream = response.extensions["network_stream"]
@@ -676,26 +670,26 @@ async def test_tunnel_times_out() -> None:
         assert transport.statistics() == NOTHING
 
 
-async def test_closing_the_network_stream_leaves_the_place_to_the_response() -> None:
-    """Who closes the network stream ends the connection; the place is free once the response is closed."""
+async def test_closing_the_network_stream() -> None:
+    """Closing the network stream ends the connection; another one may be opened once the response is closed."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
         await stream.send(TUNNELS["101"][1])
         await read_to_end(stream)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         async with client.stream("GET", server.url, headers=UPGRADE) as response:
             stream = response.extensions["network_stream"]
             await stream.aclose()
             await stream.aclose()
-            await server.over.wait()
+            await server.all_closed.wait()
         assert transport.statistics() == NOTHING
 
 
-async def test_network_stream_tells_of_its_socket() -> None:
-    """The network stream of any response can be asked for its addresses and its socket."""
+async def test_network_stream_of_any_response() -> None:
+    """The network stream of any response knows its addresses and its socket."""
     async with wired(answer(body=b"hello")) as (server, client, _), client.stream("GET", server.url) as response:
         stream = response.extensions["network_stream"]
         assert stream.get_extra_info("server_addr") == ("127.0.0.1", server.port)
@@ -707,32 +701,31 @@ async def test_network_stream_tells_of_its_socket() -> None:
         assert stream.get_extra_info("nonsense") is None
 
 
-async def test_tls_through_a_tunnel(tls_contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    """TLS can be put on a tunnel; closing the response closes it."""
-    client_context, server_context = tls_contexts
+async def test_tls_through_a_tunnel() -> None:
+    """TLS can be started on a tunnel; closing the response closes it."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
         await stream.send(TUNNELS["CONNECT"][1])
-        tls = await TLSStream.wrap(stream, server_side=True, ssl_context=server_context, standard_compatible=False)
+        tls = await TLSStream.wrap(stream, server_side=True, ssl_context=server_context(), standard_compatible=False)
         await tls.send(b"<" + await tls.receive() + b">")
         await read_to_end(tls)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         async with client.stream("CONNECT", server.url, extensions={"target": b"localhost:443"}) as response:
             plain = response.extensions["network_stream"]
-            stream = await plain.start_tls(client_context, server_hostname="localhost", timeout=5)
+            stream = await plain.start_tls(trusting_context(), server_hostname="localhost", timeout=5)
             await stream.write(b"secret", timeout=5)
             assert await stream.read(max_bytes=100, timeout=5) == b"<secret>"
             assert isinstance(stream.get_extra_info("ssl_object"), ssl.SSLObject)
             assert stream.get_extra_info("server_addr") == ("127.0.0.1", server.port)
         assert transport.statistics() == NOTHING
-        await server.over.wait()
+        await server.all_closed.wait()
 
 
-async def test_tls_that_fails_in_a_tunnel_closes_it(tls_contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    """A handshake that fails, or takes too long, is a ConnectError or a ConnectTimeout, and ends the tunnel."""
+async def test_tls_that_fails_in_a_tunnel() -> None:
+    """A handshake that fails or takes too long is a ConnectError or a ConnectTimeout, and closes the tunnel."""
 
     async def babble(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
@@ -746,11 +739,11 @@ async def test_tls_that_fails_in_a_tunnel_closes_it(tls_contexts: tuple[ssl.SSLC
         await stream.send(TUNNELS["CONNECT"][1])
         await read_to_end(stream)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(babble, keep_silent) as server, new_client(transport) as client:
         for error, timeout in [(httpx.ConnectError, 5), (httpx.ConnectTimeout, 0.01)]:
             async with client.stream("CONNECT", server.url, extensions={"target": b"localhost:443"}) as response:
                 with pytest.raises(error):
-                    await response.extensions["network_stream"].start_tls(tls_contexts[0], "localhost", timeout)
-                await server.over.wait()
+                    await response.extensions["network_stream"].start_tls(trusting_context(), "localhost", timeout)
+                await server.all_closed.wait()
             assert transport.statistics() == NOTHING

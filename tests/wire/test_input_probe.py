@@ -1,25 +1,23 @@
-"""Whether something has come on an idle connection: of a socket, with poll() or with select(), and of TLS in memory."""
+"""input_probe(): whether something has arrived on a socket, with poll() and with select()."""
 
 from __future__ import annotations
 
 import select
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
-from support.tls_ends import End, carry, tls_pair
 
-from prefect_http._wire.input_probe import has_plain_input, input_probe
+from prefect_http._wire.input_probe import input_probe
 
 
 class OnlySelect(ModuleType):
-    """A select module as Windows has it: without poll().
+    """A select module as on Windows: without poll().
 
     Attributes:
-        calls: what select() was asked.
-        readable: what it says; None: what is true.
+        calls: the arguments of select().
+        readable: what select() returns; None: what is true.
     """
 
     def __init__(self, readable: list[int] | None = None) -> None:
@@ -39,18 +37,15 @@ MODULES = pytest.mark.parametrize("module", [pytest.param(select, id="poll"), py
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Make a client's and a server's socket that are connected."""
+    """Make the sockets of a client and of a server that are connected."""
     client, server = socket.socketpair()
     with client, server:
         yield client, server
 
 
-# --- Sockets
-
-
 @MODULES
-def test_nothing_has_come(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
-    """A connection on which nothing has come since is fine, however often it is asked, and whatever was sent."""
+def test_no_input(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
+    """A connection on which nothing has arrived is not readable, whatever was sent on it."""
     client, server = pair
     probe = input_probe(client.fileno(), module)
     assert [probe() for _ in range(3)] == [False] * 3
@@ -60,8 +55,8 @@ def test_nothing_has_come(pair: tuple[socket.socket, socket.socket], module: Mod
 
 
 @MODULES
-def test_something_has_come(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
-    """A byte is noticed until it has been read; asking leaves it there."""
+def test_input(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
+    """A byte makes it readable until it has been read; asking does not consume it."""
     client, server = pair
     probe = input_probe(client.fileno(), module)
     server.send(b"!")
@@ -71,16 +66,16 @@ def test_something_has_come(pair: tuple[socket.socket, socket.socket], module: M
 
 
 def half_close(server: socket.socket) -> None:
-    """Send the end, and still receive."""
+    """Send the end of the stream, and still receive."""
     server.shutdown(socket.SHUT_WR)
 
 
 @MODULES
 @pytest.mark.parametrize("how", [socket.socket.close, half_close])
-def test_the_end_has_come(
+def test_end_of_the_stream(
     pair: tuple[socket.socket, socket.socket], module: ModuleType, how: Callable[[socket.socket], object]
 ) -> None:
-    """The end is noticed as well, also behind data."""
+    """The end of the stream makes it readable, also after data."""
     client, server = pair
     probe = input_probe(client.fileno(), module)
     server.send(b"!")
@@ -91,8 +86,8 @@ def test_the_end_has_come(
 
 
 @MODULES
-def test_it_was_reset(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
-    """A connection that was reset has nothing more to read but that."""
+def test_reset(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
+    """A connection that was reset is readable."""
     client, server = pair
     probe = input_probe(client.fileno(), module)
     client.send(b"never read")
@@ -101,8 +96,8 @@ def test_it_was_reset(pair: tuple[socket.socket, socket.socket], module: ModuleT
 
 
 @MODULES
-def test_it_is_closed(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
-    """A socket that has been closed on this side is one to be dropped like those, and no error."""
+def test_closed_on_this_side(pair: tuple[socket.socket, socket.socket], module: ModuleType) -> None:
+    """A socket that was closed on this side counts as readable, and is not an error."""
     client, _ = pair
     probe = input_probe(client.fileno(), module)
     client.close()
@@ -111,7 +106,7 @@ def test_it_is_closed(pair: tuple[socket.socket, socket.socket], module: ModuleT
 
 @pytest.mark.parametrize("readable", [[], [3]])
 def test_how_select_is_asked(readable: list[int]) -> None:
-    """Where there is no poll(), select() is asked for the one socket, without waiting."""
+    """Without poll(), select() is asked about the one socket, without waiting."""
     module = OnlySelect(readable)
     probe = input_probe(3, module)
     assert module.calls == []
@@ -120,115 +115,7 @@ def test_how_select_is_asked(readable: list[int]) -> None:
 
 
 def test_each_socket_has_its_own(pair: tuple[socket.socket, socket.socket]) -> None:
-    """A probe looks at one socket, and at no other."""
+    """A probe asks about its own socket only."""
     first, second = (input_probe(each.fileno()) for each in pair)
     pair[0].send(b"!")
     assert (first(), second()) == (False, True)
-
-
-# --- TLS
-
-
-@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])
-def ends(request: pytest.FixtureRequest) -> tuple[End, End]:
-    """Make a client and a server that have shaken hands."""
-    return tls_pair(request.param)
-
-
-def test_tls_without_input(ends: tuple[End, End]) -> None:
-    """Nothing has come, however often that is asked; session tickets and what was read are nothing."""
-    client, server = ends
-    assert [has_plain_input(client.tls) for _ in range(3)] == [False] * 3
-    carry(server, client)
-    assert has_plain_input(client.tls) is False
-    server.tls.write(b"an answer")
-    carry(server, client)
-    assert client.tls.read(100) == b"an answer"
-    assert has_plain_input(client.tls) is False
-
-
-def test_tls_that_goes_on(ends: tuple[End, End]) -> None:
-    """Asking disturbs nothing: both sides go on as before."""
-    client, server = ends
-    for _ in range(3):
-        assert has_plain_input(client.tls) is False
-        client.tls.write(b"question")
-        carry(client, server)
-        assert server.tls.read(100) == b"question"
-        server.tls.write(b"answer")
-        carry(server, client)
-        assert client.tls.read(100) == b"answer"
-
-
-def test_tls_with_a_record_that_nobody_has_read(ends: tuple[End, End]) -> None:
-    """A record that has come counts, though it has not been decrypted."""
-    client, server = ends
-    server.tls.write(b"!")
-    carry(server, client)
-    assert has_plain_input(client.tls) is True
-
-
-def test_tls_with_the_rest_of_a_record(ends: tuple[End, End]) -> None:
-    """What is left of a record that was decrypted and read in part counts."""
-    client, server = ends
-    server.tls.write(b"an answer!")
-    carry(server, client)
-    assert client.tls.read(9) == b"an answer"
-    assert has_plain_input(client.tls) is True
-
-
-@pytest.mark.parametrize("has_data", [False, True])
-def test_tls_whose_server_says_goodbye(ends: tuple[End, End], has_data: bool) -> None:
-    """The proper end of TLS counts, with or without something before it."""
-    client, server = ends
-    if has_data:
-        server.tls.write(b"an answer")
-    server.say_goodbye()
-    carry(server, client)
-    if has_data:
-        assert client.tls.read(100) == b"an answer"
-    assert [has_plain_input(client.tls) for _ in range(2)] == [True, True]
-
-
-def test_tls_that_breaks_off(ends: tuple[End, End]) -> None:
-    """The end without a goodbye counts."""
-    client, _ = ends
-    client.incoming.write_eof()
-    assert [has_plain_input(client.tls) for _ in range(2)] == [True, True]
-
-
-def test_tls_with_nonsense(ends: tuple[End, End]) -> None:
-    """What is no TLS counts."""
-    client, _ = ends
-    client.incoming.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    assert [has_plain_input(client.tls) for _ in range(2)] == [True, True]
-
-
-def test_tls_with_a_record_that_was_tampered_with(ends: tuple[End, End]) -> None:
-    """A record that does not decrypt counts."""
-    client, server = ends
-    carry(server, client)
-    assert has_plain_input(client.tls) is False
-    server.tls.write(b"an answer")
-    record = bytearray(server.outgoing.read())
-    record[-1] ^= 1
-    client.incoming.write(record)
-    assert has_plain_input(client.tls) is True
-
-
-def test_tls_with_an_alert(ends: tuple[End, End]) -> None:
-    """An alert of the server counts: it has met with an error, and closes the connection."""
-    client, server = ends
-    server.incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))
-    with pytest.raises(ssl.SSLError):
-        server.tls.read(1)
-    assert carry(server, client)
-    assert has_plain_input(client.tls) is True
-
-
-def test_tls_that_was_closed(ends: tuple[End, End]) -> None:
-    """TLS that was ended from this side is one to be dropped."""
-    client, _ = ends
-    client.say_goodbye()
-    client.incoming.write_eof()
-    assert has_plain_input(client.tls) is True

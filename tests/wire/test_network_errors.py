@@ -1,4 +1,4 @@
-"""Network failures as httpx's errors: a time limit, and what a broken connection raises."""
+"""Network failures: as httpx's errors, and within a time limit."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ import pytest
 import trio
 import trio.testing
 
-from prefect_http._wire.network_errors import BROKEN, why, within
+from prefect_http._wire.network_errors import NETWORK_ERRORS, reason_for, with_timeout
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 async def connect(seconds: float | None, do: Callable[[], Awaitable[str]]) -> str:
-    """Do something within a time."""
-    return await within(seconds, do, httpx.ConnectTimeout, httpx.ConnectError, "no connection to example.org:443")
+    """Do something within a time limit."""
+    return await with_timeout(
+        seconds, do, httpx.ConnectTimeout, httpx.ConnectError, "could not connect to example.org:443"
+    )
 
 
-async def wait_for_ever() -> str:
+async def wait_forever() -> str:
     """Do something that never ends."""
     await anyio.sleep_forever()
     return "never"
 
 
 def raising(error: BaseException, seconds: float = 0) -> Callable[[], Awaitable[str]]:
-    """Make something that fails, after a time."""
+    """Make something that fails after a while."""
 
     async def do() -> str:
         await anyio.sleep(seconds)
@@ -42,12 +44,12 @@ def raising(error: BaseException, seconds: float = 0) -> Callable[[], Awaitable[
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
-    """Give an error its cause."""
+    """Set the cause of an error."""
     error.__cause__ = cause
     return error
 
 
-# --- Why
+# --- Reasons
 
 
 @pytest.mark.parametrize(
@@ -66,25 +68,25 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_why(error: Exception, words: str) -> None:
-    """The reason is the cause's words, if there is one; of several the first one's; and its name if it has none."""
-    assert words in why(error)
-    assert "all" not in why(error)
+def test_reason(error: Exception, words: str) -> None:
+    """The reason is the message of the cause, or of the first of several; else the name of its type."""
+    assert words in reason_for(error)
+    assert "all" not in reason_for(error)
 
 
-def test_why_it_is_closed() -> None:
-    """There is a reason also where anyio gives none."""
-    assert why(anyio.ClosedResourceError())
-    assert why(anyio.EndOfStream())
+def test_reason_without_a_message() -> None:
+    """There is a reason for errors without a message, too."""
+    assert reason_for(anyio.ClosedResourceError())
+    assert reason_for(anyio.EndOfStream())
 
 
-# --- What goes well
+# --- Success
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("seconds", [None, 5.0, math.inf])
 async def test_in_time(seconds: float | None) -> None:
-    """What comes in time is given."""
+    """The result is returned."""
 
     async def do() -> str:
         await anyio.lowlevel.checkpoint()
@@ -95,8 +97,8 @@ async def test_in_time(seconds: float | None) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
-async def test_what_takes_no_time(seconds: float) -> None:
-    """What does not wait at all is in time, always."""
+async def test_without_waiting(seconds: float) -> None:
+    """What does not wait at all is always in time."""
 
     async def do() -> str:
         return "done"
@@ -107,7 +109,7 @@ async def test_what_takes_no_time(seconds: float) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("seconds", [6.0, None])
 async def test_enough_time(autojump_clock: trio.testing.MockClock, seconds: float | None) -> None:
-    """What takes its time has it."""
+    """What takes less time than the limit is not disturbed."""
 
     async def do() -> str:
         await trio.sleep(5.75)
@@ -117,34 +119,34 @@ async def test_enough_time(autojump_clock: trio.testing.MockClock, seconds: floa
     assert trio.current_time() == 5.75
 
 
-# --- Too slow
+# --- Timeouts
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("seconds", [0.0, 0.125, 5.0])
 async def test_too_slow(autojump_clock: trio.testing.MockClock, seconds: float) -> None:
-    """What takes longer ends exactly then, with a message that says what was not done within which time."""
+    """What takes longer than the limit ends exactly then, with a message that names the limit."""
     with pytest.raises(httpx.ConnectTimeout) as caught:
-        await connect(seconds, wait_for_ever)
+        await connect(seconds, wait_forever)
     assert trio.current_time() == seconds
-    assert str(caught.value) == f"no connection to example.org:443 within {seconds:g} s"
+    assert str(caught.value) == f"could not connect to example.org:443 within {seconds:g} s"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 0.01])
 async def test_too_slow_on_both_backends(seconds: float) -> None:
-    """It ends on either backend; a time that is over ends it at its first wait."""
+    """It ends on either backend; with a limit that is over, at its first wait."""
     with anyio.fail_after(5), pytest.raises(httpx.ConnectTimeout):
-        await connect(seconds, wait_for_ever)
+        await connect(seconds, wait_forever)
 
 
 @pytest.mark.trio
-async def test_it_cleans_up(autojump_clock: trio.testing.MockClock) -> None:
-    """What is ended may clean up, and what it raises then is what counts."""
+async def test_clean_up(autojump_clock: trio.testing.MockClock) -> None:
+    """What is ended may clean up, and an error that it raises then is what counts."""
 
     async def do() -> str:
         try:
-            return await wait_for_ever()
+            return await wait_forever()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.sleep(1)
@@ -156,30 +158,30 @@ async def test_it_cleans_up(autojump_clock: trio.testing.MockClock) -> None:
 
 
 @pytest.mark.trio
-async def test_the_time_is_its_own(autojump_clock: trio.testing.MockClock) -> None:
-    """A time limit within one that is longer or shorter: the shorter one counts, and each raises its own error."""
+async def test_limit_within_a_limit(autojump_clock: trio.testing.MockClock) -> None:
+    """Of a limit within another one, the shorter counts, and each raises its own error."""
     with pytest.raises(httpx.ReadTimeout):
-        await within(2.0, lambda: connect(5.0, wait_for_ever), httpx.ReadTimeout, httpx.ReadError, "nothing")
+        await with_timeout(2.0, lambda: connect(5.0, wait_forever), httpx.ReadTimeout, httpx.ReadError, "nothing")
     assert trio.current_time() == 2
     with pytest.raises(httpx.ConnectTimeout):
-        await within(5.0, lambda: connect(2.0, wait_for_ever), httpx.ReadTimeout, httpx.ReadError, "nothing")
+        await with_timeout(5.0, lambda: connect(2.0, wait_forever), httpx.ReadTimeout, httpx.ReadError, "nothing")
     assert trio.current_time() == 4
 
 
-# --- What breaks
+# --- Failures
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("seconds", [5.0, None])
-@pytest.mark.parametrize("error_type", BROKEN)
-async def test_what_breaks(error_type: type[Exception], seconds: float | None) -> None:
-    """Each failure of the network is httpx's error, which says what failed, and why."""
+@pytest.mark.parametrize("error_type", NETWORK_ERRORS)
+async def test_network_failures(error_type: type[Exception], seconds: float | None) -> None:
+    """A network failure becomes httpx's error, which says what failed, and why."""
     error = error_type("whatever")
     with anyio.fail_after(5), pytest.raises(httpx.ConnectError) as caught:
         await connect(seconds, raising(error))
     assert type(caught.value) is httpx.ConnectError
     assert caught.value.__cause__ is error
-    assert str(caught.value).startswith("no connection to example.org:443: ")
+    assert str(caught.value).startswith("could not connect to example.org:443: ")
 
 
 @pytest.mark.anyio
@@ -194,8 +196,8 @@ async def test_what_breaks(error_type: type[Exception], seconds: float | None) -
     ],
     ids=repr,
 )
-async def test_kinds_of_what_breaks(error: Exception) -> None:
-    """So are the more special ones; a timeout of the system's is a failure."""
+async def test_kinds_of_network_failures(error: Exception) -> None:
+    """So do its subclasses, and the operating system's own timeout."""
     with anyio.fail_after(5), pytest.raises(httpx.ConnectError):
         await connect(5.0, raising(error))
 
@@ -204,8 +206,8 @@ async def test_kinds_of_what_breaks(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("a mistake"), httpx.ReadError("httpx's"), BaseException("stop")], ids=repr
 )
-async def test_what_is_no_failure_of_the_network(error: BaseException) -> None:
-    """Everything else comes out as it is."""
+async def test_other_exceptions(error: BaseException) -> None:
+    """Other exceptions are raised unchanged."""
     with anyio.fail_after(5), pytest.raises(type(error)) as caught:
         await connect(5.0, raising(error))
     assert caught.value is error
@@ -217,21 +219,21 @@ async def test_what_is_no_failure_of_the_network(error: BaseException) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("seconds", [5.0, None])
 async def test_cancelled(seconds: float | None) -> None:
-    """A cancellation is none of httpx's errors."""
+    """A cancellation is raised as such."""
     log: list[str] = []
     with anyio.fail_after(5), anyio.CancelScope() as scope:
         scope.cancel()
-        await connect(seconds, wait_for_ever)
+        await connect(seconds, wait_forever)
         log.append("went on")
     assert (log, scope.cancelled_caught) == ([], True)
 
 
 @pytest.mark.trio
 async def test_cancelled_when_the_time_is_over(autojump_clock: trio.testing.MockClock) -> None:
-    """Where the caller's own time is over at the same instant, that is a cancellation, and no error of httpx's."""
+    """If the caller's own deadline is at the same instant, it is a cancellation, and not one of httpx's errors."""
     log: list[str] = []
     with trio.move_on_after(5) as outer:
-        await connect(5.0, wait_for_ever)
+        await connect(5.0, wait_forever)
         log.append("went on")
     assert (log, outer.cancelled_caught, trio.current_time()) == ([], True, 5)
 
@@ -239,7 +241,7 @@ async def test_cancelled_when_the_time_is_over(autojump_clock: trio.testing.Mock
 @pytest.mark.anyio
 @pytest.mark.parametrize("order", ["cancelled first", "too late first"])
 async def test_cancelled_and_too_late(order: str) -> None:
-    """Where both come before the task goes on, whichever is first, the cancellation counts."""
+    """If both come before the task runs again, the cancellation counts, whichever was first."""
     log: list[str] = []
 
     async def do() -> str:
@@ -247,7 +249,7 @@ async def test_cancelled_and_too_late(order: str) -> None:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.01)
         outer.cancel()
-        return await wait_for_ever()
+        return await wait_forever()
 
     with anyio.fail_after(5), anyio.CancelScope() as outer:
         await connect(0.0 if order == "too late first" else 0.01, do)
@@ -256,8 +258,8 @@ async def test_cancelled_and_too_late(order: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_cancelled_where_it_breaks() -> None:
-    """What breaks while a cancellation is due is an error, and the cancellation comes at the next wait."""
+async def test_failure_while_cancelled() -> None:
+    """A failure while a cancellation is pending is an error, and the cancellation comes at the next checkpoint."""
     log: list[str] = []
 
     async def do() -> str:
@@ -277,11 +279,11 @@ async def test_cancelled_where_it_breaks() -> None:
 @asyncio_only
 @pytest.mark.parametrize("seconds", [0.0, 5.0, None])
 async def test_natively_cancelled(seconds: float | None) -> None:
-    """task.cancel() cancels the task, though the time is over as well."""
+    """task.cancel() cancels the task, even if the time is over as well."""
 
     async def do() -> str:
         task.cancel("native")
-        return await wait_for_ever()
+        return await wait_forever()
 
     task = asyncio.create_task(connect(seconds, do))
     with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
@@ -292,7 +294,7 @@ async def test_natively_cancelled(seconds: float | None) -> None:
 @pytest.mark.anyio
 @asyncio_only
 async def test_in_a_native_timeout() -> None:
-    """asyncio.timeout() around it raises its own TimeoutError."""
+    """asyncio.timeout() raises its own TimeoutError."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await connect(5.0, wait_for_ever)
+            await connect(5.0, wait_forever)

@@ -1,4 +1,4 @@
-"""NetworkStream: reading, writing, TLS and facts, on fakes in virtual time and over loopback."""
+"""NetworkStream: reading, writing, TLS and get_extra_info(), on fakes in virtual time and over loopback."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import trio
 from anyio.streams.tls import TLSListener, TLSStream
 from support.fake_stream import FakeStream
 from support.servers import raw_server, upgrade_to_echo
-from support.tls_servers import authority, client_context, listening, server_context
+from support.tls_servers import client_context, listening, server_context
 from trio.testing import MockClock
 
 from prefect_http import HTTPTransport
 from prefect_http._wire.network_stream import NetworkStream
 
-BROKEN: list[Exception] = [
+FAILURES: list[Exception] = [
     anyio.BrokenResourceError(),
     anyio.ClosedResourceError(),
     OSError(104, "Connection reset by peer"),
@@ -28,12 +28,12 @@ BROKEN: list[Exception] = [
 ]
 
 
-# --- On fakes
+# --- With fakes
 
 
 @pytest.mark.trio
 async def test_reading(autojump_clock: MockClock) -> None:
-    """What comes is given; nothing at the end, and again at the end."""
+    """What arrives is returned, and at the end of the stream nothing, however often."""
     stream = NetworkStream(FakeStream(b"one", b"two", anyio.EndOfStream(), anyio.EndOfStream(), delay=1))
     assert [await stream.read(100, timeout=2) for _ in range(4)] == [b"one", b"two", b"", b""]
     assert trio.current_time() == 4
@@ -41,7 +41,7 @@ async def test_reading(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_reading_takes_too_long(autojump_clock: MockClock) -> None:
-    """A read that takes longer than it may is a ReadTimeout, at that very moment, and another one can follow."""
+    """A read that takes longer than its timeout is a ReadTimeout, exactly then, and another read may follow."""
     fake = FakeStream(b"late", delay=3)
     stream = NetworkStream(fake)
     with pytest.raises(httpx.ReadTimeout, match=r"within 2\.5 s"):
@@ -53,9 +53,9 @@ async def test_reading_takes_too_long(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 async def test_reading_fails(error: Exception, autojump_clock: MockClock) -> None:
-    """A connection that breaks is a ReadError, with the reason as its cause."""
+    """A broken connection is a ReadError, with the reason as its cause."""
     with pytest.raises(httpx.ReadError) as caught:
         await NetworkStream(FakeStream(error)).read(100, timeout=1)
     assert caught.value.__cause__ is error
@@ -63,12 +63,12 @@ async def test_reading_fails(error: Exception, autojump_clock: MockClock) -> Non
 
 
 @pytest.mark.trio
-async def test_leading_bytes(autojump_clock: MockClock) -> None:
-    """What came along with the head is read first, in parts of the size asked for, without waiting."""
-    stream = NetworkStream(FakeStream(b"rest"), b"leading")
+async def test_trailing_data(autojump_clock: MockClock) -> None:
+    """Data that arrived along with the head is read first, in parts of the requested size, without waiting."""
+    stream = NetworkStream(FakeStream(b"rest"), b"trailing")
     assert [await stream.read(4, timeout=0.001), await stream.read(100), await stream.read(100)] == [
-        b"lead",
-        b"ing",
+        b"trai",
+        b"ling",
         b"rest",
     ]
     assert trio.current_time() == 0
@@ -76,7 +76,7 @@ async def test_leading_bytes(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_writing(autojump_clock: MockClock) -> None:
-    """All of the bytes are written; nothing writes nothing, and waits for nothing."""
+    """All of the bytes are written; writing none does not wait."""
     fake = FakeStream(delay=1)
     stream = NetworkStream(fake)
     await stream.write(b"")
@@ -88,16 +88,16 @@ async def test_writing(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_writing_takes_too_long(autojump_clock: MockClock) -> None:
-    """A write that takes longer than it may is a WriteTimeout, at that very moment."""
+    """A write that takes longer than its timeout is a WriteTimeout, exactly then."""
     with pytest.raises(httpx.WriteTimeout, match="within 2 s"):
         await NetworkStream(FakeStream(delay=3)).write(b"x", timeout=2)
     assert trio.current_time() == 2
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 async def test_writing_fails(error: Exception, autojump_clock: MockClock) -> None:
-    """A connection that breaks is a WriteError, with the reason as its cause."""
+    """A broken connection is a WriteError, with the reason as its cause."""
     with pytest.raises(httpx.WriteError) as caught:
         await NetworkStream(FakeStream(failure=error)).write(b"x", timeout=1)
     assert caught.value.__cause__ is error
@@ -106,7 +106,7 @@ async def test_writing_fails(error: Exception, autojump_clock: MockClock) -> Non
 
 @pytest.mark.trio
 async def test_no_time_at_all(autojump_clock: MockClock) -> None:
-    """A limit of 0 s is one: what would have to wait fails at once."""
+    """With a timeout of 0, anything that has to wait fails at once."""
     with pytest.raises(httpx.ReadTimeout):
         await NetworkStream(FakeStream(b"x", delay=1)).read(100, timeout=0)
     with pytest.raises(httpx.WriteTimeout):
@@ -116,7 +116,7 @@ async def test_no_time_at_all(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_closing_under_cancellation(autojump_clock: MockClock) -> None:
-    """A connection is closed, whatever is cancelled."""
+    """A cancellation does not keep a connection from being closed."""
     fake = FakeStream()
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -127,7 +127,7 @@ async def test_closing_under_cancellation(autojump_clock: MockClock) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("call", ["read", "write", "start_tls"])
 async def test_cancellation(call: str, autojump_clock: MockClock) -> None:
-    """A cancellation is no timeout, and closes nothing but a handshake."""
+    """A cancellation is not a timeout, and closes the connection only during a handshake."""
     fake = FakeStream(delay=10)
     stream = NetworkStream(fake)
     with trio.move_on_after(1) as scope:
@@ -145,7 +145,7 @@ async def test_cancellation(call: str, autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_tls_takes_too_long(autojump_clock: MockClock) -> None:
-    """A handshake that takes longer than it may is a ConnectTimeout, and closes the connection."""
+    """A handshake that takes longer than its timeout is a ConnectTimeout, and closes the connection."""
     fake = FakeStream()
     with pytest.raises(httpx.ConnectTimeout, match="within 3 s"):
         await NetworkStream(fake).start_tls(client_context(), "localhost", timeout=3)
@@ -154,7 +154,7 @@ async def test_tls_takes_too_long(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("answer", [*BROKEN, anyio.EndOfStream(), b"220 smtp.example.org ESMTP\r\n"], ids=repr)
+@pytest.mark.parametrize("answer", [*FAILURES, anyio.EndOfStream(), b"220 smtp.example.org ESMTP\r\n"], ids=repr)
 async def test_tls_fails(answer: bytes | Exception, autojump_clock: MockClock) -> None:
     """A handshake that fails is a ConnectError, and closes the connection."""
     fake = FakeStream(answer)
@@ -164,8 +164,8 @@ async def test_tls_fails(answer: bytes | Exception, autojump_clock: MockClock) -
 
 
 @pytest.mark.parametrize("info", ["ssl_object", "client_addr", "server_addr", "socket", "nonsense"])
-def test_what_is_not_known(info: str) -> None:
-    """Of what a stream does not know, nothing is told."""
+def test_unknown_information(info: str) -> None:
+    """Information that a stream does not have is None."""
     assert NetworkStream(FakeStream()).get_extra_info(info) is None
 
 
@@ -183,8 +183,8 @@ async def _echo(stream: anyio.abc.ByteStream) -> None:
 
 
 @pytest.mark.anyio
-async def test_facts() -> None:
-    """A connection tells its addresses and its socket, and whether there is something to be read."""
+async def test_information() -> None:
+    """A connection knows its addresses and its socket, and whether there is something to read."""
     async with listening(_echo) as port:
         stream = await _connect(port)
         own = stream.get_extra_info("client_addr")
@@ -202,8 +202,8 @@ async def test_facts() -> None:
 
 
 @pytest.mark.anyio
-async def test_facts_of_a_closed_connection() -> None:
-    """A closed connection counts as readable, as in httpcore, for its end can be read; and to read is a ReadError."""
+async def test_information_about_a_closed_connection() -> None:
+    """A closed connection counts as readable, as in httpcore; reading and writing fail."""
     async with listening(_echo) as port:
         stream = await _connect(port)
         await stream.aclose()
@@ -216,8 +216,8 @@ async def test_facts_of_a_closed_connection() -> None:
 
 
 @pytest.mark.anyio
-async def test_parts_of_what_has_come() -> None:
-    """No more is read than was asked for, and the rest is kept."""
+async def test_reading_in_parts() -> None:
+    """No more is read than was requested, and the rest is kept."""
     async with listening(_echo) as port:
         stream = await _connect(port)
         await stream.write(b"0123456789")
@@ -232,7 +232,7 @@ async def test_parts_of_what_has_come() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_other_side_takes_nothing() -> None:
+async def test_server_that_reads_nothing() -> None:
     """A write that fills all buffers is a WriteTimeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(5):
         stream = await _connect(listener.getsockname()[1])
@@ -243,8 +243,8 @@ async def test_the_other_side_takes_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_a_tunnel_through_connect() -> None:
-    """Behind the 200 to a CONNECT, TLS can be put on the stream, and TLS within it once more."""
-    secure = server_context("outer.test", "inner.test", authority=authority())
+    """After the 200 to a CONNECT, TLS can be started on the stream, and TLS within it once more."""
+    secure = server_context("outer.test", "inner.test")
 
     async def proxy(stream: anyio.abc.ByteStream) -> None:
         async with stream:
@@ -286,7 +286,7 @@ async def test_a_handshake_with_the_wrong_name() -> None:
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    context = server_context("one.test", authority=authority())
+    context = server_context("one.test")
     with anyio.fail_after(5):
         async with TLSListener(listener, context), anyio.create_task_group() as tasks:
             tasks.start_soon(TLSListener(listener, context).serve, serve)
@@ -300,7 +300,7 @@ async def test_a_handshake_with_the_wrong_name() -> None:
 
 @pytest.mark.anyio
 async def test_upgrade() -> None:
-    """Behind a 101, what is written goes to the server and what it says is read, until the response is closed."""
+    """After a 101, the stream leads to the server, until the response is closed."""
     async with raw_server(upgrade_to_echo) as server, HTTPTransport(verify=False) as transport:
         headers = {"Connection": "upgrade", "Upgrade": "echo"}
         async with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -65,26 +66,24 @@ def test_closing_in_another_loop() -> None:
 
 @pytest.mark.anyio
 async def test_busy_loop_is_no_slow_server() -> None:
-    """What came in time is read, also where the loop was too busy to look before the time was over."""
+    """A response that has arrived in time is read, even if the loop was too busy to look before the time was over."""
+    sent_at = math.inf
 
-    async def answer_soon(stream: anyio.abc.ByteStream) -> None:
-        await anyio.sleep(0.01)
+    async def answer_and_block(stream: anyio.abc.ByteStream) -> None:
+        nonlocal sent_at
+        sent_at = anyio.current_time()
         await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        time.sleep(0.35)  # noqa: ASYNC251  # the server runs in the client's loop
 
-    async def keep_busy() -> None:
-        await anyio.sleep(0.005)
-        # The answer comes from a task of this loop as well, so it goes out first, and then nothing is read for a while.
-        for _ in range(3):
-            await anyio.sleep(0.006)
-            time.sleep(0.06)  # noqa: ASYNC251
-
+    timeout = httpx.Timeout(10, read=0.3)
     with anyio.fail_after(10):
-        async with raw_server(*[answer_soon] * 4) as server:
-            async with httpx.AsyncClient(transport=HTTPTransport(), timeout=0.05) as client:
-                for _ in range(4):
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(keep_busy)
-                        assert (await client.get(server.url)).status_code == 200
+        async with raw_server(answer_and_block) as server:
+            async with httpx.AsyncClient(transport=HTTPTransport(), timeout=timeout) as client:
+                started = anyio.current_time()
+                try:
+                    assert (await client.get(server.url)).status_code == 200
+                except httpx.ReadTimeout:  # right only if the machine is so slow that the response was late
+                    assert sent_at > started + 0.2
 
 
 @pytest.mark.anyio
@@ -155,8 +154,8 @@ async def test_credentials_are_forgotten_when_it_is_closed() -> None:
     with anyio.fail_after(5):
         async with raw_server(answer()) as server, httpx.AsyncClient(transport=transport) as client:
             await client.get(server.url, headers={"Authorization": "Bearer secret"})
-            assert transport._header_block.cache_info().currsize == 1
-    assert transport._header_block.cache_info().currsize == 0
+            assert transport._sender._encode_headers.cache_info().currsize == 1
+    assert transport._sender._encode_headers.cache_info().currsize == 0
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""The one task that ends the waits of all connections, of fakes here: exact times on trio, its life on both."""
+"""TimeoutWatcher: ends the waits of fakes at exact times on trio; and the life of its task on both backends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 import trio
 import trio.testing
-from support.lifespan_apps import steps
+from support.scripted_servers import settle
 
 from prefect_http._wire.timeouts import TimeoutWatcher
 
@@ -23,30 +23,30 @@ asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 class Wait:
-    """A fake of what may wait.
+    """A fake of an object that waits.
 
     Attributes:
         deadline: as TimeoutWatcher wants it.
-        expired: when it was ended.
-        error: raised by ``expire()`` after that.
-        while_expiring: awaited by ``expire()`` after that.
-        is_over: set as soon as it is ended.
+        expired: the times at which it was expired.
+        error: raised by ``expire()`` at its end.
+        while_expiring: awaited by ``expire()``.
+        is_over: set when it is expired.
     """
 
-    def __init__(self, deadlines: TimeoutWatcher, error: Exception | None = None) -> None:
+    def __init__(self, watcher: TimeoutWatcher, error: Exception | None = None) -> None:
         self.deadline = math.inf
         self.expired: list[float] = []
         self.error = error
         self.while_expiring: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
         self.is_over = anyio.Event()
-        self._deadlines = deadlines
-        deadlines.watched.add(self)
+        self._watcher = watcher
+        watcher.watched.add(self)
 
     def until(self, deadline: float) -> None:
-        """Wait until then, as Connection does."""
+        """Wait until a deadline, as Connection does."""
         self.deadline = deadline
-        if deadline < self._deadlines.next_wakeup:
-            self._deadlines.wake_by(deadline)
+        if deadline < self._watcher.next_wakeup:
+            self._watcher.wake_by(deadline)
 
     async def expire(self) -> None:
         self.deadline = math.inf
@@ -58,39 +58,39 @@ class Wait:
 
 
 def tasks() -> int:
-    """Count the tasks that look at deadlines."""
-    return [task.name for task in anyio.get_running_tasks()].count("prefect_http deadlines")
+    """Count the tasks of TimeoutWatchers."""
+    return [task.name for task in anyio.get_running_tasks()].count("prefect_http timeouts")
 
 
 # --- Exact times
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("seconds", [0.0, 0.125, 5.0, 3600.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.125, 5.0, 60.5])
 async def test_ends_at_the_deadline(autojump_clock: trio.testing.MockClock, seconds: float) -> None:
-    """A wait ends exactly at its deadline, once."""
-    deadlines = TimeoutWatcher()
-    wait, began = Wait(deadlines), trio.current_time()
-    wait.until(began + seconds)
+    """A wait is ended exactly at its deadline, once."""
+    watcher = TimeoutWatcher()
+    wait, start = Wait(watcher), trio.current_time()
+    wait.until(start + seconds)
     await trio.sleep(10_000)
-    assert wait.expired == [began + seconds]
+    assert wait.expired == [start + seconds]
 
 
 @pytest.mark.trio
-async def test_a_deadline_that_has_passed(autojump_clock: trio.testing.MockClock) -> None:
-    """A wait whose time has already run out ends at once."""
-    deadlines = TimeoutWatcher()
-    wait, began = Wait(deadlines), trio.current_time()
-    wait.until(began - 1)
+async def test_deadline_in_the_past(autojump_clock: trio.testing.MockClock) -> None:
+    """A wait whose deadline has already passed is ended at once."""
+    watcher = TimeoutWatcher()
+    wait, start = Wait(watcher), trio.current_time()
+    wait.until(start - 1)
     await trio.sleep(1)
-    assert wait.expired == [began]
+    assert wait.expired == [start]
 
 
 @pytest.mark.trio
-async def test_a_wait_that_is_over(autojump_clock: trio.testing.MockClock) -> None:
-    """A wait that has ended in time is left alone."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+async def test_wait_that_ended_in_time(autojump_clock: trio.testing.MockClock) -> None:
+    """A wait that ended in time is left alone."""
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     wait.until(trio.current_time() + 1)
     await trio.sleep(0.5)
     wait.until(math.inf)
@@ -99,120 +99,120 @@ async def test_a_wait_that_is_over(autojump_clock: trio.testing.MockClock) -> No
 
 
 @pytest.mark.trio
-async def test_what_is_watched_no_more(autojump_clock: trio.testing.MockClock) -> None:
-    """What has been taken out is left alone."""
-    deadlines = TimeoutWatcher()
-    wait, other, began = Wait(deadlines), Wait(deadlines), trio.current_time()
-    wait.until(began + 1)
-    other.until(began + 2)
-    deadlines.watched.discard(wait)
+async def test_no_longer_watched(autojump_clock: trio.testing.MockClock) -> None:
+    """A wait that is no longer watched is left alone."""
+    watcher = TimeoutWatcher()
+    wait, other, start = Wait(watcher), Wait(watcher), trio.current_time()
+    wait.until(start + 1)
+    other.until(start + 2)
+    watcher.watched.discard(wait)
     await trio.sleep(5)
-    assert (wait.expired, other.expired) == ([], [began + 2])
+    assert (wait.expired, other.expired) == ([], [start + 2])
 
 
 @pytest.mark.trio
-async def test_a_later_deadline(autojump_clock: trio.testing.MockClock) -> None:
-    """A deadline that is put off is not kept before its time, however often it is put off."""
-    deadlines = TimeoutWatcher()
-    wait, began = Wait(deadlines), trio.current_time()
+async def test_postponed_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    """A deadline that is postponed does not end the wait early, however often it is postponed."""
+    watcher = TimeoutWatcher()
+    wait, start = Wait(watcher), trio.current_time()
     for number in range(5):
-        wait.until(began + number + 1)
+        wait.until(start + number + 1)
         await trio.sleep(0.75)
     await trio.sleep(10)
-    assert wait.expired == [began + 5]
+    assert wait.expired == [start + 5]
 
 
 @pytest.mark.trio
-async def test_an_earlier_deadline(autojump_clock: trio.testing.MockClock) -> None:
-    """A deadline that comes up while the task sleeps until a later one is kept in its time."""
-    deadlines = TimeoutWatcher()
-    waits, began = [Wait(deadlines) for _ in range(3)], trio.current_time()
+async def test_earlier_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    """A deadline earlier than all others is kept, though the task sleeps already."""
+    watcher = TimeoutWatcher()
+    waits, start = [Wait(watcher) for _ in range(3)], trio.current_time()
     for wait, deadline in zip(waits, (8, 4, 2), strict=True):
-        wait.until(began + deadline)
+        wait.until(start + deadline)
         await trio.sleep(0.25)
     await trio.sleep(10)
-    assert [wait.expired for wait in waits] == [[began + 8], [began + 4], [began + 2]]
+    assert [wait.expired for wait in waits] == [[start + 8], [start + 4], [start + 2]]
 
 
 @pytest.mark.trio
 async def test_earlier_deadlines_in_one_step(autojump_clock: trio.testing.MockClock) -> None:
-    """Of several that come before the task has woken, none is lost."""
-    deadlines = TimeoutWatcher()
-    waits, began = [Wait(deadlines) for _ in range(4)], trio.current_time()
-    waits[0].until(began + 8)
+    """Of several earlier deadlines that are set before the task wakes, none is lost."""
+    watcher = TimeoutWatcher()
+    waits, start = [Wait(watcher) for _ in range(4)], trio.current_time()
+    waits[0].until(start + 8)
     await trio.sleep(0.25)
     for wait, deadline in zip(waits[1:], (4, 2, 3), strict=True):
-        wait.until(began + deadline)
+        wait.until(start + deadline)
     await trio.sleep(10)
-    assert [wait.expired for wait in waits] == [[began + 8], [began + 4], [began + 2], [began + 3]]
+    assert [wait.expired for wait in waits] == [[start + 8], [start + 4], [start + 2], [start + 3]]
 
 
 @pytest.mark.trio
-async def test_the_same_instant(autojump_clock: trio.testing.MockClock) -> None:
-    """Any number of waits may end at the same time, and again when they have begun anew."""
-    deadlines = TimeoutWatcher()
-    waits, began = [Wait(deadlines) for _ in range(50)], trio.current_time()
-    for deadline in (began + 1, began + 2):
+async def test_same_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    """Any number of waits may end at the same time, and again after they have started anew."""
+    watcher = TimeoutWatcher()
+    waits, start = [Wait(watcher) for _ in range(50)], trio.current_time()
+    for deadline in (start + 1, start + 2):
         for wait in waits:
             wait.until(deadline)
         await trio.sleep_until(deadline + 0.5)
-    assert [wait.expired for wait in waits] == [[began + 1, began + 2]] * 50
+    assert [wait.expired for wait in waits] == [[start + 1, start + 2]] * 50
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("again", [math.inf, 5.0])
 async def test_a_wait_that_ends_beside_an_expiring_one(autojump_clock: trio.testing.MockClock, again: float) -> None:
-    """A wait that ends while another one is being ended is left alone, though its deadline was the same."""
-    deadlines = TimeoutWatcher()
-    waits, began = [Wait(deadlines) for _ in range(2)], trio.current_time()
+    """A wait that ends while another one is being expired is left alone, though it had the same deadline."""
+    watcher = TimeoutWatcher()
+    waits, start = [Wait(watcher) for _ in range(2)], trio.current_time()
 
     async def answer_the_others() -> None:
         for wait in waits:
             if not wait.expired:
-                wait.until(began + again)
+                wait.until(start + again)
         await trio.lowlevel.checkpoint()
 
     for wait in waits:
         wait.while_expiring = answer_the_others
-        wait.until(began + 1)
+        wait.until(start + 1)
     await trio.sleep(3)
-    assert sorted(wait.expired for wait in waits) == [[], [began + 1]]
+    assert sorted(wait.expired for wait in waits) == [[], [start + 1]]
     await trio.sleep(3)
-    assert sorted(time for wait in waits for time in wait.expired) == [began + 1] + [began + 5] * (again == 5.0)
+    assert sorted(time for wait in waits for time in wait.expired) == [start + 1] + [start + 5] * (again == 5.0)
 
 
 @pytest.mark.trio
 async def test_a_wait_that_begins_while_another_one_expires(autojump_clock: trio.testing.MockClock) -> None:
-    """A deadline that comes up while the task ends another wait is kept in its time."""
-    deadlines = TimeoutWatcher()
-    first, second, third, began = Wait(deadlines), Wait(deadlines), Wait(deadlines), trio.current_time()
+    """A deadline that is set while another wait is being expired is kept."""
+    watcher = TimeoutWatcher()
+    first, second, third, start = Wait(watcher), Wait(watcher), Wait(watcher), trio.current_time()
 
     async def begin() -> None:
         await trio.lowlevel.checkpoint()
-        second.until(began + 2)
+        second.until(start + 2)
         await trio.lowlevel.checkpoint()
-        third.until(began + 1)
+        third.until(start + 1)
 
     first.while_expiring = begin
-    first.until(began + 1)
+    first.until(start + 1)
     await trio.sleep(5)
-    assert (first.expired, second.expired, third.expired) == ([began + 1], [began + 2], [began + 1])
+    assert (first.expired, second.expired, third.expired) == ([start + 1], [start + 2], [start + 1])
 
 
 @pytest.mark.trio
-async def test_looks_only_when_it_must(autojump_clock: trio.testing.MockClock) -> None:
-    """Ever new waits, all of them short, cost no more than a look each time that a deadline might have been due."""
-    deadlines = TimeoutWatcher()
-    wait, began = Wait(deadlines), trio.current_time()
+async def test_wakes_once_a_second(autojump_clock: trio.testing.MockClock) -> None:
+    """Many short waits, one after the other, wake the task no more than once a second."""
+    watcher = TimeoutWatcher()
+    wait, start = Wait(watcher), trio.current_time()
     looks: set[float] = set()
     for _ in range(1000):
         wait.until(trio.current_time() + 5)
-        looks.add(deadlines.next_wakeup)
+        looks.add(watcher.next_wakeup)
         await trio.sleep(0.125)
         wait.until(math.inf)
     assert wait.expired == []
-    assert len(looks) <= 1000 * 0.125  # once a second, which is when it looks whether anything waits at all
-    assert min(looks) == began + 5
+    assert len(looks) <= 1000 * 0.125  # once a second
+    assert min(looks) == start + 5
 
 
 # --- The life of the task
@@ -220,86 +220,86 @@ async def test_looks_only_when_it_must(autojump_clock: trio.testing.MockClock) -
 
 @pytest.mark.anyio
 async def test_no_task_without_waits() -> None:
-    """What is watched needs no task as long as it does not wait."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+    """While nothing waits, there is no task."""
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     wait.until(math.inf)
-    await steps()
-    assert (tasks(), deadlines.next_wakeup) == (0, math.inf)
+    await settle()
+    assert (tasks(), watcher.next_wakeup) == (0, math.inf)
     with anyio.fail_after(5):
-        await deadlines.stop()
+        await watcher.stop()
 
 
 @pytest.mark.anyio
 async def test_one_task_for_all() -> None:
-    """There is one task, however many wait; it ends once it has found that nothing waits."""
-    deadlines = TimeoutWatcher()
-    waits, now = [Wait(deadlines) for _ in range(20)], anyio.current_time()
+    """There is one task for all waits, and it ends when it finds that nothing waits."""
+    watcher = TimeoutWatcher()
+    waits, now = [Wait(watcher) for _ in range(20)], anyio.current_time()
     for number, wait in enumerate(waits):
         wait.until(now + 100 - number)
-        assert deadlines.next_wakeup == wait.deadline
-    await steps()
+        assert watcher.next_wakeup == wait.deadline
+    await settle()
     assert tasks() == 1
     for wait in waits:
         wait.until(math.inf)
     waits[0].until(now)
     with anyio.fail_after(5):
         await waits[0].is_over.wait()
-    await steps()
-    assert (tasks(), deadlines.next_wakeup) == (0, math.inf)
+    await settle()
+    assert (tasks(), watcher.next_wakeup) == (0, math.inf)
 
 
 @pytest.mark.anyio
 async def test_stopping() -> None:
-    """Where nothing waits any more, stopping ends the task at once, though it would sleep for long; so it may again."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+    """If nothing waits, stopping ends the task at once; stopping again changes nothing."""
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     wait.until(anyio.current_time() + 100)
-    await steps()
+    await settle()
     wait.until(math.inf)
     for _ in range(2):
         with anyio.fail_after(5):
-            await deadlines.stop()
-        await steps()
-        assert (tasks(), deadlines.next_wakeup, wait.expired) == (0, math.inf, [])
+            await watcher.stop()
+        await settle()
+        assert (tasks(), watcher.next_wakeup, wait.expired) == (0, math.inf, [])
 
 
 @pytest.mark.anyio
-async def test_stopping_before_it_has_begun() -> None:
+async def test_stopping_before_it_has_started() -> None:
     """A task that was started in the same step is stopped like any other."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     wait.until(anyio.current_time() + 100)
     wait.until(math.inf)
     with anyio.fail_after(5):
-        await deadlines.stop()
-    await steps()
-    assert (tasks(), deadlines.next_wakeup) == (0, math.inf)
+        await watcher.stop()
+    await settle()
+    assert (tasks(), watcher.next_wakeup) == (0, math.inf)
 
 
 @pytest.mark.trio
 async def test_stopping_while_something_waits(autojump_clock: trio.testing.MockClock) -> None:
-    """Stopping does not take as long as somebody else's wait, which still ends in its time."""
-    deadlines = TimeoutWatcher()
-    wait, began = Wait(deadlines), trio.current_time()
-    wait.until(began + 5)
+    """Stopping does not take as long as a wait that is still going on, and that wait still times out."""
+    watcher = TimeoutWatcher()
+    wait, start = Wait(watcher), trio.current_time()
+    wait.until(start + 5)
     await trio.sleep(1)
-    await deadlines.stop()
-    assert trio.current_time() == began + 1
+    await watcher.stop()
+    assert trio.current_time() == start + 1
     await trio.sleep(10)
-    assert wait.expired == [began + 5]
+    assert wait.expired == [start + 5]
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("when", ["in the same step", "while one expires"])
 async def test_stopping_while_a_wait_begins(autojump_clock: trio.testing.MockClock, when: str) -> None:
-    """A wait that begins before the task has ended, but after it was to be stopped, does not hold up who stops it."""
+    """A wait that starts while the task is being stopped does not hold up the stopping."""
     for _ in range(20):  # trio runs tasks in any order
-        deadlines = TimeoutWatcher()
-        over, wait, began = Wait(deadlines), Wait(deadlines), trio.current_time()
+        watcher = TimeoutWatcher()
+        over, wait, start = Wait(watcher), Wait(watcher), trio.current_time()
 
-        async def begin(wait: Wait = wait, began: float = began) -> None:
-            wait.until(began + 5)
+        async def begin(wait: Wait = wait, start: float = start) -> None:
+            wait.until(start + 5)
 
         if when == "while one expires":
 
@@ -307,31 +307,31 @@ async def test_stopping_while_a_wait_begins(autojump_clock: trio.testing.MockClo
                 await trio.sleep(1)
                 await begin()
 
-            wait.until(began + 100)
+            wait.until(start + 100)
             await trio.testing.wait_all_tasks_blocked()
             wait.until(math.inf)
             over.while_expiring = expire_slowly
-            over.until(began)
+            over.until(start)
             await over.is_over.wait()
-            await deadlines.stop()
-            assert trio.current_time() == began + 1
+            await watcher.stop()
+            assert trio.current_time() == start + 1
         else:
-            over.until(began + 100)
+            over.until(start + 100)
             await trio.testing.wait_all_tasks_blocked()
             over.until(math.inf)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(begin)
-                await deadlines.stop()
-            assert trio.current_time() == began
+                await watcher.stop()
+            assert trio.current_time() == start
         await trio.sleep(10)
-        assert wait.expired == [began + 5]
+        assert wait.expired == [start + 5]
 
 
 @pytest.mark.anyio
 async def test_stopping_while_one_expires() -> None:
-    """Stopping waits for a wait that is being ended, and for no longer."""
-    deadlines = TimeoutWatcher()
-    wait, go_on = Wait(deadlines), anyio.Event()
+    """Stopping waits for a wait that is being expired, and for no longer."""
+    watcher = TimeoutWatcher()
+    wait, go_on = Wait(watcher), anyio.Event()
     log: list[str] = []
 
     async def expire_slowly() -> None:
@@ -340,12 +340,12 @@ async def test_stopping_while_one_expires() -> None:
         log.append("expired")
 
     async def stop() -> None:
-        await deadlines.stop()
+        await watcher.stop()
         log.append("stopped")
 
-    other = Wait(deadlines)
+    other = Wait(watcher)
     other.until(anyio.current_time() + 100)
-    await steps()
+    await settle()
     other.until(math.inf)
     wait.while_expiring = expire_slowly
     wait.until(anyio.current_time())
@@ -353,99 +353,99 @@ async def test_stopping_while_one_expires() -> None:
         async with anyio.create_task_group() as group:
             await wait.is_over.wait()
             group.start_soon(stop)
-            await steps()
+            await settle()
             go_on.set()
-    await steps()
+    await settle()
     assert (log, tasks()) == (["expiring", "expired", "stopped"], 0)
 
 
 @pytest.mark.anyio
 async def test_stopping_while_cancelled() -> None:
-    """Stopping is not cut short by a cancellation, so that no task stays behind; and the cancellation is not lost."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+    """A cancellation does not cut stopping short, so that no task is left behind; and the cancellation is not lost."""
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     wait.until(anyio.current_time() + 100)
-    await steps()
+    await settle()
     wait.until(math.inf)
     log: list[str] = []
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await deadlines.stop()
+        await watcher.stop()
         log.append("stopped")
-        assert deadlines.next_wakeup == math.inf
+        assert watcher.next_wakeup == math.inf
         await anyio.lowlevel.checkpoint()
         log.append("went on")
-    await steps()
+    await settle()
     assert (log, tasks()) == (["stopped"], 0)
 
 
 @pytest.mark.anyio
 @asyncio_only
 async def test_stopping_while_natively_cancelled() -> None:
-    """task.cancel() is held back until the task has ended, and then let through."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+    """task.cancel() is held back until the task has ended, and then raised."""
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     wait.until(anyio.current_time() + 100)
-    await steps()
+    await settle()
     wait.until(math.inf)
-    task = asyncio.create_task(deadlines.stop())
+    task = asyncio.create_task(watcher.stop())
     asyncio.get_running_loop().call_soon(task.cancel)
     with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
         await task
-    await steps()
-    assert (tasks(), deadlines.next_wakeup) == (0, math.inf)
+    await settle()
+    assert (tasks(), watcher.next_wakeup) == (0, math.inf)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["by itself", "stopped"])
 async def test_used_again(how: str) -> None:
-    """When the task has ended, the next wait starts another one."""
-    deadlines = TimeoutWatcher()
+    """After the task has ended, the next wait starts another one."""
+    watcher = TimeoutWatcher()
     for _ in range(3):
-        wait, now = Wait(deadlines), anyio.current_time()
+        wait, now = Wait(watcher), anyio.current_time()
         if how == "stopped":
             wait.until(now + 100)
-            await steps()
+            await settle()
             wait.until(math.inf)
-            await deadlines.stop()
+            await watcher.stop()
         wait.until(now)
         with anyio.fail_after(5):
             await wait.is_over.wait()
-        await steps()
+        await settle()
         assert (tasks(), len(wait.expired)) == (0, 1)
 
 
 @pytest.mark.trio
 async def test_used_again_in_the_same_step(autojump_clock: trio.testing.MockClock) -> None:
-    """A wait that begins as the task is about to end, before or after, is kept in its time."""
+    """A wait that starts just as the task is about to end is not lost."""
     for delay in range(12):
-        deadlines = TimeoutWatcher()
-        first, second, began = Wait(deadlines), Wait(deadlines), trio.current_time()
-        first.until(began + 1)
+        watcher = TimeoutWatcher()
+        first, second, start = Wait(watcher), Wait(watcher), trio.current_time()
+        first.until(start + 1)
         await first.is_over.wait()
         for _ in range(delay):
             await trio.lowlevel.checkpoint()
-        second.until(began + 2)
+        second.until(start + 2)
         await trio.sleep(5)
-        assert (first.expired, second.expired, tasks()) == ([began + 1], [began + 2], 0)
+        assert (first.expired, second.expired, tasks()) == ([start + 1], [start + 2], 0)
 
 
 @pytest.mark.anyio
-async def test_one_that_fails_to_expire(caplog: pytest.LogCaptureFixture) -> None:
-    """What goes wrong while a wait is ended is logged, and the others are ended all the same, now and later."""
+async def test_error_while_expiring(caplog: pytest.LogCaptureFixture) -> None:
+    """An error while a wait is being expired is logged, and all others are expired all the same."""
     caplog.set_level(logging.DEBUG, logger="prefect_http")
-    deadlines = TimeoutWatcher()
+    watcher = TimeoutWatcher()
     errors = [OSError("no such socket"), ValueError("what"), None]
-    waits, now = [Wait(deadlines, error) for error in errors], anyio.current_time()
+    waits, now = [Wait(watcher, error) for error in errors], anyio.current_time()
     for wait in waits:
         wait.until(now)
-    later = Wait(deadlines)
+    later = Wait(watcher)
     with anyio.fail_after(5):
         for wait in waits:
             await wait.is_over.wait()
         later.until(anyio.current_time())
         await later.is_over.wait()
-    await steps()
+    await settle()
     assert ([len(wait.expired) for wait in (*waits, later)], tasks()) == ([1] * 4, 0)
     records = [record for record in caplog.records if record.name == "prefect_http"]
     assert [record.levelname for record in records] == ["DEBUG", "DEBUG"]
@@ -455,34 +455,34 @@ async def test_one_that_fails_to_expire(caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.mark.anyio
 async def test_belongs_to_no_user_task() -> None:
-    """The task outlives the one whose wait started it, and knows nothing of its cancellation."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+    """The task outlives the one whose wait started it, and is not affected by its cancellation."""
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     with anyio.CancelScope() as scope:
         wait.until(anyio.current_time() + 0.01)
         scope.cancel()
         await anyio.lowlevel.checkpoint()
     with anyio.fail_after(5):
         await wait.is_over.wait()
-    await steps()
+    await settle()
     assert tasks() == 0
 
 
 @pytest.mark.anyio
 @asyncio_only
-@pytest.mark.parametrize("has_begun", [False, True])
-async def test_cancelled_by_somebody(has_begun: bool) -> None:
-    """Who cancels all tasks of a loop ends this one as well; the next wait starts another one."""
-    deadlines = TimeoutWatcher()
-    wait = Wait(deadlines)
+@pytest.mark.parametrize("has_started", [False, True])
+async def test_cancelled_from_outside(has_started: bool) -> None:
+    """If the task is cancelled, as by code that cancels all tasks of a loop, the next wait starts another one."""
+    watcher = TimeoutWatcher()
+    wait = Wait(watcher)
     before = asyncio.all_tasks()
     wait.until(anyio.current_time() + 100)
-    if has_begun:
-        await steps()
+    if has_started:
+        await settle()
     for task in asyncio.all_tasks() - before:
         task.cancel()
-    await steps()
-    assert (tasks(), deadlines.next_wakeup) == (0, math.inf)
+    await settle()
+    assert (tasks(), watcher.next_wakeup) == (0, math.inf)
     wait.until(anyio.current_time())
     with anyio.fail_after(1):
         await wait.is_over.wait()
@@ -493,38 +493,38 @@ async def test_cancelled_by_somebody(has_begun: bool) -> None:
 
 @TWO_LOOPS
 def test_one_loop_after_the_other(backends: tuple[str, str]) -> None:
-    """What has come to rest in one loop may be used in the next, of whatever kind."""
-    deadlines = TimeoutWatcher()
+    """A watcher without waits may be used in another event loop, on either backend."""
+    watcher = TimeoutWatcher()
 
     async def main() -> None:
-        wait = Wait(deadlines)
+        wait = Wait(watcher)
         wait.until(anyio.current_time())
         with anyio.fail_after(5):
             await wait.is_over.wait()
-            await deadlines.stop()
-        await steps()
-        assert (tasks(), len(wait.expired), deadlines.next_wakeup) == (0, 1, math.inf)
-        deadlines.watched.clear()
+            await watcher.stop()
+        await settle()
+        assert (tasks(), len(wait.expired), watcher.next_wakeup) == (0, 1, math.inf)
+        watcher.watched.clear()
 
     for backend in backends:
         anyio.run(main, backend=backend)
 
 
 @TWO_LOOPS
-@pytest.mark.parametrize("has_begun", [False, True])
-def test_loop_that_ends_while_something_waits(backends: tuple[str, str], has_begun: bool) -> None:
-    """The end of a loop ends the task, without a sound, and the next loop has its own."""
+@pytest.mark.parametrize("has_started", [False, True])
+def test_loop_that_ends_while_something_waits(backends: tuple[str, str], has_started: bool) -> None:
+    """The end of an event loop ends the task silently, and the next loop has its own."""
     waits: list[Wait] = []
 
     async def main() -> None:
-        deadlines = TimeoutWatcher()
-        over, wait = Wait(deadlines), Wait(deadlines)
+        watcher = TimeoutWatcher()
+        over, wait = Wait(watcher), Wait(watcher)
         over.until(anyio.current_time())
         wait.until(anyio.current_time() + 100)
-        if has_begun:
+        if has_started:
             with anyio.fail_after(5):
                 await over.is_over.wait()
-            await steps()
+            await settle()
             assert (tasks(), len(over.expired)) == (1, 1)
         waits.append(wait)
 

@@ -1,503 +1,150 @@
-"""HTTPTransport over TLS: certificates, handshakes that fail, and connections that are used again."""
+"""TLS: whether it holds data, asked of a connection in memory; and the stream under it."""
 
 from __future__ import annotations
 
-import datetime
 import ssl
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
-import httpx
 import pytest
-import trustme
-from support.servers import Act, answer, half_answer, upgrade_to_echo
-from support.tls_servers import (
-    TLS_1_2,
-    TLS_1_3,
-    Serve,
-    authority,
-    client_context,
-    listening,
-    server_context,
-    tls_server,
-    url_of,
-)
+from support.tls_ends import End, deliver, tls_pair
 
-from prefect_http import HTTPTransport
-from prefect_http._wire.transport import TransportStatistics
+from prefect_http._wire.tls import ReadAheadStream, has_tls_input
 
-pytestmark = pytest.mark.anyio
-
-VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["1.2", "1.3"])
-BIG = bytes(range(256)) * 8192  # 2 MB
-UPGRADE = {"Connection": "upgrade", "Upgrade": "echo"}
-NONE_LEFT = TransportStatistics(connections=0, idle=0, waiting=0)
+# --- Input
 
 
-def new_transport(verify: ssl.SSLContext | bool | None = None) -> HTTPTransport:
-    """Make a transport that trusts the authority of the tests."""
-    return HTTPTransport(verify=client_context() if verify is None else verify)
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])
+def ends(request: pytest.FixtureRequest) -> tuple[End, End]:
+    """Make a client and a server that have shaken hands."""
+    return tls_pair(request.param)
 
 
-async def error_of(transport: httpx.AsyncBaseTransport, url: str, connect: float = 5) -> type[Exception]:
-    """Give the type of what a request raises."""
-    async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
-        with pytest.raises(httpx.TransportError) as caught:
-            await client.get(url, timeout=httpx.Timeout(5, connect=connect))
-    return type(caught.value)
+def test_no_input(ends: tuple[End, End]) -> None:
+    """There is no input, however often that is asked; session tickets, and data that was read, are none."""
+    client, server = ends
+    assert [has_tls_input(client.tls) for _ in range(3)] == [False] * 3
+    deliver(server, client)
+    assert has_tls_input(client.tls) is False
+    server.tls.write(b"an answer")
+    deliver(server, client)
+    assert client.tls.read(100) == b"an answer"
+    assert has_tls_input(client.tls) is False
 
 
-async def wait_for_input(response: httpx.Response) -> None:
-    """Wait until something has come on the connection of a response."""
-    network_stream = response.extensions["network_stream"]
+def test_asking_disturbs_nothing(ends: tuple[End, End]) -> None:
+    """Asking disturbs nothing: both sides go on as before."""
+    client, server = ends
+    for _ in range(3):
+        assert has_tls_input(client.tls) is False
+        client.tls.write(b"question")
+        deliver(client, server)
+        assert server.tls.read(100) == b"question"
+        server.tls.write(b"answer")
+        deliver(server, client)
+        assert client.tls.read(100) == b"answer"
+
+
+def test_record(ends: tuple[End, End]) -> None:
+    """A record that has arrived is input, though it has not been decrypted."""
+    client, server = ends
+    server.tls.write(b"!")
+    deliver(server, client)
+    assert has_tls_input(client.tls) is True
+
+
+def test_rest_of_a_record(ends: tuple[End, End]) -> None:
+    """The rest of a record that was read in part is input."""
+    client, server = ends
+    server.tls.write(b"an answer!")
+    deliver(server, client)
+    assert client.tls.read(9) == b"an answer"
+    assert has_tls_input(client.tls) is True
+
+
+@pytest.mark.parametrize("has_data", [False, True])
+def test_close_notify(ends: tuple[End, End], has_data: bool) -> None:
+    """A close_notify is input, with or without data before it."""
+    client, server = ends
+    if has_data:
+        server.tls.write(b"an answer")
+    server.send_close_notify()
+    deliver(server, client)
+    if has_data:
+        assert client.tls.read(100) == b"an answer"
+    assert [has_tls_input(client.tls) for _ in range(2)] == [True, True]
+
+
+def test_end_without_close_notify(ends: tuple[End, End]) -> None:
+    """The end of the stream without a close_notify is input."""
+    client, _ = ends
+    client.incoming.write_eof()
+    assert [has_tls_input(client.tls) for _ in range(2)] == [True, True]
+
+
+def test_nonsense(ends: tuple[End, End]) -> None:
+    """Data that is not TLS is input."""
+    client, _ = ends
+    client.incoming.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert [has_tls_input(client.tls) for _ in range(2)] == [True, True]
+
+
+def test_record_that_was_tampered_with(ends: tuple[End, End]) -> None:
+    """A record that cannot be decrypted is input."""
+    client, server = ends
+    deliver(server, client)
+    assert has_tls_input(client.tls) is False
+    server.tls.write(b"an answer")
+    record = bytearray(server.outgoing.read())
+    record[-1] ^= 1
+    client.incoming.write(record)
+    assert has_tls_input(client.tls) is True
+
+
+def test_alert(ends: tuple[End, End]) -> None:
+    """An alert is input: the server has failed, and closes the connection."""
+    client, server = ends
+    server.incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(ssl.SSLError):
+        server.tls.read(1)
+    assert deliver(server, client)
+    assert has_tls_input(client.tls) is True
+
+
+def test_closed_on_this_side(ends: tuple[End, End]) -> None:
+    """TLS that was ended on this side counts as having input."""
+    client, _ = ends
+    client.send_close_notify()
+    client.incoming.write_eof()
+    assert has_tls_input(client.tls) is True
+
+
+# --- The stream below
+
+
+@pytest.mark.anyio
+async def test_all_that_has_arrived_is_received() -> None:
+    """All that has arrived is received, however little is requested; all else is left to the stream below."""
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            assert await stream.receive() == b"ask"
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+            await stream.send(b"x" * 100)
+        tasks.cancel_scope.cancel()
+
     with anyio.fail_after(5):
-        while not network_stream.get_extra_info("is_readable"):
-            await anyio.lowlevel.checkpoint()
-
-
-# --- Handshakes
-
-
-@VERSIONS
-async def test_a_good_certificate(version: ssl.TLSVersion) -> None:
-    """A server whose certificate is good is talked to, and its TLS can be looked at."""
-    context = server_context(authority=authority(), version=version)
-    async with tls_server(answer(body=b"safe"), context=context) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            response = await client.get(url_of(server))
-        ssl_object = response.extensions["network_stream"].get_extra_info("ssl_object")
-    assert response.text == "safe"
-    assert isinstance(ssl_object, ssl.SSLObject)
-    assert ssl_object.version() == {TLS_1_2: "TLSv1.2", TLS_1_3: "TLSv1.3"}[version]
-
-
-async def test_http11_is_agreed_on() -> None:
-    """The server is told that HTTP/1.1 is what will be spoken, also where it would take HTTP/2."""
-    context = server_context(authority=authority())
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    async with tls_server(answer(), context=context) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            response = await client.get(url_of(server))
-            ssl_object = response.extensions["network_stream"].get_extra_info("ssl_object")
-            assert ssl_object.selected_alpn_protocol() == "http/1.1"
-
-
-def _expired() -> ssl.SSLContext:
-    return server_context(authority=authority(), not_after=datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
-
-
-def _newer() -> ssl.SSLContext:
-    context = client_context()
-    context.maximum_version = TLS_1_2
-    return context
-
-
-BAD_SERVERS: dict[str, tuple[Callable[[], ssl.SSLContext], Callable[[], ssl.SSLContext | bool]]] = {
-    "wrong name": (lambda: server_context("other.test", authority=authority()), client_context),
-    "expired": (_expired, client_context),
-    "unknown authority": (lambda: server_context(authority=trustme.CA()), client_context),
-    "unknown to the system": (lambda: server_context(authority=authority()), lambda: True),
-    "another version": (lambda: server_context(authority=authority()), _newer),
-}
-
-
-@pytest.mark.parametrize("name", BAD_SERVERS)
-async def test_bad_certificates(name: str) -> None:
-    """A handshake that fails is a ConnectError, as with httpx, and leaves nothing."""
-    make_server_context, make_verify = BAD_SERVERS[name]
-    async with tls_server(answer(), context=make_server_context()) as server:
-        transport = HTTPTransport(verify=make_verify(), trust_env=False)
-        theirs = httpx.AsyncHTTPTransport(verify=make_verify(), trust_env=False)
-        assert await error_of(transport, url_of(server)) is httpx.ConnectError
-        assert await error_of(theirs, url_of(server)) is httpx.ConnectError
-        assert transport.statistics() == NONE_LEFT
-        assert server.requests == []
-
-
-async def _speak_plain_http(stream: anyio.abc.ByteStream) -> None:
-    async with stream:
-        await stream.receive()
-        await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-
-
-async def _close(stream: anyio.abc.ByteStream) -> None:
-    await stream.aclose()
-
-
-async def _close_in_the_handshake(stream: anyio.abc.ByteStream) -> None:
-    async with stream:
-        await stream.receive()
-
-
-async def _say_half(stream: anyio.abc.ByteStream) -> None:
-    async with stream:
-        await stream.receive()
-        await stream.send(b"\x16\x03\x03\x00\x7a\x02\x00")
-
-
-async def _alert(stream: anyio.abc.ByteStream) -> None:
-    async with stream:
-        await stream.receive()
-        await stream.send(b"\x15\x03\x03\x00\x02\x02\x28")
-
-
-async def _say_nothing(stream: anyio.abc.ByteStream) -> None:
-    async with stream:
-        while True:
-            await stream.receive()
-
-
-@pytest.mark.parametrize(
-    ("serve", "error"),
-    [
-        (_speak_plain_http, httpx.ConnectError),
-        (_close, httpx.ConnectError),
-        (_close_in_the_handshake, httpx.ConnectError),
-        (_say_half, httpx.ConnectError),
-        (_alert, httpx.ConnectError),
-        (_say_nothing, httpx.ConnectTimeout),
-    ],
-)
-async def test_servers_without_tls(serve: Serve, error: type[Exception]) -> None:
-    """A server that does not get through the handshake is httpx's error, and leaves nothing."""
-    connect = 0.05 if error is httpx.ConnectTimeout else 5
-    async with listening(serve) as port:
-        url, transport = f"https://127.0.0.1:{port}/", new_transport()
-        assert await error_of(transport, url, connect) is error
-        assert await error_of(httpx.AsyncHTTPTransport(verify=client_context()), url, connect) is error
-        assert transport.statistics() == NONE_LEFT
-
-
-@pytest.mark.parametrize("serve", [_say_nothing])
-async def test_a_cancelled_handshake(serve: Serve) -> None:
-    """A cancellation in the handshake closes the connection."""
-    began, ended = anyio.Event(), anyio.Event()
-
-    async def serve_and_tell(stream: anyio.abc.ByteStream) -> None:
-        began.set()
-        try:
-            await serve(stream)
-        finally:
-            ended.set()
-
-    async with listening(serve_and_tell) as port, new_transport() as transport:
-        async with anyio.create_task_group() as tasks:
-            request = httpx.Request("GET", f"https://127.0.0.1:{port}/")
-            tasks.start_soon(transport.handle_async_request, request)
-            await began.wait()
-            tasks.cancel_scope.cancel()
-        await ended.wait()
-        assert transport.statistics() == NONE_LEFT
-
-
-# --- Whom to trust
-
-
-async def test_nobody_is_checked() -> None:
-    """verify=False takes any certificate."""
-    context = server_context("other.test", authority=trustme.CA())
-    async with tls_server(answer(), context=context) as server, new_transport(verify=False) as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            assert (await client.get(url_of(server))).status_code == 200
-
-
-@pytest.mark.parametrize("trust_env", [True, False])
-async def test_the_environment_names_an_authority(
-    trust_env: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SSL_CERT_FILE counts with trust_env, and only then."""
-    file = tmp_path / "authority.pem"
-    authority().cert_pem.write_to_path(str(file))
-    monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    transport = HTTPTransport(trust_env=trust_env)
-    async with tls_server(answer()) as server:
-        if trust_env:
-            async with httpx.AsyncClient(transport=transport) as client:
-                assert (await client.get(url_of(server))).status_code == 200
-        else:
-            assert await error_of(transport, url_of(server)) is httpx.ConnectError
-
-
-@VERSIONS
-async def test_client_certificates(version: ssl.TLSVersion) -> None:
-    """A context with a client's certificate shows it to a server that asks; without it, the request fails."""
-    context = server_context(authority=authority(), version=version)
-    authority().configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
-    context.verify_mode = ssl.CERT_REQUIRED
-    knowing = client_context()
-    authority().issue_cert("client.test").configure_cert(knowing)  # pyright: ignore[reportUnknownMemberType]
-    async with tls_server(answer(), context=context) as server:
-        async with httpx.AsyncClient(transport=new_transport(knowing)) as client:
-            for _ in range(2):
-                assert (await client.get(url_of(server))).status_code == 200
-        assert server.connections == 1
-    assert len(server.requests) == 2
-
-
-@VERSIONS
-async def test_a_client_certificate_that_is_missing(version: ssl.TLSVersion) -> None:
-    """A server that asks for a certificate and gets none is an error of the kind that httpx's is."""
-    context = server_context(authority=authority(), version=version)
-    context.verify_mode = ssl.CERT_REQUIRED
-
-    async def serve(stream: anyio.abc.ByteStream) -> None:
-        # By hand, because anyio does not send the alert when a handshake fails.
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        ssl_object, is_refused = context.wrap_bio(incoming, outgoing, server_side=True), False
-        async with stream:
-            while True:
-                if not is_refused:
-                    try:
-                        ssl_object.do_handshake()
-                    except ssl.SSLWantReadError:
-                        pass
-                    except ssl.SSLError:
-                        is_refused = True
-                if outgoing.pending:
-                    await stream.send(outgoing.read())
-                incoming.write(await stream.receive())
-
-    async with listening(serve) as port:
-        transport = new_transport()
-        # With TLS 1.3 the client's handshake is over before the server has looked for a certificate.
-        expected = httpx.ConnectError if version is TLS_1_2 else httpx.ReadError
-        assert await error_of(transport, f"https://127.0.0.1:{port}/") is expected
-        assert transport.statistics() == NONE_LEFT
-
-
-async def test_connections_for_another_name_are_others() -> None:
-    """With sni_hostname that name is asked for and checked, and a connection for another name is never used."""
-    asked: list[str | None] = []
-    context = server_context("one.test", "two.test", authority=authority())
-    context.sni_callback = lambda _, name, __: asked.append(name)
-    async with tls_server(answer(), context=context) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            for name in ("one.test", "two.test", "one.test", "two.test"):
-                await client.get(url_of(server), extensions={"sni_hostname": name})
-            for extensions in ({"sni_hostname": "three.test"}, None):
-                with pytest.raises(httpx.ConnectError, match="certificate"):
-                    await client.get(url_of(server), extensions=extensions)
-    assert asked == ["one.test", "two.test", "three.test", None]
-    assert server.connections == 2
-    assert len(server.requests) == 4
-
-
-async def test_the_schemes_do_not_share() -> None:
-    """The schemes https and wss are two origins, and both are TLS; ws is not."""
-    async with tls_server(answer()) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            for url in (url_of(server), url_of(server).replace("https:", "wss:")):
-                assert (await client.get(url)).status_code == 200
-            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-                await client.get(url_of(server).replace("https:", "ws:"))
-    assert len(server.requests) == 2
-
-
-async def test_an_upgrade_over_tls() -> None:
-    """A wss:// request that is answered with 101 hands over a stream that is encrypted."""
-    async with tls_server(upgrade_to_echo) as server, new_transport() as transport:
-        url = url_of(server).replace("https:", "wss:")
-        async with (
-            httpx.AsyncClient(transport=transport, headers=UPGRADE) as client,
-            client.stream("GET", url) as response,
-        ):
-            network_stream = response.extensions["network_stream"]
-            for data in (b"hello", b"again"):
-                await network_stream.write(data, timeout=5)
-                assert await network_stream.read(100, timeout=5) == data
-            assert network_stream.get_extra_info("ssl_object") is not None
-        assert transport.statistics() == NONE_LEFT
-
-
-# --- Connections that are used again
-
-
-@VERSIONS
-async def test_a_healthy_connection_is_kept(version: ssl.TLSVersion) -> None:
-    """Ten requests go over one connection, though TLS 1.3 sends tickets of its own in between."""
-    context = server_context(authority=authority(), version=version)
-    context.num_tickets = 5 if version is TLS_1_3 else 2
-    async with tls_server(answer(body=b"x"), context=context) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            for _ in range(10):
-                await client.get(url_of(server))
-            assert transport.statistics() == TransportStatistics(connections=1, idle=1, waiting=0)
-    assert (server.connections, len(server.requests)) == (1, 10)
-
-
-class IdleThen:
-    """An act: an answer, and once the connection is idle, something else."""
-
-    def __init__(self, then: Act, body: bytes = b"") -> None:
-        self.then = then
-        self.body = body
-        self.is_idle = anyio.Event()
-
-    async def __call__(self, stream: anyio.abc.ByteStream) -> None:
-        await answer(body=self.body)(stream)
-        await self.is_idle.wait()
-        await self.then(stream)
-
-
-async def _leave_at_once(stream: anyio.abc.ByteStream) -> None:
-    await anyio.aclose_forcefully(stream)
-
-
-async def _write(stream: anyio.abc.ByteStream) -> None:
-    await stream.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
-
-
-@VERSIONS
-@pytest.mark.parametrize(
-    ("then", "says_goodbye"),
-    [(_close, True), (_leave_at_once, False), (_write, False)],
-    ids=["close_notify", "closed", "written"],
-)
-async def test_what_comes_on_an_idle_connection_is_noticed(
-    then: Act, says_goodbye: bool, version: ssl.TLSVersion
-) -> None:
-    """An idle connection that the server has closed or written to is dropped, before a POST could be lost on it."""
-    act = IdleThen(then)
-    context = server_context(authority=authority(), version=version)
-    async with tls_server(act, answer(body=b"fresh"), context=context, says_goodbye=says_goodbye) as server:
-        async with new_transport() as transport, httpx.AsyncClient(transport=transport) as client:
-            response = await client.post(url_of(server), content=b"1")
-            act.is_idle.set()
-            await wait_for_input(response)
-            assert (await client.post(url_of(server), content=b"2")).text == "fresh"
-            assert transport.statistics() == TransportStatistics(connections=1, idle=1, waiting=0)
-    assert (server.connections, len(server.requests)) == (2, 2)
-
-
-@pytest.mark.parametrize("in_one", [True, False], ids=["one record", "two records"])
-async def test_what_follows_an_answer_is_noticed(in_one: bool) -> None:
-    """Bytes behind an answer close the connection, wherever they wait: in TLS or in the socket."""
-    is_sent = anyio.Event()
-
-    async def act(stream: anyio.abc.ByteStream) -> None:
-        answered, stray = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 200 OK\r\n\r\nstray"
-        for data in [answered + stray] if in_one else [answered, stray]:
-            await stream.send(data)
-        is_sent.set()
-
-    async with tls_server(act, answer(body=b"fresh")) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            assert (await client.post(url_of(server), content=b"1")).text == "ok"
-            await is_sent.wait()
-            assert (await client.post(url_of(server), content=b"2")).text == "fresh"
-    assert server.connections == 2
-
-
-async def test_an_idle_connection_that_has_been_reset() -> None:
-    """A GET on a connection that breaks in that very moment is sent once more."""
-
-    async def break_off(stream: anyio.abc.ByteStream) -> None:
-        await anyio.aclose_forcefully(stream)
-
-    async with tls_server(answer(), break_off, answer(body=b"fresh")) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            await client.get(url_of(server))
-            assert (await client.get(url_of(server))).text == "fresh"
-    assert (server.connections, len(server.requests)) == (2, 3)
-
-
-# --- Bodies
-
-
-async def _parts() -> AsyncIterator[bytes]:
-    for start in range(0, len(BIG), 100_000):
-        yield BIG[start : start + 100_000]
-
-
-@VERSIONS
-@pytest.mark.parametrize("make_content", [lambda: BIG, _parts], ids=["bytes", "stream"])
-async def test_big_bodies(make_content: Callable[[], bytes], version: ssl.TLSVersion) -> None:
-    """Two megabytes get through, there and back, and the connection serves on."""
-    context = server_context(authority=authority(), version=version)
-    async with tls_server(answer(body=BIG), context=context) as server, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            for _ in range(2):
-                response = await client.post(url_of(server), content=make_content())
-                assert response.content == BIG
-    assert [request.body for request in server.requests] == [BIG, BIG]
-    assert server.connections == 1
-
-
-@pytest.mark.parametrize("make_content", [lambda: BIG * 4, _parts], ids=["bytes", "stream"])
-async def test_an_early_answer(make_content: Callable[[], bytes]) -> None:
-    """A server that refuses a long body and reads no more of it is heard, and its connection is closed."""
-    is_gone = anyio.Event()
-
-    async def refuse(stream: anyio.abc.ByteStream) -> None:
-        async with stream:
-            await stream.receive()
-            await stream.send(b"HTTP/1.1 413 Too Long\r\nContent-Length: 4\r\n\r\nlong")
-            await is_gone.wait()
-
-    context = server_context(authority=authority())
-    async with listening(refuse, context) as port, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            content = make_content()
-            headers: dict[str, str] = {} if isinstance(content, bytes) else {"Content-Length": str(len(BIG) * 10)}
-            response = await client.post(f"https://127.0.0.1:{port}/", content=content, headers=headers)
-            assert (response.status_code, response.text) == (413, "long")
-            assert transport.statistics() == NONE_LEFT
-        is_gone.set()
-
-
-@pytest.mark.parametrize("says_goodbye", [True, False], ids=["close_notify", "closed"])
-async def test_a_body_until_the_end(says_goodbye: bool) -> None:
-    """A body without a length ends where the server closes, with a goodbye or without, as with httpx."""
-
-    async def act(stream: anyio.abc.ByteStream) -> None:
-        await stream.send(b"HTTP/1.1 200 OK\r\n\r\n" + BIG)
-        await (stream.aclose() if says_goodbye else anyio.aclose_forcefully(stream))
-
-    async with tls_server(act, says_goodbye=says_goodbye) as server:
-        transport = new_transport()
-        for each in (transport, httpx.AsyncHTTPTransport(verify=client_context())):
-            async with httpx.AsyncClient(transport=each) as client:
-                assert (await client.get(url_of(server))).content == BIG
-        assert transport.statistics() == NONE_LEFT
-
-
-async def test_half_a_body() -> None:
-    """A body that breaks off is a RemoteProtocolError, as with httpx."""
-    async with tls_server(half_answer()) as server:
-        assert await error_of(new_transport(), url_of(server)) is httpx.RemoteProtocolError
-        assert await error_of(httpx.AsyncHTTPTransport(verify=client_context()), url_of(server)) is (
-            httpx.RemoteProtocolError
-        )
-
-
-async def test_many_at_once() -> None:
-    """Fifty tasks share ten connections."""
-    async with tls_server(answer(body=b"x" * 1000)) as server:
-        transport = HTTPTransport(verify=client_context(), limits=httpx.Limits(max_connections=10))
-        async with httpx.AsyncClient(transport=transport, timeout=10) as client:
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+            port = listener.extra(anyio.abc.SocketAttribute.local_port)
             async with anyio.create_task_group() as tasks:
-                for _ in range(50):
-                    tasks.start_soon(client.get, url_of(server))
-        assert transport.statistics() == NONE_LEFT
-    assert (server.connections, len(server.requests)) == (10, 50)
-
-
-async def test_plain_connections_are_no_secure_ones() -> None:
-    """A connection without TLS never serves a request that asks for it, on the same port."""
-    heard: list[bytes] = []
-
-    async def serve(stream: anyio.abc.ByteStream) -> None:
-        async with stream:
-            while True:
-                heard.append(await stream.receive())
-                await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-    async with listening(serve) as port, new_transport() as transport:
-        async with httpx.AsyncClient(transport=transport) as client:
-            await client.get(f"http://127.0.0.1:{port}/")
-            with pytest.raises(httpx.ConnectError):
-                await client.get(f"https://127.0.0.1:{port}/")
-    assert [data[:3] for data in heard] == [b"GET", b"\x16\x03\x01"]
+                tasks.start_soon(listener.serve, answer)
+                socket = await anyio.connect_tcp("127.0.0.1", port)
+                stream = ReadAheadStream(socket, 1000)
+                assert stream.extra(anyio.abc.SocketAttribute.remote_port) == port
+                await stream.send(b"ask")
+                await stream.send_eof()
+                assert await stream.receive(1) == b"x" * 100
+                await stream.aclose()
+                with pytest.raises(anyio.ClosedResourceError):
+                    await socket.receive()

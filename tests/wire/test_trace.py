@@ -1,9 +1,8 @@
-"""The ``trace`` extension, beside httpx's; what happens when it fails; and the DEBUG log of the wire."""
+"""The ``trace`` extension, compared with httpx's; extensions that fail; and the DEBUG log of the wire."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -14,18 +13,20 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.servers import Act, RawServer, answer, drop, free_port, half_answer, raw_server, stall, stay_silent
-from support.tls_servers import authority, client_context, server_context, tls_server, url_of
+from support.sockets import open_sockets, sockets_closed
+from support.tls_servers import server_context, tls_server, url_of
+from support.wire import trusting_context
 
 from prefect_http import HTTPTransport, PrefectHttpxClient
 
 BIG = b"x" * 300_000
-NO_RETRY_VALUES = ("host", "port", "local_address", "timeout", "server_hostname", "ssl_context")
+COMPARABLE = ("host", "port", "local_address", "timeout", "server_hostname", "ssl_context")
 
 Event = tuple[str, Mapping[str, Any]]
 
 
 class Recorder:
-    """A trace function that remembers what it is told."""
+    """A trace extension that keeps the events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -39,8 +40,8 @@ class Recorder:
         """The names of the events."""
         return [name for name, _ in self.events]
 
-    def head_for_trace(self) -> list[tuple[str, object]]:
-        """Tell of the events what can be the same in two libraries."""
+    def comparable(self) -> list[tuple[str, object]]:
+        """Return what two libraries can have in common of the events."""
         return [
             (name, {key: _comparable(name, key, value) for key, value in info.items()}) for name, info in self.events
         ]
@@ -49,7 +50,7 @@ class Recorder:
 def _comparable(name: str, key: str, value: object) -> object:
     if key == "exception":
         return type(value).__name__
-    if key in NO_RETRY_VALUES:
+    if key in COMPARABLE:
         return value
     if key == "return_value" and name == "http11.receive_response_headers.complete":
         version, status, reason, headers = cast("tuple[object, object, object, list[tuple[bytes, bytes]]]", value)
@@ -67,18 +68,18 @@ Use = Callable[[httpx.AsyncClient, str, Mapping[str, Any]], Awaitable[object]]
 
 
 async def get(client: httpx.AsyncClient, url: str, extensions: Mapping[str, Any]) -> object:
-    """Get."""
+    """Send a GET request."""
     return await client.get(url, extensions=dict(extensions), headers={"X-One": "1"})
 
 
 async def get_twice(client: httpx.AsyncClient, url: str, extensions: Mapping[str, Any]) -> object:
-    """Get over one connection."""
+    """Send two GET requests over one connection."""
     await client.get(url, extensions=dict(extensions))
     return await client.get(url, extensions=dict(extensions))
 
 
 async def head(client: httpx.AsyncClient, url: str, extensions: Mapping[str, Any]) -> object:
-    """Ask for the head."""
+    """Send a HEAD request."""
     return await client.head(url, extensions=dict(extensions))
 
 
@@ -88,17 +89,17 @@ async def _parts() -> AsyncIterator[bytes]:
 
 
 async def post_a_stream(client: httpx.AsyncClient, url: str, extensions: Mapping[str, Any]) -> object:
-    """Post a stream."""
+    """Send a POST request with a stream."""
     return await client.post(url, content=_parts(), extensions=dict(extensions))
 
 
 async def post_bytes(client: httpx.AsyncClient, url: str, extensions: Mapping[str, Any]) -> object:
-    """Post bytes."""
+    """Send a POST request with a few bytes."""
     return await client.post(url, content=b"body", extensions=dict(extensions))
 
 
 async def post_much(client: httpx.AsyncClient, url: str, extensions: Mapping[str, Any]) -> object:
-    """Post many bytes."""
+    """Send a POST request with many bytes."""
     return await client.post(url, content=BIG, extensions=dict(extensions))
 
 
@@ -131,17 +132,17 @@ TIMEOUT = httpx.Timeout(5, read=0.03)
 
 
 def httpxs() -> httpx.AsyncHTTPTransport:
-    """Make the model."""
-    return httpx.AsyncHTTPTransport(verify=client_context())
+    """Make httpx's transport."""
+    return httpx.AsyncHTTPTransport(verify=trusting_context())
 
 
 def ours(**arguments: Any) -> HTTPTransport:
-    """Make what is tested."""
-    return HTTPTransport(verify=client_context(), **arguments)
+    """Make our transport."""
+    return HTTPTransport(verify=trusting_context(), **arguments)
 
 
 async def record(transport: httpx.AsyncBaseTransport, use: Use, url: str, *, timeout: httpx.Timeout) -> Recorder:
-    """Record what a transport tells of a use."""
+    """Record the events of a request."""
     recorder = Recorder()
 
     async def trace(name: str, info: Mapping[str, Any]) -> None:
@@ -154,43 +155,43 @@ async def record(transport: httpx.AsyncBaseTransport, use: Use, url: str, *, tim
     return recorder
 
 
-# --- Beside httpx
+# --- Compared with httpx
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", SUCCESSES)
 async def test_events(name: str) -> None:
-    """The events, their order and what comes with them are httpx's."""
+    """The events, their order and their info are httpx's."""
     act, use = SUCCESSES[name]
     async with raw_server(act) as server:
         expected = await record(httpxs(), use, server.url, timeout=httpx.Timeout(5))
-        told = await record(ours(), use, server.url, timeout=httpx.Timeout(5))
-    assert told.names == expected.names
-    assert told.head_for_trace() == expected.head_for_trace()
+        seen = await record(ours(), use, server.url, timeout=httpx.Timeout(5))
+    assert seen.names == expected.names
+    assert seen.comparable() == expected.comparable()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", FAILURES)
 async def test_events_of_failures(name: str) -> None:
-    """Where a request fails on the way, the events and the kinds of the exceptions are httpx's."""
+    """If a request fails, the events and the types of the exceptions are httpx's."""
     act, use = FAILURES[name]
     async with raw_server(act) as server:
         expected = await record(httpxs(), use, server.url, timeout=TIMEOUT)
-        told = await record(ours(), use, server.url, timeout=TIMEOUT)
-    assert told.names == expected.names
-    assert told.head_for_trace() == expected.head_for_trace()
+        seen = await record(ours(), use, server.url, timeout=TIMEOUT)
+    assert seen.names == expected.names
+    assert seen.comparable() == expected.comparable()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("use", [get, get_twice])
 async def test_events_of_tls(use: Use) -> None:
-    """TLS has events of its own, which are httpx's."""
+    """The events of TLS are httpx's."""
     async with tls_server(answer(body=b"body")) as server:
         expected = await record(httpxs(), use, url_of(server), timeout=httpx.Timeout(5))
-        told = await record(ours(), use, url_of(server), timeout=httpx.Timeout(5))
-    assert told.names[:4] == [f"connection.{step}.{end}" for step in ("connect_tcp", "start_tls") for end in ENDS]
-    assert told.names == expected.names
-    assert [set(info) for _, info in told.events] == [set(info) for _, info in expected.events]
+        seen = await record(ours(), use, url_of(server), timeout=httpx.Timeout(5))
+    assert seen.names[:4] == [f"connection.{step}.{end}" for step in ("connect_tcp", "start_tls") for end in ENDS]
+    assert seen.names == expected.names
+    assert [set(info) for _, info in seen.events] == [set(info) for _, info in expected.events]
 
 
 ENDS = ("started", "complete")
@@ -198,69 +199,69 @@ ENDS = ("started", "complete")
 
 @pytest.mark.anyio
 async def test_events_of_bad_tls() -> None:
-    """A handshake that fails is told of as in httpx."""
-    context = server_context("other.test", authority=authority())
+    """The events of a failed handshake are httpx's."""
+    context = server_context("other.test")
     async with tls_server(answer(), context=context) as server:
         expected = await record(httpxs(), get, url_of(server), timeout=httpx.Timeout(5))
-        told = await record(ours(), get, url_of(server), timeout=httpx.Timeout(5))
-    assert told.names == expected.names
-    assert told.names[-1] == "connection.start_tls.failed"
-    assert type(told.events[-1][1]["exception"]) is httpx.ConnectError
+        seen = await record(ours(), get, url_of(server), timeout=httpx.Timeout(5))
+    assert seen.names == expected.names
+    assert seen.names[-1] == "connection.start_tls.failed"
+    assert type(seen.events[-1][1]["exception"]) is httpx.ConnectError
 
 
 @pytest.mark.anyio
 async def test_events_of_a_refused_connection() -> None:
-    """A connection that cannot be made is told of as in httpx."""
+    """The events of a refused connection are httpx's."""
     url = f"http://127.0.0.1:{free_port()}/"
     expected = await record(httpxs(), get, url, timeout=httpx.Timeout(5))
-    told = await record(ours(), get, url, timeout=httpx.Timeout(5))
-    assert told.head_for_trace() == expected.head_for_trace()
-    assert told.names == ["connection.connect_tcp.started", "connection.connect_tcp.failed"]
-    assert type(told.events[-1][1]["exception"]) is httpx.ConnectError
+    seen = await record(ours(), get, url, timeout=httpx.Timeout(5))
+    assert seen.comparable() == expected.comparable()
+    assert seen.names == ["connection.connect_tcp.started", "connection.connect_tcp.failed"]
+    assert type(seen.events[-1][1]["exception"]) is httpx.ConnectError
 
 
 @pytest.mark.anyio
 async def test_events_of_retries() -> None:
-    """A connection that is tried again is told of as in httpx."""
+    """The events of a retried connection are httpx's."""
     url = f"http://127.0.0.1:{free_port()}/"
     expected = await record(httpx.AsyncHTTPTransport(retries=1), get, url, timeout=httpx.Timeout(5))
-    told = await record(ours(retries=1), get, url, timeout=httpx.Timeout(5))
-    assert told.names == expected.names
-    assert told.head_for_trace() == expected.head_for_trace()
+    seen = await record(ours(retries=1), get, url, timeout=httpx.Timeout(5))
+    assert seen.names == expected.names
+    assert seen.comparable() == expected.comparable()
 
 
 @pytest.mark.anyio
-async def test_socket_options_are_told() -> None:
-    """What comes with the start of a connection are the options that were given, and None without, as in httpx."""
+async def test_socket_options_in_the_info() -> None:
+    """The info of a new connection has the socket options, or None without any, as in httpx."""
     async with raw_server(answer()) as server:
         expected = await record(httpxs(), get, server.url, timeout=httpx.Timeout(5))
-        told = await record(ours(), get, server.url, timeout=httpx.Timeout(5))
-    assert told.events[0][1]["socket_options"] == expected.events[0][1]["socket_options"]
+        seen = await record(ours(), get, server.url, timeout=httpx.Timeout(5))
+    assert seen.events[0][1]["socket_options"] == expected.events[0][1]["socket_options"]
 
 
 @pytest.mark.anyio
 async def test_the_head_of_a_response() -> None:
-    """What comes with the head is a tuple of the version, the status, the reason and the headers, as they came."""
+    """The return value of the head is a tuple of the version, the status code, the reason phrase and the headers."""
     async with raw_server(answer(404, X_Cased="Value")) as server:
-        told = await record(ours(), get, server.url, timeout=httpx.Timeout(5))
-    heads = [info["return_value"] for name, info in told.events if name == "http11.receive_response_headers.complete"]
+        seen = await record(ours(), get, server.url, timeout=httpx.Timeout(5))
+    heads = [info["return_value"] for name, info in seen.events if name == "http11.receive_response_headers.complete"]
     assert heads == [(b"HTTP/1.1", 404, b"Whatever", [(b"content-length", b"0"), (b"X-Cased", b"Value")])]
 
 
 @pytest.mark.anyio
-async def test_each_request_is_told_of_to_its_own() -> None:
-    """Of two requests, each is told of to the function that came with it, and one without is told to nobody."""
+async def test_each_request_has_its_own_extension() -> None:
+    """The events of each request go to its own extension, and to none if it has none."""
     recorders = Recorder(), Recorder()
     async with raw_server(answer()) as server, httpx.AsyncClient(transport=ours()) as client:
         for recorder in recorders:
             await client.get(server.url, extensions={"trace": recorder})
         await client.get(server.url)
-    assert [len(recorder.names) for recorder in recorders] == [12, 10]  # the second has no connection to make
+    assert [len(recorder.names) for recorder in recorders] == [12, 10]  # the second opens no connection
 
 
 @pytest.mark.anyio
-async def test_a_second_try_is_told_of() -> None:
-    """A request that is sent once more has the events of both; httpx would fail instead."""
+async def test_events_of_a_request_that_is_sent_again() -> None:
+    """A request that is sent again has the events of both attempts, where httpx would fail."""
     recorder = Recorder()
     async with raw_server(answer(), drop, answer()) as server, httpx.AsyncClient(transport=ours()) as client:
         await client.get(server.url)
@@ -270,12 +271,12 @@ async def test_a_second_try_is_told_of() -> None:
     assert recorder.names.count("connection.connect_tcp.complete") == 1
 
 
-# --- Trace functions that fail
+# --- Extensions that fail
 
 
 @pytest.mark.anyio
-async def test_a_plain_function() -> None:
-    """A trace function that is not async is a TypeError, as in httpx, and leaves nothing."""
+async def test_extension_that_is_not_async() -> None:
+    """An extension that is not async is a TypeError, as in httpx, and leaves no connection open."""
     calls: list[str] = []
 
     def trace(name: str, _: Mapping[str, Any]) -> None:
@@ -296,11 +297,11 @@ class TraceError(Exception):
 
 
 class Failing:
-    """A trace function that raises, or never returns, when it is told of the n-th event.
+    """A trace extension that raises, or never returns, at the n-th event.
 
     Attributes:
-        fails_on: goes on failing afterwards.
-        is_there: set when it has come to that event.
+        fails_on: whether it goes on failing afterwards.
+        is_there: set when it has reached that event.
     """
 
     def __init__(self, number: int, *, fails_on: bool, hangs: bool = False) -> None:
@@ -329,7 +330,7 @@ USES: dict[str, tuple[Act, Use, bool]] = {
 
 
 async def raised_by(use: Use, transport: HTTPTransport, url: str, trace: Failing) -> str:
-    """Give the event at which a trace function raises. The client is not closed, for that would close the transport."""
+    """Return the event at which an extension raised. The client is not closed, since that would close the transport."""
     client = httpx.AsyncClient(transport=transport)
     with pytest.raises(TraceError) as caught:
         await use(client, url, {"trace": trace})
@@ -348,10 +349,10 @@ def _url(server: RawServer, *, is_secure: bool) -> str:
 @pytest.mark.anyio
 @pytest.mark.parametrize("fails_on", [False, True], ids=["once", "from there on"])
 @pytest.mark.parametrize("name", USES)
-async def test_a_function_that_raises(name: str, fails_on: bool) -> None:
-    """Whichever event a trace function fails at, its exception comes out, no connection is lost and none left open."""
+async def test_extension_that_raises(name: str, fails_on: bool) -> None:
+    """Whichever event an extension raises at, its exception is raised, and no connection is lost or left open."""
     act, use, is_secure = USES[name]
-    lost: list[str] = []
+    lost, sockets = list[str](), open_sockets()
     async with new_server(act, is_secure=is_secure) as server, ours() as transport:
         url = _url(server, is_secure=is_secure)
         recorded = (await record(ours(), use, url, timeout=httpx.Timeout(5))).names
@@ -362,16 +363,16 @@ async def test_a_function_that_raises(name: str, fails_on: bool) -> None:
             if statistics.connections != statistics.idle:
                 lost.append(event)
             await transport.aclose()
-    gc.collect()  # what was left open is warned of, and that fails the test
     assert lost == []
+    await sockets_closed(sockets)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", USES)
-async def test_a_cancellation_in_the_function(name: str) -> None:
-    """Whichever event a trace function is cancelled at, no connection is lost and none left open."""
+async def test_extension_that_is_cancelled(name: str) -> None:
+    """Whichever event an extension is cancelled at, no connection is lost or left open."""
     act, use, is_secure = USES[name]
-    lost: list[str] = []
+    lost, sockets = list[str](), open_sockets()
     async with new_server(act, is_secure=is_secure) as server, ours() as transport:
         url = _url(server, is_secure=is_secure)
         recorded = (await record(ours(), use, url, timeout=httpx.Timeout(5))).names
@@ -386,8 +387,8 @@ async def test_a_cancellation_in_the_function(name: str) -> None:
             if statistics.connections != statistics.idle:
                 lost.append(event)
             await transport.aclose()
-    gc.collect()
     assert lost == []
+    await sockets_closed(sockets)
 
 
 # --- The log
@@ -407,7 +408,7 @@ async def send_secrets(client: httpx.AsyncClient, port: int) -> None:
 async def test_the_log_has_no_credentials(
     new_client: Callable[[], httpx.AsyncClient], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With DEBUG, each step is a line in the log, and no line has credentials in it."""
+    """At level DEBUG, each step is a line in the log, without credentials."""
     caplog.set_level(logging.DEBUG, logger="prefect_http.wire")
     async with raw_server(answer(body=b"body", set_cookie="session=s3cr3t")) as server, new_client() as client:
         await send_secrets(client, server.port)
@@ -433,7 +434,7 @@ async def test_the_log_has_no_credentials(
 
 @pytest.mark.anyio
 async def test_failures_are_logged_without_credentials(caplog: pytest.LogCaptureFixture) -> None:
-    """A step that fails is logged with its error, in one line, and without what the server echoes."""
+    """A failed step is one line in the log, without what the server echoes."""
     caplog.set_level(logging.DEBUG, logger="prefect_http.wire")
 
     async def echo_badly(stream: anyio.abc.ByteStream) -> None:
@@ -449,8 +450,8 @@ async def test_failures_are_logged_without_credentials(caplog: pytest.LogCapture
 
 
 @pytest.mark.anyio
-async def test_the_log_is_silent_when_off(caplog: pytest.LogCaptureFixture) -> None:
-    """Without DEBUG, not a line is written, be there a trace function or not."""
+async def test_nothing_is_logged_above_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """Above DEBUG, nothing is logged, with or without an extension."""
     caplog.set_level(logging.INFO, logger="prefect_http.wire")
     recorder = Recorder()
     async with raw_server(answer()) as server, httpx.AsyncClient(transport=ours()) as client:

@@ -1,98 +1,156 @@
-"""One request over one connection, as far as the head of its response."""
+"""Exchange: one request over one connection, up to the head of its response."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple
 
 import httpx
 
+from prefect_http._fields.methods import IDEMPOTENT_METHODS
 from prefect_http._wire.connection import Connection
-from prefect_http._wire.h1.request_head import BodyFraming, EncodedHeaders
+from prefect_http._wire.h1.request_head import BodyFramer, EncodedHeaders, request_line
 from prefect_http._wire.h1.response_parser import ResponseParser
 from prefect_http._wire.h1.upload import Upload
 from prefect_http._wire.trace import Trace
 
-# A body up to here goes out along with the head. The socket's buffer takes it, so nobody has to watch for an early
-# answer meanwhile.
+# A body up to this size goes out along with the head. The socket's buffer takes it, so there is no need to watch for an
+# early response meanwhile.
 _SMALL = 64 * 1024
+
+
+class OutgoingRequest(NamedTuple):
+    """A request that has been checked and can be sent.
+
+    Attributes:
+        method: the method.
+        line: the first line.
+        headers: the headers, encoded.
+        body: the body, or the stream that makes it.
+        timeouts: by name, in seconds; those that are absent or None are not limited.
+        trace: what listens to its events.
+    """
+
+    method: str
+    line: bytes
+    headers: EncodedHeaders
+    body: bytes | httpx.AsyncByteStream
+    timeouts: Mapping[str, float | None]
+    trace: Trace | None
+
+    @classmethod
+    def of(
+        cls, request: httpx.Request, encode: Callable[[tuple[tuple[bytes, bytes], ...]], EncodedHeaders]
+    ) -> OutgoingRequest:
+        """Check a request and encode it.
+
+        Args:
+            request: the request.
+            encode: encodes its headers.
+
+        Raises:
+            httpx.LocalProtocolError: it cannot be sent.
+        """
+        extensions, stream = request.extensions, request.stream
+        line = request_line(request.method, extensions.get("target", request.url.raw_path))
+        headers = encode(tuple(request.headers.raw))
+        assert isinstance(stream, httpx.AsyncByteStream)
+        # Not of a subclass, which may want to know how much of it has been sent.
+        body = b"".join(stream) if type(stream) is httpx.ByteStream else stream
+        return cls(request.method, line, headers, body, extensions.get("timeout", {}), Trace.of(request))
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again if the server may have received it (RFC 9110 section 9.2.2)."""
+        return self.method in IDEMPOTENT_METHODS and isinstance(self.body, bytes)
 
 
 class Exchange:
     """One request over one connection.
 
+    Args:
+        connection: the connection.
+        request: the request.
+
     Attributes:
+        connection: as given.
         parser: has the response.
-        first: what of the response's body came along with its head.
-        is_sent: all of the request has been sent, so that the connection can serve another one.
+        initial_body: the part of the response body that arrived along with the head.
+        is_sent: whether all of the request has been sent, so that the connection can serve another one.
     """
 
-    __slots__ = ("_block", "_connection", "_read_timeout", "_trace", "_write_timeout", "first", "is_sent", "parser")
+    __slots__ = ("_request", "connection", "initial_body", "is_sent", "parser")
 
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        block: EncodedHeaders,
-        timeouts: Mapping[str, float | None],
-        trace: Trace | None,
-    ) -> None:
-        self._connection = connection
-        self._block = block
-        self._read_timeout = timeouts.get("read")
-        self._write_timeout = timeouts.get("write")
-        self._trace = trace
-        self.parser = ResponseParser(method, allow_upgrade=block.allow_upgrade)
-        self.first = b""
+    def __init__(self, connection: Connection, request: OutgoingRequest) -> None:
+        self.connection = connection
+        self.parser = ResponseParser(request.method, allow_upgrade=request.headers.allow_upgrade)
+        self.initial_body = b""
         self.is_sent = False
+        self._request = request
 
-    async def run(self, line: bytes, body: bytes | httpx.AsyncByteStream) -> None:
-        """Send the request, from its first line on, and receive the head of its response.
+    async def run(self) -> None:
+        """Send the request and receive the head of its response.
 
         Raises:
             httpx.TransportError: that fails.
-            Exception: the body's stream fails; what it raises is marked as plain.
+            Exception: the stream of the request body fails; what it raises is marked as foreign.
         """
-        head, trace = line + self._block.lines, self._trace
-        framing = BodyFraming(self._block.length)
-        small = body if isinstance(body, bytes) and len(body) <= _SMALL else None
-        data = b"" if small is None else framing.frame(small) + framing.end()
-        # A server that takes no more may have said why. And httpx, too, raises what the reading comes to then.
-        with contextlib.suppress(httpx.WriteError):
-            if trace is None:
-                await self._send(head + data)
-            else:
-                await trace.step("http11.send_request_headers", lambda: self._send(head))
-                if small is not None:
-                    await trace.step("http11.send_request_body", lambda: self._send(data))
-            self.is_sent = True
-        if self.is_sent and small is None:
-            upload = Upload(self._connection, self.parser, framing, self._read_timeout, self._write_timeout)
-            await upload.run(_slices(body) if isinstance(body, bytes) else body, trace)
-            self.is_sent, self.first = upload.is_sent, upload.first
-        elif trace is None:
+        request = self._request
+        framer = BodyFramer(request.headers.content_length)
+        if isinstance(request.body, bytes) and len(request.body) <= _SMALL:
+            self.is_sent = await self._send(framer.frame(request.body) + framer.end())
+        elif await self._send(None):
+            await self._upload(framer)
+            return
+        if request.trace is None:
             await self._receive_head()
         else:
-            await trace.step(
-                "http11.receive_response_headers", self._receive_head, result=lambda _: self.parser.head_for_trace()
+            await request.trace.step(
+                "http11.receive_response_headers", self._receive_head, None, lambda _: self.parser.head_for_trace()
             )
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, body: bytes | None) -> bool:
+        """Send the head, and the body unless it is None because it follows later. Return whether that succeeded.
+
+        If the connection breaks, the server may have said why, so the response is read all the same; as httpx does.
+        """
+        request, trace = self._request, self._request.trace
+        head = request.line + request.headers.lines
+        try:
+            if trace is None:
+                await self._write(head if body is None else head + body)
+            else:
+                await trace.step("http11.send_request_headers", lambda: self._write(head))
+                if body is not None:
+                    await trace.step("http11.send_request_body", lambda: self._write(body))
+        except httpx.WriteError:
+            return False
+        return True
+
+    async def _write(self, data: bytes) -> None:
         if data:
-            await self._connection.send(data, self._write_timeout)
+            await self.connection.send(data, self._request.timeouts.get("write"))
+
+    async def _upload(self, framer: BodyFramer) -> None:
+        request = self._request
+        upload = Upload(
+            self.connection, self.parser, framer, request.timeouts.get("read"), request.timeouts.get("write")
+        )
+        await upload.run(_slices(request.body) if isinstance(request.body, bytes) else request.body, request.trace)
+        self.is_sent, self.initial_body = upload.is_sent, upload.initial_body
 
     async def _receive_head(self) -> None:
-        parser = self.parser
+        parser, timeout = self.parser, self._request.timeouts.get("read")
         while parser.head is None:
-            data = await self._connection.receive(self._read_timeout)
+            data = await self.connection.receive(timeout)
             if data:
-                self.first = parser.feed(data)
+                self.initial_body = parser.feed(data)
             else:
                 parser.feed_eof()
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:
-    """Cut a long body, so that the limit on the time to write holds for each part and not for the whole."""
+    """Cut a large body, so that the write timeout holds for each part and not for the whole."""
     view = memoryview(body)
     for start in range(0, len(body), _SMALL):
         yield bytes(view[start : start + _SMALL])

@@ -1,7 +1,7 @@
-"""What a request says before its body: checked, and in the bytes that go out. Pure.
+"""The head of a request, checked and encoded; and the framing of its body. Pure.
 
-Nothing that could end a line early, or that is no legal token, is ever sent: a header with a line break in it would be
-a second header to the server, or a second request (request splitting, RFC 9112 section 11.2).
+Nothing is sent that could end a line early or that is not a legal token: a header with a line break in it would be a
+second header to the server, or a second request (request splitting, RFC 9112 section 11.2).
 """
 
 from __future__ import annotations
@@ -14,77 +14,74 @@ import httpx
 
 # RFC 9110 section 5.6.2: token = 1*tchar
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9112 section 3.2: a request target has no whitespace and no control character in it; nor a byte beyond ASCII.
+# RFC 9112 section 3.2: a request target has no whitespace and no control characters; nor a byte beyond ASCII.
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 # RFC 9110 section 5.5: field-content = field-vchar [ 1*( SP / HTAB / field-vchar ) field-vchar ]
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
-CHUNKED = -1
-
-
 Headers = Sequence[tuple[bytes, bytes]]
 
 
 class EncodedHeaders(NamedTuple):
-    """The headers of a request in bytes, and what they promise.
+    """The headers of a request in bytes, and what they say about the body and the connection.
 
     Attributes:
-        lines: the headers, with the empty line behind them.
-        length: how many bytes of a body follow; ``CHUNKED``: in chunks, as many as there are.
-        close_after: the request asks the server to close the connection afterwards.
-        allow_upgrade: it asks for another protocol, behind a 101.
+        lines: the headers, with the empty line that follows them.
+        content_length: the length of the body in bytes; None: the body is sent in chunks.
+        close_after: whether the request asks the server to close the connection after it.
+        allow_upgrade: whether it asks for another protocol, so that the response may be a 101.
     """
 
     lines: bytes
-    length: int
+    content_length: int | None
     close_after: bool
     allow_upgrade: bool
 
 
 def request_line(method: str, target: bytes | str) -> bytes:
-    """Check a method and a target and write them down, as RFC 9112 section 3 says.
+    """Check a method and a target, and return the first line of the request (RFC 9112 section 3).
 
     Raises:
         httpx.LocalProtocolError: one of them cannot be sent.
     """
     verb = method.encode("ascii", errors="replace")
     if not _TOKEN.fullmatch(verb):
-        raise httpx.LocalProtocolError(f"the method {method!r} is no token, so it cannot be sent")
+        raise _cannot_be_sent(f"invalid method {method!r}")
     if isinstance(target, str):
         target = target.encode()
     if not _TARGET.fullmatch(target):
-        raise httpx.LocalProtocolError(f"the request target {target!r} has a character that cannot be sent")
+        raise _cannot_be_sent(f"invalid character in the target {target!r}")
     return b"%b %b HTTP/1.1\r\n" % (verb, target)
 
 
 def encode_headers(headers: Headers) -> EncodedHeaders:
-    """Check a request's headers and write them down, as RFC 9112 sections 5 and 6 say.
+    """Check a request's headers and encode them (RFC 9112 sections 5 and 6).
 
-    ``Host`` goes first. Beside a Transfer-Encoding, a Content-Length is left out: httpx adds one to a body of bytes.
+    ``Host`` goes first. If there is a Transfer-Encoding, a Content-Length is left out: httpx adds one to a body of
+    bytes.
 
     Raises:
-        httpx.LocalProtocolError: something in them cannot be sent; the message names it, but quotes no value.
+        httpx.LocalProtocolError: a header cannot be sent; the message names it, but does not quote its value.
     """
-    hosts, length, is_chunked, close_after, allow_upgrade = 0, None, False, False, False
+    hosts, content_length, is_chunked, close_after, allow_upgrade = 0, None, False, False, False
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
-            raise httpx.LocalProtocolError(f"the header name {name!r} is no token, so it cannot be sent")
+            raise _cannot_be_sent(f"invalid header name {name!r}")
         if not _VALUE.fullmatch(value):
-            raise httpx.LocalProtocolError(
-                f"the value of the header {name.decode()} cannot be sent: it has a control character in it, "
-                "or whitespace at an end"
+            raise _cannot_be_sent(
+                f"the value of the header {name.decode()} has a control character in it, or whitespace at an end"
             )
         match name.lower():
             case b"host":
                 hosts += 1
             case b"content-length":
-                if not _LENGTH.fullmatch(value) or length is not None:
-                    raise httpx.LocalProtocolError("the request's Content-Length must be one number of bytes")
-                length = int(value)
+                if not _LENGTH.fullmatch(value) or content_length is not None:
+                    raise _cannot_be_sent("Content-Length must be a single number")
+                content_length = int(value)
             case b"transfer-encoding":
                 if value.lower() != b"chunked" or is_chunked:
-                    raise httpx.LocalProtocolError("the only Transfer-Encoding that can be sent is chunked, once")
+                    raise _cannot_be_sent("the only supported Transfer-Encoding is chunked, once")
                 is_chunked = True
             case b"upgrade":
                 allow_upgrade = True
@@ -93,46 +90,58 @@ def encode_headers(headers: Headers) -> EncodedHeaders:
             case _:
                 pass
     if hosts != 1:
-        raise httpx.LocalProtocolError(f"a request has one Host header, and this one has {hosts or 'none'}")
-    if is_chunked and length is not None:
+        raise _cannot_be_sent(f"it must have one Host header, and has {hosts or 'none'}")
+    if is_chunked and content_length is not None:
         headers = [header for header in headers if header[0].lower() != b"content-length"]
     if headers[0][0].lower() != b"host":  # RFC 9110 section 7.2: it should be the first
         headers = sorted(headers, key=lambda header: header[0].lower() != b"host")
     lines = b"".join([*[b"%b: %b\r\n" % header for header in headers], b"\r\n"])
-    return EncodedHeaders(lines, CHUNKED if is_chunked else length or 0, close_after, allow_upgrade)
+    return EncodedHeaders(lines, None if is_chunked else content_length or 0, close_after, allow_upgrade)
 
 
-class BodyFraming:
-    """Frames the body of a request, and holds it to the length that the head has promised."""
+def _cannot_be_sent(reason: str) -> httpx.LocalProtocolError:
+    return httpx.LocalProtocolError(f"the request cannot be sent: {reason}")
 
-    __slots__ = ("_left", "_length")
 
-    def __init__(self, length: int) -> None:
-        self._length = self._left = length
+class BodyFramer:
+    """Frames the body of a request, and checks that it is as long as the headers say.
 
-    def frame(self, chunk: bytes) -> bytes:
-        """Give what is sent for a part of the body.
+    Args:
+        content_length: the length of the body in bytes; None: the body is sent in chunks.
+    """
+
+    __slots__ = ("_content_length", "_left")
+
+    def __init__(self, content_length: int | None) -> None:
+        self._content_length = content_length
+        self._left = content_length or 0
+
+    def frame(self, data: bytes) -> bytes:
+        """Return the bytes to send for a part of the body.
 
         Raises:
-            httpx.LocalProtocolError: the body is longer than promised.
+            httpx.LocalProtocolError: the body is longer than its Content-Length.
         """
-        if self._length == CHUNKED:
-            return b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""  # an empty chunk would be the last
-        self._left -= len(chunk)
+        if self._content_length is None:
+            return b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would be the last
+        self._left -= len(data)
         if self._left < 0:
-            raise httpx.LocalProtocolError(f"the request's body is longer than its Content-Length, {self._length}")
-        return chunk
+            raise httpx.LocalProtocolError(
+                f"the request body is longer than its Content-Length of {self._content_length} bytes"
+            )
+        return data
 
     def end(self) -> bytes:
-        """Give what is sent behind the body.
+        """Return the bytes to send after the body.
 
         Raises:
-            httpx.LocalProtocolError: the body is shorter than promised.
+            httpx.LocalProtocolError: the body is shorter than its Content-Length.
         """
-        if self._length == CHUNKED:
+        if self._content_length is None:
             return b"0\r\n\r\n"
         if self._left:
             raise httpx.LocalProtocolError(
-                f"the request's body is shorter than its Content-Length, {self._length}: {self._left} bytes are missing"
+                f"the request body is shorter than its Content-Length of {self._content_length} bytes: "
+                f"{self._left} are missing"
             )
         return b""

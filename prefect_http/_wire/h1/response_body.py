@@ -1,4 +1,4 @@
-"""ResponseBody: the body of a response, received as it is read."""
+"""ResponseBody: the body of a response, received while it is read."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from prefect_http._wire.trace import Trace
 
 
 class ResponseBody(httpx.AsyncByteStream):
-    """The body of a response. No more of it is in memory than one read from the socket gives, which is 64 KiB.
+    """The body of a response. No more of it is in memory than one read from the socket returns.
 
-    A plain iterator: an async generator would cost a request on trio 2 us.
+    A plain iterator: an async generator would cost a request 2 us on trio.
 
     Args:
         connection: where it comes from.
-        parser: has the head already.
-        first: what of the body came along with it.
-        read_timeout: for each part, in seconds.
-        leave: called once, when the body is closed, with whether the response is through.
-        trace: who listens.
+        parser: has parsed the head.
+        initial_body: the part of the body that arrived along with the head.
+        read_timeout: in seconds, for each part; None: no limit.
+        release: called once, when the body is closed, with whether the connection can be reused.
+        trace: what listens.
     """
 
-    __slots__ = ("_connection", "_first", "_leave", "_parser", "_read_timeout", "_trace", "_was_asked")
+    __slots__ = ("_connection", "_has_started", "_initial_body", "_parser", "_read_timeout", "_release", "_trace")
 
     def __init__(
         self,
         connection: Connection,
         parser: ResponseParser,
-        first: bytes,
+        initial_body: bytes,
         read_timeout: float | None,
-        leave: Callable[[bool], Awaitable[None]],
+        release: Callable[[bool], Awaitable[None]],
         trace: Trace | None,
     ) -> None:
         self._connection = connection
         self._parser = parser
-        self._first = first
+        self._initial_body = initial_body
         self._read_timeout = read_timeout
-        self._leave: Callable[[bool], Awaitable[None]] | None = leave
+        self._release: Callable[[bool], Awaitable[None]] | None = release
         self._trace = trace
-        self._was_asked = False
+        self._has_started = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._leave is None:
+        if self._release is None:
             raise StopAsyncIteration if self._parser.is_complete else httpx.StreamClosed
         try:
             chunk = await (self._next() if self._trace is None else self._traced_next(self._trace))
@@ -61,23 +61,23 @@ class ResponseBody(httpx.AsyncByteStream):
         return chunk
 
     async def _traced_next(self, trace: Trace) -> bytes:
-        if not self._was_asked:
-            self._was_asked = True
-            await trace.tell("http11.receive_response_body.started")
+        if not self._has_started:
+            self._has_started = True
+            await trace.emit("http11.receive_response_body.started")
         try:
             chunk = await self._next()
         except BaseException as error:
-            await trace.tell("http11.receive_response_body.failed", {"exception": error})
+            await trace.emit("http11.receive_response_body.failed", {"exception": error})
             raise
         if not chunk:
-            await trace.tell("http11.receive_response_body.complete", {"return_value": None})
+            await trace.emit("http11.receive_response_body.complete", {"return_value": None})
         return chunk
 
     async def _next(self) -> bytes:
-        chunk, self._first = self._first, b""
+        chunk, self._initial_body = self._initial_body, b""
         while not chunk and not self._parser.is_complete:
-            if self._parser.error is not None:
-                raise self._parser.error
+            if self._parser.body_error is not None:
+                raise httpx.RemoteProtocolError(self._parser.body_error)
             data = await self._connection.receive(self._read_timeout)
             if data:
                 chunk = self._parser.feed(data)
@@ -86,11 +86,12 @@ class ResponseBody(httpx.AsyncByteStream):
         return chunk
 
     async def aclose(self) -> None:
-        """Let the connection serve the next request, if the body has been read to its end; else close it."""
-        if self._leave is not None:
-            leave, self._leave = self._leave, None
-            is_through = self._parser.leaves_reusable
-            if self._trace is None:
-                await leave(is_through)
-            else:
-                await self._trace.close(lambda: leave(is_through))
+        """Let the connection serve another request if the body has been read to its end; else close the connection."""
+        if self._release is None:
+            return
+        release, self._release = self._release, None
+        can_reuse = self._parser.can_reuse_connection
+        if self._trace is None:
+            await release(can_reuse)
+        else:
+            await self._trace.close(lambda: release(can_reuse))

@@ -1,4 +1,4 @@
-"""What the head of an HTTP/1.1 response says of the body behind it. Pure. RFC 9112 section 6.3."""
+"""The head of an HTTP/1.1 response, and what it says about the body. Pure. RFC 9112 section 6.3."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import NamedTuple
 
 import httpx
 
-_FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 # RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ); llhttp lets anything pass.
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class Body(enum.Enum):
+class Framing(enum.Enum):
     """Where the body of a response ends."""
 
-    NONE = enum.auto()
-    LENGTH = enum.auto()
-    """After as many bytes as Content-Length says."""
+    NO_BODY = enum.auto()
+    CONTENT_LENGTH = enum.auto()
+    """After so many bytes."""
     CHUNKED = enum.auto()
     """With the last chunk."""
     UNTIL_CLOSE = enum.auto()
     """Where the server closes the connection."""
     TUNNEL = enum.auto()
-    """There is none: what follows is another protocol's."""
+    """There is no body: the rest of the stream belongs to another protocol."""
 
 
 class ResponseHead(NamedTuple):
@@ -37,75 +37,79 @@ class ResponseHead(NamedTuple):
         version: ``b"HTTP/1.0"`` or ``b"HTTP/1.1"``.
         status: 100 to 999.
         reason: the reason phrase; may be empty.
-        headers: names and values, as they came.
-        body: where the body ends.
-        length: how many bytes it has, where ``body`` is ``Body.LENGTH``; else 0.
-        keeps_alive: the connection can serve another request, once the body has been read.
+        headers: names and values, as they arrived.
+        framing: where the body ends.
+        content_length: the length of the body in bytes, with ``Framing.CONTENT_LENGTH``; else 0.
+        keep_alive: whether the connection can serve another request, once the body has been read.
     """
 
     version: bytes
     status: int
     reason: bytes
     headers: Headers
-    body: Body
-    length: int
-    keeps_alive: bool
+    framing: Framing
+    content_length: int
+    keep_alive: bool
+
+
+# Every response is compared with some of them, and Python 3.11 takes 0.2 us to look up a member of an enum.
+_NO_BODY, _CONTENT_LENGTH, _CHUNKED = Framing.NO_BODY, Framing.CONTENT_LENGTH, Framing.CHUNKED
+_UNTIL_CLOSE, _TUNNEL = Framing.UNTIL_CLOSE, Framing.TUNNEL
 
 
 def response_head(method: str, version: str, status: int, reason: bytes, headers: Headers) -> ResponseHead:
-    """Tell where the body of a response ends.
+    """Find out where the body of a response ends.
 
     Args:
-        method: of the request.
+        method: the request's method.
         version: ``"1.0"`` or ``"1.1"``.
-        status: of the response.
-        reason: its reason phrase.
-        headers: syntactically correct, with at most one Content-Length, and not beside a Transfer-Encoding: llhttp
-            takes no others.
+        status: the status code.
+        reason: the reason phrase.
+        headers: syntactically correct, with at most one Content-Length, and none beside a Transfer-Encoding: llhttp
+            accepts no others.
 
     Raises:
-        httpx.RemoteProtocolError: the version, the status or the reason is none, or the body has a coding other than
-            chunked.
+        httpx.RemoteProtocolError: the version, the status code or the reason phrase is invalid, or the body has a
+            transfer coding other than chunked.
     """
     if version not in {"1.0", "1.1"}:
-        raise httpx.RemoteProtocolError(f"the server answers in HTTP/{version}, and not in HTTP/1.1")
+        raise httpx.RemoteProtocolError(f"unsupported HTTP version {version} in the response")
     if not _REASON.fullmatch(reason):
-        raise httpx.RemoteProtocolError("the response's reason phrase has a control character in it")
+        raise httpx.RemoteProtocolError("control character in the response's reason phrase")
     if status < 100:
-        raise httpx.RemoteProtocolError(f"the server answers with the status {status:03}, which there is not")
-    length: int | None = None
+        raise httpx.RemoteProtocolError(f"invalid status code {status:03} in the response")
+    content_length: int | None = None
     codings: list[bytes] = []
     options: list[bytes] = []
     for name, value in headers:
-        if (key := name.lower()) not in _FRAMING:
+        if (key := name.lower()) not in _FRAMING_HEADERS:
             continue
         if key == b"content-length":
-            length = int(value)
+            content_length = int(value)
         elif key == b"transfer-encoding":
             codings.append(value.strip().lower())
         else:
             options += _items(value)
-    # RFC 9112 section 9.3; and section 6.1: with chunks in an answer of HTTP/1.0, somebody on the way is confused.
-    keeps_alive = b"close" not in options and (version == "1.1" or (b"keep-alive" in options and not codings))
-    body = Body.NONE
+    # RFC 9112 section 9.3; and section 6.1: with chunks in an HTTP/1.0 response, something on the way is confused.
+    keep_alive = b"close" not in options and (version == "1.1" or (b"keep-alive" in options and not codings))
+    framing = _NO_BODY
     if status == 101 or (method == "CONNECT" and 200 <= status < 300):
-        body, keeps_alive = Body.TUNNEL, False
+        framing, keep_alive = _TUNNEL, False
     elif method == "HEAD" or status < 200 or status in {204, 304}:
         pass
     elif codings:
         if codings != [b"chunked"]:
             coded = b", ".join(codings).decode("latin-1")
-            raise httpx.RemoteProtocolError(f"the response has the Transfer-Encoding {coded!r}; only chunked is known")
-        body = Body.CHUNKED
-    elif length is None:
-        body, keeps_alive = Body.UNTIL_CLOSE, False
-    elif length:
-        body = Body.LENGTH
-    if body is not Body.LENGTH or length is None:
-        length = 0
-    return ResponseHead(b"HTTP/" + version.encode(), status, reason, headers, body, length, keeps_alive)
+            raise httpx.RemoteProtocolError(f"unsupported Transfer-Encoding {coded!r} in the response")
+        framing = _CHUNKED
+    elif content_length is None:
+        framing, keep_alive = _UNTIL_CLOSE, False
+    elif content_length:
+        framing = _CONTENT_LENGTH
+    length = content_length if framing is _CONTENT_LENGTH and content_length is not None else 0
+    return ResponseHead(b"HTTP/" + version.encode(), status, reason, headers, framing, length, keep_alive)
 
 
 def _items(value: bytes) -> list[bytes]:
-    """Give the items of a list, RFC 9110 section 5.6.1."""
+    """Return the items of a list (RFC 9110 section 5.6.1)."""
     return [item.strip() for item in value.lower().split(b",") if item.strip()]

@@ -1,9 +1,9 @@
-"""Sending a request's body that is long, or still being made, with an eye on the answer.
+"""Upload: sends a request body that is large, or made while it is sent, and watches for an early response.
 
-A server may answer before it has all of the body: it is too long, the credentials are no good. It may then take no more
-of it. Who sends on without looking learns nothing until the time to write runs out or the connection is reset, and the
-answer with it (RFC 9112 section 9.5). So two tasks are at it: the caller's, whose stream it is, sends; another one
-reads.
+A server may answer before it has all of the body: it is too large, or the credentials are wrong. It may then stop
+reading. A client that sends on without looking learns nothing until the write times out or the connection is reset, and
+the response is lost (RFC 9112 section 9.5). So there are two tasks: the caller's, which owns the stream, sends; the
+other one reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prefect_http._concurrency.backend import new_cancel_scope, new_event, open_
 from prefect_http._concurrency.iteration import cancel_iteration, end_iteration
 from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._wire.connection import Connection
-from prefect_http._wire.h1.request_head import BodyFraming
+from prefect_http._wire.h1.request_head import BodyFramer
 from prefect_http._wire.h1.response_parser import ResponseParser
 from prefect_http._wire.trace import Trace, step
 
@@ -26,81 +26,98 @@ from prefect_http._wire.trace import Trace, step
 class Upload:
     """Sends the body of one request, and receives the head of its response.
 
-    An answer of 3xx, 4xx or 5xx ends the sending. Another one waits until all is sent, for the server may still want
-    the body, to make its answer of.
+    A response of 3xx, 4xx or 5xx ends the sending. Any other waits until all is sent, since the server may still need
+    the body to make the rest of its response.
+
+    Args:
+        connection: the connection; the head of the request has been sent on it.
+        parser: parses the response.
+        framer: frames the body.
+        read_timeout: in seconds; None: no limit.
+        write_timeout: in seconds, for each part of the body; None: no limit.
 
     Attributes:
-        first: what of the response's body came along with its head.
-        is_sent: all of the request's body has been sent.
+        initial_body: the part of the response body that arrived along with the head.
+        is_sent: whether all of the request body has been sent.
     """
 
     def __init__(
         self,
         connection: Connection,
         parser: ResponseParser,
-        framing: BodyFraming,
+        framer: BodyFramer,
         read_timeout: float | None,
         write_timeout: float | None,
     ) -> None:
         self._connection = connection
         self._parser = parser
-        self._framing = framing
+        self._framer = framer
         self._read_timeout = read_timeout
         self._write_timeout = write_timeout
         self._sending = new_cancel_scope()
-        self._watching = new_cancel_scope()
-        self._is_over = new_event()
-        self._read_failure: Exception | None = None
+        self._reading = new_cancel_scope()
+        self._has_read = new_event()  # the head, or the failure to read it
+        self._read_failures: list[Exception] = []  # one at most; a list, so that it can be taken out and raised
         self._has_stopped_sending = False
-        self.first = b""
+        self.initial_body = b""
         self.is_sent = False
 
     async def run(self, chunks: AsyncIterable[bytes], trace: Trace | None) -> None:
         """Send the body, and receive the head of the response.
 
+        Args:
+            chunks: the body.
+            trace: what listens.
+
         Raises:
             httpx.TransportError: that fails.
-            BaseException: the stream fails; what it raises is marked as plain.
+            BaseException: the stream fails; what it raises is marked as foreign.
         """
-        failure: BaseException | None = None
+        failures: list[BaseException] = []
         try:
             async with open_nursery() as nursery:
-                nursery.start_soon(self._watch)
-                # Nothing is raised in here, for it would come out in a group.
+                nursery.start_soon(self._read)
+                # Nothing is raised in here but a cancellation, for it would come out in a group.
                 try:
-                    # A server that breaks the connection may have said why. httpx, too, raises what reading comes to.
-                    try:
-                        await step(trace, "http11.send_request_body", lambda: self._send(chunks))
-                    except httpx.WriteError as error:
-                        if is_foreign(error):
-                            raise
-                    self._has_stopped_sending = True
-                    self._connection.limit_wait(self._read_timeout)
-                    await step(
-                        trace, "http11.receive_response_headers", self._answer, lambda _: self._parser.head_for_trace()
-                    )
+                    await self._exchange(chunks, trace)
                 except anyio.get_cancelled_exc_class():
                     raise
                 except BaseException as error:
-                    failure = error
-                    self._watching.cancel()
+                    failures.append(error)
+                    self._reading.cancel()
         except BaseExceptionGroup:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # older trios put a cancellation into a group as well
+            await anyio.lowlevel.checkpoint_if_cancelled()  # older versions of trio put a cancellation into a group
             raise
-        if failure is not None:
-            raise failure
+        if failures:
+            raise failures.pop()  # not by a name: the error would refer to this frame, and this frame to the error
+
+    async def _exchange(self, chunks: AsyncIterable[bytes], trace: Trace | None) -> None:
+        # If the connection breaks, the server may have said why. httpx, too, raises what reading comes to then.
+        try:
+            await step(trace, "http11.send_request_body", lambda: self._send(chunks))
+        except httpx.WriteError as error:
+            if is_foreign(error):
+                raise
+        self._has_stopped_sending = True
+        self._connection.limit_wait(self._read_timeout)
+        await step(
+            trace,
+            "http11.receive_response_headers",
+            self._wait_for_head,
+            result=lambda _: self._parser.head_for_trace(),
+        )
 
     async def _send(self, chunks: AsyncIterable[bytes]) -> None:
         with self._sending:
             iterator = aiter(chunks)
             try:
                 while (chunk := await _next(iterator)) is not None:
-                    if framed := self._framing.frame(chunk):
+                    if framed := self._framer.frame(chunk):
                         await self._connection.send(framed, self._write_timeout)
-                if end := self._framing.end():
+                if end := self._framer.end():
                     await self._connection.send(end, self._write_timeout)
             except anyio.get_cancelled_exc_class():
-                self._sending.cancel()  # asyncio's own cancellation comes once, and the stream must meet it as well
+                self._sending.cancel()  # a cancellation of asyncio's own comes only once, and the stream needs one too
                 await cancel_iteration(iterator)
                 raise
             except BaseException:
@@ -108,38 +125,42 @@ class Upload:
                 raise
             self.is_sent = True
 
-    async def _watch(self) -> None:
+    async def _read(self) -> None:
+        """Read until the head is there, and stop the sending if it says that there is no point in it."""
         try:
-            with self._watching:
+            with self._reading:
                 await self._receive_head()
+        except anyio.get_cancelled_exc_class():
+            # So is the task that sends. anyio's task groups would make a garbage cycle of what a task raises.
+            return
         except Exception as error:
-            # Where the time to write has run out, it is not the reading that has failed.
+            # If the write timed out, which closes the connection, it is not the reading that has failed.
             if self._has_stopped_sending or not isinstance(error, httpx.ReadTimeout):
-                self._read_failure = error
-        self._is_over.set()  # and not when it is cancelled: there is nothing to go on with then
-        if self._read_failure is not None or (self._parser.head is not None and self._parser.head.status >= 300):
+                self._read_failures.append(error)
+        self._has_read.set()
+        if self._read_failures or (self._parser.head is not None and self._parser.head.status >= 300):
             self._sending.cancel()
 
     async def _receive_head(self) -> None:
         while self._parser.head is None:
-            data = await self._connection.receive_meanwhile(self._read_timeout)
+            data = await self._connection.receive_while_sending(self._read_timeout)
             if self._has_stopped_sending:
                 self._connection.limit_wait(self._read_timeout)
             if data:
-                self.first = self._parser.feed(data)
+                self.initial_body = self._parser.feed(data)
             else:
                 self._parser.feed_eof()
 
-    async def _answer(self) -> None:
-        await self._is_over.wait()
+    async def _wait_for_head(self) -> None:
+        await self._has_read.wait()
         self._connection.limit_wait(None)
-        if self._read_failure is not None:
-            raise self._read_failure
+        if self._read_failures:
+            raise self._read_failures.pop()
 
 
 async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
     try:
         return await anext(iterator, None)
-    except Exception as error:  # the caller's own, which says nothing of the connection
+    except Exception as error:  # the caller's own, which says nothing about the connection
         mark_foreign(error)
         raise

@@ -1,4 +1,4 @@
-"""ResponseBody: a response's body is received as it is read, and what ends it early closes its connection."""
+"""ResponseBody: it is received while it is read, and ending it early closes its connection."""
 
 from __future__ import annotations
 
@@ -11,39 +11,29 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
-from support.scripted_servers import (
-    NOTHING,
-    ONE_IDLE,
-    byte_server,
-    new_transport,
-    open_sockets,
-    read_head,
-    reset,
-    say,
-    settle,
-    until_closed,
-    wired,
-)
+from support.scripted_servers import byte_server, one_connection, read_head, send, settle, wired
 from support.servers import Flood, answer, stall
+from support.sockets import open_sockets, reset, sockets_closed
+from support.wire import NOTHING, ONE_IDLE
 
 from prefect_http import HTTPTransport
 
 pytestmark = pytest.mark.anyio
 
 BIG = 0x200000
-# More than any socket holds back.
+# More than the buffers of a socket hold.
 PLENTY = 0x1000000
 
 Trace = Callable[[str, Mapping[str, object]], Awaitable[None]]
 
 
 async def idle_trace(_event: str, _info: Mapping[str, object]) -> None:
-    """Listen, and let others run meanwhile."""
+    """Listen, and let other tasks run meanwhile."""
     await anyio.lowlevel.checkpoint()
 
 
 def endless(head: bytes, sent: list[int]) -> Callable[[anyio.abc.ByteStream], Awaitable[None]]:
-    """Make an act that sends a body without an end, and notes how much of it has been taken."""
+    """Make an act that sends an endless body, and counts the bytes that were accepted."""
 
     async def act(stream: anyio.abc.ByteStream) -> None:
         await stream.send(head)
@@ -56,7 +46,7 @@ def endless(head: bytes, sent: list[int]) -> Callable[[anyio.abc.ByteStream], Aw
 
 @contextlib.asynccontextmanager
 async def opened(transport: HTTPTransport, url: str, **extensions: Trace) -> AsyncGenerator[AsyncIterator[bytes], None]:
-    """Open a response for reading; without httpx's generators, which trio minds when they are left early."""
+    """Open a response for reading; without httpx's generators, since trio warns if they are left early."""
     response = await transport.handle_async_request(httpx.Request("GET", url, extensions=extensions))
     async with contextlib.aclosing(response):
         assert isinstance(response.stream, httpx.AsyncByteStream)
@@ -64,7 +54,7 @@ async def opened(transport: HTTPTransport, url: str, **extensions: Trace) -> Asy
 
 
 async def until_stuck(sent: Callable[[], int]) -> int:
-    """Wait until nothing more is sent; say how much has been."""
+    """Wait until nothing more is sent, and return how much has been."""
     before = -1
     while sent() != before:
         before = sent()
@@ -73,8 +63,8 @@ async def until_stuck(sent: Callable[[], int]) -> int:
 
 
 @pytest.mark.parametrize("headers", [b"", b"Content-Length: 1000000000000\r\n"], ids=["until-close", "length"])
-async def test_body_is_pulled_by_its_reader(headers: bytes) -> None:
-    """A server that sends without an end gets stuck while nobody reads, and goes on as somebody does."""
+async def test_backpressure(headers: bytes) -> None:
+    """A server that sends without end is held back while nothing is read, and goes on when something is."""
     sent = [0]
     async with wired(endless(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n", sent)) as (server, _, transport):
         async with opened(transport, server.url) as chunks:
@@ -88,8 +78,8 @@ async def test_body_is_pulled_by_its_reader(headers: bytes) -> None:
         assert transport.statistics() == NOTHING
 
 
-async def test_chunked_body_is_pulled_by_its_reader() -> None:
-    """A chunked body, too, is received as it is read, and closing it refuses the rest."""
+async def test_backpressure_with_chunks() -> None:
+    """A chunked body, too, is received while it is read, and closing it refuses the rest."""
     async with wired(flood := Flood(200)) as (server, client, transport):
         async with client.stream("GET", server.url):
             assert await until_stuck(lambda: flood.sent) < PLENTY
@@ -102,22 +92,22 @@ async def test_chunked_body_is_pulled_by_its_reader() -> None:
 @pytest.mark.parametrize("size", [0, 1, 0x10000, 0x10001, 0x40001, 5_000_000])
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
 async def test_body_is_whole(size: int, is_chunked: bool) -> None:
-    """A body of any size arrives as it was sent, and its connection is used again."""
+    """A body of any size arrives as it was sent, and the connection is reused."""
     body = bytes(range(256)) * (size // 256) + b"!" * (size % 256)
     framed = b"Content-Length: %d\r\n\r\n" % size + body
     if is_chunked:
         parts = [body[start : start + 70_001] for start in range(0, size, 70_001)]
         framed = b"".join([b"%x\r\n%b\r\n" % (len(part), part) for part in parts])
         framed = b"Transfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
-    async with wired(say(b"HTTP/1.1 200 OK\r\n" + framed), answer()) as (server, client, transport):
+    async with wired(send(b"HTTP/1.1 200 OK\r\n" + framed), answer()) as (server, client, transport):
         assert (await client.get(server.url)).content == body
         assert transport.statistics() == ONE_IDLE
         await client.get(server.url)
     assert server.connections == 1
 
 
-async def test_body_is_read_in_pieces_of_any_size() -> None:
-    """Reading a byte at a time gives all of the body, and leaves its connection to the next request."""
+async def test_body_is_read_in_pieces() -> None:
+    """Reading a byte at a time returns the whole body, and the connection is reused."""
     async with wired(answer(body=b"hello" * 100)) as (server, client, transport):
         for _ in range(2):
             async with client.stream("GET", server.url) as response:
@@ -129,7 +119,7 @@ async def test_body_is_read_in_pieces_of_any_size() -> None:
 
 
 async def test_body_arrives_as_it_is_sent() -> None:
-    """A part of a body is given when it comes, without a wait for the next one."""
+    """A part of a body is returned when it arrives, without waiting for the next one."""
     may_go_on = anyio.Event()
 
     async def act(stream: anyio.abc.ByteStream) -> None:
@@ -145,21 +135,21 @@ async def test_body_arrives_as_it_is_sent() -> None:
 
 
 @pytest.mark.parametrize("is_traced", [False, True], ids=["", "traced"])
-@pytest.mark.parametrize("has_begun", [False, True], ids=["unread", "begun"])
-async def test_closing_early_closes_the_connection(has_begun: bool, is_traced: bool) -> None:
-    """A response that is closed before its end closes its connection, and its place is free at once."""
+@pytest.mark.parametrize("has_started", [False, True], ids=["unread", "started"])
+async def test_closing_early_closes_the_connection(has_started: bool, is_traced: bool) -> None:
+    """A response that is closed before its end closes its connection, which makes room for another one."""
     extensions = {"trace": idle_trace} if is_traced else {}
     async with wired(flood := Flood(200, size=PLENTY), answer(body=b"fine")) as (server, client, transport):
         async with opened(transport, server.url, **extensions) as chunks:
-            if has_begun:
+            if has_started:
                 await anext(chunks)
         assert transport.statistics() == NOTHING
         await flood.refused.wait()
         assert (await client.get(server.url)).content == b"fine"
 
 
-async def test_closing_behind_the_last_byte_keeps_the_connection() -> None:
-    """A response that is closed unread, but whose body is all there, leaves its connection to the next request."""
+async def test_closing_after_the_last_byte_keeps_the_connection() -> None:
+    """If a response is closed unread, but all of its body has arrived, the connection is reused."""
     async with wired(answer(body=b"hello")) as (server, client, transport):
         for _ in range(3):
             async with client.stream("GET", server.url):
@@ -170,7 +160,7 @@ async def test_closing_behind_the_last_byte_keeps_the_connection() -> None:
 
 @pytest.mark.parametrize("is_traced", [False, True], ids=["", "traced"])
 async def test_cancelled_read_closes_the_connection(is_traced: bool) -> None:
-    """A read that is cancelled while it waits closes the connection, and leaves no place and no socket behind."""
+    """A cancelled read closes the connection, and leaves nothing behind."""
     extensions = {"trace": idle_trace} if is_traced else {}
     before = open_sockets()
     async with wired(stall, answer(body=b"fine")) as (server, client, transport):
@@ -181,12 +171,12 @@ async def test_cancelled_read_closes_the_connection(is_traced: bool) -> None:
         assert scope.cancelled_caught
         assert transport.statistics() == NOTHING
         assert (await client.get(server.url)).content == b"fine"
-    await until_closed(before)
+    await sockets_closed(before)
 
 
 @pytest.mark.parametrize("is_traced", [False, True], ids=["", "traced"])
-async def test_cancelled_reading_of_the_whole_closes_the_connection(is_traced: bool) -> None:
-    """A plain request that is cancelled while its body comes closes the connection."""
+async def test_cancelled_request_closes_the_connection(is_traced: bool) -> None:
+    """A request that is cancelled while its body arrives closes the connection."""
     extensions = {"trace": idle_trace} if is_traced else {}
     async with wired(stall, answer(body=b"fine")) as (server, client, transport):
         with anyio.move_on_after(0.02) as scope:
@@ -198,7 +188,7 @@ async def test_cancelled_reading_of_the_whole_closes_the_connection(is_traced: b
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_native_cancellation_closes_the_connection() -> None:
-    """The asyncio task's own cancellation, as of wait_for(), does the same as a cancel scope."""
+    """So does the cancellation of an asyncio task, for instance by wait_for()."""
     async with wired(stall, answer(body=b"fine")) as (server, client, transport):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.get(server.url), 0.02)
@@ -208,7 +198,7 @@ async def test_native_cancellation_closes_the_connection() -> None:
 
 @pytest.mark.parametrize("is_traced", [False, True], ids=["", "traced"])
 async def test_exception_in_the_reader_closes_the_connection(is_traced: bool) -> None:
-    """A reader that raises gets its own exception, plain, and the connection is closed."""
+    """An exception in the block that reads is raised unchanged, and the connection is closed."""
     extensions = {"trace": idle_trace} if is_traced else {}
     async with wired(flood := Flood(200), answer(body=b"fine")) as (server, client, transport):
         with pytest.raises(ZeroDivisionError):
@@ -222,7 +212,7 @@ async def test_exception_in_the_reader_closes_the_connection(is_traced: bool) ->
 
 @pytest.mark.parametrize("is_traced", [False, True], ids=["", "traced"])
 async def test_read_timeout_closes_the_connection(is_traced: bool) -> None:
-    """A body that comes too slowly is a ReadTimeout, and the connection is closed."""
+    """A body that arrives too slowly is a ReadTimeout, and the connection is closed."""
     extensions = {"trace": idle_trace} if is_traced else {}
     async with wired(stall, answer(body=b"fine")) as (server, client, transport):
         with pytest.raises(httpx.ReadTimeout):
@@ -232,7 +222,7 @@ async def test_read_timeout_closes_the_connection(is_traced: bool) -> None:
 
 
 async def test_reset_in_the_middle_of_a_body() -> None:
-    """A body whose connection is reset is a ReadError, also one that has no other end than the connection's."""
+    """If the connection is reset, that is a ReadError, even if the body ends only with the connection."""
     has_read = anyio.Event()
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
@@ -241,7 +231,7 @@ async def test_reset_in_the_middle_of_a_body() -> None:
         await has_read.wait()
         await reset(stream)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, transport:
         async with opened(transport, server.url) as chunks:
             assert await anext(chunks) == b"hello"
@@ -251,9 +241,9 @@ async def test_reset_in_the_middle_of_a_body() -> None:
         assert transport.statistics() == NOTHING
 
 
-async def test_body_cannot_be_read_once_it_is_closed() -> None:
-    """A stream that was closed early raises StreamClosed; one that was read to its end gives no more."""
-    async with wired(answer(body=b"hello"), Flood(200)) as (server, _, _), new_transport() as transport:
+async def test_reading_a_closed_body() -> None:
+    """A stream that was closed early raises StreamClosed; one that was read to its end is exhausted."""
+    async with wired(answer(body=b"hello"), Flood(200)) as (server, _, _), one_connection() as transport:
         for is_whole in (True, False):
             response = await transport.handle_async_request(
                 httpx.Request("GET", server.url, extensions={"trace": idle_trace})
@@ -269,7 +259,7 @@ async def test_body_cannot_be_read_once_it_is_closed() -> None:
 
 
 async def test_closing_the_transport_ends_the_read_of_another_task() -> None:
-    """A body that is being read when the transport is closed is a ReadError to its reader."""
+    """If the transport is closed while a body is being read, that is a ReadError."""
     errors: list[BaseException] = []
 
     async def read(response: httpx.Response) -> None:
@@ -302,7 +292,7 @@ EVENTS = [
 
 @pytest.mark.parametrize("failing", EVENTS)
 async def test_trace_that_fails_leaves_nothing_behind(failing: str) -> None:
-    """A trace extension that raises has its exception come out, and leaves no place taken and no socket open."""
+    """An exception of the trace extension is raised unchanged, and no connection is left open."""
 
     async def trace(event: str, _: Mapping[str, object]) -> None:
         if event == failing:
@@ -313,12 +303,12 @@ async def test_trace_that_fails_leaves_nothing_behind(failing: str) -> None:
         with pytest.raises(ZeroDivisionError):
             await client.get(server.url, extensions={"trace": trace})
         assert transport.statistics() == NOTHING
-        await until_closed(before)
+        await sockets_closed(before)
 
 
 @pytest.mark.parametrize("last", EVENTS)
 async def test_cancellation_leaves_nothing_behind(last: str) -> None:
-    """A request that is cancelled, at any event of its trace, leaves no place taken and no socket open."""
+    """A request that is cancelled at any event of its trace leaves no connection open."""
     scope = anyio.CancelScope()
 
     async def trace(event: str, _: Mapping[str, object]) -> None:
@@ -332,4 +322,4 @@ async def test_cancellation_leaves_nothing_behind(last: str) -> None:
             await client.get(server.url, extensions={"trace": trace})
         assert scope.cancelled_caught
         assert transport.statistics() == NOTHING
-        await until_closed(before)
+        await sockets_closed(before)

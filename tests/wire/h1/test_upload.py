@@ -1,4 +1,4 @@
-"""Uploads through HTTPTransport: what goes out, what stops it, and that nothing of it stays behind."""
+"""Uploads through HTTPTransport: what is sent, what stops it, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -15,32 +15,29 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.scripted_servers import (
-    NOTHING,
-    ONE_IDLE,
     Serve,
     byte_server,
     new_client,
-    new_transport,
-    open_sockets,
+    one_connection,
     read_head,
     read_to_end,
-    reset,
     settle,
-    until_closed,
     wired,
 )
 from support.servers import answer, retrying_at_once
+from support.sockets import open_sockets, reset, sockets_closed
+from support.wire import NOTHING, ONE_IDLE
 
 from prefect_http import Attempt, PrefectHttpxClient
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._wire.connection import Connection
-from prefect_http._wire.h1.exchange import Exchange
+from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
 from prefect_http._wire.h1.request_head import encode_headers
 
 pytestmark = pytest.mark.anyio
 
 SLICE = 0x10000
-# More than any socket holds back.
+# More than the buffers of a socket hold.
 PLENTY = 0x1000000
 HUGE = bytes(PLENTY)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
@@ -48,11 +45,11 @@ REFUSED = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\n\r\nlong"
 
 
 class Source:
-    """A body made by a generator, and what becomes of that one.
+    """A body made by a generator.
 
     Attributes:
-        given: how many chunks have been taken.
-        is_finished: its ``finally`` has run to the end.
+        given: the number of parts that have been taken.
+        is_finished: whether its ``finally`` has run to the end.
     """
 
     def __init__(self, *chunks: bytes | BaseException, count: int = 1, waits: bool = True) -> None:
@@ -75,32 +72,32 @@ class Source:
             self.is_finished = True
 
 
-def take_all(data: bytes = OK) -> Serve:
-    """Read until the body's last chunk, then answer, on and on."""
+def read_all(data: bytes = OK) -> Serve:
+    """Read up to the last chunk of the body, then answer; again and again."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         while True:
-            came = await read_head(stream)
-            while not came.endswith(b"0\r\n\r\n"):
-                came += await stream.receive()
+            received = await read_head(stream)
+            while not received.endswith(b"0\r\n\r\n"):
+                received += await stream.receive()
             await stream.send(data)
 
     return serve
 
 
-async def read_to_nothing(stream: anyio.abc.SocketStream) -> None:
-    """Read all, and answer nothing."""
+async def read_and_stay_silent(stream: anyio.abc.SocketStream) -> None:
+    """Read everything, and never answer."""
     await read_to_end(stream)
 
 
-async def take_nothing(stream: anyio.abc.SocketStream) -> None:
+async def read_a_head(stream: anyio.abc.SocketStream) -> None:
     """Read no more than a head."""
     await read_head(stream)
     await anyio.sleep_forever()
 
 
 def answer_early(data: bytes) -> Serve:
-    """Answer as soon as the head is there, and take no more."""
+    """Answer as soon as the head has arrived, and read no more."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
@@ -110,14 +107,16 @@ def answer_early(data: bytes) -> Serve:
     return serve
 
 
-# What goes out
+# What is sent
 
 
 @pytest.mark.parametrize("size", [0, SLICE, SLICE + 1, 1_000_000])
 @pytest.mark.parametrize("kind", ["bytes", "file", "generator", "generator-with-length", "multipart"])
 async def test_body_is_sent_whole(kind: str, size: int, tmp_path: Path) -> None:
-    """A body of any size and kind arrives as it is, and the connection is used again."""
-    body = bytes(range(255, 10, -1)) * (size // 245) + b"!" * (size % 245)  # no line breaks: files are read in lines
+    """A body of any size and kind arrives unchanged, and the connection is reused."""
+    body = bytes(range(255, 10, -1)) * (size // 245) + b"!" * (
+        size % 245
+    )  # no line breaks, since files are read in lines
     (tmp_path / "body").write_bytes(body)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -151,8 +150,8 @@ async def test_body_is_sent_whole(kind: str, size: int, tmp_path: Path) -> None:
             assert received.body == body
 
 
-async def test_generator_is_sent_as_it_goes() -> None:
-    """A chunk is sent when it is there, and not with the next one."""
+async def test_generator_is_sent_as_it_is_made() -> None:
+    """A part of the body is sent when it is made, and not with the next one."""
     may_go_on = anyio.Event()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -162,38 +161,38 @@ async def test_generator_is_sent_as_it_goes() -> None:
         yield b"two"
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
-        came = await read_head(stream)
-        while not came.endswith(b"3\r\none\r\n"):
-            came += await stream.receive()
+        received = await read_head(stream)
+        while not received.endswith(b"3\r\none\r\n"):
+            received += await stream.receive()
         may_go_on.set()
-        while not came.endswith(b"3\r\ntwo\r\n0\r\n\r\n"):
-            came += await stream.receive()
+        while not received.endswith(b"3\r\ntwo\r\n0\r\n\r\n"):
+            received += await stream.receive()
         await stream.send(OK)
 
-    async with byte_server(serve) as server, new_client(new_transport()) as client:
+    async with byte_server(serve) as server, new_client(one_connection()) as client:
         assert (await client.post(server.url, content=chunks())).content == b"fine"
 
 
-@pytest.mark.parametrize(("promised", "word"), [(9, "longer"), (11, "shorter")])
-@pytest.mark.parametrize("kind", ["bytes", "long-bytes", "generator"])
-async def test_body_is_held_to_its_length(kind: str, promised: int, word: str) -> None:
-    """A body that is longer or shorter than promised is a LocalProtocolError, and no more than promised is sent."""
+@pytest.mark.parametrize(("length", "word"), [(9, "longer"), (11, "shorter")])
+@pytest.mark.parametrize("kind", ["bytes", "large-bytes", "generator"])
+async def test_body_of_the_wrong_length(kind: str, length: int, word: str) -> None:
+    """A body that is longer or shorter than its Content-Length is a LocalProtocolError; no more than that is sent."""
     source = Source(b"01234", b"56789")
-    body, promised = (b"x" * 1_000_000, promised + 999_990) if kind == "long-bytes" else (b"0123456789", promised)
+    body, length = (b"x" * 1_000_000, length + 999_990) if kind == "large-bytes" else (b"0123456789", length)
     seen: list[bytes] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         seen.append(await read_to_end(stream))
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
-        headers = {"Content-Length": str(promised)}
+        headers = {"Content-Length": str(length)}
         with pytest.raises(httpx.LocalProtocolError, match=word):
             await client.post(server.url, content=source() if kind == "generator" else body, headers=headers)
         assert transport.statistics() == NOTHING
-        await server.over.wait()
-    _, _, came = b"".join(seen).partition(b"\r\n\r\n")
-    assert len(came) <= promised
+        await server.all_closed.wait()
+    _, _, received = b"".join(seen).partition(b"\r\n\r\n")
+    assert len(received) <= length
     assert source.is_finished == (kind == "generator")
 
 
@@ -201,7 +200,7 @@ async def test_body_is_held_to_its_length(kind: str, promised: int, word: str) -
 
 
 class Stop(BaseException):
-    """What is no Exception, like KeyboardInterrupt."""
+    """An exception that is not an Exception, like KeyboardInterrupt."""
 
 
 ERRORS = [
@@ -220,24 +219,24 @@ each_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(err
 
 @pytest.mark.parametrize("before", [0, 100])
 @each_error
-async def test_exception_of_the_body_comes_out_as_it_is(error: BaseException, before: int) -> None:
-    """What a body's generator raises comes out as it is, is no failure of the wire's, and the connection is closed."""
+async def test_exception_of_the_body(error: BaseException, before: int) -> None:
+    """An exception of the generator is raised unchanged, marked as foreign, and the connection is closed."""
     source = Source(*[b"x" * 1000] * before, error)
     sockets = open_sockets()
-    transport = new_transport()
-    async with byte_server(take_all()) as server, new_client(transport, 1) as client:
+    transport = one_connection()
+    async with byte_server(read_all()) as server, new_client(transport, 1) as client:
         with pytest.raises(BaseException) as caught:  # noqa: PT011, it is compared
             await client.post(server.url, content=source())
         assert caught.value is error
         assert is_foreign(error) or not isinstance(error, Exception)
         assert transport.statistics() == NOTHING
-        await server.over.wait()
-    await until_closed(sockets)
+        await server.all_closed.wait()
+    await sockets_closed(sockets)
 
 
 @each_error
 async def test_exception_of_the_body_is_not_retried(error: BaseException) -> None:
-    """PrefectHttpxClient takes what a body's generator raises for no failure on the way, whatever its type."""
+    """PrefectHttpxClient does not retry after an exception of the generator, whatever its type."""
     attempts: list[Attempt] = []
 
     def note(_: httpx.Request, attempt: Attempt) -> None:
@@ -245,7 +244,7 @@ async def test_exception_of_the_body_is_not_retried(error: BaseException) -> Non
 
     source = Source(b"x" * 1000, error)
     async with (
-        byte_server(take_all()) as server,
+        byte_server(read_all()) as server,
         PrefectHttpxClient(retry=retrying_at_once(), on_retry=note, timeout=1, trust_env=False) as client,
     ):
         with pytest.raises(BaseException) as caught:  # noqa: PT011, it is compared
@@ -256,17 +255,17 @@ async def test_exception_of_the_body_is_not_retried(error: BaseException) -> Non
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-async def test_stray_cancellation_of_the_body_comes_out_as_it_is() -> None:
-    """A body that raises asyncio's CancelledError by itself has it come out, and the connection is closed."""
+async def test_stray_cancellation_of_the_body() -> None:
+    """A CancelledError that the generator raises by itself is raised unchanged, and the connection is closed."""
     source = Source(b"x" * 1000, asyncio.CancelledError("mine"))
-    transport = new_transport()
-    async with byte_server(take_all()) as server, new_client(transport) as client:
+    transport = one_connection()
+    async with byte_server(read_all()) as server, new_client(transport) as client:
         with pytest.raises(asyncio.CancelledError):
             await client.post(server.url, content=source())
         assert transport.statistics() == NOTHING
 
 
-# Answers that come early
+# Early responses
 
 
 @pytest.mark.parametrize(
@@ -278,11 +277,11 @@ async def test_stray_cancellation_of_the_body_comes_out_as_it_is() -> None:
         ("generator-with-length", True, b"401"),
     ],
 )
-async def test_early_refusal_ends_the_upload(kind: str, status: bytes, waits: bool) -> None:
-    """A refusal ends an upload that the server takes no more of: the generator is finished, the connection closed."""
+async def test_early_error_ends_the_upload(kind: str, status: bytes, waits: bool) -> None:
+    """An error response ends an upload that the server no longer reads, with its generator and its connection."""
     source = Source(b"x" * SLICE, count=PLENTY // SLICE, waits=waits)
     sockets = open_sockets()
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(answer_early(REFUSED.replace(b"413", status))) as server, new_client(transport) as client:
         headers = {"Content-Length": str(PLENTY)} if kind == "generator-with-length" else {}
         content = HUGE if kind == "bytes" else source()
@@ -293,31 +292,31 @@ async def test_early_refusal_ends_the_upload(kind: str, status: bytes, waits: bo
         assert source.given < PLENTY // SLICE
     del content
     gc.collect()
-    await until_closed(sockets)
+    await sockets_closed(sockets)
 
 
-async def test_early_refusal_ends_a_body_that_never_waits() -> None:
-    """An upload that the server takes in for a while, and then refuses, ends there."""
+async def test_early_error_ends_a_body_that_never_waits() -> None:
+    """An error response ends an upload that the server has read for a while."""
     source = Source(b"x" * 1000, count=1_000_000, waits=False)
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
-        came = 0
-        while came < 1_000_000:
-            came += len(await stream.receive())
+        received = 0
+        while received < 1_000_000:
+            received += len(await stream.receive())
         await stream.send(REFUSED)
         await read_to_end(stream)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         response = await client.post(server.url, content=source())
         assert response.status_code == 413
         assert transport.statistics() == NOTHING
-        await server.over.wait()
+        await server.all_closed.wait()
     assert source.given < 1_000_000
 
 
-async def test_early_refusal_ends_a_body_that_waits_for_long() -> None:
-    """A refusal does not wait for the next chunk."""
+async def test_early_error_ends_a_body_that_waits() -> None:
+    """An error response does not wait for the next part of the body."""
     is_finished = anyio.Event()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -327,7 +326,7 @@ async def test_early_refusal_ends_a_body_that_waits_for_long() -> None:
         finally:
             is_finished.set()
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(answer_early(REFUSED)) as server, new_client(transport) as client:
         response = await client.post(server.url, content=chunks())
         assert response.status_code == 413
@@ -335,8 +334,8 @@ async def test_early_refusal_ends_a_body_that_waits_for_long() -> None:
         assert transport.statistics() == NOTHING
 
 
-async def test_early_answer_is_read_whole() -> None:
-    """An early refusal's body may be long, and come slowly."""
+async def test_early_response_is_read_whole() -> None:
+    """The body of an early error response may be large, and arrive slowly."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
@@ -345,7 +344,7 @@ async def test_early_answer_is_read_whole() -> None:
         await stream.send(b"x" * 1_000_000)
         await anyio.sleep_forever()
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         response = await client.post(server.url, content=HUGE)
         assert response.content == b"x" * 1_000_000
@@ -354,19 +353,19 @@ async def test_early_answer_is_read_whole() -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "generator"])
 async def test_early_success_does_not_end_the_upload(kind: str) -> None:
-    """A server that answers 200 and goes on reading gets all of the body, and the connection is used again."""
+    """A server that answers 200 and goes on reading gets all of the body, and the connection is reused."""
     counts: list[int] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         while True:
             head = await read_head(stream)
             await stream.send(OK)
-            came = len(head.partition(b"\r\n\r\n")[2])
-            while came < 5_000_000:
-                came += len(await stream.receive(min(SLICE, 5_000_000 - came)))
-            counts.append(came)
+            received = len(head.partition(b"\r\n\r\n")[2])
+            while received < 5_000_000:
+                received += len(await stream.receive(min(SLICE, 5_000_000 - received)))
+            counts.append(received)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server:
         async with new_client(transport) as client:
             for _ in range(2):
@@ -377,23 +376,23 @@ async def test_early_success_does_not_end_the_upload(kind: str) -> None:
                 assert response.content == b"fine"
                 assert transport.statistics() == ONE_IDLE
                 assert source.is_finished == (kind == "generator")
-        await server.over.wait()
+        await server.all_closed.wait()
     assert server.connections == 1
     assert counts == [5_000_000] * 2
 
 
-async def test_interim_answers_do_not_end_the_upload() -> None:
-    """A server may send 100 and 103 while the body comes."""
+async def test_informational_responses_do_not_end_the_upload() -> None:
+    """A server may send 100 and 103 while the body is sent."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
         await stream.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
-        came = b""
-        while not came.endswith(b"0\r\n\r\n"):
-            came += await stream.receive()
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += await stream.receive()
         await stream.send(OK)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         response = await client.post(server.url, content=Source(b"x" * SLICE, count=20)())
         assert response.content == b"fine"
@@ -402,8 +401,8 @@ async def test_interim_answers_do_not_end_the_upload() -> None:
 
 @pytest.mark.parametrize("status", [b"200", b"413"])
 @pytest.mark.parametrize("size", [100, SLICE, SLICE + 1, PLENTY])
-async def test_answer_and_then_a_reset(size: int, status: bytes) -> None:
-    """A server that answers, takes no more and breaks the connection has answered all the same."""
+async def test_response_and_then_a_reset(size: int, status: bytes) -> None:
+    """If a server answers, and then stops reading and resets the connection, the response is returned all the same."""
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
         await read_head(stream)
@@ -411,29 +410,29 @@ async def test_answer_and_then_a_reset(size: int, status: bytes) -> None:
         await settle()
         await reset(stream)
 
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         response = await client.post(server.url, content=b"x" * size)
         assert (response.status_code, response.content) == (int(status), b"long")
-        await server.over.wait()
-        await client.get(server.url)  # on a connection of its own, if the other was kept
+        await server.all_closed.wait()
+        await client.get(server.url)  # on a new connection, even if the other was kept
     assert server.connections == 2
 
 
-async def test_bytes_behind_an_early_answer_close_the_connection() -> None:
-    """What comes behind an answer during the upload is no answer to the next request."""
+async def test_data_after_an_early_response() -> None:
+    """Data that follows a response during the upload is not the next request's response."""
     evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
-        came = await read_head(stream)
+        received = await read_head(stream)
         await stream.send(OK)
-        while not came.endswith(b"0\r\n\r\n"):
-            came += await stream.receive()
+        while not received.endswith(b"0\r\n\r\n"):
+            received += await stream.receive()
             await stream.send(evil)
         await stream.receive()
 
-    transport = new_transport()
-    async with byte_server(serve, take_all()) as server, new_client(transport) as client:
+    transport = one_connection()
+    async with byte_server(serve, read_all()) as server, new_client(transport) as client:
         for _ in range(2):
             response = await client.post(server.url, content=Source(b"x" * SLICE, count=20)())
             assert response.content == b"fine"
@@ -441,10 +440,10 @@ async def test_bytes_behind_an_early_answer_close_the_connection() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bytes", "generator"])
-async def test_bad_early_answer_ends_the_upload(kind: str) -> None:
-    """An early answer that is not valid is a RemoteProtocolError, and ends the upload."""
+async def test_invalid_early_response_ends_the_upload(kind: str) -> None:
+    """An invalid early response is a RemoteProtocolError, and ends the upload."""
     source = Source(b"x" * SLICE, count=PLENTY // SLICE)
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(answer_early(b"220 smtp.example.org ESMTP\r\n")) as server, new_client(transport) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.post(server.url, content=HUGE if kind == "bytes" else source())
@@ -458,7 +457,7 @@ async def test_bad_early_answer_ends_the_upload(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["bytes", "generator"])
 @pytest.mark.parametrize("end", ["close", "reset", "half-close"])
 async def test_server_that_leaves_ends_the_upload(end: str, kind: str) -> None:
-    """A server that leaves in the middle of an upload, without an answer, ends it with an error of the wire's."""
+    """If the server leaves in the middle of an upload without a response, the upload ends with a network error."""
     source = Source(b"x" * SLICE, count=PLENTY // SLICE)
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
@@ -470,14 +469,14 @@ async def test_server_that_leaves_ends_the_upload(end: str, kind: str) -> None:
             await anyio.sleep_forever()
 
     sockets = open_sockets()
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)) as caught:
             await client.post(server.url, content=HUGE if kind == "bytes" else source())
         assert end != "half-close" or type(caught.value) is httpx.RemoteProtocolError
         assert transport.statistics() == NOTHING
     assert source.is_finished == (kind == "generator")
-    await until_closed(sockets)
+    await sockets_closed(sockets)
 
 
 # Timeouts
@@ -485,11 +484,11 @@ async def test_server_that_leaves_ends_the_upload(end: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "generator"])
 async def test_write_timeout(kind: str) -> None:
-    """A server that takes nothing for too long is a WriteTimeout, and nothing stays behind, whatever it does then."""
+    """If the server reads nothing for too long, that is a WriteTimeout, and nothing is left behind."""
     sockets = open_sockets()
-    transport = new_transport()
+    transport = one_connection()
     async with (
-        byte_server(take_nothing) as server,
+        byte_server(read_a_head) as server,
         new_client(transport, httpx.Timeout(5, write=0.01)) as client,
     ):
         for _ in range(5):
@@ -502,11 +501,11 @@ async def test_write_timeout(kind: str) -> None:
             assert source.is_finished == (kind == "generator")
             await settle()
             assert len(open_sockets()) == len(before) + 1  # the server's
-    await until_closed(sockets)
+    await sockets_closed(sockets)
 
 
 class FakeConnection:
-    """Notes what an Exchange does; answers when all is sent."""
+    """Keeps what an Exchange does; responds when all is sent."""
 
     def __init__(self, size: int) -> None:
         self.left = size
@@ -514,40 +513,46 @@ class FakeConnection:
         self._all_is_sent = anyio.Event()
 
     async def send(self, data: bytes, timeout: float | None) -> None:
-        """Take data."""
+        """Accept data."""
         await anyio.lowlevel.checkpoint()
         self.notes.append(("send", len(data), timeout))
         self.left -= len(data)
         if not self.left:
             self._all_is_sent.set()
 
-    async def receive_meanwhile(self, timeout: float | None) -> bytes:
-        """Give the answer."""
+    async def receive_while_sending(self, timeout: float | None) -> bytes:
+        """Return the response."""
         await self._all_is_sent.wait()
         await settle()
         self.notes.append(("receive", len(OK), timeout))
         return OK
 
     def limit_wait(self, seconds: float | None) -> None:
-        """Note it."""
+        """Keep the timeout."""
         self.notes.append(("wait", 0, seconds))
 
 
+def large_request(**timeouts: float) -> OutgoingRequest:
+    """Make a request whose body is sent in parts."""
+    request = httpx.Request("POST", "http://x/", content=b"x" * 200_000, extensions={"timeout": timeouts})
+    return OutgoingRequest.of(request, encode_headers)
+
+
 async def test_each_part_has_its_own_timeout() -> None:
-    """Each 64 KiB of a long body has its own write timeout, and the read timeout begins when all is sent."""
-    line, block = b"POST / HTTP/1.1\r\n", encode_headers([(b"Host", b"x"), (b"Content-Length", b"200000")])
-    head_size = len(line + block.lines)
+    """Each 64 KiB of a large body has its own write timeout, and the read timeout starts when all is sent."""
+    request = large_request(read=3, write=2)
+    head_size = len(request.line + request.headers.lines)
     connection = FakeConnection(head_size + 200_000)
-    exchange = Exchange(cast(Connection, connection), "POST", block, {"read": 3, "write": 2}, None)
+    exchange = Exchange(cast(Connection, connection), request)
     with anyio.fail_after(5):
-        await exchange.run(line, b"x" * 200_000)
+        await exchange.run()
     sent = [("send", size, 2) for size in (head_size, SLICE, SLICE, SLICE, 200_000 - 3 * SLICE)]
     assert connection.notes == [*sent, ("wait", 0, 3), ("receive", len(OK), 3), ("wait", 0, 3), ("wait", 0, None)]
     assert exchange.is_sent
 
 
 async def test_read_timeout_follows_the_upload() -> None:
-    """A server that has got all, and does not answer, is a ReadTimeout; during the upload there is none."""
+    """A server that has everything and does not answer is a ReadTimeout; during the upload there is none."""
     is_sent = False
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -557,8 +562,11 @@ async def test_read_timeout_follows_the_upload() -> None:
             await anyio.sleep(0.03)
         is_sent = True
 
-    transport = new_transport()
-    async with byte_server(read_to_nothing) as server, new_client(transport, httpx.Timeout(5, read=0.02)) as client:
+    transport = one_connection()
+    async with (
+        byte_server(read_and_stay_silent) as server,
+        new_client(transport, httpx.Timeout(5, read=0.02)) as client,
+    ):
         with pytest.raises(httpx.ReadTimeout):
             await client.post(server.url, content=chunks())
         assert transport.statistics() == NOTHING
@@ -596,19 +604,19 @@ class Staged:
 
     async def serve(self, stream: anyio.abc.SocketStream) -> None:
         """Serve a connection."""
-        came = await read_head(stream)
+        received = await read_head(stream)
         if self._stage == "answer-body":
-            while not came.endswith(b"0\r\n\r\n"):
-                came += await stream.receive()
+            while not received.endswith(b"0\r\n\r\n"):
+                received += await stream.receive()
             await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789")
         await anyio.sleep_forever()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_cancelled_upload_leaves_nothing_behind(stage: str) -> None:
-    """An upload that is cancelled, at any stage, ends at once and plainly, and leaves no place and no socket behind."""
+    """An upload that is cancelled at any stage ends at once, and leaves nothing behind."""
     staged, outcomes, sockets = Staged(stage), list[BaseException](), open_sockets()
-    transport = new_transport()
+    transport = one_connection()
 
     async def post(client: httpx.AsyncClient, url: str) -> None:
         try:
@@ -628,15 +636,15 @@ async def test_cancelled_upload_leaves_nothing_behind(stage: str) -> None:
         assert transport.statistics() == NOTHING
         await settle()
         assert len(open_sockets() - sockets) <= 2  # the server's
-    await until_closed(sockets)
+    await sockets_closed(sockets)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 @pytest.mark.parametrize("stage", STAGES)
 async def test_upload_takes_a_native_cancellation(stage: str) -> None:
-    """The asyncio task's own cancellation ends an upload at once, at any stage."""
+    """The cancellation of an asyncio task ends an upload at once, at any stage."""
     staged, sockets = Staged(stage), open_sockets()
-    transport = new_transport()
+    transport = one_connection()
     async with byte_server(staged.serve) as server, new_client(transport) as client:
         post = asyncio.create_task(client.post(server.url, content=staged.chunks()))
         await settle()
@@ -646,12 +654,12 @@ async def test_upload_takes_a_native_cancellation(stage: str) -> None:
         assert post.cancelled()
         assert staged.is_finished
         assert transport.statistics() == NOTHING
-    await until_closed(sockets)
+    await sockets_closed(sockets)
 
 
 @pytest.mark.parametrize("last", EVENTS)
 async def test_upload_cancelled_at_an_event_leaves_nothing_behind(last: str) -> None:
-    """An upload that is cancelled at any event of its trace finishes its generator, and leaves nothing behind."""
+    """An upload that is cancelled at any event of its trace ends its generator, and leaves nothing behind."""
     source, scope, sockets = Source(b"x" * 1000), anyio.CancelScope(), open_sockets()
 
     async def trace(event: str, _: Mapping[str, object]) -> None:
@@ -659,38 +667,38 @@ async def test_upload_cancelled_at_an_event_leaves_nothing_behind(last: str) -> 
             scope.cancel()
         await anyio.lowlevel.checkpoint()
 
-    transport = new_transport()
-    async with byte_server(take_all()) as server, new_client(transport) as client:
+    transport = one_connection()
+    async with byte_server(read_all()) as server, new_client(transport) as client:
         with scope:
             await client.post(server.url, content=source(), extensions={"trace": trace})
         assert scope.cancelled_caught
         assert transport.statistics() == NOTHING
         assert source.is_finished == (source.given > 0)
-    await until_closed(sockets)
+    await sockets_closed(sockets)
 
 
 @pytest.mark.parametrize("failing", EVENTS)
 async def test_trace_that_fails_in_an_upload_leaves_nothing_behind(failing: str) -> None:
-    """A trace extension that raises during an upload has its exception reach the caller, plain."""
+    """An exception of the trace extension during an upload is raised unchanged."""
     source, sockets = Source(b"x" * 1000), open_sockets()
 
     async def trace(event: str, _: Mapping[str, object]) -> None:
         if event == failing:
             raise ZeroDivisionError
 
-    transport = new_transport()
-    async with byte_server(take_all()) as server, new_client(transport) as client:
+    transport = one_connection()
+    async with byte_server(read_all()) as server, new_client(transport) as client:
         with pytest.raises(ZeroDivisionError):
             await client.post(server.url, content=source(), extensions={"trace": trace})
         assert transport.statistics() == NOTHING
         assert source.is_finished == (source.given > 0)
-    await until_closed(sockets)
+    await sockets_closed(sockets)
 
 
 async def test_closing_the_transport_ends_an_upload() -> None:
-    """An upload whose transport is closed meanwhile fails with an error of the wire's."""
+    """If the transport is closed during an upload, the upload fails with a network error."""
     staged, errors = Staged("sending"), list[BaseException]()
-    transport = new_transport()
+    transport = one_connection()
 
     async def post(client: httpx.AsyncClient, url: str) -> None:
         with pytest.raises((httpx.ReadError, httpx.WriteError)) as caught:
@@ -708,17 +716,16 @@ async def test_closing_the_transport_ends_an_upload() -> None:
 
 
 class Interrupted(FakeConnection):
-    """Raises what is no Exception, in place of an answer."""
+    """Raises an exception that is not an Exception, in place of a response."""
 
-    async def receive_meanwhile(self, timeout: float | None) -> bytes:
+    async def receive_while_sending(self, timeout: float | None) -> bytes:
         """Raise."""
         raise Stop
 
 
-async def test_interruption_of_the_reading_is_not_lost() -> None:
-    """What is no Exception, such as a KeyboardInterrupt, comes out of the task that reads, if in a group."""
-    line, block = b"POST / HTTP/1.1\r\n", encode_headers([(b"Host", b"x"), (b"Content-Length", b"200000")])
-    exchange = Exchange(cast(Connection, Interrupted(10**6)), "POST", block, {}, None)
+async def test_interruption_of_the_task_that_reads() -> None:
+    """An exception such as KeyboardInterrupt in the task that reads is raised, if in a group."""
+    exchange = Exchange(cast(Connection, Interrupted(10**6)), large_request())
     with anyio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
-        await exchange.run(line, b"x" * 200_000)
+        await exchange.run()
     assert isinstance(caught.value.exceptions[0], Stop)

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import resource
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Set
 from typing import Any
 
 import anyio
@@ -18,17 +18,15 @@ import pytest
 import trio
 import trio.testing
 from support.servers import Act, answer, free_port, raw_server
+from support.sockets import open_sockets, reset_on_close, sockets_closed
 from support.wire import (
     fetch,
     figures,
-    is_readable,
     new_request,
     new_transport,
-    open_sockets,
     request_targets,
-    reset,
-    sockets_closed,
     until,
+    until_readable,
     until_waiting,
 )
 
@@ -307,7 +305,7 @@ async def close(stream: anyio.abc.ByteStream) -> None:
 
 async def close_with_reset(stream: anyio.abc.ByteStream) -> None:
     """Reset an idle connection."""
-    reset(stream)
+    reset_on_close(stream)
     await stream.aclose()
 
 
@@ -345,7 +343,7 @@ async def test_idle_connection_that_has_gone_bad(spoil: Act, method: str) -> Non
         [response] = await open_responses(transport, server.url)
         await response.aread()
         await spoil((await act.of(1))[0])
-        await is_readable(response)
+        await until_readable(response)
         assert figures(transport) == (1, 1, 0)
         assert await fetch(transport, new_request(server.url, method)) == b"fine"
         assert figures(transport) == (1, 1, 0)
@@ -364,7 +362,7 @@ async def test_good_one_below_bad_ones(good: int) -> None:
         streams = await act.of(7)
         for index, spoil in zip([index for index in range(7) if index != good], SPOILERS, strict=True):
             await spoil(streams[index])
-            await is_readable(responses[index])
+            await until_readable(responses[index])
         assert figures(transport) == (7, 7, 0)
         assert await port_of(transport, server.url, "POST") == ports(responses[good])[0]
         assert figures(transport) == (good + 1, good + 1, 0)  # what lies below has not been looked at
@@ -382,7 +380,7 @@ async def test_all_have_gone_bad() -> None:
             await response.aread()
             await spoil(stream)
         for response in responses:
-            await is_readable(response)
+            await until_readable(response)
         assert await fetch(transport, new_request(server.url, "POST")) == b"fine"
         assert figures(transport) == (1, 1, 0)
     assert server.connections == len(SPOILERS) + 1
@@ -399,7 +397,7 @@ async def test_connection_that_has_gone_bad_is_not_handed_over(spoil: Act) -> No
             tasks.start_soon(fetch, transport, new_request(server.url, "POST"))
             await until_waiting(transport, 1)
             await spoil((await act.of(1))[0])
-            await is_readable(response)
+            await until_readable(response)
             await response.aread()
         assert figures(transport) == (1, 1, 0)
     assert server.connections == 2
@@ -465,10 +463,11 @@ async def say_nothing(stream: anyio.abc.ByteStream) -> None:
     """Send nothing."""
 
 
-async def usable(transport: HTTPTransport, sockets: int | None) -> None:
+async def usable(transport: HTTPTransport, sockets: Set[int] | None = None) -> None:
     """Check that a closed transport holds nothing, and can be used again."""
     assert figures(transport) == (0, 0, 0)
-    await sockets_closed(sockets)
+    if sockets is not None:
+        await sockets_closed(sockets)
     async with raw_server(FINE) as server:
         assert await fetch(transport, server.url) == b"fine"
         assert figures(transport) == (1, 1, 0)
@@ -530,7 +529,7 @@ async def test_closing_under_those_who_wait() -> None:
             assert "closed" in str(errors[0])
         assert (await response.aread()) == b"fine"  # it was there already
         assert figures(transport) == (0, 0, 0)
-    await usable(transport, None)
+    await usable(transport)
 
 
 @pytest.mark.anyio
@@ -644,7 +643,7 @@ async def test_closing_very_many() -> None:
             assert figures(transport) == (count, count, 0)
             await transport.aclose()
             assert figures(transport) == (0, 0, 0)
-            await until(lambda: (open_sockets() or 0) <= (sockets or 0) + 1)
+            await sockets_closed(sockets, but=1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -669,7 +668,7 @@ async def test_closing_twice_and_unused() -> None:
 )
 def test_no_statistics_where_it_has_handed_over(arguments: dict[str, Any]) -> None:
     """Where httpx's own transport does the work, asking for statistics says why there are none."""
-    with pytest.raises(RuntimeError, match="http2=, proxy= or uds="):
+    with pytest.raises(RuntimeError, match="http2=, http1=False, proxy= or uds="):
         HTTPTransport(verify=False, **arguments).statistics()
 
 

@@ -1,0 +1,57 @@
+"""Origin: which server a connection leads to. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import httpx
+
+_DEFAULT_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
+_SECURE_SCHEMES = frozenset({b"https", b"wss"})
+
+
+class Origin(NamedTuple):
+    """What a connection must have in common with a request that is to use it.
+
+    Attributes:
+        scheme: ``b"http"``, ``b"https"``, ``b"ws"`` or ``b"wss"``.
+        host: a name or an address; an IPv6 address without brackets.
+        port: 1 to 65535.
+        server_name: the name that TLS asks for, and checks the certificate against.
+    """
+
+    scheme: bytes
+    host: bytes
+    port: int
+    server_name: str
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> Origin:
+        """Return the origin of a request.
+
+        Raises:
+            httpx.UnsupportedProtocol: the URL has no host, or a scheme that is not supported.
+        """
+        url = request.url
+        scheme, host = url.raw_scheme, url.raw_host
+        if scheme not in _DEFAULT_PORTS:
+            raise httpx.UnsupportedProtocol(
+                f"the URL scheme {scheme.decode('ascii')!r} is not supported; use http:// or https://"
+                if scheme
+                else "the URL has no scheme; it must start with http:// or https://"
+            )
+        if not host:
+            raise httpx.UnsupportedProtocol("the URL has no host")
+        server_name = request.extensions.get("sni_hostname") or host.decode("ascii")
+        return cls(scheme, host, url.port or _DEFAULT_PORTS[scheme], server_name)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the connection uses TLS."""
+        return self.scheme in _SECURE_SCHEMES
+
+    @property
+    def peer(self) -> str:
+        """The host and the port, for messages."""
+        host = self.host.decode("ascii")
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"

@@ -1,0 +1,216 @@
+"""Wire: a request's way from the pool over a connection, and the connection's way back into the pool."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio.lowlevel
+import httpx
+
+from prefect_http._concurrency.backend import clock, loop_getter, max_receive_bytes, new_cancel_scope, new_event
+from prefect_http._httpx_details import ReadyResponse
+from prefect_http._wire.connection import Connection
+from prefect_http._wire.connector import Connector
+from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
+from prefect_http._wire.h1.request_head import encode_headers
+from prefect_http._wire.h1.response_body import ResponseBody
+from prefect_http._wire.h1.response_head import Framing
+from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.origin import Origin
+from prefect_http._wire.pool import Pool, PoolRequest, RequestState
+from prefect_http._wire.timeouts import TimeoutWatcher
+
+_MAX_CACHED_HEADERS = 16
+_OTHER_LOOP = (
+    "this HTTPTransport has open connections that belong to another event loop; close it in that loop before it ends, "
+    "or use one transport for each loop"
+)
+# Every request is compared with these, and Python 3.11 takes 0.2 us to look up a member of an enum.
+_GRANTED, _TUNNEL = RequestState.GRANTED, Framing.TUNNEL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransportStatistics:
+    """A snapshot of an HTTPTransport.
+
+    Attributes:
+        connections: the number of connections that are open or being opened.
+        idle: how many of them wait for a request.
+        waiting: the number of requests that wait for a connection.
+    """
+
+    connections: int
+    idle: int
+    waiting: int
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Sends requests over HTTP/1.1, on connections of its own.
+
+    Args:
+        connector: opens the connections.
+        limits: how many there may be.
+    """
+
+    def __init__(self, connector: Connector, limits: httpx.Limits) -> None:
+        self._connector = connector
+        self._pool = Pool[Connection](
+            max_connections=limits.max_connections,
+            max_idle=limits.max_keepalive_connections,
+            expiry=limits.keepalive_expiry,
+        )
+        # Many requests have the same headers as an earlier one.
+        self._encode_headers = functools.lru_cache(_MAX_CACHED_HEADERS)(encode_headers)
+        self._watcher = TimeoutWatcher()
+        self._loop: object = None
+        self._current_loop: Callable[[], object] = object
+        self._now: Callable[[], float]
+
+    def statistics(self) -> TransportStatistics:
+        """Return a snapshot."""
+        pool = self._pool
+        return TransportStatistics(connections=pool.in_use + pool.idle, idle=pool.idle, waiting=pool.waiting)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return its response, with the body still to be read."""
+        origin, outgoing = Origin.of(request), OutgoingRequest.of(request, self._encode_headers)
+        self._bind_to_loop()
+        pool_request = self._pool.acquire(origin, self._now())
+        try:
+            exchange = await self._exchange(pool_request, outgoing)
+        except BaseException:
+            if outgoing.trace is None or pool_request.connection is None:
+                await self._release(pool_request, keep=False)
+            else:
+                await outgoing.trace.close(lambda: self._release(pool_request, keep=False))
+            raise
+        return self._response(pool_request, outgoing, exchange)
+
+    async def _exchange(self, pool_request: PoolRequest[Connection], request: OutgoingRequest) -> Exchange:
+        """Wait for a connection, send the request on it, and receive the head of the response."""
+        if pool_request.state is not _GRANTED:
+            await self._wait(pool_request, request.timeouts.get("pool"))
+        if self._pool.discarded:
+            await self._close_discarded()
+        while pool_request.connection is not None and pool_request.connection.is_stale():
+            self._pool.replace_stale(pool_request, self._now())
+            await self._close_discarded()
+        if pool_request.connection is not None:
+            exchange = Exchange(pool_request.connection, request)
+            try:
+                await exchange.run()
+                return exchange
+            except (httpx.NetworkError, httpx.RemoteProtocolError):
+                # The server may have closed the connection just as it was reused (RFC 9112 section 9.3.1).
+                if exchange.parser.has_started or not request.is_repeatable or exchange.connection.is_closed:
+                    raise
+            pool_request.connection = None
+            await exchange.connection.aclose()
+        exchange = Exchange(await self._connect(pool_request, request), request)
+        await exchange.run()
+        return exchange
+
+    async def _wait(self, pool_request: PoolRequest[Connection], timeout: float | None) -> None:
+        """Wait until a request is granted a connection."""
+        resolved = new_event()
+        pool_request.on_resolved = resolved.set
+        scope = new_cancel_scope()
+        scope.deadline = math.inf if timeout is None else self._now() + timeout
+        try:
+            with scope:
+                await resolved.wait()
+        except BaseException:
+            # It may have been granted in the same moment, with a connection that is still good.
+            await self._release(pool_request, keep=True)
+            raise
+        if pool_request.state is RequestState.REFUSED:
+            raise httpx.ConnectError("the transport was closed while the request waited for a connection")
+        if pool_request.state is RequestState.WAITING:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+            raise httpx.PoolTimeout(
+                f"no connection became free within {timeout:g} s: all {self._pool.max_connections} are in use"
+            )
+
+    async def _connect(self, pool_request: PoolRequest[Connection], request: OutgoingRequest) -> Connection:
+        origin = pool_request.origin
+        stream = await self._connector.connect(origin, request.timeouts.get("connect"), request.trace)
+        connection = Connection(stream, origin.peer, self._watcher, self._now, max_receive_bytes())
+        pool_request.connection = connection
+        if not self._pool.holds(pool_request):
+            raise httpx.ConnectError("the transport was closed while the request opened a connection")
+        return connection
+
+    def _response(
+        self, pool_request: PoolRequest[Connection], request: OutgoingRequest, exchange: Exchange
+    ) -> httpx.Response:
+        connection, parser, initial_body = exchange.connection, exchange.parser, exchange.initial_body
+        head, may_keep = parser.head, exchange.is_sent and not request.headers.close_after
+        assert head is not None
+
+        async def release(can_reuse: bool) -> None:
+            await self._release(pool_request, keep=can_reuse and may_keep)
+
+        body = ResponseBody(connection, parser, initial_body, request.timeouts.get("read"), release, request.trace)
+        extensions: dict[str, object] = {
+            "http_version": head.version,
+            "reason_phrase": head.reason,
+            "network_stream": connection.network_stream,
+        }
+        if head.framing is _TUNNEL:
+            extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data)
+        elif parser.is_complete and request.trace is None:
+            return ReadyResponse(head.status, head.headers, initial_body, body, extensions)
+        return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
+
+    async def _release(self, pool_request: PoolRequest[Connection], *, keep: bool) -> None:
+        self._pool.release(pool_request, self._now(), keep=keep)
+        if self._pool.discarded:
+            await self._close_discarded()
+
+    async def _close_discarded(self) -> None:
+        """Close what the pool has discarded. If that fails for one connection, the others are closed all the same."""
+        failures: list[BaseException] = []
+        while self._pool.discarded:
+            try:
+                await self._pool.discarded.pop().aclose()
+            except BaseException as error:
+                failures = [error]
+        if failures:
+            raise failures.pop()  # not by a name: the error would refer to this frame, and this frame to the error
+
+    async def aclose(self) -> None:
+        """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
+        self._encode_headers.cache_clear()  # there may be credentials among them
+        self._pool.close()
+        if not self._is_own_loop():
+            if self._pool.discarded:
+                self._pool.discarded.clear()  # only their own loop can close them
+                raise RuntimeError(_OTHER_LOOP)
+            return
+        try:
+            if self._pool.discarded:
+                await self._close_discarded()
+        finally:
+            await self._watcher.stop()
+
+    def _bind_to_loop(self) -> None:
+        """Use the running event loop from now on.
+
+        Raises:
+            RuntimeError: there are connections that belong to another one.
+        """
+        if self._is_own_loop():
+            return
+        if self._pool.in_use or self._pool.idle:
+            raise RuntimeError(_OTHER_LOOP)
+        self._current_loop = loop_getter()
+        self._loop, self._now, self._watcher = self._current_loop(), clock(), TimeoutWatcher()
+
+    def _is_own_loop(self) -> bool:
+        try:
+            return self._current_loop() is self._loop
+        except RuntimeError:  # another backend
+            return False
