@@ -1,7 +1,7 @@
-"""The rate-limited servers that clients are measured on, and the best that a client could do. Pure: no clock.
+"""The rate-limited servers that clients are measured with, and the best that a client could do. Pure: no clock.
 
 A request takes 10 ms to the server, which decides at once, then 5 ms if it is accepted, and 10 ms back; a client has
-100 connections. All times are arguments, in seconds since the client began.
+100 connections. All times are arguments, in seconds since the client started.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Protocol
 CONNECTIONS = 100
 HALF_TRIP = 0.01
 _SERVICE = 0.005
-# What is due at a time is due at that time, whatever the sums before it were rounded to.
+# Times that differ by no more than this are equal: sums of floats are rounded.
 _ROUNDING = 1e-9
 
 
 class Limit(Protocol):
-    """What a server accepts. The times that it is given never go back."""
+    """What a server accepts. Times are passed in ascending order."""
 
     def free_at(self, now: float) -> float:
-        """Say when a request is accepted that comes now or later, as soon as can be."""
+        """Return the earliest time from ``now`` on at which a request is accepted."""
         ...
 
     def accept(self, now: float) -> None:
@@ -33,12 +33,12 @@ class Limit(Protocol):
         ...
 
     def left(self, now: float) -> tuple[int, float] | None:
-        """Give how many more are accepted, and until when that holds; None if the server does not say."""
+        """Return how many more are accepted, and until when that holds; None if the server does not say."""
         ...
 
 
 class Unlimited:
-    """Accepts everything from a time on, and nothing before."""
+    """Accepts everything from ``begins_at`` on, and nothing before."""
 
     def __init__(self, begins_at: float = 0.0) -> None:
         self._begins_at = begins_at
@@ -68,7 +68,7 @@ class TokenBucket:
         missing = 1 - self._tokens
         if missing <= 0:
             return now
-        before = max(self._halves_at - now, 0) * self._rate  # the tokens that still come at the full rate
+        before = max(self._halves_at - now, 0) * self._rate  # the tokens that are still added at the full rate
         return now + missing / self._rate + max(missing - before, 0) / self._rate
 
     def accept(self, now: float) -> None:
@@ -128,7 +128,7 @@ class SlidingLog:
 
 
 def concurrency(quota: int, service: float) -> SlidingLog:
-    """Make a limit that accepts ``quota`` at a time; what takes ``service`` each is a log of that length."""
+    """Return a limit that accepts ``quota`` at a time, each of which takes ``service``: a log of that length."""
     return SlidingLog(quota, service)
 
 
@@ -137,13 +137,13 @@ class Server:
     """A kind of server.
 
     Attributes:
-        title: what it does, for people.
-        make_limit: makes its limit; the argument is a number from 0 to 1, by which servers of the kind differ.
-        status: of its rejections.
+        title: a description.
+        make_limit: returns its limit; the argument is a number from 0 to 1, by which servers of this kind differ.
+        status: the status of its rejections.
         says_when: whether a rejection has a Retry-After, in whole seconds.
         says_left: whether every answer has a RateLimit field.
-        service: the seconds that an accepted request takes.
-        at_once: how many requests a client has under way at most that knows the server.
+        service: how many seconds an accepted request takes.
+        at_once: how many requests a client that knows the server has under way at most.
         true_rate: how many requests per second it accepts in the long run, by the time; None if that is not the limit.
     """
 
@@ -157,16 +157,16 @@ class Server:
     true_rate: Callable[[float], float] | None = None
 
     def limit(self, seed: int) -> Limit:
-        """Make one server's limit."""
+        """Return the limit of one server."""
         return self.make_limit(random.Random(seed).random())
 
     def rejection_headers(self, limit: Limit, now: float) -> dict[str, str]:
-        """Give what a rejection says."""
+        """Return the headers of a rejection."""
         when = {"Retry-After": str(max(math.ceil(limit.free_at(now) - now), 1))} if self.says_when else {}
         return {**when, **self.headers(limit, now)}
 
     def headers(self, limit: Limit, now: float) -> dict[str, str]:
-        """Give what any answer says."""
+        """Return the headers of any answer."""
         left = limit.left(now) if self.says_left else None
         return {} if left is None else {"RateLimit": f'"default";r={left[0]};t={math.ceil(left[1] - now)}'}
 
@@ -208,14 +208,14 @@ SERVERS = {
 
 
 def ideal(server: Server, requests: int, seed: int) -> float:
-    """Say how long the requests take a client that knows when the server accepts one, and sends each as early as that.
+    """Return how long a client takes that knows when the server accepts a request, and sends each for that moment.
 
-    It sends none that is rejected, has the server's connections and no more, and trips of always the same length.
-    What it does not know is when a concurrency limit lets another one in before the answer to the last is back:
-    there it has as many under way as the limit allows, and a client that has one more on its way may be faster.
+    No request is rejected, there are as many connections as the server's ``at_once``, and all trips take the same time.
+    A concurrency limit accepts the next request before the answer to the last one is back at the client. This client
+    does not make use of that: it has as many under way as the limit allows, so one that sends more may be faster.
     """
     limit = server.limit(seed)
-    free = [0.0] * server.at_once  # when each connection is, as a heap
+    free = [0.0] * server.at_once  # when each connection is free, as a heap
     arrival = 0.0
     for _ in range(requests):
         arrival = limit.free_at(max(arrival, heapq.heappop(free) + HALF_TRIP))

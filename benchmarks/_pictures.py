@@ -1,7 +1,7 @@
-"""Pictures of what a throttle does, and of how fast the wire is; they need matplotlib."""
+"""Pictures of what a throttle does, and of how fast the transport is; they need matplotlib."""
 
 # pyright: reportUnknownMemberType=false
-# Matplotlib's own types are not whole.
+# Matplotlib's types are incomplete.
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _SIZE = 10, 3.2  # inches
 
 
 def draw_throttle(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates], directory: Path = _DIRECTORY) -> None:
-    """Draw what a throttle does into a directory, or say why not.
+    """Draw what a throttle does, or print why not.
 
     Args:
-        outcomes: what became of requests at once to the server S1, by client.
-        rates: what rates were learned, by server.
-        directory: is made if it is not there.
+        outcomes: how requests at once to the server S1 ended, by client.
+        rates: the rates that were learned, by server.
+        directory: where to write the pictures; it is created if it does not exist.
     """
     _save("throttle_requests.svg", lambda figure: _draw_requests(figure, outcomes), directory)
     _save("throttle_rate.svg", lambda figure: _draw_rates(figure, rates), directory)
 
 
 def draw_wire(rates: Mapping[str, Mapping[int, float]], directory: Path = _DIRECTORY) -> None:
-    """Draw requests per second over the number of tasks into a directory, or say why not.
+    """Draw requests per second over the number of tasks, or print why not.
 
     Args:
-        rates: by client and by the number of tasks.
-        directory: is made if it is not there.
+        rates: requests per second, by client and by the number of tasks.
+        directory: where to write the picture; it is created if it does not exist.
     """
     _save("wire_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates), directory)
 
@@ -89,7 +89,7 @@ def _draw_rates_by_tasks(figure: Figure, rates: Mapping[str, Mapping[int, float]
 
 
 def _draw_requests(figure: Figure, outcomes: Mapping[str, Outcome]) -> None:
-    """Draw how many requests were accepted and rejected over time, client by client."""
+    """Draw how many requests were accepted and rejected over time, for each client."""
     figure.suptitle("1,000 requests at once to a server that accepts 50 per second (burst 10, Retry-After)")
     panels = figure.subplots(1, len(outcomes), sharex=True, sharey=True)
     for axes, (client, outcome) in zip(panels, outcomes.items(), strict=True):
@@ -113,7 +113,7 @@ def _draw_total(axes: Axes, times: Iterable[float], end: float, color: str, labe
 
 
 def _draw_rates(figure: Figure, rates: Mapping[str, Rates]) -> None:
-    """Draw the rates that were learned, and the true ones."""
+    """Draw the rates that were learned, and the true ones, for each server."""
     figure.suptitle("The rate that the throttle has learned, and the true one")
     panels = figure.subplots(1, len(rates), sharey=True)
     for axes, (name, samples) in zip(panels, rates.items(), strict=True):

@@ -1,4 +1,4 @@
-"""A crowd of requests against a rate-limited server, in virtual time on trio: hours take as long as their events do."""
+"""A crowd of requests to a rate-limited server, simulated in trio's virtual time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _URL = "http://example.org/"
 _KEY = "the server"
-_SPREAD = 0.1  # of the trips' lengths, either way
+_SPREAD = 0.1  # of the length of a trip, either way
 _RETRIES = 5
 _WORKERS = 100
 _SAMPLE = 0.1
@@ -31,15 +31,15 @@ _SAMPLE = 0.1
 Get = Callable[[], Awaitable[httpx.Response]]
 OpenClient = Callable[[httpx.AsyncBaseTransport], AbstractAsyncContextManager[Get]]
 Load = Callable[[Get, int], Awaitable[int]]
-# When, and how many requests per second.
+# Pairs of a time and a number of requests per second.
 Rates = list[tuple[float, float]]
 
 
 class LimitedTransport(httpx.AsyncBaseTransport):
-    """The way to a server, with as many connections as httpx has.
+    """A transport to a server, with as many connections as httpx has.
 
     Attributes:
-        arrivals: when each request came to the server, and whether it was accepted.
+        arrivals: when each request arrived at the server, and whether it was accepted.
     """
 
     def __init__(self, server: Server, seed: int) -> None:
@@ -50,7 +50,7 @@ class LimitedTransport(httpx.AsyncBaseTransport):
         self._connections = trio.Semaphore(CONNECTIONS)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and wait for its answer."""
+        """Send a request, and wait for the answer."""
         async with self._connections:
             await trio.sleep(self._half_trip())
             now = trio.current_time()
@@ -84,7 +84,7 @@ def _ours(throttle: Callable[[], Throttle | None]) -> OpenClient:
 
 
 class _TrioRetry(httpx_retries.Retry):
-    """Sleeps by trio's clock; the original does so by asyncio's."""
+    """Sleeps on trio; the original sleeps on asyncio."""
 
     async def asleep(self, response: httpx.Response | Exception) -> None:
         seconds = self._calculate_sleep(response.headers if isinstance(response, httpx.Response) else {})
@@ -131,12 +131,12 @@ CLIENTS: dict[str, OpenClient] = {
 
 
 async def _at_once(get: Get, requests: int) -> int:
-    """Let each request have a task of its own; give the number of those that failed."""
+    """Send each request from a task of its own; return how many failed."""
     return await _by_tasks(requests, get, requests)
 
 
 async def _by_workers(get: Get, requests: int) -> int:
-    """Let workers take the requests one after the other; give the number of those that failed."""
+    """Let workers send the requests one after the other; return how many failed."""
     return await _by_tasks(_WORKERS, get, requests)
 
 
@@ -168,14 +168,14 @@ LOADS: dict[str, Load] = {"1,000 tasks at once": _at_once, f"{_WORKERS} workers"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the requests.
+    """How a run ended.
 
     Attributes:
-        ratio: the seconds until the last was done with, over the least for as many as did not fail; NaN if all failed.
-        seconds: the same, as it is.
+        ratio: ``seconds`` over the ideal time for the number of requests that did not fail; NaN if all failed.
+        seconds: how long it took until the last request was answered or given up.
         rejected: rejections for each request that was accepted; infinity if all failed.
         failed: how many requests were given up.
-        arrivals: when each came to the server, and whether it was accepted.
+        arrivals: when each request arrived at the server, and whether it was accepted.
     """
 
     ratio: float
@@ -208,7 +208,7 @@ async def _run(server: Server, open_client: OpenClient, load: Load, requests: in
 
 
 def learned_rates(server: str, requests: int, seed: int) -> Rates:
-    """Give the rate that a throttle has learned of a server, every tenth of a second; infinity at first."""
+    """Return the rate that a throttle has learned, every tenth of a second; infinity at first."""
     return _in_virtual_time(seed, lambda: _sample(SERVERS[server], requests, seed))
 
 
@@ -229,7 +229,7 @@ async def _sample(server: Server, requests: int, seed: int) -> Rates:
 
 
 def _in_virtual_time(seed: int, run: Callable[[], Awaitable[T]]) -> T:
-    # The clients' jitter, and the order in which trio runs the tasks that are ready: the same on every run.
+    # So that the clients' jitter, and the order in which trio runs tasks that are ready, are the same on every run.
     random.seed(seed)
     importlib.import_module("trio._core._run")._r.seed(seed)
 

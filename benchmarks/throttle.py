@@ -1,8 +1,8 @@
 """What a throttle does for a crowd of requests, and what it costs.
 
-The crowds run against simulated servers in virtual time, with the same random numbers each time: how busy the machine
-is makes no difference. The cost is measured on an app in this process, with a throttle that never holds anything back,
-and on queues of several lengths.
+The crowds run against simulated servers in virtual time, with the same random numbers each time, so it makes no
+difference how busy the machine is. The cost is measured with an app in this process and a throttle that never holds
+anything back, and with queues of several lengths.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from benchmarks._table import print_checked, print_table
 from prefect_http import PrefectHttpxClient, Throttle, ThrottledTransport
 
 _REQUESTS = 1_000
-# The other clients take many times as long to simulate, for all their requests that are rejected.
+# The other clients take many times as long to simulate, because so many of their requests are rejected.
 _SEEDS, _SEEDS_OF_OTHERS = 3, 1
 _COMPARED = [client for client in CLIENTS if client != FAST_START]
 _OURS = STRICT, EARLY, FAST_START, UNTHROTTLED
 _DRAWN, _LEARNED_OF = "S1", ("S1", "S9")
-_LONG_JOB = 3_000  # requests, to see what is learned late
+_LONG_JOB = 3_000  # requests, so that the picture shows what is learned late
 
 _MAX_REJECTED = 0.05
-_MANY = 10  # rejections for each accepted request, above which they are no percentage any more
+_MANY = 10  # rejections for each accepted request, above which they are not printed as a percentage
 _MAX_RATIO = {STRICT: dict.fromkeys(SERVERS, 1.25) | {"S9": 1.35}, EARLY: dict.fromkeys(SERVERS, 1.2)}
 _MAX_SLOWDOWN = {STRICT: 1.5, FAST_START: 1.05}
 
@@ -55,13 +55,13 @@ _URL = "http://localhost/"
 _TASKS, _EACH = 100, 5
 _BASE, _THROTTLED = "PrefectHttpxClient(app=...)", "with a throttle that never closes"
 _MAX_COST = {_THROTTLED: 1.10}
-_QUEUES = {100: 20, 1_000: 4, 10_000: 2}  # how many requests, and how often that is repeated
+_QUEUES = {100: 20, 1_000: 4, 10_000: 2}  # the number of requests: the number of rounds
 _MAX_GROWTH = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class _Mean:
-    """The outcome of all seeds; see Outcome."""
+    """The mean outcome of all seeds; see Outcome."""
 
     ratio: float
     seconds: float
@@ -74,15 +74,15 @@ class _Mean:
         return f"{ratio:>5} {rejected:>7} {self.failed:4.0f}"
 
     def verdict(self, max_ratio: float) -> str:
-        """Say whether it is as good as it should be."""
+        """Return whether the targets are met, as it is printed."""
         is_met = self.ratio <= max_ratio and self.rejected <= _MAX_REJECTED and not self.failed
         return "ok" if is_met else "MISSED"
 
 
 def run_crowds() -> None:
-    """Print how the crowds fare, and draw it."""
+    """Simulate the crowds, print the results and draw them."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        # All at once, so that no process is without work.
+        # All are submitted at once, so that no process is idle.
         runs = {
             load: {
                 (server, client): _start(pool, server, client, load)
@@ -146,7 +146,7 @@ def _cell(server: str, client: str, mean: _Mean) -> str:
 
 
 async def run(backend: str) -> None:
-    """Print what it costs."""
+    """Measure the cost of a throttle, and print it."""
     async with (
         PrefectHttpxClient(app=hello) as bare,
         PrefectHttpxClient(app=hello, throttle=Throttle(max_in_flight=2 * _TASKS, slow_start=False)) as throttled,
@@ -169,9 +169,9 @@ async def _crowd(client: httpx.AsyncClient) -> None:
 
 
 async def _measure_growth() -> None:
-    """Measure whether a request takes longer when there are others in the queue.
+    """Measure whether a request takes longer if there are others in the queue.
 
-    Without the garbage collector, which takes the longer the more there is, whatever that is.
+    The garbage collector is disabled: it takes longer the more objects there are, whatever they are.
     """
     first = math.nan
     for requests, rounds in _QUEUES.items():
@@ -182,8 +182,8 @@ async def _measure_growth() -> None:
 
 
 async def _queue_up(requests: int) -> float:
-    """Send requests through a throttle that lets one out at a time; give the seconds for each."""
-    # Without a client, which would add the same to each.
+    """Send requests through a throttle that lets one out at a time; return the seconds per request."""
+    # Without a client, which would add the same time to each request.
     transport = ThrottledTransport(_Instant(), Throttle(max_in_flight=1))
     gc.collect()
     gc.disable()
@@ -198,7 +198,7 @@ async def _queue_up(requests: int) -> float:
 
 
 class _Instant(httpx.AsyncBaseTransport):
-    """Answers at once, but lets other tasks run before."""
+    """Answers at once, after other tasks have run."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await anyio.lowlevel.checkpoint()

@@ -1,8 +1,8 @@
-"""A thousand tasks that call an app with a rate limit, each on its own and through a throttle.
+"""Three hundred tasks call an app with a rate limit, each on its own, and then through a throttle.
 
-Look at the table: on their own, the tasks come back together when they have waited, most of them in vain, until all
-retries are used up. Through a throttle they queue; the first rejection holds back all, and from what was accepted
-before it the rate is learned. The clock is trio's virtual one, so waiting takes no time.
+Look at the table: on their own, the tasks all retry at the same time, and most are rejected again, until their retries
+are used up. With a throttle they wait in one queue: the first rejection holds back all of them, and the rate is learned
+from what was accepted before it. The clock is trio's virtual one, so waiting takes no time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from trio.testing import MockClock
 
 from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, Throttle
 
-TASKS, RATE, BURST = 1_000, 50, 10
+TASKS, RATE, BURST = 300, 50, 10
 
 
 class App:
-    """Takes RATE requests per second, and BURST at once."""
+    """Accepts RATE requests per second, and BURST at once."""
 
     def __init__(self) -> None:
         self.statuses = Counter[int]()

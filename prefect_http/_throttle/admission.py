@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -35,7 +36,8 @@ class Admissions:
         Raises:
             RuntimeError: the throttle is used in another event loop.
         """
-        return Permit(self, self.gates.gate_for(request), request)
+        # No bound method of the permit: the permit holds the ticket, which holds the route.
+        return Permit(self, self.gates.gate_for(request), partial(_route, request))
 
     async def wait(self, gate: Gate, route: Callable[[], str]) -> Ticket:
         """Wait for a request's turn in the queue of a gate.
@@ -73,12 +75,12 @@ class Permit:
         Gives the turn to the next request.
     """
 
-    __slots__ = ("_admissions", "_gate", "_request", "_ticket")
+    __slots__ = ("_admissions", "_gate", "_route", "_ticket")
 
-    def __init__(self, admissions: Admissions, gate: Gate, request: httpx.Request) -> None:
+    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str]) -> None:
         self._admissions = admissions
         self._gate = gate
-        self._request = request
+        self._route = route
         self._ticket: Ticket
 
     async def __aenter__(self) -> Self:
@@ -113,8 +115,9 @@ class Permit:
             self._gate.answered(ticket, limit)
         self._admissions.gates.report_changes()
 
-    def _route(self) -> str:
-        return route_of(self._request.method, self._request.url.path)
+
+def _route(request: httpx.Request) -> str:
+    return route_of(request.method, request.url.path)
 
 
 def _own_rate_limit(response: httpx.Response) -> RateLimit | None:

@@ -111,6 +111,7 @@ class Gate:
                 else:
                     return waiter.ticket
         except BaseException:
+            waiter.failure = None  # its traceback holds this frame, and so the waiter
             self._withdraw(waiter)
             raise
 

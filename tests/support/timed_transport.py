@@ -28,9 +28,12 @@ class Server(httpx.AsyncBaseTransport):
         self.sent.append(anyio.current_time())
         answer = self.answers.pop(0) if self.answers else httpx.Response(200)
         await anyio.sleep(self.seconds)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        try:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+        finally:
+            del answer  # its traceback holds this frame
 
     async def __aenter__(self) -> Server:
         self.entered += 1

@@ -8,7 +8,7 @@ import dataclasses
 import gc
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import httpx
@@ -351,6 +351,16 @@ async def test_waiters_of_a_closed_transport_are_not_sent(how: str, autojump_clo
     assert throttle.statistics(KEY).waiting == 0
 
 
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Disable the garbage collector during the block, so that objects in a reference cycle stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.mark.trio
 async def test_requests_that_have_ended_are_not_kept_alive(autojump_clock: trio.testing.MockClock) -> None:
     """A throttle that is idle keeps no request alive, even if it had a deadline."""
@@ -363,11 +373,31 @@ async def test_requests_that_have_ended_are_not_kept_alive(autojump_clock: trio.
         with trio.fail_after(1000):
             await transport.handle_async_request(request)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(50):
-            nursery.start_soon(one)
-    gc.collect()
-    assert [reference for reference in requests if reference() is not None] == []
+    with without_collector():
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(one)
+        assert [reference for reference in requests if reference() is not None] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [None, httpx.ReadError, ThrottleTimeout])
+async def test_requests_are_in_no_reference_cycle(error: type[Exception] | None) -> None:
+    """However a request ends, it is freed at once, not only by the garbage collector."""
+    throttle = Throttle(max_wait=1)
+    server = Server(seconds=0) if error is None else Server(httpx.ReadError("broken"), seconds=0)
+    transport = ThrottledTransport(server, throttle)
+    if error is ThrottleTimeout:
+        await ask(ThrottledTransport(Server(busy(100), seconds=0), throttle))
+    request = httpx.Request("GET", "http://host/")
+    reference = weakref.ref(request)
+    with without_collector():
+        try:
+            await transport.handle_async_request(request)
+        except httpx.TransportError as raised:  # pytest.raises() would keep the traceback
+            assert type(raised) is error  # noqa: PT017
+        del request
+        assert reference() is None
 
 
 def test_same_throttle_twice_is_an_error() -> None:
