@@ -1,0 +1,74 @@
+"""The examples, and the Python blocks of the README and the docs: they run, and print what the page says."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from support.programs import Done, run_programs
+from support.source import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NAMES = {
+    "anyio_library",
+    "custom_policy",
+    "in_process",
+    "many_tasks",
+    "polite_crowd",
+    "quickstart",
+    "shared_lifespan",
+    "streaming",
+    "testing_an_app",
+}
+# Without the warning that pytest cannot rewrite the assertions of plugins that have been imported before it.
+WITH_PYTEST = ["-m", "pytest", "-W", "ignore:Module already imported"]
+
+BLOCK = re.compile(r"^```python\n(?P<source>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+BLOCKS = {
+    f"{page.name}-{number}": (match["source"], match["output"])
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for number, match in enumerate(BLOCK.finditer(page.read_text("utf-8")), 1)
+}
+
+
+@pytest.fixture(scope="module")
+def runs() -> Mapping[str, Done]:
+    """Run all of them; the examples that are tests, with pytest."""
+    examples = {path.stem: [*WITH_PYTEST * path.stem.startswith("testing_"), path] for path in EXAMPLES}
+    return run_programs({**examples, **{name: ["-c", source] for name, (source, _) in BLOCKS.items()}})
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+def test_example(name: str, runs: Mapping[str, Done]) -> None:
+    """An example ends well, without a warning, and prints something."""
+    assert (runs[name].returncode, runs[name].stderr) == (0, "")
+    assert runs[name].stdout.strip()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_block(name: str, runs: Mapping[str, Done]) -> None:
+    """A Python block runs by itself, without a warning, and prints the text block that follows it."""
+    assert (runs[name].returncode, runs[name].stderr) == (0, "")
+    expected, printed = BLOCKS[name][1] or "", runs[name].stdout
+    assert doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS), printed
+
+
+def test_examples_are_complete() -> None:
+    """Every example that the documentation names is there, and has been run above."""
+    assert {path.stem for path in EXAMPLES} >= NAMES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_short(path: Path) -> None:
+    """An example has at most 60 lines, and starts with what it shows."""
+    source = path.read_text("utf-8")
+    assert len(source.splitlines()) <= 60
+    assert source.startswith('"""')
+
+
+def test_readme_has_an_example() -> None:
+    """The README has an example in Python."""
+    assert "README.md-1" in BLOCKS
