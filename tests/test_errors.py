@@ -1,4 +1,4 @@
-"""The error tree, and what its errors carry."""
+"""The errors: their base classes, and what they carry."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COPIES: dict[str, Copy] = {
 
 
 def status_error() -> PrefectHTTPStatusError:
-    """Make an error that carries all that it can."""
+    """Return an error with all attributes."""
     error = PrefectHTTPStatusError(
         "503 Service Unavailable for POST http://server/: busy",
         request=REQUEST,
@@ -88,7 +88,7 @@ def test_every_error_is_in_the_tree() -> None:
 
 @pytest.mark.parametrize("error", LifespanError.__subclasses__())
 def test_a_lifespan_error_can_be_pickled(error: type[LifespanError]) -> None:
-    """A lifespan error survives the way into another process."""
+    """A lifespan error is pickled with its message."""
     again = pickle.loads(pickle.dumps(error("the app's own words")))
     assert type(again) is error
     assert str(again) == "the app's own words"
@@ -108,7 +108,7 @@ def test_what_it_carries() -> None:
 
 
 def test_what_it_carries_by_itself() -> None:
-    """An error that no client has made has no attempts and no Retry-After."""
+    """By default there are no attempts and no Retry-After."""
     error = PrefectHTTPStatusError("oh", request=REQUEST, response=httpx.Response(503))
     assert error.attempts == ()
     assert error.retry_after is None
@@ -116,14 +116,14 @@ def test_what_it_carries_by_itself() -> None:
 
 @pytest.mark.parametrize("kind", [httpx.HTTPStatusError, httpx.HTTPError, Exception])
 def test_it_is_caught_as_httpxs_own(kind: type[Exception]) -> None:
-    """Code that knows httpx only catches it."""
+    """Code written for httpx's errors catches it."""
     with pytest.raises(kind):
         raise status_error()
 
 
 @pytest.mark.parametrize("way", COPIES)
 def test_it_can_be_copied_and_pickled(way: str) -> None:
-    """A copy carries the same message, status, body and Retry-After."""
+    """A copy has the same message, status, body and Retry-After."""
     again = COPIES[way](status_error())
     assert type(again) is PrefectHTTPStatusError
     assert str(again) == "503 Service Unavailable for POST http://server/: busy"
@@ -137,7 +137,7 @@ def test_it_can_be_copied_and_pickled(way: str) -> None:
 
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_has_the_attempts(way: str) -> None:
-    """A copy carries the attempts, with their exceptions."""
+    """A copy has the attempts, with their exceptions."""
     first, second = COPIES[way](status_error()).attempts
     assert (first.number, first.delay, first.reason, first.elapsed) == (1, 2.0, "backoff of 2 s", 5.0)
     assert isinstance(first.exception, httpx.ReadTimeout)
@@ -147,13 +147,13 @@ def test_a_copy_has_the_attempts(way: str) -> None:
 
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_has_the_notes(way: str) -> None:
-    """A copy carries the notes."""
+    """A copy has the notes."""
     assert COPIES[way](status_error()).__notes__ == ["first note", "second note"]
 
 
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_can_be_copied(way: str) -> None:
-    """A copy is as good as the original."""
+    """A copy can be copied in turn."""
     again = COPIES[way](COPIES[way](status_error()))
     assert again.attempts[1] == ATTEMPTS[1]
     assert str(again) == str(status_error())
@@ -169,7 +169,7 @@ def test_a_subclass_can_be_pickled() -> None:
 
 
 class OwnError(PrefectHTTPStatusError):
-    """A user's own kind of the error."""
+    """A user's own subclass."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"code {code}", request=REQUEST, response=httpx.Response(503))

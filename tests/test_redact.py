@@ -1,4 +1,4 @@
-"""What may be shown of URLs, exceptions and texts."""
+"""URLs, exceptions and texts without their credentials."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from prefect_http._redact import one_line, safe_exception, safe_url, without_cre
     ],
 )
 def test_safe_url(url: str, shown: str) -> None:
-    """A URL is shown whole but for its userinfo."""
+    """A URL is shown without its userinfo."""
     assert safe_url(httpx.URL(url)) == shown
 
 
 def test_safe_url_leaves_the_url_alone() -> None:
-    """The URL itself keeps what is needed to use it."""
+    """The URL itself is not modified."""
     url = httpx.URL("https://user:s3cret@host/")
     safe_url(url)
     assert url.password == "s3cret"
@@ -39,7 +39,7 @@ def test_safe_url_leaves_the_url_alone() -> None:
     st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text not in "https://host/"),
 )
 def test_no_userinfo_is_ever_shown(user: str, password: str) -> None:
-    """Whatever the userinfo is, nothing of it is left."""
+    """Nothing of the userinfo is left, whatever it is."""
     url = httpx.URL("https://host/", username=user, password=password)
     assert safe_url(url) == "https://host/"
 
@@ -72,17 +72,17 @@ def test_safe_exception(exception: Exception, shown: str) -> None:
 @pytest.mark.parametrize(
     "exception",
     [
-        # h11 quotes the request's header that it refuses to send, and the answer's that it cannot read.
+        # h11 quotes the request's header that it refuses to send, and the response's that it cannot parse.
         httpx.LocalProtocolError("Illegal header value b'Bearer s3cret\\n'"),
         httpx.RemoteProtocolError("illegal header line: bytearray(b'Set-Cookie : sid=s3cret')"),
-        # h2 quotes what it has decoded.
+        # h2 quotes the decoded header.
         httpx.LocalProtocolError("Received header value surrounded by whitespace ' s3cret '"),
         httpx.LocalProtocolError('Illegal header value b"s3cret\'s"'),
     ],
     ids=["request", "response", "text", "double quotes"],
 )
-def test_an_exception_that_quotes_a_header_keeps_it_to_itself(exception: Exception) -> None:
-    """No header value gets out by way of a protocol error."""
+def test_an_exception_that_quotes_a_header_is_shown_without_it(exception: Exception) -> None:
+    """The header values in a protocol error's message are not shown."""
     shown = safe_exception(exception)
     assert shown.startswith(type(exception).__name__)
     assert "s3cret" not in shown
@@ -101,8 +101,8 @@ def test_an_exception_that_quotes_a_header_keeps_it_to_itself(exception: Excepti
     ],
     ids=["bearer", "bare", "basic", "proxy", "cookie", "padded cookie", "nameless cookie"],
 )
-def test_credentials_that_a_server_echoes_are_blotted_out(name: str, value: str, text: str) -> None:
-    """What the request's headers say in confidence is not repeated from an answer."""
+def test_credentials_that_a_server_echoes_are_replaced(name: str, value: str, text: str) -> None:
+    """Credentials in the request's headers are replaced if the server echoes them."""
     shown = without_credentials(text, httpx.Request("GET", "http://server/", headers={name: value}))
     assert "s3cret" not in shown
     assert "dXNlcj" not in shown
@@ -116,7 +116,7 @@ def test_credentials_that_a_server_echoes_are_blotted_out(name: str, value: str,
         ('{"password": "s3cret"}', '{"password": "[secure]"}'),
     ],
 )
-def test_a_password_that_a_server_echoes_is_blotted_out(text: str, shown: str) -> None:
+def test_a_password_that_a_server_echoes_is_replaced(text: str, shown: str) -> None:
     """So is the password of the URL, and only that."""
     assert without_credentials(text, httpx.Request("GET", "http://user:s3cret@server/")) == shown
 
@@ -132,8 +132,8 @@ def test_a_credential_is_found_as_json_writes_it(password: str, echoed: str) -> 
     assert shown.strip('{}" ').removeprefix('echo": "') == "[secure]"
 
 
-def test_a_text_without_credentials_is_left_as_it_is() -> None:
-    """Nothing else is blotted out: not the scheme, not a cookie as short as any word."""
+def test_a_text_without_credentials_is_unchanged() -> None:
+    """Nothing else is replaced: neither the auth scheme nor a cookie as short as any word."""
     headers = {"Authorization": "Bearer s3cret", "Cookie": "a=1; b=; c"}
     request = httpx.Request("GET", "http://server/", headers=headers)
     text = "Bearer a=1 is not enough; a b c"
@@ -159,7 +159,7 @@ def test_a_text_without_credentials_is_left_as_it_is() -> None:
     ],
 )
 def test_one_line(text: str, limit: int, shown: str) -> None:
-    """A text is folded into one line of printable characters, and its end cut off with a mark."""
+    """A text becomes one line of printable characters, and ends with an ellipsis if it was cut."""
     assert one_line(text, limit=limit) == shown
 
 
@@ -173,6 +173,6 @@ def test_one_line_is_one_line(text: str, limit: int) -> None:
 
 
 @given(st.text(st.characters(categories=["L", "N"]), max_size=50))
-def test_a_short_word_is_left_as_it_is(text: str) -> None:
-    """What fits and can be printed is not changed."""
+def test_a_short_word_is_unchanged(text: str) -> None:
+    """Printable text within the limit is unchanged."""
     assert one_line(text, limit=50) == text

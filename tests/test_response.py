@@ -23,17 +23,17 @@ REQUEST = httpx.Request("GET", "https://server/path?q=1")
 
 
 class OddResponse(httpx.Response):
-    """A response class of somebody else's."""
+    """Somebody else's response class."""
 
 
 def response_of(status: int = 500, **more: Any) -> PrefectResponse:
-    """Make a response with a request."""
+    """Return a response with a request."""
     more.setdefault("request", REQUEST)
     return PrefectResponse(status, **more)
 
 
 def message_of(response: httpx.Response) -> str:
-    """Give the message that the response's error has."""
+    """Return the message of the response's error."""
     with pytest.raises(PrefectHTTPStatusError) as caught:
         response.raise_for_status()
     message = str(caught.value)
@@ -43,7 +43,7 @@ def message_of(response: httpx.Response) -> str:
 
 
 def detail_of(**more: Any) -> str:
-    """Give the part of the message that comes from the body."""
+    """Return the part of the message that comes from the body."""
     head = "500 Internal Server Error for GET https://server/path?q=1"
     message = message_of(response_of(**more))
     assert message.startswith(head)
@@ -54,15 +54,15 @@ def detail_of(**more: Any) -> str:
 
 
 @pytest.mark.parametrize("status", [101, 200, 201, 204, 299])
-def test_raise_for_status_gives_itself_back(status: int) -> None:
-    """A 2xx is fine, and so is a 101, which hands over its stream."""
+def test_raise_for_status_returns_the_response(status: int) -> None:
+    """For a 2xx or a 101 the response is returned."""
     response = response_of(status)
     assert response.raise_for_status() is response
 
 
 @pytest.mark.parametrize("status", [100, 102, 199, 300, 302, 304, 400, 404, 429, 500, 503, 599])
 def test_raise_for_status_raises(status: int) -> None:
-    """Anything else is a PrefectHTTPStatusError, which is httpx's own as well."""
+    """Any other status raises PrefectHTTPStatusError, a subclass of httpx's error."""
     response = response_of(status)
     with pytest.raises(httpx.HTTPStatusError) as caught:
         response.raise_for_status()
@@ -74,7 +74,7 @@ def test_raise_for_status_raises(status: int) -> None:
 
 
 def test_raise_for_status_without_a_request() -> None:
-    """As in httpx, a response that answers nothing cannot raise."""
+    """As in httpx, a response without a request is a RuntimeError."""
     with pytest.raises(RuntimeError, match="request"):
         PrefectResponse(500).raise_for_status()
 
@@ -93,7 +93,7 @@ def test_raise_for_status_without_a_request() -> None:
     ids=["absent", "seconds", "malformed", "negative", "date", "twice", "past"],
 )
 def test_the_error_has_the_retry_after(headers: Any, seconds: float | None) -> None:
-    """The error says what the response asks for, whatever its status."""
+    """The error has the response's Retry-After, whatever its status."""
     with pytest.raises(PrefectHTTPStatusError) as caught:
         response_of(404, headers=headers).raise_for_status()
     assert caught.value.retry_after == seconds
@@ -109,18 +109,18 @@ def test_the_message_without_a_body() -> None:
 
 @pytest.mark.parametrize("status", [499, 599])
 def test_the_message_of_an_unknown_status(status: int) -> None:
-    """A status without a name has none."""
+    """A status without a name is shown as a number."""
     assert message_of(response_of(status)) == f"{status} for GET https://server/path?q=1"
 
 
 def test_the_message_has_the_servers_own_phrase() -> None:
-    """The server may name a status as it likes."""
+    """The reason phrase is the server's own."""
     response = response_of(404, extensions={"reason_phrase": b"Nowhere"})
     assert message_of(response) == "404 Nowhere for GET https://server/path?q=1"
 
 
 def test_a_strange_phrase_is_one_line() -> None:
-    """A phrase that is no phrase does not break the line, and does not fill it."""
+    """A strange reason phrase neither breaks the line nor fills it."""
     response = response_of(404, extensions={"reason_phrase": b"No\r\n\x1b[31m" + b"x" * 1000})
     assert len(message_of(response)) < 400
 
@@ -130,7 +130,7 @@ def test_a_strange_phrase_is_one_line() -> None:
     ["https://user:s3cret@server/path?q=1", "https://s3cret@server/path?q=1", "https://:s3cret@server/path?q=1"],
 )
 def test_the_message_has_no_userinfo(url: str) -> None:
-    """The credentials of a URL stay out."""
+    """The message does not contain the URL's credentials."""
     response = response_of(404, request=httpx.Request("GET", url))
     assert message_of(response) == "404 Not Found for GET https://server/path?q=1"
 
@@ -158,30 +158,30 @@ def test_the_message_has_no_userinfo(url: str) -> None:
     ids=ascii,
 )
 def test_the_message_has_the_json_detail(body: object, detail: str) -> None:
-    """The detail of a JSON body is shown, whatever it is; without one, the start of the text."""
+    """The detail of a JSON body is shown, of whatever type; without one, the start of the text."""
     content = json.dumps(body, separators=(",", ":")).encode()
     assert detail_of(content=content) == detail
 
 
 def test_the_json_detail_needs_no_content_type() -> None:
-    """JSON is JSON, also where the server calls it something else."""
+    """JSON is recognized whatever the Content-Type."""
     response = {"content": b'{"detail": "why"}', "headers": {"Content-Type": "text/html"}}
     assert detail_of(**response) == ": why"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_json_may_be_in_any_unicode_encoding(encoding: str) -> None:
-    """JSON is read in the encodings that it may have."""
+    """JSON is decoded in any Unicode encoding."""
     assert detail_of(content='{"detail": "Größe"}'.encode(encoding)) == ": Größe"
 
 
 def test_the_message_has_the_start_of_the_text() -> None:
-    """A body that is no JSON is shown as text, in one line."""
+    """A body that is not JSON is shown as text, in one line."""
     assert detail_of(text="<h1>Bad\n gateway</h1>\n\n") == ": <h1>Bad gateway</h1>"
 
 
 def test_a_long_text_is_cut() -> None:
-    """Of a long text the start is shown, with a mark."""
+    """Of a long text the start is shown, with an ellipsis."""
     detail = detail_of(text="word " * 1_000_000)
     assert detail.startswith(": word word")
     assert detail.endswith("…")
@@ -189,7 +189,7 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_a_long_detail_is_cut() -> None:
-    """Of a long detail the start is shown, with a mark."""
+    """Of a long detail the start is shown, with an ellipsis."""
     detail = detail_of(json={"detail": ["x" * 100_000]})
     assert detail.startswith(': ["xxx')
     assert detail.endswith("…")
@@ -202,13 +202,13 @@ def test_a_long_detail_is_cut() -> None:
     ids=["all bytes", "marks", "zeros", "image", "surrogate"],
 )
 def test_a_binary_body_does_no_harm(content: bytes) -> None:
-    """A body that is no text at all gives one printable line of bounded length."""
+    """A body that is not text gives one printable line of limited length."""
     assert len(detail_of(content=content)) <= 502
 
 
 @pytest.mark.parametrize("charset", ["latin-1", "ISO-8859-1", '"latin-1"', "cp1252"])
 def test_the_text_is_read_in_its_charset(charset: str) -> None:
-    """The text is read as the server says."""
+    """The text is decoded with the server's charset."""
     headers = {"Content-Type": f"text/plain; charset={charset}"}
     assert detail_of(content="Größe".encode("latin-1"), headers=headers) == ": Größe"
 
@@ -239,7 +239,7 @@ def test_the_text_is_read_in_its_charset(charset: str) -> None:
     ids=lambda charset: ascii(charset)[:20],
 )
 def test_an_odd_charset_does_no_harm(charset: str) -> None:
-    """A charset that is none, or no text encoding, still shows what can be shown."""
+    """With an unknown charset, or one that is not a text encoding, the ASCII characters are shown."""
     content = b"told \\d plainly \xff"
     headers = [(b"Content-Type", f"text/plain; charset={charset}".encode())]
     assert "plainly" in detail_of(content=content, headers=headers)
@@ -247,28 +247,28 @@ def test_an_odd_charset_does_no_harm(charset: str) -> None:
 
 @given(st.binary(max_size=200), st.text(max_size=20))
 def test_whatever_comes_the_message_is_one_line(content: bytes, charset: str) -> None:
-    """No body and no charset break the line or the error."""
+    """The message is one line of limited length, whatever the body and the charset."""
     headers = [(b"Content-Type", b"text/plain; charset=" + charset.encode("utf-8", "surrogatepass"))]
     assert len(detail_of(content=content, headers=headers)) <= 502
 
 
 @pytest.mark.parametrize("start", ["[", '{"a":', '{"detail":', '{"detail":['], ids=ascii)
 def test_deep_json_does_no_harm(start: str) -> None:
-    """JSON that is nested deeper than Python goes is shown as text; just as deep, it is shown all the same."""
+    """JSON that is nested too deeply for Python is shown as text, and so is JSON at the limit."""
     closing = {"[": "]", '{"a":': "}", '{"detail":': "}", '{"detail":[': "]}"}[start]
-    for depth in (*range(100, 1100, 3), 5_000, 200_000):  # 1000 is Python's limit, less what is on the stack
+    for depth in (*range(100, 1100, 3), 5_000, 200_000):  # Python's limit is 1000, minus what is on the stack
         content = (start * depth + "1" + closing * depth).encode()
         assert detail_of(content=content).startswith((": [", ": {"))
 
 
 @pytest.mark.parametrize("number", ["9" * 10_000, "1" + "0" * 5_000])
 def test_a_huge_number_does_no_harm(number: str) -> None:
-    """JSON with a number that Python refuses is shown as text."""
+    """JSON with a number that Python refuses to parse is shown as text."""
     assert detail_of(content=f'{{"detail": {number}}}'.encode()).startswith(': {"detail": ')
 
 
 def test_the_message_of_an_unread_response() -> None:
-    """A body that has not been read cannot be shown, and is not missed."""
+    """The message of a response that has not been read has no body."""
     response = response_of(404, stream=Body([b"unread"]))
     assert message_of(response) == "404 Not Found for GET https://server/path?q=1"
 
@@ -282,7 +282,7 @@ def test_the_message_names_the_method() -> None:
 
 
 def original_of(**more: Any) -> httpx.Response:
-    """Make a response of httpx's own class, as a transport does."""
+    """Return a response of httpx's own class, as a transport does."""
     return httpx.Response(404, request=REQUEST, **more)
 
 
@@ -294,22 +294,22 @@ def test_it_has_the_class() -> None:
     assert response is not original
 
 
-def test_it_leaves_the_originals_class() -> None:
-    """The original stays what it was."""
+def test_it_keeps_the_originals_class() -> None:
+    """The original's class is not changed."""
     for original in (original_of(), OddResponse(404, request=REQUEST)):
         kind = type(original)
         PrefectResponse.from_httpx_response(original)
         assert type(original) is kind
 
 
-def test_a_prefect_response_stays_itself() -> None:
-    """What is a PrefectResponse already is given back."""
+def test_a_prefect_response_is_returned_unchanged() -> None:
+    """A PrefectResponse is returned itself."""
     response = response_of()
     assert PrefectResponse.from_httpx_response(response) is response
 
 
 def test_a_subclass_gets_its_own_kind() -> None:
-    """A subclass makes responses of its own class, of a PrefectResponse, too."""
+    """A subclass makes responses of its own class, even from a PrefectResponse."""
 
     class Ours(PrefectResponse):
         pass
@@ -319,7 +319,7 @@ def test_a_subclass_gets_its_own_kind() -> None:
 
 
 def test_it_has_everything_of_a_read_response() -> None:
-    """Of a response that has been read everything is there."""
+    """The copy of a response that has been read has everything."""
     earlier = httpx.Response(302, request=REQUEST)
     original = original_of(
         headers={"X-A": "1", "Set-Cookie": "c=1"},
@@ -346,8 +346,8 @@ def test_it_has_everything_of_a_read_response() -> None:
     assert response.is_stream_consumed
 
 
-def test_it_leaves_the_originals_extensions() -> None:
-    """The extensions are the same ones, in a dictionary of each response's own."""
+def test_it_keeps_the_originals_extensions() -> None:
+    """The extensions are the same objects in another dictionary."""
     stream = object()
     original = original_of(extensions={"network_stream": stream})
     response = PrefectResponse.from_httpx_response(original)
@@ -356,8 +356,8 @@ def test_it_leaves_the_originals_extensions() -> None:
     assert original.extensions == {"network_stream": stream}
 
 
-def test_it_leaves_the_originals_headers_and_history() -> None:
-    """A change to the new response's headers or history is no change to the original."""
+def test_it_keeps_the_originals_headers_and_history() -> None:
+    """Changes to the new response's headers and history do not affect the original."""
     original = original_of(headers={"X-A": "1"})
     response = PrefectResponse.from_httpx_response(original)
     response.headers["X-A"] = "2"
@@ -366,8 +366,8 @@ def test_it_leaves_the_originals_headers_and_history() -> None:
     assert original.history == []
 
 
-def test_it_leaves_the_originals_stream() -> None:
-    """The stream of the original stays its own."""
+def test_it_keeps_the_originals_stream() -> None:
+    """The original keeps its stream."""
     body = Body([b"x"])
     original = original_of(stream=body)
     PrefectResponse.from_httpx_response(original)
@@ -376,8 +376,8 @@ def test_it_leaves_the_originals_stream() -> None:
     assert not original.is_stream_consumed
 
 
-def test_a_response_that_answers_nothing() -> None:
-    """A response without a request is one without a request afterwards."""
+def test_a_response_without_a_request() -> None:
+    """A response without a request can be copied."""
     response = PrefectResponse.from_httpx_response(httpx.Response(200, text="x"))
     with pytest.raises(RuntimeError, match="request"):
         _ = response.request
@@ -385,7 +385,7 @@ def test_a_response_that_answers_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_an_unread_stream_can_be_read() -> None:
-    """A response that has not been read is read through the new one; the original is closed with it."""
+    """A response that has not been read can be read through the new one, and is closed with it."""
     body = Body([b"one ", b"two"])
     original = original_of(stream=body)
     response = PrefectResponse.from_httpx_response(original)
@@ -398,7 +398,7 @@ async def test_an_unread_stream_can_be_read() -> None:
 
 @pytest.mark.anyio
 async def test_an_unread_stream_can_be_streamed() -> None:
-    """A response that has not been read is streamed through the new one, chunk by chunk."""
+    """A response that has not been read can be streamed through the new one, chunk by chunk."""
     body = Body([b"one ", b"two"])
     response = PrefectResponse.from_httpx_response(original_of(stream=body))
     given = [(chunk, body.given) async for chunk in response.aiter_raw()]
@@ -428,7 +428,7 @@ async def test_an_unread_stream_can_be_closed() -> None:
 
 @pytest.mark.anyio
 async def test_the_error_of_an_unread_stream() -> None:
-    """A response that is read after it was made has its text in the message."""
+    """If the new response is read later, the message has its text."""
     response = PrefectResponse.from_httpx_response(original_of(stream=Body([b"no such flow"])))
     await response.aread()
     assert message_of(response) == "404 Not Found for GET https://server/path?q=1: no such flow"
@@ -447,7 +447,7 @@ async def test_a_stream_that_is_streamed_away_stays_so() -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_that_was_closed_under_it() -> None:
-    """Where the original is closed, the new response cannot be read, as in httpx."""
+    """If the original is closed, the new response cannot be read, as in httpx."""
     original = original_of(stream=Body([b"x"]))
     response = PrefectResponse.from_httpx_response(original)
     await original.aclose()
@@ -457,7 +457,7 @@ async def test_a_stream_that_was_closed_under_it() -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_that_breaks_off() -> None:
-    """What the original's stream raises comes out as it is, with the request, and the new response can be closed."""
+    """What the original's stream raises is raised with the request, and the new response can be closed."""
     error = httpx.ReadError("broken")
     body = Body([b"x", error])
     response = PrefectResponse.from_httpx_response(original_of(stream=body))
@@ -472,7 +472,7 @@ async def test_a_stream_that_breaks_off() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("read", [False, True], ids=["closed", "read"])
 async def test_elapsed_of_a_streamed_response(read: bool) -> None:
-    """The time that httpx has taken is told by both responses, once they are read or closed."""
+    """Both responses have the elapsed time once they are read or closed."""
     with anyio.fail_after(5):
         async with httpx.AsyncClient(transport=Server(httpx.Response(200, stream=Body([b"x"])))) as client:
             original = await client.send(client.build_request("GET", "http://server/"), stream=True)
@@ -555,7 +555,7 @@ def test_a_read_response_can_be_pickled() -> None:
 
 
 def test_an_unread_response_can_be_pickled() -> None:
-    """A response that has not been read leaves its stream behind, as in httpx."""
+    """A response that has not been read is pickled without its stream, as in httpx."""
     body = Body([b"x"])
     response = PrefectResponse.from_httpx_response(original_of(stream=body))
     again = pickle.loads(pickle.dumps(response))
@@ -573,7 +573,7 @@ def test_pickling_leaves_the_response_alone() -> None:
 
 
 def test_the_elapsed_time_and_the_history_are_pickled() -> None:
-    """What httpx pickles of a response is pickled."""
+    """The elapsed time and the history are pickled, as in httpx."""
     original = original_of(text="x", history=[httpx.Response(302, request=REQUEST, text="moved")])
     original.elapsed = timedelta(seconds=2)
     again = pickle.loads(pickle.dumps(PrefectResponse.from_httpx_response(original)))
@@ -582,7 +582,7 @@ def test_the_elapsed_time_and_the_history_are_pickled() -> None:
 
 
 def test_cookies_are_shared() -> None:
-    """The cookies of a response are there, whoever looked first."""
+    """The cookies of a response are copied, whether or not they were read before."""
     original = original_of(headers={"Set-Cookie": "a=1"})
     assert isinstance(original.cookies.jar, http.cookiejar.CookieJar)
     assert PrefectResponse.from_httpx_response(original).cookies["a"] == "1"

@@ -9,7 +9,7 @@ from prefect_http._client.answered_origins import AnsweredOrigins
 
 
 def origins_of(*urls: str) -> AnsweredOrigins:
-    """Make the set of these origins."""
+    """Return a set of the origins of these URLs."""
     origins = AnsweredOrigins()
     for url in urls:
         origins.add(httpx.URL(url))
@@ -36,7 +36,7 @@ def test_nobody_has_answered_at_first() -> None:
     ],
 )
 def test_an_origin_is_scheme_host_and_port(url: str, *, known: bool) -> None:
-    """An origin is its scheme, host and port, and nothing else of a URL."""
+    """An origin is the scheme, host and port of a URL, and nothing else."""
     assert (httpx.URL(url) in origins_of("http://a/path")) is known
 
 
@@ -48,7 +48,7 @@ def test_a_port_counts() -> None:
 
 
 def test_the_set_is_bounded() -> None:
-    """Of more than a thousand origins the oldest is forgotten first, for redirects choose them."""
+    """The number of origins is limited, since redirects choose them; the oldest are forgotten first."""
     urls = [f"http://host{number}/" for number in range(1001)]
     origins = origins_of(*urls)
     known = [httpx.URL(url) in origins for url in urls]
@@ -56,7 +56,7 @@ def test_the_set_is_bounded() -> None:
 
 
 def test_an_origin_that_is_known_costs_no_place() -> None:
-    """An origin that answers again takes no second place."""
+    """An origin that answers again is not counted twice."""
     urls = [f"http://host{number}/" for number in range(1000)]
     origins = origins_of(*urls, *urls)
     assert all(httpx.URL(url) in origins for url in urls)

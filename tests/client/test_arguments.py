@@ -1,4 +1,4 @@
-"""What the client takes, and what it refuses."""
+"""The client's arguments: those that it accepts, and those that it rejects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from support.scripted_transport import AT_ONCE, URL, Body, Server
 from prefect_http import Attempt, PrefectHttpxClient, RetryPolicy, __version__
 from prefect_http._client.arguments import HttpxArguments
 
-# What httpx 0.27 still takes, with a deprecation warning.
+# httpx 0.27 still accepts these, with a deprecation warning.
 DEPRECATED = {"app", "proxies"}
 
 
 async def seen_agent(*, headers: Any = None, request_headers: Any = None) -> str:
-    """Give the User-Agent that the server gets."""
+    """Return the User-Agent that the server gets."""
     server = Server(200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, headers=headers) as client:
@@ -54,26 +54,26 @@ async def test_the_user_agent_names_the_package() -> None:
     ids=["dict", "lower", "bytes", "list", "Headers"],
 )
 async def test_the_users_own_user_agent(headers: object) -> None:
-    """A User-Agent among the client's headers counts, however it is written."""
+    """A User-Agent in the client's headers is used, whatever its case and type."""
     assert await seen_agent(headers=headers) == "mine/1"
 
 
 @pytest.mark.anyio
 async def test_a_requests_own_user_agent() -> None:
-    """A User-Agent among a request's headers counts."""
+    """A User-Agent in a request's headers is used."""
     assert await seen_agent(request_headers={"User-Agent": "mine/2"}) == "mine/2"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("headers", [None, {}, {"X-Other": "1"}], ids=["none", "empty", "other"])
-async def test_other_headers_leave_the_user_agent(headers: object) -> None:
-    """Headers without a User-Agent leave it as it is."""
+async def test_other_headers_keep_the_user_agent(headers: object) -> None:
+    """Headers without a User-Agent do not remove it."""
     assert (await seen_agent(headers=headers)).startswith("prefect-http/")
 
 
 @pytest.mark.anyio
-async def test_headers_that_are_set_later_leave_the_user_agent() -> None:
-    """So do headers that replace the client's once it is there."""
+async def test_headers_that_are_set_later_keep_the_user_agent() -> None:
+    """Nor do headers that are assigned later."""
     server = Server(200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server) as client:
@@ -85,7 +85,7 @@ async def test_headers_that_are_set_later_leave_the_user_agent() -> None:
 
 @pytest.mark.anyio
 async def test_the_users_headers_are_not_changed() -> None:
-    """The headers that were given stay as they are."""
+    """The headers that are passed in are not modified."""
     headers = httpx.Headers({"X-Other": "1"})
     async with PrefectHttpxClient(transport=Server(), headers=headers):
         pass
@@ -95,14 +95,14 @@ async def test_the_users_headers_are_not_changed() -> None:
 # --- The keywords of httpx
 
 
-def test_every_keyword_of_httpx_is_taken() -> None:
+def test_every_keyword_of_httpx_is_accepted() -> None:
     """The typed keywords are exactly those of httpx.AsyncClient."""
     theirs = set(inspect.signature(httpx.AsyncClient.__init__).parameters) - {"self"} - DEPRECATED
     assert set(typing.get_type_hints(HttpxArguments)) == theirs
 
 
 def test_our_own_keywords_are_documented() -> None:
-    """Besides httpx's, the client takes what its contract says, by keyword only."""
+    """The client's own arguments are keyword-only, as are httpx's."""
     parameters = inspect.signature(PrefectHttpxClient.__init__).parameters
     assert {"retry", "raise_on_all_errors", "on_retry"} <= set(parameters)
     assert all(
@@ -140,14 +140,14 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
 
 
 def test_the_table_of_arguments_is_complete() -> None:
-    """Every keyword is tried below."""
+    """Every keyword is tested below."""
     assert set(ARGUMENTS) == set(typing.get_type_hints(HttpxArguments))
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", ARGUMENTS)
-async def test_each_keyword_is_taken(name: str) -> None:
-    """Each keyword of httpx.AsyncClient goes through to it, next to our own."""
+async def test_each_keyword_is_accepted(name: str) -> None:
+    """Each keyword of httpx.AsyncClient is accepted beside our own."""
     arguments: dict[str, Any] = {"transport": Server(200), name: ARGUMENTS[name]()}
     with anyio.fail_after(5):
         async with PrefectHttpxClient(retry=AT_ONCE, **arguments) as client:
@@ -156,7 +156,7 @@ async def test_each_keyword_is_taken(name: str) -> None:
 
 @pytest.mark.anyio
 async def test_the_keywords_have_their_effect() -> None:
-    """What httpx is told, it does."""
+    """The keywords have the effect that they have in httpx."""
     server = Server(200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
@@ -177,14 +177,14 @@ async def test_the_keywords_have_their_effect() -> None:
     assert response.encoding == "latin-1"
 
 
-def test_an_unknown_keyword_is_refused() -> None:
-    """A misspelt keyword is a TypeError that names it."""
+def test_an_unknown_keyword_is_rejected() -> None:
+    """A misspelled keyword is a TypeError that names it."""
     with pytest.raises(TypeError, match="retries"):
         PrefectHttpxClient(retries=3)  # type: ignore[call-arg]
 
 
-def test_positional_arguments_are_refused() -> None:
-    """Everything goes by keyword."""
+def test_positional_arguments_are_rejected() -> None:
+    """There are no positional arguments."""
     with pytest.raises(TypeError):
         PrefectHttpxClient(RetryPolicy())  # type: ignore[call-arg]
 
@@ -193,16 +193,16 @@ def test_positional_arguments_are_refused() -> None:
 
 
 @pytest.mark.parametrize("retry", [3, 0, False, True, "5", {}, {"max_retries": 3}, RetryPolicy, object()], ids=ascii)
-def test_a_retry_of_the_wrong_type_is_refused(retry: Any) -> None:
-    """A retry that is no RetryPolicy is a TypeError that says so."""
+def test_a_retry_of_the_wrong_type_is_rejected(retry: Any) -> None:
+    """A retry that is not a RetryPolicy is a TypeError."""
     with pytest.raises(TypeError, match=r"^retry must be a RetryPolicy"):
         PrefectHttpxClient(retry=retry)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("retry", [3, 0, False, "", {}, RetryPolicy], ids=ascii)
-async def test_a_retry_of_the_wrong_type_in_a_request_is_refused(retry: object) -> None:
-    """An extension "retry" that is no RetryPolicy is a TypeError that says where it is, and nothing is sent."""
+async def test_a_retry_of_the_wrong_type_in_a_request_is_rejected(retry: object) -> None:
+    """An extension "retry" that is not a RetryPolicy is a TypeError that names it, and nothing is sent."""
     server = Server(200, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server) as client:
@@ -216,7 +216,7 @@ async def test_a_retry_of_the_wrong_type_in_a_request_is_refused(retry: object) 
 
 @pytest.mark.anyio
 async def test_a_subclass_of_the_policy_is_a_policy() -> None:
-    """A user's own kind of RetryPolicy is taken in both places."""
+    """A subclass of RetryPolicy is accepted in both places."""
 
     class Stubborn(RetryPolicy):
         pass
@@ -236,7 +236,7 @@ async def test_a_subclass_of_the_policy_is_a_policy() -> None:
 
 @pytest.mark.anyio
 async def test_the_environment_makes_the_default_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a retry the policy comes from the environment, as it is when the client is made."""
+    """Without retry= the policy comes from the environment at the time the client is made."""
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
     client = PrefectHttpxClient(transport=(server := Server(503)))
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "3")
@@ -255,15 +255,15 @@ async def test_the_environment_makes_the_default_policy(monkeypatch: pytest.Monk
         ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "2"),
     ],
 )
-def test_a_bad_variable_is_refused(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bad variable is a ValueError that names it, when the client is made."""
+def test_a_bad_variable_is_rejected(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid variable is a ValueError that names it when the client is made."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=variable):
         PrefectHttpxClient()
 
 
-def test_a_bad_variable_does_not_matter_to_who_has_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a retry the environment is not looked at."""
+def test_a_bad_variable_does_not_matter_with_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With retry= the environment is ignored."""
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "many")
     PrefectHttpxClient(retry=RetryPolicy(), transport=Server())
 
@@ -272,17 +272,17 @@ def test_a_bad_variable_does_not_matter_to_who_has_a_policy(monkeypatch: pytest.
 
 
 async def async_function(_: httpx.Request, __: Attempt) -> None:
-    """Stand for what on_retry must not be."""
+    """An async function, which on_retry= must not be."""
 
 
 class AsyncCallable:
     async def __call__(self, _: httpx.Request, __: Attempt) -> None:
-        """Stand for the same, in an object."""
+        """Be async as an object."""
 
 
 class Methods:
     async def hook(self, _: httpx.Request, __: Attempt) -> None:
-        """Stand for the same, as a method."""
+        """Be async as a method."""
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ class Methods:
     [async_function, functools.partial(async_function), Methods().hook],
     ids=["function", "partial", "method"],
 )
-def test_an_async_on_retry_is_refused(on_retry: Callable[..., object]) -> None:
+def test_an_async_on_retry_is_rejected(on_retry: Callable[..., object]) -> None:
     """An async on_retry would never be awaited, so it is a TypeError when the client is made."""
     with pytest.raises(TypeError, match="on_retry"):
         PrefectHttpxClient(on_retry=on_retry)
@@ -302,8 +302,8 @@ def test_an_async_on_retry_is_refused(on_retry: Callable[..., object]) -> None:
     [AsyncCallable(), functools.partial(AsyncCallable()), lambda *args: async_function(*args)],
     ids=["object", "partial object", "lambda"],
 )
-async def test_an_async_on_retry_in_disguise_is_refused(on_retry: Callable[..., object]) -> None:
-    """One that nobody can tell beforehand is a TypeError at the latest when it is called, with the response closed."""
+async def test_an_async_on_retry_that_cannot_be_recognized(on_retry: Callable[..., object]) -> None:
+    """If it cannot be recognized earlier, it is a TypeError when it is called, and the response is closed."""
     body = Body([b"no"])
     server = Server(httpx.Response(503, stream=body), 200)
 
@@ -318,15 +318,15 @@ async def test_an_async_on_retry_in_disguise_is_refused(on_retry: Callable[..., 
 
 
 @pytest.mark.parametrize("on_retry", ["log", 3, True, [print]])
-def test_an_on_retry_that_cannot_be_called_is_refused(on_retry: Any) -> None:
-    """An on_retry that is no function is a TypeError when the client is made."""
+def test_an_on_retry_that_is_not_callable_is_rejected(on_retry: Any) -> None:
+    """An on_retry that is not callable is a TypeError when the client is made."""
     with pytest.raises(TypeError, match="on_retry"):
         PrefectHttpxClient(on_retry=on_retry)
 
 
 @pytest.mark.anyio
 async def test_any_plain_callable_is_an_on_retry() -> None:
-    """A method, a partial and a callable object will do."""
+    """Methods, partials and callable objects are accepted."""
 
     class Counter:
         count = 0

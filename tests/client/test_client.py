@@ -10,7 +10,7 @@ from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_o
 
 from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
 
-# --- What comes back
+# --- The response
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
@@ -18,7 +18,7 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 @pytest.mark.anyio
 @pytest.mark.parametrize("method", METHODS)
 async def test_every_response_is_a_prefect_response(method: str) -> None:
-    """Every shortcut gives a PrefectResponse."""
+    """Every verb returns a PrefectResponse."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(200)) as client:
             response = await getattr(client, method.lower())(URL)
@@ -28,7 +28,7 @@ async def test_every_response_is_a_prefect_response(method: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_streamed_response_is_a_prefect_response() -> None:
-    """client.stream() gives a PrefectResponse, too."""
+    """client.stream() yields a PrefectResponse."""
     with anyio.fail_after(5):
         async with (
             PrefectHttpxClient(transport=Server(200)) as client,
@@ -40,7 +40,7 @@ async def test_a_streamed_response_is_a_prefect_response() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_a_response_is_not_copied(stream: bool) -> None:
-    """A response of httpx's own class becomes a PrefectResponse in place: success costs no copy."""
+    """A response of httpx's own class becomes a PrefectResponse in place, without a copy."""
     original = httpx.Response(200, stream=Body([b"body"]))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(original)) as client:
@@ -51,7 +51,7 @@ async def test_a_response_is_not_copied(stream: bool) -> None:
 
 @pytest.mark.anyio
 async def test_a_response_is_read() -> None:
-    """A response that is not streamed is read and closed when it comes back."""
+    """A response that is not streamed has been read and closed when it is returned."""
     body = Body([b"all ", b"of it"])
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(httpx.Response(200, stream=body))) as client:
@@ -63,8 +63,8 @@ async def test_a_response_is_read() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 226, 299])
-async def test_2xx_is_fine(status: int) -> None:
-    """Any 2xx comes back."""
+async def test_2xx_is_returned(status: int) -> None:
+    """Any 2xx is returned."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(status)) as client:
             assert (await client.get(URL)).status_code == status
@@ -92,7 +92,7 @@ async def test_anything_but_2xx_is_raised_at_once(status: int, stream: bool) -> 
 
 @pytest.mark.anyio
 async def test_a_redirect_that_is_not_followed_is_raised() -> None:
-    """A 302 is a bad status where redirects are not followed; the error keeps what it points to."""
+    """A 302 is a bad status if redirects are not followed; the error has the request for its target."""
     server = Server(httpx.Response(302, headers={"Location": "/elsewhere"}))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server) as client:
@@ -104,7 +104,7 @@ async def test_a_redirect_that_is_not_followed_is_raised() -> None:
 
 @pytest.mark.anyio
 async def test_the_error_carries_a_prefect_response() -> None:
-    """The error's response is a PrefectResponse, and its request the one that got it."""
+    """The error's response is a PrefectResponse, and its request the one that was sent."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(404)) as client:
             request = client.build_request("GET", URL)
@@ -116,7 +116,7 @@ async def test_the_error_carries_a_prefect_response() -> None:
 
 @pytest.mark.anyio
 async def test_the_error_has_no_context() -> None:
-    """The error stands alone: no exception of an earlier attempt is dragged along."""
+    """The error has no exception of an earlier attempt as its context."""
     server = Server(httpx.ReadTimeout("slow"), 503, httpx.ReadError("broken"), 404)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -132,8 +132,8 @@ async def test_the_error_has_no_context() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 @pytest.mark.parametrize("status", [304, 404, 500])
-async def test_a_bad_status_comes_back_if_wished(status: int, stream: bool) -> None:
-    """With raise_on_all_errors=False a bad status is given back, read or streamed as asked."""
+async def test_a_bad_status_can_be_returned(status: int, stream: bool) -> None:
+    """With raise_on_all_errors=False a bad status is returned, read or streamed as requested."""
     body = Body([b"why"])
     server = Server(httpx.Response(status, stream=body))
     with anyio.fail_after(5):
@@ -148,8 +148,8 @@ async def test_a_bad_status_comes_back_if_wished(status: int, stream: bool) -> N
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-async def test_a_bad_status_comes_back_after_the_last_retry(stream: bool) -> None:
-    """With raise_on_all_errors=False a 503 is retried all the same, and the last one given back whole."""
+async def test_a_bad_status_is_returned_after_the_last_retry(stream: bool) -> None:
+    """With raise_on_all_errors=False a 503 is still retried, and the last one is returned whole."""
     bodies = [Body([b"1"]), Body([b"2"]), Body([b"3"])]
     server = Server(*(httpx.Response(503, stream=body) for body in bodies))
     policy = RetryPolicy(max_retries=2, backoff_base=0, jitter=0)
@@ -162,8 +162,8 @@ async def test_a_bad_status_comes_back_after_the_last_retry(stream: bool) -> Non
 
 
 @pytest.mark.anyio
-async def test_an_exception_is_raised_all_the_same() -> None:
-    """raise_on_all_errors=False is about statuses: there is nothing to give back for an exception."""
+async def test_an_exception_is_still_raised() -> None:
+    """raise_on_all_errors=False is about statuses; without a response the exception is raised."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
             transport=Server(httpx.ConnectError("refused")), raise_on_all_errors=False
@@ -173,8 +173,8 @@ async def test_an_exception_is_raised_all_the_same() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_body_that_breaks_off_when_given_back_is_told_like_any_failure() -> None:
-    """Where the last response is given back and its body breaks off, the error has the note with the attempts."""
+async def test_a_body_that_breaks_off_while_its_response_is_returned() -> None:
+    """If the body of a response that would be returned breaks off, the error has the note with the attempts."""
     body = Body([b"half", httpx.ReadError("broken")])
     server = Server(httpx.Response(503, stream=body))
     with anyio.fail_after(5):
@@ -190,8 +190,8 @@ async def test_a_body_that_breaks_off_when_given_back_is_told_like_any_failure()
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-async def test_a_good_status_on_the_list_is_retried_and_then_given_back(stream: bool) -> None:
-    """A 202 that the policy lists is repeated; when the retries are used up it is still no error."""
+async def test_a_listed_good_status_is_retried_and_then_returned(stream: bool) -> None:
+    """A 202 that the policy lists is repeated; when the retries are used up it is returned."""
     policy = RetryPolicy(statuses={202}, max_retries=1, backoff_base=0, jitter=0)
     server = Server(202, httpx.Response(202, stream=Body([b"later"])))
     with anyio.fail_after(5):
@@ -201,17 +201,17 @@ async def test_a_good_status_on_the_list_is_retried_and_then_given_back(stream: 
     assert server.count == 2
 
 
-# --- Odd transports
+# --- Unusual transports
 
 
 class OddResponse(httpx.Response):
-    """A transport's own kind of response."""
+    """A transport's own response class."""
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_a_transport_may_have_its_own_response_class(stream: bool) -> None:
-    """A subclass of httpx.Response is left as it is, and a PrefectResponse that shares its stream comes back."""
+    """A response of a subclass is not modified; the client returns a PrefectResponse that shares its stream."""
     original = OddResponse(200, stream=Body([b"odd"]), extensions={"odd": True})
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(original)) as client:
@@ -228,7 +228,7 @@ async def test_a_transport_may_have_its_own_response_class(stream: bool) -> None
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_the_error_of_a_transports_own_response_class(stream: bool) -> None:
-    """A bad response of a subclass is retried, closed, and told like any other."""
+    """A bad response of a subclass is retried, closed and raised like any other."""
     bodies = [Body([b"first"]), Body([b"second"])]
     server = Server(OddResponse(503, stream=bodies[0]), OddResponse(404, stream=bodies[1]))
     with anyio.fail_after(5):
@@ -243,7 +243,7 @@ async def test_the_error_of_a_transports_own_response_class(stream: bool) -> Non
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", [httpx.Response, OddResponse])
 async def test_a_transport_may_answer_with_the_same_object_each_time(kind: type[httpx.Response]) -> None:
-    """A fake that has one Response for all requests works, retried and not."""
+    """A fake that returns the same Response for all requests works, with retries and without."""
     bad, good = kind(503, text="no"), kind(200, text="yes")
     server = Server(bad, bad, good, good, bad, bad)
     policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
@@ -259,7 +259,7 @@ async def test_a_transport_may_answer_with_the_same_object_each_time(kind: type[
 
 @pytest.mark.anyio
 async def test_a_transport_may_raise_the_same_object_each_time() -> None:
-    """A fake that has one exception for all requests works; the exception is raised as it is."""
+    """A fake that raises the same exception for all requests works; the exception is raised unchanged."""
     error = httpx.ReadTimeout("slow")
     server = Server(error, ...)
     with anyio.fail_after(5):
@@ -276,8 +276,8 @@ async def test_a_transport_may_raise_the_same_object_each_time() -> None:
     [KeyboardInterrupt(), SystemExit(3), RuntimeError("bug"), OSError("disk"), ValueError("bad")],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_is_no_failed_request_is_not_retried(error: BaseException) -> None:
-    """Anything but an httpx.RequestError goes through at once, untouched."""
+async def test_other_exceptions_are_not_retried(error: BaseException) -> None:
+    """Anything but an httpx.RequestError is raised at once, unchanged."""
     server = Server(error, 200)
 
     async def get() -> BaseException | None:
@@ -297,7 +297,7 @@ async def test_what_is_no_failed_request_is_not_retried(error: BaseException) ->
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bug")], ids=lambda error: type(error).__name__)
 async def test_a_response_is_closed_when_its_body_raises(error: BaseException) -> None:
-    """Whatever comes out of a body that is read, the response is closed and the exception goes through."""
+    """Whatever a body raises while it is read is raised unchanged, and the response is closed."""
     body = Body([b"half", error])
     raised: BaseException | None = None
     with anyio.fail_after(5):
@@ -314,7 +314,7 @@ async def test_a_response_is_closed_when_its_body_raises(error: BaseException) -
 @pytest.mark.skipif(httpx.__name__ != "httpx", reason="httpx2 closes by itself, and raises what happens there instead")
 @pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
 async def test_closing_that_fails_does_not_hide_how_the_body_failed(error: Exception) -> None:
-    """Where the body breaks off and closing fails as well, it is the body's exception that is judged, and retried."""
+    """If the body breaks off and closing fails as well, the body's exception decides, and is retried."""
     body = Body([b"half", httpx.ReadError("broken")], on_close=raising(error))
     server = Server(httpx.Response(200, stream=body), 200)
     with anyio.fail_after(5):
@@ -325,8 +325,8 @@ async def test_closing_that_fails_does_not_hide_how_the_body_failed(error: Excep
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
-async def test_a_discarded_response_that_cannot_be_closed_fails_nothing(error: Exception) -> None:
-    """A thrown-away response whose closing fails does not end the request: the next attempt is made."""
+async def test_a_discarded_response_that_cannot_be_closed(error: Exception) -> None:
+    """If closing a discarded response fails, the next attempt is made nevertheless."""
     server = Server(httpx.Response(503, stream=Body([b"no"], on_close=raising(error))), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -336,8 +336,8 @@ async def test_a_discarded_response_that_cannot_be_closed_fails_nothing(error: E
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 @pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
-async def test_a_bad_response_that_cannot_be_closed_is_still_told(error: Exception, stream: bool) -> None:
-    """What happened last is the bad status; a closing that fails does not take its place."""
+async def test_a_bad_response_that_cannot_be_closed_is_still_raised(error: Exception, stream: bool) -> None:
+    """If closing a bad response fails, the status is raised nevertheless."""
     server = Server(httpx.Response(404, stream=Body([b"no such thing"], on_close=raising(error))))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -350,7 +350,7 @@ async def test_a_bad_response_that_cannot_be_closed_is_still_told(error: Excepti
 
 @pytest.mark.anyio
 async def test_two_tasks_on_one_client_do_not_mix() -> None:
-    """Requests under way at the same time have their own attempts, policies and answers."""
+    """Concurrent requests have their own attempts and responses."""
     told: list[tuple[str, int]] = []
     failures = {"/a": 1, "/b": 3, "/c": 0}
     left = dict(failures)
@@ -382,7 +382,7 @@ async def test_two_tasks_on_one_client_do_not_mix() -> None:
 
 @pytest.mark.anyio
 async def test_one_tasks_failure_is_its_own() -> None:
-    """A request that gives up, or is cancelled, does nothing to one beside it."""
+    """A request that gives up, or is cancelled, does not affect another one."""
     waiting = anyio.Event()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -412,7 +412,7 @@ async def test_one_tasks_failure_is_its_own() -> None:
 
 @pytest.mark.anyio
 async def test_the_same_request_can_be_sent_twice() -> None:
-    """A request object with a body of bytes may be sent again, by hand as by a retry."""
+    """A request with a body of bytes can be sent again, by the caller as well as by a retry."""
     server = Server(503, 200, 503, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:

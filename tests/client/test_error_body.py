@@ -1,4 +1,4 @@
-"""The beginning of a bad response's body, whatever the server does."""
+"""Reading the beginning of a bad response's body, whatever the server does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def response_of(parts: Iterable[Part], encoding: str | None = None, **more: Any) -> tuple[httpx.Response, Body]:
-    """Make a bad response with this body."""
+    """Return a bad response with this body."""
     body = Body(parts, **more)
     headers = {} if encoding is None else {"Content-Encoding": encoding}
     request = httpx.Request("GET", "http://server/")
@@ -41,7 +41,7 @@ async def beginning_of(response: httpx.Response, *, max_bytes: int = LIMIT, max_
         return await read_beginning(response, max_bytes=max_bytes, max_seconds=max_seconds)
 
 
-# --- How much
+# --- How much is read
 
 
 @pytest.mark.anyio
@@ -59,7 +59,7 @@ async def beginning_of(response: httpx.Response, *, max_bytes: int = LIMIT, max_
     ids=["nothing", "empty", "short", "parts", "limit", "limit in two", "limit and nothing"],
 )
 async def test_a_body_within_the_limit_is_read_whole(parts: list[Part]) -> None:
-    """A body of up to the limit is read whole, and the response closed."""
+    """A body of up to the limit is read whole, and the response is closed."""
     response, body = response_of(parts)
     assert await beginning_of(response) is None
     assert response.content == b"".join(part for part in parts if isinstance(part, bytes))
@@ -79,7 +79,7 @@ async def test_a_body_within_the_limit_is_read_whole(parts: list[Part]) -> None:
     ids=["one more", "one more after", "huge", "across"],
 )
 async def test_a_longer_body_is_cut_at_the_limit(parts: list[Part]) -> None:
-    """Of a longer body exactly the limit is kept, the cut is told, and the response closed."""
+    """Of a longer body exactly the limit is kept, the cut is reported, and the response is closed."""
     response, body = response_of(parts)
     cut = await beginning_of(response)
     assert cut is not None
@@ -91,7 +91,7 @@ async def test_a_longer_body_is_cut_at_the_limit(parts: list[Part]) -> None:
 
 @pytest.mark.anyio
 async def test_an_endless_body_is_cut() -> None:
-    """A server that never stops is left alone once there is enough."""
+    """An endless body is read up to the limit."""
     response, body = response_of(itertools.repeat(b"x" * 1000))
     assert await beginning_of(response) is not None
     assert len(response.content) == LIMIT
@@ -100,7 +100,7 @@ async def test_an_endless_body_is_cut() -> None:
 
 
 class Eager(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """A stream that always has the next chunk at hand and never lets anybody else run."""
+    """A stream that always has the next chunk ready and never lets another task run."""
 
     def __init__(self) -> None:
         self.given = 0
@@ -119,7 +119,7 @@ class Eager(httpx.AsyncByteStream, AsyncIterator[bytes]):
 
 @pytest.mark.anyio
 async def test_an_endless_body_that_never_waits_is_cut() -> None:
-    """A stream that cannot be cancelled is left alone as well."""
+    """A stream that never reaches a checkpoint is read up to the limit as well."""
     body = Eager()
     response = httpx.Response(500, stream=body)
     assert await beginning_of(response) is not None
@@ -140,7 +140,7 @@ async def test_an_encoded_body_is_decoded(encoding: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_an_encoded_body_that_is_cut_shows_its_beginning(encoding: str) -> None:
-    """What arrived of an encoded body before it broke off is decoded as far as it goes."""
+    """The part of an encoded body that arrived before it broke off is decoded."""
     text = b" ".join(b"line %d" % number for number in range(10_000))
     response, body = response_of([COMPRESS[encoding](text)[:5000], httpx.ReadError("broken")], encoding)
     cut = await beginning_of(response)
@@ -154,7 +154,7 @@ async def test_an_encoded_body_that_is_cut_shows_its_beginning(encoding: str) ->
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [1_000_000, 30_000_000])
 async def test_a_small_body_that_unpacks_to_a_large_one_is_bounded(size: int) -> None:
-    """The limit holds for what is kept, also where a few kilobytes of gzip unpack to megabytes."""
+    """The limit is for what is kept, even if a few kilobytes of gzip unpack to megabytes."""
     response, body = response_of([gzip.compress(bytes(size))], "gzip")
     cut = await beginning_of(response)
     assert cut is not None
@@ -164,7 +164,7 @@ async def test_a_small_body_that_unpacks_to_a_large_one_is_bounded(size: int) ->
 
 @pytest.mark.anyio
 async def test_a_body_that_cannot_be_decoded_is_told() -> None:
-    """A body that is not what its Content-Encoding says does not fail the reading."""
+    """A body that does not match its Content-Encoding does not raise."""
     response, body = response_of([b"this is not gzip"], "gzip")
     cut = await beginning_of(response)
     assert cut is not None
@@ -172,7 +172,7 @@ async def test_a_body_that_cannot_be_decoded_is_told() -> None:
     assert body.is_closed
 
 
-# --- How long
+# --- How long it is read
 
 
 @pytest.mark.trio
@@ -187,7 +187,7 @@ async def test_a_body_that_cannot_be_decoded_is_told() -> None:
 async def test_a_slow_body_is_read_whole(
     parts: list[Part], seconds: float, content: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A body that is slow, but done within 5 s, is read whole."""
+    """A slow body that is complete within 5 s is read whole."""
     response, _ = response_of(parts)
     started = trio.current_time()
     assert await beginning_of(response) is None
@@ -210,7 +210,7 @@ async def test_a_slow_body_is_read_whole(
 async def test_a_body_that_takes_too_long_is_cut_after_5_seconds(
     parts: Iterable[Part], content: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """At 5 s the reading ends, with what has come by then, and the response is closed."""
+    """Reading stops after 5 s with what has arrived by then, and the response is closed."""
     response, body = response_of(parts)
     started = trio.current_time()
     cut = await beginning_of(response)
@@ -224,7 +224,7 @@ async def test_a_body_that_takes_too_long_is_cut_after_5_seconds(
 
 @pytest.mark.trio
 async def test_the_clock_runs_for_the_whole_body(autojump_clock: trio.testing.MockClock) -> None:
-    """The limit is on all of the body, not on each part: a drip that never pauses for long is cut all the same."""
+    """The limit is for the whole body, not for each chunk: a body that drips is cut as well."""
     response, body = response_of(itertools.cycle([b"x" * 100, 0.01]))
     started = trio.current_time()
     await beginning_of(response)
@@ -233,7 +233,7 @@ async def test_the_clock_runs_for_the_whole_body(autojump_clock: trio.testing.Mo
     assert body.is_closed
 
 
-# --- How it ends
+# --- How reading ends
 
 
 @pytest.mark.anyio
@@ -241,7 +241,7 @@ async def test_the_clock_runs_for_the_whole_body(autojump_clock: trio.testing.Mo
     "kind", [httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.CloseError], ids=lambda k: k.__name__
 )
 async def test_a_body_that_breaks_off_gives_what_came_before(kind: type[httpx.TransportError]) -> None:
-    """A body that breaks off gives its beginning; how it ended is told."""
+    """Of a body that breaks off the beginning is kept, and the reason is reported."""
     response, body = response_of([b"be", b"fore", kind("broken")])
     cut = await beginning_of(response)
     assert cut is not None
@@ -252,7 +252,7 @@ async def test_a_body_that_breaks_off_gives_what_came_before(kind: type[httpx.Tr
 
 @pytest.mark.anyio
 async def test_a_body_that_raises_something_else_is_cut() -> None:
-    """Whatever a transport raises does not take the place of the status that came before; it is told why."""
+    """Whatever a transport raises does not replace the status that came before; it is reported as the reason."""
     response, body = response_of([b"x", RuntimeError("bug")])
     cut = await beginning_of(response)
     assert cut is not None
@@ -263,7 +263,7 @@ async def test_a_body_that_raises_something_else_is_cut() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_that_has_been_read_is_left_as_it_is() -> None:
-    """What an event hook has read stays, however long it is."""
+    """What an event hook has read is kept, however long it is."""
     response, body = response_of([b"x" * (2 * LIMIT)])
     await response.aread()
     assert await beginning_of(response) is None
@@ -273,7 +273,7 @@ async def test_a_body_that_has_been_read_is_left_as_it_is() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_that_has_been_streamed_away_is_left_as_it_is() -> None:
-    """What an event hook has streamed cannot be read again, and that fails nothing."""
+    """What an event hook has streamed cannot be read again, and nothing is raised."""
     response, body = response_of([b"a", b"b"])
     async for _chunk in response.aiter_raw():
         pass
@@ -283,7 +283,7 @@ async def test_a_body_that_has_been_streamed_away_is_left_as_it_is() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_that_is_being_streamed_is_closed() -> None:
-    """What an event hook has begun to stream is closed."""
+    """A response that an event hook has begun to stream is closed."""
     response, body = response_of([b"a", b"b"])
     chunks = response.aiter_raw()
     assert isinstance(chunks, AsyncIterator)
@@ -295,7 +295,7 @@ async def test_a_body_that_is_being_streamed_is_closed() -> None:
 
 @pytest.mark.anyio
 async def test_a_response_that_is_closed_is_left_as_it_is() -> None:
-    """What an event hook has closed is not read."""
+    """A response that an event hook has closed is not read."""
     response, body = response_of([b"a"])
     await response.aclose()
     assert await beginning_of(response) is None
@@ -308,7 +308,7 @@ async def test_a_response_that_is_closed_is_left_as_it_is() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 1.5, 2.5, 4.5])
 async def test_a_cancelled_reading_closes_the_response(seconds: float, autojump_clock: trio.testing.MockClock) -> None:
-    """Wherever the reading is cancelled, it ends at that moment with the response closed."""
+    """Wherever reading is cancelled, it ends at that time with the response closed."""
     response, body = response_of(itertools.cycle([1.0, b"x", 0.0]))
     started = trio.current_time()
     with trio.move_on_after(seconds) as scope:
@@ -320,7 +320,7 @@ async def test_a_cancelled_reading_closes_the_response(seconds: float, autojump_
 
 @pytest.mark.anyio
 async def test_a_reading_under_a_cancelled_scope_does_not_begin() -> None:
-    """Under a scope that is cancelled already nothing is read, and the response is closed."""
+    """In a cancelled scope nothing is read, and the response is closed."""
     response, body = response_of([b"x"])
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -332,7 +332,7 @@ async def test_a_reading_under_a_cancelled_scope_does_not_begin() -> None:
 
 @pytest.mark.anyio
 async def test_closing_is_shielded() -> None:
-    """A response is closed to the end also where the caller is cancelled."""
+    """Closing a response is completed even if the caller is cancelled."""
     finished = False
 
     async def on_close() -> None:
@@ -350,7 +350,7 @@ async def test_closing_is_shielded() -> None:
 
 @pytest.mark.trio
 async def test_closing_that_hangs_is_left_after_5_seconds(autojump_clock: trio.testing.MockClock) -> None:
-    """A connection that cannot be closed holds nobody up for longer than 5 s."""
+    """A response whose closing hangs is given up after 5 s."""
     response, _ = response_of([b"x"], on_close=trio.sleep_forever)
     started = trio.current_time()
     with trio.CancelScope() as scope:
@@ -359,11 +359,11 @@ async def test_closing_that_hangs_is_left_after_5_seconds(autojump_clock: trio.t
     assert trio.current_time() - started == 5.0
 
 
-# --- Throwing a response away
+# --- Discarding a response
 
 
 class InStore(httpx.AsyncByteStream):
-    """A body that has arrived already, so that reading it waits for nothing."""
+    """A body that has arrived already, so that reading it does not wait."""
 
     def __init__(self) -> None:
         self.is_exhausted = self.is_closed = False
@@ -379,7 +379,7 @@ class InStore(httpx.AsyncByteStream):
 
 @pytest.mark.anyio
 async def test_a_short_response_is_read_before_it_is_thrown_away() -> None:
-    """A short body that is already there is read to its end, so that the connection can be used again."""
+    """A short body that has arrived is read to its end, so that the connection can be used again."""
     body = InStore()
     with anyio.fail_after(5):
         await discard(httpx.Response(503, stream=body), delay=30)
@@ -388,7 +388,7 @@ async def test_a_short_response_is_read_before_it_is_thrown_away() -> None:
 
 @pytest.mark.anyio
 async def test_a_long_response_is_thrown_away_half_read() -> None:
-    """A long body is not read to its end: opening a new connection costs less."""
+    """A long body is not read to its end, since a new connection costs less."""
     response, body = response_of(itertools.repeat(b"x" * 1000))
     with anyio.fail_after(5):
         await discard(response, delay=30)
@@ -399,7 +399,7 @@ async def test_a_long_response_is_thrown_away_half_read() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("delay", [30, 0.2, 0])
 async def test_a_slow_response_is_thrown_away_at_once(delay: float, autojump_clock: trio.testing.MockClock) -> None:
-    """A body that is not there yet is not waited for: it would hold its connection meanwhile."""
+    """A body that has not arrived is not waited for, since that would hold its connection."""
     response, body = response_of([1e9])
     started = trio.current_time()
     await discard(response, delay=delay)
@@ -412,7 +412,7 @@ async def test_a_slow_response_is_thrown_away_at_once(delay: float, autojump_clo
 async def test_a_discarded_response_that_hangs_while_closing(
     delay: float, seconds: float, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Closing takes no longer than the wait that follows, but for a second where that is none."""
+    """Closing takes at most as long as the wait that follows, or 1 s if that is shorter."""
     response, _ = response_of([b"x"], on_close=trio.sleep_forever)
     started = trio.current_time()
     await discard(response, delay=delay)
@@ -426,7 +426,7 @@ async def test_a_discarded_response_that_hangs_while_closing(
     ids=["broken", "undecodable"],
 )
 async def test_a_broken_response_is_thrown_away_like_any_other(parts: list[Part], encoding: str | None) -> None:
-    """What is wrong with a body that nobody wants interests nobody."""
+    """A discarded body that cannot be decoded does not raise."""
     response, body = response_of(parts, encoding)
     with anyio.fail_after(5):
         await discard(response, delay=30)
@@ -435,19 +435,19 @@ async def test_a_broken_response_is_thrown_away_like_any_other(parts: list[Part]
 
 @pytest.mark.anyio
 async def test_a_response_that_cannot_be_closed_is_thrown_away_like_any_other() -> None:
-    """That a connection cannot be closed fails no other."""
+    """A discarded response that cannot be closed does not raise."""
     response, body = response_of([b"x"], on_close=raising(httpx.CloseError("gone")))
     with anyio.fail_after(5):
         await discard(response, delay=30)
     assert body.is_closed
 
 
-# --- Reading whole
+# --- Reading a response whole
 
 
 @pytest.mark.anyio
 async def test_read_whole() -> None:
-    """A response that is given back is read whole, however long it is."""
+    """A response that is returned is read whole, however long it is."""
     response, body = response_of([b"x" * LIMIT, b"y" * LIMIT])
     await read_whole(response)
     assert len(response.content) == 2 * LIMIT
@@ -456,7 +456,7 @@ async def test_read_whole() -> None:
 
 @pytest.mark.anyio
 async def test_read_whole_closes_what_fails() -> None:
-    """A response that cannot be read is closed."""
+    """A response whose reading fails is closed."""
     response, body = response_of([b"x", httpx.ReadError("broken")])
     with pytest.raises(httpx.ReadError):
         await read_whole(response)

@@ -1,4 +1,4 @@
-"""Requests that fail on the way, over real sockets: what is sent again, and what is not."""
+"""Requests that fail on the way, over real sockets."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ FAILURES = [
 
 
 def new_client(error: type[Exception], max_retries: int = 5) -> PrefectHttpxClient:
-    """Make a client that waits for an answer only as long as an error takes to come."""
+    """Return a client with a short read timeout if that is the error to be tested."""
     timeout = httpx.Timeout(5, read=0.1 if error is httpx.ReadTimeout else 5)
     return PrefectHttpxClient(retry=retrying_at_once(max_retries), timeout=timeout, trust_env=False)
 
 
 @pytest.mark.parametrize(("failure", "error"), FAILURES)
 async def test_get_is_repeated(failure: Act, error: type[Exception]) -> None:
-    """A GET that fails on the way is sent again, on a new connection."""
+    """A GET that fails on the way is repeated on a new connection."""
     async with raw_server(failure, answer(body=b"fine")) as server, new_client(error) as client:
         response = await client.get(server.url)
     assert response.content == b"fine"
@@ -50,7 +50,7 @@ async def test_get_is_repeated(failure: Act, error: type[Exception]) -> None:
 
 @pytest.mark.parametrize(("failure", "error"), FAILURES)
 async def test_post_is_not_repeated(failure: Act, error: type[Exception]) -> None:
-    """A POST that fails on the way is sent once, and its error is httpx's own, with a note that says why."""
+    """A POST that fails on the way is not repeated; its error is httpx's own, with a note that says why."""
     async with raw_server(failure, answer()) as server, new_client(error) as client:
         with pytest.raises(error) as caught:
             await client.post(server.url, content=b"pay")
@@ -61,7 +61,7 @@ async def test_post_is_not_repeated(failure: Act, error: type[Exception]) -> Non
 
 @pytest.mark.parametrize(("failure", "error"), FAILURES)
 async def test_post_with_an_idempotency_key_is_repeated(failure: Act, error: type[Exception]) -> None:
-    """A POST with an Idempotency-Key that fails on the way is sent again, whole and with the same key."""
+    """A POST with an Idempotency-Key that fails on the way is repeated whole and with the same key."""
     async with raw_server(failure, answer()) as server, new_client(error) as client:
         await client.post(server.url, content=b"pay", headers={"Idempotency-Key": "1"})
     assert [(request.body, request.headers["idempotency-key"]) for request in server.requests] == [(b"pay", "1")] * 2
@@ -79,13 +79,13 @@ async def test_last_failure_is_raised(failure: Act, error: type[Exception]) -> N
 
 
 async def test_half_a_streamed_body_reaches_its_reader() -> None:
-    """A body that breaks off while the caller streams it is the caller's to see: what came, then the failure."""
+    """If a body breaks off while the caller streams it, the caller gets what came and then the error."""
     chunks: list[bytes] = []
 
     async def read(client: PrefectHttpxClient, url: str) -> None:
         async with client.stream("GET", url) as response:
             async for chunk in response.aiter_raw():
-                chunks.append(chunk)  # noqa: PERF401, a comprehension would lose what came
+                chunks.append(chunk)  # noqa: PERF401  # a comprehension would lose what came
 
     async with raw_server(half_answer()) as server, new_client(httpx.RemoteProtocolError) as client:
         with pytest.raises(httpx.RemoteProtocolError):
@@ -95,7 +95,7 @@ async def test_half_a_streamed_body_reaches_its_reader() -> None:
 
 
 async def test_address_that_never_answered_fails_fast() -> None:
-    """A connection that is refused by an address that has never answered is not tried again."""
+    """A connection that is refused by an address that has never answered is not retried."""
     attempts: list[Attempt] = []
 
     def note(_: httpx.Request, attempt: Attempt) -> None:
@@ -117,7 +117,7 @@ async def _one_shot() -> AsyncIterator[bytes]:
 async def test_request_survives_a_restart_of_the_server(
     make_content: Callable[[], bytes | AsyncIterator[bytes]],
 ) -> None:
-    """A server that has answered before may restart: whatever was not sent yet is sent once it is back."""
+    """If a server that has answered before restarts, requests are sent once it is back."""
     is_down, is_done = anyio.Event(), anyio.Event()
     bodies: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""Redirects, authentication, cookies, hooks and the rest work as in httpx, retries or not."""
+"""Redirects, authentication, cookies, hooks and the rest work as in httpx, with retries or without."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CHALLENGE = {"WWW-Authenticate": 'Digest realm="r", nonce="abc", qop="auth", alg
 
 
 def redirect(to: str, status: int = 302, **more: Any) -> httpx.Response:
-    """Make a redirect."""
+    """Return a redirect."""
     return httpx.Response(status, headers={"Location": to}, **more)
 
 
 def asked(server: Server) -> list[tuple[str, str]]:
-    """Give the methods and URLs that the server was asked for."""
+    """Return the methods and URLs that the server was asked for."""
     return [(seen.method, seen.url) for seen in server.seen]
 
 
@@ -34,7 +34,7 @@ def asked(server: Server) -> list[tuple[str, str]]:
 
 @pytest.mark.anyio
 async def test_redirects_are_followed_if_asked() -> None:
-    """With follow_redirects a redirect leads on, and the history tells the way."""
+    """With follow_redirects=True redirects are followed, and the history lists them."""
     server = Server(redirect("/b"), redirect("/c", 307), httpx.Response(200, text="there"))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, follow_redirects=True) as client:
@@ -47,7 +47,7 @@ async def test_redirects_are_followed_if_asked() -> None:
 
 @pytest.mark.anyio
 async def test_a_request_may_say_whether_redirects_are_followed() -> None:
-    """The request's own follow_redirects counts."""
+    """The request's own follow_redirects overrides the client's."""
     server = Server(redirect("/b"), 200, redirect("/b"))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server) as client:
@@ -58,8 +58,8 @@ async def test_a_request_may_say_whether_redirects_are_followed() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_retry_starts_the_way_anew() -> None:
-    """What fails at the end of redirects is retried from the first request on, with a history of its own."""
+async def test_a_retry_starts_with_the_first_request() -> None:
+    """What fails after redirects is retried from the first request on, with a new history."""
     server = Server(redirect("/b"), 503, redirect("/c"), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
@@ -94,7 +94,7 @@ async def test_the_error_after_redirects_names_the_last_url() -> None:
 )
 @pytest.mark.parametrize("status", [301, 302, 303])
 async def test_a_post_that_was_carried_out_is_not_sent_again(status: int, failure: object) -> None:
-    """A POST that was answered with a redirect to a GET has been done: when the GET fails, the POST is not repeated."""
+    """A POST that was redirected to a GET has been carried out: if the GET fails, the POST is not repeated."""
     server = Server(redirect("/done", status), failure, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
@@ -105,8 +105,8 @@ async def test_a_post_that_was_carried_out_is_not_sent_again(status: int, failur
 
 
 @pytest.mark.anyio
-async def test_a_post_that_was_carried_out_and_whose_answer_breaks_off_is_not_sent_again() -> None:
-    """The same where the body of the GET breaks off."""
+async def test_a_post_that_was_carried_out_is_not_sent_again_for_a_broken_body() -> None:
+    """The same if the body of the GET breaks off."""
     body = Body([b"half", httpx.ReadError("broken")])
     server = Server(redirect("/done", 303), httpx.Response(200, stream=body), 200)
     with anyio.fail_after(5):
@@ -118,8 +118,8 @@ async def test_a_post_that_was_carried_out_and_whose_answer_breaks_off_is_not_se
 
 
 @pytest.mark.anyio
-async def test_a_post_with_a_key_goes_the_whole_way_again() -> None:
-    """With an Idempotency-Key even that is safe."""
+async def test_a_post_with_a_key_is_sent_again_from_the_start() -> None:
+    """With an Idempotency-Key even that is repeated."""
     server = Server(redirect("/done", 303), 503, redirect("/done", 303), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
@@ -130,7 +130,7 @@ async def test_a_post_with_a_key_goes_the_whole_way_again() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [307, 308])
 async def test_a_post_that_was_sent_elsewhere_is_retried(status: int) -> None:
-    """A redirect that keeps the method has not done anything yet."""
+    """A redirect that keeps the method has not carried out anything."""
     server = Server(redirect("/b", status), 503, redirect("/b", status), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
@@ -140,7 +140,7 @@ async def test_a_post_that_was_sent_elsewhere_is_retried(status: int) -> None:
 
 @pytest.mark.anyio
 async def test_too_many_redirects_are_raised() -> None:
-    """A circle of redirects is httpx's TooManyRedirects, walked once, with a note."""
+    """A circle of redirects is httpx's TooManyRedirects after one attempt, with a note."""
     server = Server(redirect("/a"), ...)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
@@ -154,7 +154,7 @@ async def test_too_many_redirects_are_raised() -> None:
 
 @pytest.mark.anyio
 async def test_a_redirect_to_nowhere_is_raised() -> None:
-    """A Location that is no URL is httpx's RemoteProtocolError, and nothing is left open."""
+    """A Location that is not a URL is httpx's RemoteProtocolError, and nothing is left open."""
     bodies = [Body([b"moved"]) for _ in range(2)]
     server = Server(*(httpx.Response(302, headers={"Location": "https://:bad"}, stream=body) for body in bodies))
     policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
@@ -167,7 +167,7 @@ async def test_a_redirect_to_nowhere_is_raised() -> None:
 
 @pytest.mark.anyio
 async def test_a_long_way_costs_its_length_only() -> None:
-    """Each redirect of httpx has its own history; noting who answered must not walk them all."""
+    """Noting which origins answered takes linear time, though each redirect has a history of its own."""
     looks = 0
 
     class Counting(httpx.Response):
@@ -204,7 +204,7 @@ async def test_basic_auth_goes_with_every_attempt() -> None:
 
 @pytest.mark.anyio
 async def test_a_requests_own_auth_counts() -> None:
-    """The auth of a request takes the place of the client's, and None switches it off, in every attempt."""
+    """The auth of a request replaces the client's, and None disables it, in every attempt."""
     server = Server(503, 200, 503, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=("user", "pw")) as client:
@@ -229,7 +229,7 @@ async def test_auth_does_not_follow_to_another_host() -> None:
 
 @pytest.mark.anyio
 async def test_digest_auth() -> None:
-    """A digest challenge is answered within the attempt, and is no failure."""
+    """A digest challenge is answered within the attempt and is not a failure."""
     server = Server(httpx.Response(401, headers=CHALLENGE), 200)
     heard: list[object] = []
     with anyio.fail_after(5):
@@ -244,7 +244,7 @@ async def test_digest_auth() -> None:
 
 @pytest.mark.anyio
 async def test_digest_auth_with_retries() -> None:
-    """An attempt that fails after its challenge is retried, with a new count for each use of the nonce."""
+    """An attempt that fails after its challenge is retried, with a new nonce count each time."""
     server = Server(503, httpx.Response(401, headers=CHALLENGE), 503, httpx.ReadError("broken"), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=httpx.DigestAuth("user", "pw")) as client:
@@ -285,7 +285,7 @@ class TokenAuth(httpx.Auth):
 
 @pytest.mark.anyio
 async def test_an_auth_flow_is_run_for_every_attempt() -> None:
-    """A flow of several requests runs anew for each attempt, and is finished each time."""
+    """A flow of several requests runs again for each attempt, and is closed each time."""
     auth = TokenAuth()
     tokens = [httpx.Response(200, text=f"t{number}") for number in (1, 2, 3)]
     server = Server(tokens[0], 503, tokens[1], httpx.ReadError("broken"), tokens[2], 200)
@@ -315,7 +315,7 @@ class BodyAuth(httpx.Auth):
 
 @pytest.mark.anyio
 async def test_an_auth_flow_may_need_the_body() -> None:
-    """A flow that reads the body gets it, and the body is sent whole."""
+    """An auth flow that reads the body gets it, and the body is sent whole."""
     server = Server(503, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, auth=BodyAuth()) as client:
@@ -324,7 +324,7 @@ async def test_an_auth_flow_may_need_the_body() -> None:
 
 
 class BrokenAuth(httpx.Auth):
-    """Fail by itself."""
+    """Raise an error of its own."""
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         yield request
@@ -333,7 +333,7 @@ class BrokenAuth(httpx.Auth):
 
 @pytest.mark.anyio
 async def test_an_auth_flow_that_raises_closes_the_response() -> None:
-    """What an auth flow raises goes through, with the response closed."""
+    """What an auth flow raises is raised unchanged, with the response closed."""
     body = Body([b"x"])
     server = Server(httpx.Response(503, stream=body))
     with anyio.fail_after(5):
@@ -348,7 +348,7 @@ async def test_an_auth_flow_that_raises_closes_the_response() -> None:
 
 @pytest.mark.anyio
 async def test_cookies_are_kept() -> None:
-    """A cookie that the server sets goes with the next request."""
+    """A cookie that the server sets is sent with the next request."""
     server = Server(httpx.Response(200, headers={"Set-Cookie": "c=1"}), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server) as client:
@@ -359,7 +359,7 @@ async def test_cookies_are_kept() -> None:
 
 @pytest.mark.anyio
 async def test_cookies_of_discarded_responses_are_kept() -> None:
-    """A response that is thrown away has set its cookie all the same."""
+    """A response that is discarded sets its cookies nevertheless."""
     server = Server(httpx.Response(503, headers={"Set-Cookie": "c=1"}), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -392,7 +392,7 @@ async def test_event_hooks_are_called_once_for_each_attempt() -> None:
 
 @pytest.mark.anyio
 async def test_an_event_hook_may_read_the_response() -> None:
-    """A hook that reads each response disturbs neither retries nor errors."""
+    """A hook that reads each response affects neither retries nor errors."""
 
     async def read(response: httpx.Response) -> None:
         await response.aread()
@@ -409,7 +409,7 @@ async def test_an_event_hook_may_read_the_response() -> None:
 
 @pytest.mark.anyio
 async def test_an_event_hook_may_close_the_response() -> None:
-    """A hook that closes bad responses disturbs neither retries nor errors; there is just no text."""
+    """A hook that closes bad responses affects neither retries nor errors; the message just has no text."""
 
     async def close_bad(response: httpx.Response) -> None:
         if response.is_error:
@@ -429,7 +429,7 @@ async def test_an_event_hook_may_close_the_response() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["request", "response"])
 async def test_an_event_hook_that_raises_ends_the_request(kind: str) -> None:
-    """What a hook raises goes through at once, with the response closed."""
+    """What a hook raises is raised at once, with the response closed."""
     body = Body([b"x"])
 
     async def broken(_: object) -> None:
@@ -446,7 +446,7 @@ async def test_an_event_hook_that_raises_ends_the_request(kind: str) -> None:
 
 @pytest.mark.anyio
 async def test_an_event_hook_sees_a_plain_status_error_of_its_own() -> None:
-    """A hook that raises for the status, as httpx suggests, ends the request with what it has raised."""
+    """A hook that raises for the status, as httpx suggests, ends the request with its error."""
 
     async def strict(response: httpx.Response) -> None:
         response.raise_for_status()
@@ -459,7 +459,7 @@ async def test_an_event_hook_sees_a_plain_status_error_of_its_own() -> None:
     assert server.count == 1
 
 
-# --- What a response tells
+# --- What a response has
 
 
 @pytest.mark.anyio
@@ -476,7 +476,7 @@ async def test_elapsed(stream: bool) -> None:
 
 @pytest.mark.anyio
 async def test_extensions_of_a_response() -> None:
-    """What the transport says about the response stays with it."""
+    """The response keeps the transport's extensions."""
     server = Server(httpx.Response(200, extensions={"http_version": b"HTTP/2", "reason_phrase": b"Fine", "own": 1}))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server) as client:
@@ -501,7 +501,7 @@ async def test_extensions_of_a_request() -> None:
 
 @pytest.mark.anyio
 async def test_a_request_that_httpx_has_not_built() -> None:
-    """A request made by hand, without timeouts or headers of the client, is sent and retried."""
+    """An httpx.Request that the client has not built is sent and retried."""
     server = Server(503, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -510,7 +510,7 @@ async def test_a_request_that_httpx_has_not_built() -> None:
     assert server.count == 2
 
 
-# --- The client's own life
+# --- Opening and closing the client
 
 
 @pytest.mark.anyio
@@ -527,7 +527,7 @@ async def test_a_closed_client_says_so() -> None:
 
 @pytest.mark.anyio
 async def test_a_client_works_without_being_entered() -> None:
-    """As in httpx, a client may be used without a block, and closed by hand."""
+    """As in httpx, a client may be used without a block and closed with aclose()."""
     client = PrefectHttpxClient(transport=Server(503, 200), retry=AT_ONCE)
     with anyio.fail_after(5):
         assert (await client.get(URL)).status_code == 200
@@ -555,7 +555,7 @@ async def test_a_client_that_is_closed_during_a_wait_says_so(autojump_clock: Moc
 
 @pytest.mark.anyio
 async def test_mounted_transports_are_retried_like_any_other() -> None:
-    """Retries do not depend on which transport a URL is mounted on."""
+    """Mounted transports are retried as well."""
     mounted = Server(503, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(), mounts={"http://server": mounted}, retry=AT_ONCE) as client:
@@ -565,7 +565,7 @@ async def test_mounted_transports_are_retried_like_any_other() -> None:
 
 @pytest.mark.anyio
 async def test_a_mock_transport_will_do() -> None:
-    """The fake that comes with httpx works, retried, with bodies and with errors."""
+    """httpx.MockTransport works with retries, bodies and errors."""
     answers = iter([httpx.Response(503), httpx.Response(200, json={"a": 1}), httpx.Response(404, text="no")])
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=httpx.MockTransport(lambda _: next(answers)), retry=AT_ONCE) as client:

@@ -1,4 +1,4 @@
-"""What the client says, and what it never says."""
+"""What the client logs, and what appears in no log line, message or note."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ONE_RETRY = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Lines:
-    """Give what the package logs."""
+    """Collect what the package logs."""
     caplog.set_level(logging.DEBUG, logger="prefect_http")
     return Lines(caplog)
 
 
 class Lines:
-    """The package's own log records; httpx has a logger, too, and that is its own affair."""
+    """The package's own log records, without those of httpx's logger."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self._caplog = caplog
@@ -44,7 +44,7 @@ class Lines:
 
 
 async def fail(server: Server, url: str = URL, *, retry: RetryPolicy = ONE_RETRY, **more: Any) -> httpx.HTTPError:
-    """Make a request that must fail, and give the error."""
+    """Send a request that must fail, and return the error."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=retry) as client:
             with pytest.raises(httpx.HTTPError) as caught:
@@ -57,7 +57,7 @@ async def fail(server: Server, url: str = URL, *, retry: RetryPolicy = ONE_RETRY
 
 @pytest.mark.trio
 async def test_a_line_for_each_retry(lines: Lines, autojump_clock: MockClock) -> None:
-    """Each retry is a DEBUG line: what happened, which attempt of how many, the wait and why."""
+    """Each retry is a DEBUG line: what happened, which attempt of how many, the wait and its reason."""
     busy = httpx.Response(503, headers={"Retry-After": "7"})
     with trio.fail_after(60):
         async with PrefectHttpxClient(
@@ -73,7 +73,7 @@ async def test_a_line_for_each_retry(lines: Lines, autojump_clock: MockClock) ->
 
 @pytest.mark.anyio
 async def test_attempts_are_counted_by_the_policy(lines: Lines) -> None:
-    """The line counts up to what the request's own policy allows."""
+    """The line has the number of attempts that the request's own policy allows."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(503, 503, 200)) as client:
             await client.get(URL, extensions={"retry": RetryPolicy(max_retries=2, backoff_base=0, jitter=0)})
@@ -82,7 +82,7 @@ async def test_attempts_are_counted_by_the_policy(lines: Lines) -> None:
 
 @pytest.mark.anyio
 async def test_the_line_is_there_before_on_retry_is_called(lines: Lines) -> None:
-    """A line is not lost to an on_retry that raises."""
+    """The line is logged even if on_retry raises."""
 
     def on_retry(*_: object) -> None:
         raise RuntimeError("hook")
@@ -97,7 +97,7 @@ async def test_the_line_is_there_before_on_retry_is_called(lines: Lines) -> None
 @pytest.mark.anyio
 @pytest.mark.parametrize("answer", [200, 404, httpx.ConnectError("refused")])
 async def test_without_a_retry_there_is_no_line(answer: object, lines: Lines) -> None:
-    """Success says nothing, and what is raised says it itself."""
+    """Nothing is logged for success, nor for an error that is raised."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(answer), retry=AT_ONCE) as client:
             with contextlib.suppress(httpx.HTTPError):
@@ -107,7 +107,7 @@ async def test_without_a_retry_there_is_no_line(answer: object, lines: Lines) ->
 
 @pytest.mark.anyio
 async def test_a_line_is_one_line(lines: Lines) -> None:
-    """Whatever an exception says, its line is one line."""
+    """A log line has no line breaks, whatever the exception's message."""
     await fail(Server(httpx.ReadError("one\ntwo\r\n\x1b[31mthree"), 404))
     (text,) = lines.texts
     assert text.isprintable()
@@ -128,7 +128,7 @@ FAILURES: dict[str, Any] = {
 
 
 def said(error: BaseException, lines: Lines) -> str:
-    """Give all that was said: the message, the notes, the log lines and the reasons."""
+    """Return all texts: the message, the notes, the log lines and the reasons."""
     attempts = [attempt.reason for attempt in getattr(error, "attempts", ())]
     return "\n".join([str(error), notes_of(error), *lines.texts, *attempts])
 
@@ -137,7 +137,7 @@ def said(error: BaseException, lines: Lines) -> str:
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("url", URLS)
 async def test_no_userinfo_is_said(failure: str, url: str, lines: Lines) -> None:
-    """The userinfo of a URL is in no message, note or line."""
+    """The userinfo of a URL is in no message, note or log line."""
     server = Server(*FAILURES[failure]())
     text = said(await fail(server, url), lines)
     assert server.count == 2
@@ -148,7 +148,7 @@ async def test_no_userinfo_is_said(failure: str, url: str, lines: Lines) -> None
 
 @pytest.mark.anyio
 async def test_no_userinfo_of_a_redirect_is_said(lines: Lines) -> None:
-    """The userinfo of a URL that a redirect leads to is not said either."""
+    """Nor is the userinfo of a URL that a redirect leads to."""
     redirect = httpx.Response(307, headers={"Location": f"http://user:{SECRET}@elsewhere/"})
     server = Server(redirect, 503, redirect, 404)
     text = said(await fail(server, follow_redirects=True), lines)
@@ -169,7 +169,7 @@ async def test_no_userinfo_of_a_redirect_is_said(lines: Lines) -> None:
     ids=["authorization", "auth", "cookie", "proxy"],
 )
 async def test_no_credentials_of_headers_are_said(failure: str, arguments: dict[str, Any], lines: Lines) -> None:
-    """No credentials of a header are in a message, note or line."""
+    """Credentials in headers are in no message, note or log line."""
     text = said(await fail(Server(*FAILURES[failure]()), **arguments), lines)
     assert lines.texts
     assert SECRET not in text
@@ -177,7 +177,7 @@ async def test_no_credentials_of_headers_are_said(failure: str, arguments: dict[
 
 @pytest.mark.anyio
 async def test_no_cookies_of_an_answer_are_said(lines: Lines) -> None:
-    """No cookie that the server sets is said."""
+    """Nor are the cookies that a server sets."""
     answers = [httpx.Response(status, headers={"Set-Cookie": f"session={SECRET}"}) for status in (503, 404)]
     assert SECRET not in said(await fail(Server(*answers)), lines)
 
@@ -186,7 +186,7 @@ async def test_no_cookies_of_an_answer_are_said(lines: Lines) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        # The words of h11, of h2, and of h11 about the answer.
+        # The messages of h11, of h2, and of h11 about the response.
         httpx.LocalProtocolError(f"Illegal header value b'Bearer {SECRET}\\n'"),
         httpx.LocalProtocolError(f"Received header value surrounded by whitespace b' {SECRET}'"),
         httpx.RemoteProtocolError(f"illegal header line: bytearray(b'Set-Cookie : session={SECRET}')"),
@@ -194,10 +194,10 @@ async def test_no_cookies_of_an_answer_are_said(lines: Lines) -> None:
     ids=["h11", "h2", "answer"],
 )
 async def test_no_exception_quotes_a_header_in_what_we_say(error: httpx.RequestError, lines: Lines) -> None:
-    """An exception that quotes a header is told without the quotation, in lines and in notes."""
+    """An exception that quotes a header is shown without the quotation in log lines and notes."""
     raised = await fail(Server(error, error))
     assert raised is error
-    text = "\n".join([notes_of(error), *lines.texts])  # the message is the exception's own
+    text = "\n".join([notes_of(error), *lines.texts])  # the exception's own message is not ours
     assert type(error).__name__ in text
     assert SECRET not in text
 
@@ -209,7 +209,7 @@ async def test_no_exception_quotes_a_header_in_what_we_say(error: httpx.RequestE
     ids=["authorization", "cookie"],
 )
 async def test_an_answer_that_echoes_the_request_is_not_repeated(header: str, value: str, lines: Lines) -> None:
-    """A debug page that lists the request's headers does not bring its credentials into the message."""
+    """If a debug page lists the request's headers, their credentials are not in the message."""
 
     async def echo(request: httpx.Request) -> httpx.Response:
         listing = "\n".join(f"{name}: {request.headers[name]}" for name in request.headers)
@@ -227,7 +227,7 @@ async def test_an_answer_that_echoes_the_request_is_not_repeated(header: str, va
     ids=["bearer", "digest", "no ASCII"],
 )
 async def test_a_json_answer_that_echoes_the_request_is_not_repeated(value: str, lines: Lines) -> None:
-    """The same where the listing is JSON, which writes quotes and letters in its own way."""
+    """The same if the list is JSON, in which quotes and non-ASCII letters are escaped."""
 
     async def echo(request: httpx.Request) -> httpx.Response:
         return httpx.Response(500, json={"detail": {"why": "broke", "headers": dict(request.headers)}})
@@ -239,7 +239,7 @@ async def test_a_json_answer_that_echoes_the_request_is_not_repeated(value: str,
 
 @pytest.mark.anyio
 async def test_a_body_of_the_request_is_not_said(lines: Lines) -> None:
-    """What was sent is not in what is said."""
+    """The request's body is in no message, note or log line."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(503, 404), retry=ONE_RETRY) as client:
             with pytest.raises(httpx.HTTPError) as caught:

@@ -1,4 +1,4 @@
-"""Request bodies: those that can be sent again are, whole; those that cannot never are."""
+"""Request bodies that can be sent again, and those that cannot."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WHOLE = b"".join(PARTS)
 
 
 async def generated() -> AsyncIterator[bytes]:
-    """Give the body as an async generator does."""
+    """Yield the body as an async generator."""
     for part in PARTS:
         yield part
 
 
 class OnceOnly:
-    """Give the body as a file with a position does: the second time, nothing is left."""
+    """Yield the body as a file with a position does: the second time, nothing is left."""
 
     def __init__(self) -> None:
         self._parts = iter(PARTS)
@@ -50,7 +50,7 @@ class OneWay(io.RawIOBase):
 
 
 class Reader:
-    """A file that can be read and nothing else."""
+    """A file that can only be read."""
 
     def __init__(self) -> None:
         self._left = io.BytesIO(WHOLE)
@@ -60,7 +60,7 @@ class Reader:
 
 
 def half_read() -> io.BytesIO:
-    """Give a file whose position is not at its start; httpx sends it whole all the same."""
+    """Return a file whose position is not at its start; httpx sends it whole nevertheless."""
     file = io.BytesIO(WHOLE)
     file.read(3)
     return file
@@ -92,16 +92,16 @@ ONE_SHOT: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def request_of(arguments: dict[str, Any]) -> httpx.Request:
-    """Make a request with the body."""
+    """Return a request with the body."""
     return httpx.Request("POST", URL, **arguments)
 
 
-# --- Telling them apart
+# --- Which bodies are one-shot
 
 
 @pytest.mark.parametrize("kind", RESENDABLE)
 def test_what_can_be_sent_again_is_left_alone(kind: str) -> None:
-    """A body that can be sent again stays as httpx has made it."""
+    """A body that can be sent again stays as httpx made it."""
     request = request_of(RESENDABLE[kind]())
     stream = request.stream
     assert mark_one_shot_body(request) is None
@@ -110,7 +110,7 @@ def test_what_can_be_sent_again_is_left_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ONE_SHOT)
 def test_what_can_be_sent_once_is_marked(kind: str) -> None:
-    """A body that cannot be sent again, or that nobody knows it of, is put behind a mark, not yet spent."""
+    """A body that cannot be sent again, or is not known to, is wrapped, and is not spent yet."""
     request = request_of(ONE_SHOT[kind]())
     body = mark_one_shot_body(request)
     assert isinstance(body, OneShotBody)
@@ -119,13 +119,13 @@ def test_what_can_be_sent_once_is_marked(kind: str) -> None:
 
 
 def test_a_body_is_marked_once() -> None:
-    """A request that is sent again by hand keeps its mark."""
+    """A request that the caller sends again keeps its wrapper."""
     request = request_of({"content": generated()})
     assert mark_one_shot_body(request) is mark_one_shot_body(request)
 
 
 def test_a_stream_given_as_such_is_one_shot() -> None:
-    """A stream of the user's own class counts as one-shot."""
+    """A stream of a user's own class counts as one-shot."""
     request = httpx.Request("POST", URL, stream=Body(PARTS))
     assert mark_one_shot_body(request) is request.stream
 
@@ -136,14 +136,14 @@ def test_a_stream_given_as_such_is_one_shot() -> None:
     ids=["none", "no list", "an object", "a text", "a number"],
 )
 def test_what_only_looks_like_multipart_is_one_shot(fields: object) -> None:
-    """A stream with a ``fields`` of its own is not taken for a multipart body."""
+    """A stream that happens to have an attribute ``fields`` is not taken for a multipart body."""
     stream = Body(PARTS)
     stream.fields = fields  # type: ignore[attr-defined]
     assert mark_one_shot_body(httpx.Request("POST", URL, stream=stream)) is not None
 
 
 def test_a_sync_stream_is_left_to_httpx() -> None:
-    """What httpx refuses in an async client is not ours to touch."""
+    """A sync stream, which httpx refuses to send, is left alone."""
     request = request_of({"content": iter(PARTS)})
     stream = request.stream
     assert mark_one_shot_body(request) is None
@@ -152,7 +152,7 @@ def test_a_sync_stream_is_left_to_httpx() -> None:
 
 @pytest.mark.anyio
 async def test_a_marked_body_is_spent_once_it_is_read() -> None:
-    """Reading marks the body as spent from its first chunk on, and gives it unchanged."""
+    """A body counts as spent from its first chunk on, and is read unchanged."""
     body = OneShotBody(Body(PARTS))
     states = [(chunk, body.is_spent) async for chunk in body]
     assert states == [(part, True) for part in PARTS]
@@ -160,7 +160,7 @@ async def test_a_marked_body_is_spent_once_it_is_read() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_that_is_not_asked_for_its_first_chunk_is_not_spent() -> None:
-    """Only reading spends a body."""
+    """A body that is not read is not spent."""
     body = OneShotBody(Body(PARTS))
     aiter(body)
     assert not body.is_spent
@@ -168,7 +168,7 @@ async def test_a_body_that_is_not_asked_for_its_first_chunk_is_not_spent() -> No
 
 @pytest.mark.anyio
 async def test_a_marked_body_cannot_be_read_twice() -> None:
-    """A second reading is refused, also of what would give nothing instead of failing."""
+    """A second reading raises, even if the stream would be empty instead of raising."""
     body = OneShotBody(Body(PARTS))
     [_ async for _ in body]
     with pytest.raises((httpx.StreamError, httpx.RequestError)):
@@ -177,7 +177,7 @@ async def test_a_marked_body_cannot_be_read_twice() -> None:
 
 @pytest.mark.anyio
 async def test_closing_a_marked_body_closes_the_body() -> None:
-    """Closing reaches the stream behind the mark."""
+    """Closing the wrapper closes the stream."""
     stream = Body(PARTS)
     await OneShotBody(stream).aclose()
     assert stream.is_closed
@@ -215,7 +215,7 @@ async def test_a_file_on_disk_is_sent_whole(tmp_path: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ONE_SHOT)
 async def test_a_touched_one_shot_body_is_not_sent_again_after_a_status(kind: str) -> None:
-    """The bad status itself is raised, with a note that says why there was no retry."""
+    """The bad status is raised, with a note that says why there was no retry."""
     server = Server(503, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -229,7 +229,7 @@ async def test_a_touched_one_shot_body_is_not_sent_again_after_a_status(kind: st
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ONE_SHOT)
 async def test_a_touched_one_shot_body_is_not_sent_again_after_an_exception(kind: str) -> None:
-    """The exception itself is raised, with a note that says why there was no retry."""
+    """The exception is raised, with a note that says why there was no retry."""
     server = Server(error := httpx.ReadTimeout("slow"), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -244,7 +244,7 @@ async def test_a_touched_one_shot_body_is_not_sent_again_after_an_exception(kind
 @pytest.mark.parametrize("kind", ONE_SHOT)
 @pytest.mark.parametrize("failure", [503, httpx.ConnectTimeout("no")], ids=["status", "exception"])
 async def test_an_untouched_one_shot_body_is_sent_later(kind: str, failure: object) -> None:
-    """A one-shot body that nobody has touched is still whole, so the request is repeated with it."""
+    """A one-shot body that has not been read is still whole, so the request is repeated with it."""
     bodies: list[bytes] = []
 
     async def reads(request: httpx.Request) -> httpx.Response:
@@ -262,9 +262,9 @@ async def test_an_untouched_one_shot_body_is_sent_later(kind: str, failure: obje
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx's, dropped where its transports drop it
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # of httpx, whose transports do not close it
 async def test_a_body_touched_by_its_first_chunk_is_spent() -> None:
-    """A connection that broke after the first chunk has taken that chunk with it."""
+    """If the connection breaks after the first chunk, the body is spent."""
 
     async def breaks(request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -286,7 +286,7 @@ async def test_a_body_touched_by_its_first_chunk_is_spent() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ONE_SHOT)
 async def test_a_one_shot_body_is_sent_whole_without_failures(kind: str) -> None:
-    """Without a failure the mark is not noticed."""
+    """Without a failure a one-shot body is sent like any other."""
     server = Server(200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server) as client:
@@ -296,7 +296,7 @@ async def test_a_one_shot_body_is_sent_whole_without_failures(kind: str) -> None
 
 @pytest.mark.anyio
 async def test_a_body_that_raises_ends_the_request() -> None:
-    """What the user's own generator raises goes through at once, as it is."""
+    """What the user's own generator raises is raised at once, unchanged."""
     bug = ValueError("bug in the generator")
 
     async def broken() -> AsyncIterator[bytes]:
@@ -314,7 +314,7 @@ async def test_a_body_that_raises_ends_the_request() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_that_comes_from_another_response_may_break_off() -> None:
-    """A body that is another server's answer and breaks off is not sent again; its own error is raised."""
+    """If the body is another server's response and breaks off, its own error is raised, without a retry."""
     error = httpx.ReadError("upstream", request=httpx.Request("GET", "http://upstream/"))
 
     async def forwarded() -> AsyncIterator[bytes]:
@@ -333,7 +333,7 @@ async def test_a_body_that_comes_from_another_response_may_break_off() -> None:
 
 @pytest.mark.anyio
 async def test_a_sync_iterator_is_refused_as_in_httpx() -> None:
-    """A sync iterator as content is httpx's RuntimeError, made once."""
+    """A sync iterator as content is httpx's RuntimeError, raised once."""
     server = Server(200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -345,7 +345,7 @@ async def test_a_sync_iterator_is_refused_as_in_httpx() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["async generator", "async iterable", "stream"])
 async def test_a_one_shot_body_and_a_redirect(kind: str) -> None:
-    """A redirect that wants the body again gets neither a part of it nor an empty one, and no StreamConsumed."""
+    """A redirect that needs the body again ends in an error, not in a partial or empty body."""
     server = Server(httpx.Response(307, headers={"Location": "/elsewhere"}), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
@@ -357,7 +357,7 @@ async def test_a_one_shot_body_and_a_redirect(kind: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["async generator", "async iterable", "stream"])
 async def test_a_one_shot_body_and_an_authentication(kind: str) -> None:
-    """An authentication that wants the body again gets neither a part of it nor an empty one, and no StreamConsumed."""
+    """An auth flow that needs the body again ends in an error, not in a partial or empty body."""
     challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth", algorithm=MD5'}
     server = Server(httpx.Response(401, headers=challenge), 200)
     with anyio.fail_after(5):
@@ -369,7 +369,7 @@ async def test_a_one_shot_body_and_an_authentication(kind: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_resendable_body_and_a_redirect() -> None:
-    """Bytes go along with a redirect that keeps the method, and with the retry of the whole."""
+    """Bytes are sent again after a redirect that keeps the method, and in a retry."""
     redirect = httpx.Response(307, headers={"Location": "/elsewhere"})
     server = Server(redirect, 503, redirect, 200)
     with anyio.fail_after(5):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class App:
-    """An app that answers by path, and keeps count."""
+    """An app that responds by path, and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = Counter[str]()
@@ -84,7 +84,7 @@ app = App()
 
 @pytest.fixture(scope="module", params=[hypercorn_on_trio, uvicorn_on_asyncio], ids=["hypercorn", "uvicorn"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Serve the app; give the server's URL."""
+    """Serve the app; yield the server's URL."""
     app.calls.clear()
     with request.param(app) as url:
         yield url
@@ -97,13 +97,13 @@ def _count_anew() -> None:
 
 
 def new_client(url: str) -> PrefectHttpxClient:
-    """Make a client with a pool of one connection."""
+    """Return a client with a pool of one connection."""
     limits = httpx.Limits(max_connections=1)
     return PrefectHttpxClient(base_url=url, retry=retrying_at_once(), limits=limits, trust_env=False)
 
 
 async def test_plain_request(url: str) -> None:
-    """A request comes back as a PrefectResponse, read, with its elapsed time."""
+    """A response is a PrefectResponse that has been read, with its elapsed time."""
     with anyio.fail_after(10):
         async with new_client(url) as client:
             response = await client.post("/echo", json={"answer": 42})
@@ -112,8 +112,8 @@ async def test_plain_request(url: str) -> None:
     assert response.elapsed.total_seconds() > 0
 
 
-async def test_refused_request_is_repeated_over_its_connection(url: str) -> None:
-    """A request that is refused twice is repeated until it gets through, over one connection."""
+async def test_rejected_request_is_repeated_over_its_connection(url: str) -> None:
+    """A request that is rejected twice is repeated over the same connection."""
     ports: list[int] = []
 
     async def note(response: httpx.Response) -> None:
@@ -128,7 +128,7 @@ async def test_refused_request_is_repeated_over_its_connection(url: str) -> None
 
 
 async def test_streams_that_retry_share_one_connection(url: str) -> None:
-    """Ten tasks that stream and retry through a pool of one connection never wait for it in vain."""
+    """Ten tasks that stream and retry through a pool of one connection all get their responses."""
     statuses: list[int] = []
 
     async def stream_one(client: PrefectHttpxClient, path: str) -> None:
@@ -144,7 +144,7 @@ async def test_streams_that_retry_share_one_connection(url: str) -> None:
 
 
 async def test_long_body_streams_both_ways(url: str) -> None:
-    """A megabyte from a generator goes up and comes back whole."""
+    """A megabyte from a generator is sent and received whole."""
     block = bytes(range(256)) * 64
 
     async def body() -> AsyncIterator[bytes]:
@@ -167,7 +167,7 @@ async def test_crash_of_the_app_is_not_repeated(url: str) -> None:
 
 
 async def test_stream_that_is_left_early_tells_the_app(url: str) -> None:
-    """A streamed response is there while the app still sends, and leaving it gives the app http.disconnect."""
+    """A streamed response begins while the app still sends, and leaving it gives the app http.disconnect."""
     with anyio.fail_after(10):
         async with new_client(url) as client:
             async with client.stream("GET", "/endless") as response:

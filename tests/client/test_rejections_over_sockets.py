@@ -1,4 +1,4 @@
-"""Answers with a bad status, over real sockets: waits, connections, and bodies that are too long."""
+"""Responses with a bad status, over real sockets: waits, connections, and bodies that are too long."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ONE_CONNECTION = httpx.Limits(max_connections=1)
 
 
 def new_client(max_retries: int = 5) -> PrefectHttpxClient:
-    """Make a client that waits only as it is asked to."""
+    """Return a client that waits only if the server asks for it."""
     return PrefectHttpxClient(retry=retrying_at_once(max_retries), trust_env=False)
 
 
 def client_with_one_connection(attempts: list[Attempt]) -> PrefectHttpxClient:
-    """Make a client whose pool holds one connection, and that puts its failed attempts on a list."""
+    """Return a client with a pool of one connection that appends its failed attempts to a list."""
 
     def note(_: httpx.Request, attempt: Attempt) -> None:
         attempts.append(attempt)
@@ -50,8 +50,8 @@ def client_with_one_connection(attempts: list[Attempt]) -> PrefectHttpxClient:
     ids=["no-Retry-After", "seconds", "date", "malformed"],
 )
 @pytest.mark.parametrize("status", [429, 502, 503])
-async def test_refused_post_is_repeated_whole(status: int, headers: dict[str, str]) -> None:
-    """A refused POST is sent again with its whole body, whatever the Retry-After, over the same connection."""
+async def test_rejected_post_is_repeated_whole(status: int, headers: dict[str, str]) -> None:
+    """A POST that is rejected is sent again with its whole body over the same connection."""
     refusal = answer(status, b"busy", **headers)
     async with raw_server(refusal, refusal, answer(body=b"fine")) as server, new_client() as client:
         response = await client.post(server.url, content=b"pay")
@@ -61,8 +61,8 @@ async def test_refused_post_is_repeated_whole(status: int, headers: dict[str, st
     assert server.connections == 1
 
 
-async def test_too_long_a_retry_after_is_refused() -> None:
-    """A Retry-After beyond max_retry_after ends the request at once, and the error tells it."""
+async def test_a_retry_after_that_is_too_long() -> None:
+    """A Retry-After above max_retry_after ends the request at once, and the error has it."""
     async with raw_server(answer(503, retry_after="3600")) as server, new_client() as client:
         with pytest.raises(PrefectHTTPStatusError) as caught:
             await client.get(server.url)
@@ -70,8 +70,8 @@ async def test_too_long_a_retry_after_is_refused() -> None:
     assert len(caught.value.attempts) == len(server.requests) == 1
 
 
-async def test_last_answer_is_raised() -> None:
-    """Once the retries are used up, the last answer is raised, with every attempt and its own body."""
+async def test_last_response_is_raised() -> None:
+    """Once the retries are used up, the last response is raised, with every attempt and its own body."""
     async with raw_server(answer(503), answer(502), answer(429, b"go away")) as server, new_client(2) as client:
         with pytest.raises(PrefectHTTPStatusError, match="go away") as caught:
             await client.get(server.url)
@@ -80,7 +80,7 @@ async def test_last_answer_is_raised() -> None:
 
 
 async def test_one_shot_body_is_not_sent_again() -> None:
-    """A one-shot body that has been read is never resent: the refusal is raised, with a note that says why."""
+    """A one-shot body that has been read is not sent again: the status is raised, with a note that says why."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b"only "
@@ -99,7 +99,7 @@ async def test_one_shot_body_is_not_sent_again() -> None:
     ids=["short", "half", "endless"],
 )
 async def test_retried_stream_holds_no_connection(make_refusal: Callable[[], Act]) -> None:
-    """Retries under stream=True get along with a pool of one connection, whatever the bodies thrown away."""
+    """Retries of a stream need only a pool of one connection, whatever the discarded bodies."""
     attempts: list[Attempt] = []
     refusal = make_refusal()
     async with raw_server(refusal, refusal, answer(body=b"fine")) as server:
@@ -109,7 +109,7 @@ async def test_retried_stream_holds_no_connection(make_refusal: Callable[[], Act
 
 
 async def test_streams_share_one_connection() -> None:
-    """Twenty tasks that stream and retry through a pool of one connection all come to their answer."""
+    """Twenty tasks that stream and retry through a pool of one connection all get their responses."""
     bodies: list[bytes] = []
     attempts: list[Attempt] = []
 
@@ -127,7 +127,7 @@ async def test_streams_share_one_connection() -> None:
 
 
 async def test_streamed_error_leaves_its_connection_usable() -> None:
-    """A streamed response with a bad status and a short body gives its connection back once it is raised."""
+    """A streamed response with a bad status and a short body returns its connection before the error is raised."""
     async with raw_server(answer(404, b"gone"), answer()) as server, new_client() as client:
         with pytest.raises(PrefectHTTPStatusError) as caught:
             async with client.stream("GET", server.url):
@@ -148,7 +148,7 @@ async def test_endless_streamed_error_is_closed() -> None:
 
 
 async def test_gigabyte_of_error_is_not_read() -> None:
-    """Of an error body of a gigabyte, 1 MiB is read at most, and the server sees the connection closed."""
+    """Of an error body of a gigabyte at most 1 MiB is read, and the server sees the connection closed."""
     async with raw_server(flood := Flood(500, size=2**30)) as server, new_client() as client:
         with pytest.raises(PrefectHTTPStatusError) as caught:
             await client.get(server.url)
@@ -158,8 +158,8 @@ async def test_gigabyte_of_error_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("backoff", [0, 0.05], ids=["at-once", "with-time-to-read"])
-async def test_gigabyte_of_refusal_is_not_read(backoff: float) -> None:
-    """A refusal with a body of a gigabyte is dropped with its connection, and the request is repeated on another."""
+async def test_gigabyte_of_rejection_is_not_read(backoff: float) -> None:
+    """A rejection with a body of a gigabyte is dropped with its connection, and another one is used."""
     policy = RetryPolicy(backoff_base=backoff, jitter=0)
     async with raw_server(flood := Flood(503, size=2**30), answer()) as server:
         async with PrefectHttpxClient(retry=policy, trust_env=False) as client:
@@ -170,7 +170,7 @@ async def test_gigabyte_of_refusal_is_not_read(backoff: float) -> None:
 
 
 async def test_stream_is_lazy() -> None:
-    """A streamed response is there before its body has come, and leaving it early closes the connection."""
+    """A streamed response is returned before its body has come, and leaving it early closes the connection."""
     async with raw_server(flood := Flood(200)) as server, new_client() as client:
         async with client.stream("GET", server.url) as response:
             assert response.status_code == 200
@@ -180,7 +180,7 @@ async def test_stream_is_lazy() -> None:
 
 @pytest.mark.parametrize("scheme", ["stream", "request"])
 async def test_switching_protocols_hands_over_the_stream(scheme: str) -> None:
-    """An answer of 101 is no error, and its network stream speaks the new protocol."""
+    """A 101 is returned, and its network stream carries the new protocol."""
     headers = {"Connection": "upgrade", "Upgrade": "echo"}
     async with raw_server(upgrade_to_echo) as server, new_client() as client:
         request = client.build_request("GET", server.url, headers=headers)
@@ -194,7 +194,7 @@ async def test_switching_protocols_hands_over_the_stream(scheme: str) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_cancelled_request_gives_its_connection_back(stream: bool) -> None:
-    """A request that is cancelled while it waits for its answer leaves room in a pool of one connection."""
+    """A request that is cancelled while it waits for its response frees its place in the pool."""
     asked = anyio.Event()
 
     async def ask_and_wait(network: anyio.abc.ByteStream) -> None:
@@ -211,9 +211,9 @@ async def test_cancelled_request_gives_its_connection_back(stream: bool) -> None
     assert server.connections == 2
 
 
-async def test_dropped_refusals_count_like_any_attempt() -> None:
-    """Refusals and broken connections are attempts of one request, and the policy counts them together."""
-    refuse = answer(503, connection="close")  # on a connection that is reused, the wire would send again by itself
+async def test_rejections_and_dropped_connections_count_together() -> None:
+    """Rejections and dropped connections are attempts of one request, and the policy counts them together."""
+    refuse = answer(503, connection="close")  # on a reused connection, HTTPTransport would repeat the request by itself
     async with raw_server(refuse, drop, refuse, drop) as server, new_client(3) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(server.url)

@@ -1,4 +1,4 @@
-"""What the client repeats, what it never repeats, and what it tells about it."""
+"""What the client repeats, what it never repeats, and how it reports that."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_no_other_status_is_repeated(status: int) -> None:
 
 @pytest.mark.anyio
 async def test_extra_codes_are_repeated_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PREFECT_CLIENT_RETRY_EXTRA_CODES adds to the list and takes nothing from it."""
+    """PREFECT_CLIENT_RETRY_EXTRA_CODES adds to the default statuses."""
     monkeypatch.setenv("PREFECT_CLIENT_RETRY_EXTRA_CODES", "408,504")
     policy = dataclasses.replace(RetryPolicy.from_env(), backoff_base=0, jitter=0)
     server = Server(408, 504, 429, 502, 503, 200)
@@ -85,7 +85,7 @@ async def test_extra_codes_are_repeated_as_well(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.anyio
 async def test_statuses_are_the_policys() -> None:
-    """A status that the policy leaves out is not repeated."""
+    """Only the statuses of the policy are repeated."""
     server = Server(500, 503)
     with pytest.raises(PrefectHTTPStatusError) as caught:
         await send(server, retry=RetryPolicy(statuses={500}, backoff_base=0, jitter=0))
@@ -98,8 +98,8 @@ async def test_statuses_are_the_policys() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", NEVER_SENT)
 @pytest.mark.parametrize("method", [*SAFE, *UNSAFE])
-async def test_what_never_left_is_repeated_for_any_method(kind: Kind, method: str) -> None:
-    """A request that never left is repeated, whatever the method, at an origin that never answered, too."""
+async def test_what_was_never_sent_is_repeated_for_any_method(kind: Kind, method: str) -> None:
+    """A request that was never sent is repeated, whatever the method, even if the origin has never answered."""
     server = Server(kind("no"), 200)
     assert (await send(server, method)).status_code == 200
     assert server.count == 2
@@ -109,7 +109,7 @@ async def test_what_never_left_is_repeated_for_any_method(kind: Kind, method: st
 @pytest.mark.parametrize("kind", AMBIGUOUS)
 @pytest.mark.parametrize("method", SAFE)
 async def test_what_failed_on_the_way_is_repeated_for_safe_methods(kind: Kind, method: str) -> None:
-    """What broke off is repeated for GET, HEAD, OPTIONS, TRACE, PUT and DELETE."""
+    """What broke off is repeated for idempotent methods."""
     server = Server(kind("no"), 200)
     assert (await send(server, method)).status_code == 200
     assert server.count == 2
@@ -119,7 +119,7 @@ async def test_what_failed_on_the_way_is_repeated_for_safe_methods(kind: Kind, m
 @pytest.mark.parametrize("kind", AMBIGUOUS)
 @pytest.mark.parametrize("method", UNSAFE)
 async def test_what_failed_on_the_way_is_not_repeated_otherwise(kind: Kind, method: str) -> None:
-    """What broke off is not repeated for any other method: the server may have done it."""
+    """What broke off is not repeated for other methods: the server may have acted on it."""
     server = Server(error := kind("no"), 200)
     with pytest.raises(kind) as caught:
         await send(server, method)
@@ -132,7 +132,7 @@ async def test_what_failed_on_the_way_is_not_repeated_otherwise(kind: Kind, meth
 @pytest.mark.parametrize("kind", AMBIGUOUS)
 @pytest.mark.parametrize("method", UNSAFE)
 async def test_an_idempotency_key_makes_it_safe(kind: Kind, method: str) -> None:
-    """With an Idempotency-Key, in whatever case, any method is repeated, with the same key."""
+    """With an Idempotency-Key, in whatever case, any method is repeated with the same key."""
     server = Server(kind("no"), 200)
     await send(server, method, headers={"idempotency-KEY": "k1"})
     assert [seen.headers["Idempotency-Key"] for seen in server.seen] == ["k1", "k1"]
@@ -151,7 +151,7 @@ async def test_retry_non_idempotent_allows_it(kind: Kind, method: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", FINAL)
 async def test_no_other_exception_is_repeated(kind: Kind) -> None:
-    """No other exception of httpx is repeated, whatever allows it, and it is raised as it is, with a note."""
+    """No other exception of httpx is repeated, whatever the policy, and it is raised with a note."""
     server = Server(error := kind("no"), 200)
     with pytest.raises(kind) as caught:
         await send(
@@ -165,7 +165,7 @@ async def test_no_other_exception_is_repeated(kind: Kind) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [200, 404, 503])
 async def test_a_connect_error_is_repeated_once_the_origin_has_answered(status: int) -> None:
-    """A server that has answered, well or badly, and is gone now is probably restarting."""
+    """A server that has answered before, with whatever status, is probably restarting."""
     server = Server(status, httpx.ConnectError("refused"), httpx.ConnectError("refused"), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
@@ -178,7 +178,7 @@ async def test_a_connect_error_is_repeated_once_the_origin_has_answered(status: 
 
 @pytest.mark.anyio
 async def test_a_connect_error_fails_fast_at_first() -> None:
-    """A wrong address fails at once, however often it is tried."""
+    """An address that has never answered fails at once, however often it is tried."""
     server = Server(httpx.ConnectError("refused"), ...)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -192,7 +192,7 @@ async def test_a_connect_error_fails_fast_at_first() -> None:
 
 @pytest.mark.anyio
 async def test_an_answer_within_the_same_send_counts() -> None:
-    """A server that answers 503 and is gone by the next attempt is waited for."""
+    """A 503 counts as an answer for the next attempt of the same request."""
     server = Server(503, httpx.ConnectError("refused"), 200)
     assert (await send(server)).status_code == 200
     assert server.count == 3
@@ -211,7 +211,7 @@ async def test_an_answer_within_the_same_send_counts() -> None:
     ],
 )
 async def test_an_origin_is_scheme_host_and_port(url: str, *, known: bool) -> None:
-    """It is the origin that has to have answered: another port or scheme is another server."""
+    """The origin must have answered: another port or scheme is another server."""
     server = Server(200, httpx.ConnectError("refused"), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -226,7 +226,7 @@ async def test_an_origin_is_scheme_host_and_port(url: str, *, known: bool) -> No
 
 @pytest.mark.anyio
 async def test_origins_are_each_clients_own() -> None:
-    """What one client has seen answering, another has not."""
+    """Each client knows only the origins that have answered itself."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(200), retry=AT_ONCE) as client:
             await client.get(URL)
@@ -239,12 +239,12 @@ async def test_origins_are_each_clients_own() -> None:
 
 @pytest.mark.anyio
 async def test_an_origin_that_redirected_has_answered() -> None:
-    """A redirect is an answer, also where what it leads to is what failed."""
+    """A redirect counts as an answer even if its target fails."""
     elsewhere = httpx.Response(307, headers={"Location": "http://elsewhere/"})
     server = Server(
         elsewhere,
-        httpx.ConnectTimeout("no"),  # of elsewhere; never sent, so it all starts again
-        httpx.ConnectError("refused"),  # of the server, which has redirected and so has answered
+        httpx.ConnectTimeout("no"),  # of elsewhere; never sent, so the first request is repeated
+        httpx.ConnectError("refused"),  # of the server, which has answered with a redirect
         200,
     )
     with anyio.fail_after(5):
@@ -254,8 +254,8 @@ async def test_an_origin_that_redirected_has_answered() -> None:
 
 
 @pytest.mark.anyio
-async def test_every_origin_on_a_good_way_has_answered() -> None:
-    """Where a request came through by way of a redirect, both servers have answered."""
+async def test_every_origin_of_successful_redirects_has_answered() -> None:
+    """After a redirect both servers have answered."""
     server = Server(
         httpx.Response(307, headers={"Location": "http://elsewhere/"}),
         200,
@@ -271,8 +271,8 @@ async def test_every_origin_on_a_good_way_has_answered() -> None:
 
 
 @pytest.mark.anyio
-async def test_where_a_redirect_leads_has_to_have_answered() -> None:
-    """A redirect to a wrong address fails fast: it is not the first server that could not be reached."""
+async def test_the_target_of_a_redirect_must_have_answered() -> None:
+    """A redirect to an address that has never answered fails at once."""
     server = Server(httpx.Response(307, headers={"Location": "http://elsewhere/"}), httpx.ConnectError("refused"), 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE, follow_redirects=True) as client:
@@ -284,7 +284,7 @@ async def test_where_a_redirect_leads_has_to_have_answered() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 async def test_a_body_that_breaks_off_is_repeated_if_safe(method: str) -> None:
-    """An answer whose body breaks off is a failure on the way: closed, and asked for again."""
+    """If a body breaks off, the response is closed and the request repeated."""
     body = Body([b"half of", httpx.ReadError("broken")])
     server = Server(httpx.Response(200, stream=body), httpx.Response(200, text="all of it"))
     assert (await send(server, method)).text == "all of it"
@@ -294,7 +294,7 @@ async def test_a_body_that_breaks_off_is_repeated_if_safe(method: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_body_that_breaks_off_is_not_repeated_otherwise() -> None:
-    """A POST that was answered is not sent again because the answer broke off."""
+    """A POST is not repeated because its response broke off."""
     body = Body([b"half of", httpx.ReadError("broken")])
     server = Server(httpx.Response(200, stream=body), 200)
     with pytest.raises(httpx.ReadError):
@@ -304,9 +304,9 @@ async def test_a_body_that_breaks_off_is_not_repeated_otherwise() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx does not close its generators there
 async def test_a_body_that_cannot_be_decoded_is_not_repeated() -> None:
-    """A body that is not what its Content-Encoding says is raised as it is, and the response closed."""
+    """A body that does not match its Content-Encoding is httpx's error, without a retry."""
     body = Body([b"not gzip"])
     server = Server(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=body), 200)
     with pytest.raises(httpx.DecodingError):
@@ -320,7 +320,7 @@ async def test_a_body_that_cannot_be_decoded_is_not_repeated() -> None:
 
 @pytest.mark.anyio
 async def test_by_default_there_are_six_attempts() -> None:
-    """Five retries, and then the last answer is raised."""
+    """There are five retries, and then the last response is raised."""
     server = Server(503, ...)
     with pytest.raises(PrefectHTTPStatusError) as caught:
         await send(server)
@@ -332,7 +332,7 @@ async def test_by_default_there_are_six_attempts() -> None:
 @pytest.mark.parametrize("max_retries", [0, 1, 3])
 @pytest.mark.parametrize("failure", [503, httpx.ReadTimeout("slow")])
 async def test_max_retries(failure: object, max_retries: int) -> None:
-    """A request is sent max_retries times more and no further."""
+    """A request is repeated max_retries times."""
     server = Server(failure, ...)
     with pytest.raises((PrefectHTTPStatusError, httpx.ReadTimeout)) as caught:
         await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=max_retries))
@@ -342,7 +342,7 @@ async def test_max_retries(failure: object, max_retries: int) -> None:
 
 @pytest.mark.anyio
 async def test_all_kinds_of_failures_count_together() -> None:
-    """A status and an exception use up the same retries."""
+    """Statuses and exceptions use up the same retries."""
     server = Server(503, httpx.ReadError("broken"), 429, httpx.ConnectTimeout("no"))
     with pytest.raises(httpx.ConnectTimeout):
         await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=3))
@@ -351,7 +351,7 @@ async def test_all_kinds_of_failures_count_together() -> None:
 
 @pytest.mark.anyio
 async def test_each_send_has_its_own_retries() -> None:
-    """What one request has used up, the next one has again."""
+    """Each request has all its retries."""
     server = Server(503, 503, 200, 503, 503, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=dataclasses.replace(AT_ONCE, max_retries=2)) as client:
@@ -365,7 +365,7 @@ async def test_each_send_has_its_own_retries() -> None:
 
 @pytest.mark.anyio
 async def test_a_request_may_have_its_own_policy() -> None:
-    """extensions={"retry": ...} takes the place of the client's policy, for that request alone."""
+    """extensions={"retry": ...} replaces the client's policy for that request."""
     server = Server(500, 500, 200, 500)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -378,7 +378,7 @@ async def test_a_request_may_have_its_own_policy() -> None:
 
 @pytest.mark.anyio
 async def test_a_streamed_request_may_have_its_own_policy() -> None:
-    """client.stream() takes the extension, too."""
+    """client.stream() accepts the extension as well."""
     server = Server(503, 200)
     with anyio.fail_after(5):
         async with (
@@ -390,7 +390,7 @@ async def test_a_streamed_request_may_have_its_own_policy() -> None:
 
 @pytest.mark.anyio
 async def test_a_requests_policy_survives_a_redirect() -> None:
-    """The request's policy is that of the whole send, redirects included."""
+    """The request's policy also holds for its redirects."""
     server = Server(httpx.Response(307, headers={"Location": "/b"}), 500, 200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
@@ -402,18 +402,18 @@ async def test_a_requests_policy_survives_a_redirect() -> None:
 
 @pytest.mark.anyio
 async def test_no_policy_is_the_clients() -> None:
-    """extensions={"retry": None} is as good as none."""
+    """With extensions={"retry": None} the client's policy holds."""
     server = Server(503, 200)
     await send(server, extensions={"retry": None})
     assert server.count == 2
 
 
-# --- What is told
+# --- How it is reported
 
 
 @pytest.mark.anyio
 async def test_the_error_has_every_attempt() -> None:
-    """The attempts are told in order, each with exactly one of a status and an exception."""
+    """The attempts are in order, each with exactly one of a status and an exception."""
     timeout = httpx.ReadTimeout("slow")
     server = Server(503, timeout, httpx.Response(429, headers={"Retry-After": "0"}), 404)
     with pytest.raises(PrefectHTTPStatusError) as caught:
@@ -432,7 +432,7 @@ async def test_the_error_has_every_attempt() -> None:
 
 @pytest.mark.anyio
 async def test_a_status_error_has_one_note_with_every_attempt() -> None:
-    """The error has a note with a line for each attempt and why no further one was made."""
+    """The error has one note, with a line for each attempt and why no further one was made."""
     server = Server(httpx.ReadTimeout("slow"), 503)
     with pytest.raises(PrefectHTTPStatusError) as caught:
         await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=1))
@@ -446,7 +446,7 @@ async def test_a_status_error_has_one_note_with_every_attempt() -> None:
 
 @pytest.mark.anyio
 async def test_an_exception_has_one_note_with_every_attempt() -> None:
-    """So has the httpx exception, which is the one that the transport raised."""
+    """So has an exception of httpx, which is the one that the transport raised."""
     last = httpx.ReadError("broken")
     server = Server(503, last)
     with pytest.raises(httpx.ReadError) as caught:
@@ -461,7 +461,7 @@ async def test_an_exception_has_one_note_with_every_attempt() -> None:
 
 @pytest.mark.anyio
 async def test_exceptions_on_the_way_have_no_note() -> None:
-    """An exception that was retried is not the one to tell the story."""
+    """An exception that was retried has no note."""
     first, second = httpx.ReadError("first"), httpx.ReadError("second")
     with pytest.raises(httpx.ReadError):
         await send(Server(first, second), retry=dataclasses.replace(AT_ONCE, max_retries=1))
@@ -470,7 +470,7 @@ async def test_exceptions_on_the_way_have_no_note() -> None:
 
 @pytest.mark.anyio
 async def test_the_clients_error_can_be_pickled() -> None:
-    """An error with attempts and notes survives the way into another process."""
+    """An error is pickled with its attempts and notes."""
     server = Server(httpx.ReadTimeout("slow"), httpx.Response(404, json={"detail": "no such flow"}))
     with pytest.raises(PrefectHTTPStatusError) as caught:
         await send(server)
@@ -494,7 +494,7 @@ async def test_the_clients_error_can_be_pickled() -> None:
     ids=["status", "exception", "body", "error body"],
 )
 async def test_errors_are_raised_plain(make: Callable[[], object]) -> None:
-    """No exception group of ours is around the error, on either backend."""
+    """The error is not inside an exception group, on either backend."""
     with pytest.raises((PrefectHTTPStatusError, httpx.ReadError)):
         await send(Server(make()), retry=RetryPolicy(max_retries=0, total_timeout=100))
 
@@ -504,7 +504,7 @@ async def test_errors_are_raised_plain(make: Callable[[], object]) -> None:
 
 @pytest.mark.anyio
 async def test_on_retry_is_called_before_each_wait() -> None:
-    """on_retry sees the request and the attempt that failed, after it and before the next one."""
+    """on_retry gets the request and the attempt that failed, before the next one."""
     story: list[object] = []
     bodies = [Body([b"no"]), Body([b"no"])]
 
@@ -529,7 +529,7 @@ async def test_on_retry_is_called_before_each_wait() -> None:
 
 @pytest.mark.anyio
 async def test_on_retry_is_called_for_exceptions() -> None:
-    """on_retry hears of exceptions as well as of statuses."""
+    """on_retry is called for exceptions as well as for statuses."""
     heard: list[Exception | None] = []
     error = httpx.ReadError("broken")
     with anyio.fail_after(5):
@@ -544,8 +544,8 @@ async def test_on_retry_is_called_for_exceptions() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("last", [200, 404, 503, httpx.ReadError("broken")])
-async def test_on_retry_is_not_called_where_there_is_no_wait(last: object) -> None:
-    """Nobody hears of a retry that is not made."""
+async def test_on_retry_is_not_called_without_a_wait(last: object) -> None:
+    """on_retry is not called for the last attempt."""
     heard: list[Attempt] = []
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
@@ -561,7 +561,7 @@ async def test_on_retry_is_not_called_where_there_is_no_wait(last: object) -> No
 
 @pytest.mark.anyio
 async def test_what_on_retry_returns_does_not_matter() -> None:
-    """on_retry has no say: what it returns is ignored."""
+    """The return value of on_retry is ignored."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(503, 200), retry=AT_ONCE, on_retry=lambda *_: False) as client:
             assert (await client.get(URL)).status_code == 200
@@ -574,7 +574,7 @@ async def test_what_on_retry_returns_does_not_matter() -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_an_exception_from_on_retry_ends_the_request(error: BaseException) -> None:
-    """What on_retry raises goes through, is not retried itself, and finds the response closed."""
+    """What on_retry raises ends the request, with the response closed."""
     body = Body([b"no"])
     server = Server(httpx.Response(503, stream=body), 200)
 

@@ -1,4 +1,4 @@
-"""The transports of a client, wrapped: a plain httpx.AsyncClient says which ones they must be."""
+"""The transports of a client are those that a plain httpx.AsyncClient would use, each in a wrapper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefect_http._client.routing import environment_proxies, make_transports
 
 
 class Wrapper(httpx.AsyncBaseTransport):
-    """Hands everything on, and remembers it."""
+    """A wrapper that passes everything on, and records the URLs."""
 
     def __init__(self, wrapped: httpx.AsyncBaseTransport) -> None:
         self.wrapped = wrapped
@@ -47,7 +47,7 @@ class Wrapper(httpx.AsyncBaseTransport):
 
 
 class Mounted(httpx.AsyncBaseTransport):
-    """A transport of the user's, which does not hash, is falsy, and remembers when it was entered and left."""
+    """A user's transport that is neither hashable nor truthy, and records when it was entered and left."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -73,7 +73,7 @@ class Mounted(httpx.AsyncBaseTransport):
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Generator[None, None, None]:
-    """Set these variables, and none else that tells of proxies."""
+    """Set these variables, and unset all others that configure proxies."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.lower().endswith("_proxy") or name == "REQUEST_METHOD":
@@ -84,7 +84,7 @@ def environment(variables: Mapping[str, str]) -> Generator[None, None, None]:
 
 
 def new_client(arguments: Mapping[str, Any]) -> tuple[httpx.AsyncClient, list[Wrapper]]:
-    """Make a client of wrapped transports, and give these as well."""
+    """Return a client of wrapped transports, and the wrappers."""
     wrappers: list[Wrapper] = []
 
     def wrap(transport: httpx.AsyncBaseTransport) -> Wrapper:
@@ -110,12 +110,12 @@ URLS = [
 
 
 def transport_for(client: Any, url: str) -> Any:
-    """Give the transport that serves a URL. There is no public way to ask without a request."""
+    """Return the transport that serves a URL, for which httpx has no public name."""
     return client._transport_for_url(httpx.URL(url))
 
 
 def description(transport: Any) -> object:
-    """Describe a transport by all that it was made with, one of the user's by itself.
+    """Describe a transport by everything that it was made with, and one of the user's by its identity.
 
     An HTTPTransport that serves requests itself is described by what httpx's is that is made like it.
     """
@@ -136,7 +136,7 @@ def description(transport: Any) -> object:
 
 
 def as_made_by_httpx(transport: Any) -> httpx.AsyncHTTPTransport:
-    """Make httpx's own transport with what an HTTPTransport has."""
+    """Return a transport of httpx's with the settings of an HTTPTransport."""
     pool, connector = transport._pool, transport._connector
     limits = httpx.Limits(
         max_connections=pool._max_connections,
@@ -152,14 +152,14 @@ def as_made_by_httpx(transport: Any) -> httpx.AsyncHTTPTransport:
 
 
 def unwrapped(transport: Any) -> Any:
-    """Give what is behind the wrapper, which must be there, and only once."""
+    """Return what is inside the wrapper, which must be there exactly once."""
     assert type(transport) is Wrapper
     assert type(transport.wrapped) is not Wrapper
     return transport.wrapped
 
 
 def outcome(make: Callable[[], tuple[httpx.AsyncClient, Callable[[Any], Any]]]) -> object:
-    """Describe which transport serves which URL, which of the URLs share one, or the error that there is instead."""
+    """Return which transport serves which URL, which of the URLs share one, or the error that is raised instead."""
     try:
         client, unwrap = make()
     except Exception as error:
@@ -174,7 +174,7 @@ def outcome(make: Callable[[], tuple[httpx.AsyncClient, Callable[[Any], Any]]]) 
 
 
 def compare(variables: Mapping[str, str], arguments: Mapping[str, Any]) -> object:
-    """Check that both clients do the same, and give what they do."""
+    """Check that both clients have the same outcome, and return it."""
     with environment(variables):
         expected = outcome(lambda: (httpx.AsyncClient(**arguments), lambda transport: transport))
         assert outcome(lambda: (new_client(arguments)[0], unwrapped)) == expected
@@ -207,7 +207,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "bad port": {"HTTP_PROXY": "http://proxy-p:x"},
 }
 
-# Some are patterns to httpx and some to httpx2 alone, and some are errors to the former, which the latter ignores.
+# Some are patterns for httpx, some only for httpx2, and some are errors in the former and ignored by the latter.
 ENTRIES = (
     *("*", "", "x.org", ".x.org", "*.x.org", "*x.org", "*.", "X.ORG", "org", "x.org:8080", ".x.org:8080", "x.org/a"),
     *("localhost", "LocalHost", "localhost:8080", "127.0.0.1", "10.0.0.0/8", "10.0.0.0", "10.1.2.3:8080"),
@@ -219,13 +219,13 @@ ENTRIES = (
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_environments_proxies(name: str) -> None:
-    """The environment's proxies serve what they serve in httpx, made of the same arguments."""
+    """The environment's proxies serve the same URLs as in httpx, with the same arguments."""
     compare(ENVIRONMENTS[name], {"verify": False})
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_proxy(entry: str) -> None:
-    """Each form of an entry of NO_PROXY, with others around it, spares what it spares in httpx, or is its error."""
+    """Each form of an entry of NO_PROXY, alone and among others, excludes the same URLs as in httpx."""
     compare({**ALL, "NO_PROXY": entry}, {"verify": False})
     compare({**ALL, "HTTP_PROXY": Q, "NO_PROXY": f"y.org, {entry} ,,localhost"}, {"verify": False})
 
@@ -233,7 +233,7 @@ def test_no_proxy(entry: str) -> None:
 @given(entries=st.lists(st.sampled_from(ENTRIES) | st.text("*.:/[]%19ax ", max_size=6), max_size=4))
 @settings(max_examples=100)
 def test_any_no_proxy(entries: list[str]) -> None:
-    """So does any NO_PROXY."""
+    """So does any list of entries."""
     compare({**ALL, "HTTPS_PROXY": Q, "NO_PROXY": ",".join(entries)}, {"verify": False})
 
 
@@ -273,7 +273,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "unused verify": {"transport": MOUNTED, "verify": "/nowhere"},
 }
 
-COMPLAINTS: dict[str, dict[str, Any]] = {
+INVALID: dict[str, dict[str, Any]] = {
     "proxy of an unknown scheme": {"proxy": "gopher://proxy-p:1"},
     "proxy without a scheme": {"proxy": "proxy-p:1"},
     "empty proxy": {"proxy": ""},
@@ -293,21 +293,21 @@ COMPLAINTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("spared", ["", "x.org,10.1.2.3"], ids=["all", "NO_PROXY"])
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_the_arguments(name: str, spared: str) -> None:
-    """Each argument has its effect on what serves which URL, next to the environment's proxies."""
+    """Each argument affects which transport serves which URL as in httpx, beside the environment's proxies."""
     done = compare({**ALL, "NO_PROXY": spared}, {"verify": False, **ARGUMENTS[name]})
     assert isinstance(done, list)
 
 
 @pytest.mark.filterwarnings("ignore:`(cert|verify)=:DeprecationWarning")
-@pytest.mark.parametrize("name", COMPLAINTS)
-def test_the_complaints(name: str) -> None:
-    """What httpx minds, it minds, in its own words."""
-    done = compare({}, {"verify": False, **COMPLAINTS[name]})
+@pytest.mark.parametrize("name", INVALID)
+def test_the_errors(name: str) -> None:
+    """Invalid arguments raise httpx's own errors."""
+    done = compare({}, {"verify": False, **INVALID[name]})
     assert isinstance(done, tuple)
 
 
 def test_http2_without_h2() -> None:
-    """Where h2 is missing, HTTP/2 is an error of httpx's."""
+    """Without h2 installed, HTTP/2 is httpx's error."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "h2", None)
         kind, text = cast(tuple[type, str], compare({}, {"http2": True, "verify": False}))
@@ -316,19 +316,19 @@ def test_http2_without_h2() -> None:
 
 
 def test_verification_is_httpxs() -> None:
-    """By default, certificates are verified against those that httpx trusts."""
+    """By default, certificates are verified as in httpx."""
     compare(ALL, {})
 
 
 @pytest.mark.parametrize("trust_env", [False, True])
 def test_the_environments_certificates(*, trust_env: bool) -> None:
-    """The environment's certificates count where the environment does: a file without any is an error there."""
+    """SSL_CERT_FILE is used if trust_env is true: a file without certificates is an error then."""
     done = compare({"SSL_CERT_FILE": __file__}, {"trust_env": trust_env})
     assert isinstance(done, tuple) is trust_env
 
 
-def test_proxies_is_refused() -> None:
-    """The former argument, which httpx 0.27 still takes, would make transports that nothing wraps: it is refused."""
+def test_proxies_is_rejected() -> None:
+    """The old argument, which httpx 0.27 still accepts, is rejected: its transports would not be wrapped."""
     with pytest.raises(TypeError, match="proxies= is not supported"):
         new_client({"proxies": {"all://": P}})
 
@@ -351,7 +351,7 @@ def test_proxies_is_refused() -> None:
     ],
 )
 def test_each_transport_is_wrapped_once(arguments: dict[str, Any], count: int) -> None:
-    """A transport that serves something is wrapped once, however often it is given, and one that does not, never."""
+    """Each transport that serves anything is wrapped once, even if it is mounted several times."""
     with environment(ALL):
         client, wrappers = new_client({"verify": False, **arguments})
     assert len(wrappers) == count
@@ -362,7 +362,7 @@ def test_each_transport_is_wrapped_once(arguments: dict[str, Any], count: int) -
 
 
 def test_nothing_is_left_for_the_client_to_make() -> None:
-    """Of the arguments, those that make a transport are replaced, and the others stay."""
+    """The arguments that make transports are replaced, and the others stay."""
     mounts = {"http://": MOUNTED}
     arguments: HttpxArguments = {"proxy": Q, "mounts": mounts, "verify": False, "timeout": 3, "trust_env": False}
     make_transports(arguments, Wrapper)
@@ -373,7 +373,7 @@ def test_nothing_is_left_for_the_client_to_make() -> None:
 
 
 def test_a_wrapper_that_fails() -> None:
-    """If a transport cannot be wrapped, the arguments stay as they were."""
+    """If wrapping a transport fails, the arguments are not changed."""
 
     def refuse(_: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
         raise ValueError("no")
@@ -386,7 +386,7 @@ def test_a_wrapper_that_fails() -> None:
 
 @pytest.mark.anyio
 async def test_transports_are_entered_and_left_as_in_httpx() -> None:
-    """Each transport is entered and left through its wrapper as often as httpx does it."""
+    """Each transport is entered and left through its wrapper as often as in httpx."""
     logs: list[tuple[list[str], list[str]]] = []
     for is_wrapped in (False, True):
         default, mounted = Mounted(), Mounted()
@@ -400,7 +400,7 @@ async def test_transports_are_entered_and_left_as_in_httpx() -> None:
     assert "closed" in logs[1][0]
 
 
-# --- NO_PROXY, to each library
+# --- NO_PROXY in each library
 
 PATTERNS: dict[str, tuple[str | None, str | None]] = {
     "x.org": ("all://*x.org", "all://*x.org"),
@@ -422,7 +422,7 @@ PATTERNS: dict[str, tuple[str | None, str | None]] = {
 
 @pytest.mark.parametrize("entry", PATTERNS)
 def test_patterns(entry: str) -> None:
-    """An entry of NO_PROXY is the pattern that it is to httpx, or to httpx2, where None is one that it ignores."""
+    """Each entry of NO_PROXY makes the same pattern as in httpx, or in httpx2; None: it is ignored."""
     for has_networks, pattern in zip((False, True), PATTERNS[entry], strict=True):
         expected = {} if pattern is None else {pattern: None}
         assert environment_proxies({"no": entry}, has_networks=has_networks) == expected
@@ -433,7 +433,7 @@ def test_patterns(entry: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_request_goes_to_the_environments_proxy() -> None:
-    """An http:// request goes to the proxy, with the URL as its target, and with the proxy's credentials."""
+    """An http:// request is sent to the proxy, with the URL as its target and with the proxy's credentials."""
     async with raw_server(answer(body=b"proxied")) as proxy:
         with environment({"HTTP_PROXY": f"http://user:pw@127.0.0.1:{proxy.port}"}):
             client, wrappers = new_client({})
@@ -447,7 +447,7 @@ async def test_a_request_goes_to_the_environments_proxy() -> None:
 
 @pytest.mark.anyio
 async def test_an_https_request_asks_the_proxy_for_a_tunnel() -> None:
-    """An https:// request asks the proxy to connect, and a refusal is httpx's error."""
+    """An https:// request asks the proxy for a tunnel, and a rejection is httpx's error."""
     async with raw_server(answer(403)) as proxy:
         with environment({"HTTPS_PROXY": proxy.url}):
             client, _ = new_client({})
@@ -468,8 +468,8 @@ async def test_an_https_request_asks_the_proxy_for_a_tunnel() -> None:
     ],
     ids=["NO_PROXY", "NO_PROXY=*", "trust_env", "mounts"],
 )
-async def test_a_request_that_no_proxy_gets(variables: dict[str, str], arguments: dict[str, Any]) -> None:
-    """What is to go without a proxy goes to the server itself."""
+async def test_a_request_without_a_proxy(variables: dict[str, str], arguments: dict[str, Any]) -> None:
+    """A request that is excluded from the proxy is sent to the server itself."""
     async with raw_server(answer()) as proxy, raw_server(answer(body=b"direct")) as server:
         with environment({"HTTP_PROXY": proxy.url, **variables}):
             client, wrappers = new_client(arguments)
@@ -483,7 +483,7 @@ async def test_a_request_that_no_proxy_gets(variables: dict[str, str], arguments
 
 @pytest.mark.anyio
 async def test_the_proxy_of_the_client() -> None:
-    """With proxy=, that one is asked, and none of the environment's; what is mounted is not asked of it."""
+    """proxy= replaces the environment's proxies, and mounts= takes precedence over it."""
     async with raw_server(answer()) as other, raw_server(answer(body=b"proxied")) as proxy:
         with environment({"HTTP_PROXY": other.url}):
             client, wrappers = new_client({"proxy": proxy.url, "mounts": {"all://y.invalid": Mounted()}})

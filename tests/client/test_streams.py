@@ -1,4 +1,4 @@
-"""client.stream(): lazy, retried on its status, and never holding what it does not use."""
+"""client.stream(): it is lazy, retried on its status, and holds no connection that it does not use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 64 * 1024
 
 
 class Pool(httpx.AsyncBaseTransport):
-    """A transport with one connection, taken by each response until it is closed, as httpcore's are."""
+    """A transport with one connection, which each response holds until it is closed, as in httpcore."""
 
     def __init__(self, *statuses: int) -> None:
         self._statuses = iter(statuses)
@@ -45,7 +45,7 @@ class Pool(httpx.AsyncBaseTransport):
 
 @pytest.mark.anyio
 async def test_a_stream_is_not_read_ahead() -> None:
-    """A good response is handed over unread, and each chunk is there when it is asked for."""
+    """A good response is returned unread, and each chunk is read on demand."""
     body = Body([b"one", b"two"])
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(httpx.Response(200, stream=body))) as client:
@@ -57,9 +57,9 @@ async def test_a_stream_is_not_read_ahead() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx drops its generators there; trio minds
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx does not close its generators there
 async def test_an_endless_stream_can_be_read_for_a_while() -> None:
-    """A stream without an end is no problem to who leaves it."""
+    """An endless stream can be left."""
     body = Body(itertools.repeat(b"x"))
     with anyio.fail_after(5):
         async with (
@@ -87,7 +87,7 @@ async def test_a_stream_that_is_not_read_is_closed() -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_that_breaks_off_is_its_readers() -> None:
-    """What was handed over is not retried: the exception comes to the reader, who has seen a part."""
+    """A stream that breaks off while it is read is not retried: the reader gets the exception."""
     body = Body([b"half", httpx.ReadError("broken")])
     server = Server(httpx.Response(200, stream=body), 200)
     seen: list[bytes] = []
@@ -95,7 +95,7 @@ async def test_a_stream_that_breaks_off_is_its_readers() -> None:
     async def read() -> None:
         async with client.stream("GET", URL) as response:
             async for chunk in response.aiter_bytes():
-                seen.append(chunk)  # noqa: PERF401  # the exception would lose a list that is being made
+                seen.append(chunk)  # noqa: PERF401  # a comprehension would lose what came
 
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -124,7 +124,7 @@ async def test_a_stream_is_retried(failure: object) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_a_retry_never_holds_a_connection(stream: bool) -> None:
-    """With a pool of one connection, each attempt finds it free: the response before has been closed."""
+    """A pool of one connection is enough, because the previous response is closed before each attempt."""
     pool = Pool(503, 503, 429, 200)
     free: list[bool] = []
     with anyio.fail_after(5):
@@ -142,7 +142,7 @@ async def test_a_retry_never_holds_a_connection(stream: bool) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_giving_up_leaves_no_connection_taken(stream: bool) -> None:
-    """With the error, the last response is closed as well."""
+    """The last response is closed before its error is raised."""
     pool = Pool(503, 503)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
@@ -155,7 +155,7 @@ async def test_giving_up_leaves_no_connection_taken(stream: bool) -> None:
 
 @pytest.mark.trio
 async def test_no_connection_is_held_during_the_wait(autojump_clock: MockClock) -> None:
-    """Somebody else can have the connection while a stream waits for its next attempt."""
+    """While a stream waits for its next attempt, another request can use the connection."""
     pool = Pool(503, 200, 200)
     with trio.fail_after(100):
         async with PrefectHttpxClient(transport=pool, retry=RetryPolicy(jitter=0)) as client:
@@ -173,7 +173,7 @@ async def test_no_connection_is_held_during_the_wait(autojump_clock: MockClock) 
 
 @pytest.mark.anyio
 async def test_a_discarded_stream_is_closed_whatever_its_body_does() -> None:
-    """Endless, broken or empty: none of it reaches the next attempt."""
+    """Discarded bodies, whether endless, broken or empty, do not affect the next attempt."""
     bodies = [
         Body(itertools.repeat(b"x" * 1000)),
         Body([b"x", httpx.ReadError("broken")]),
@@ -193,7 +193,7 @@ async def test_a_discarded_stream_is_closed_whatever_its_body_does() -> None:
 @pytest.mark.parametrize("last", [200, 404, 503])
 @pytest.mark.parametrize("hook", ["none", "reads", "closes"])
 async def test_every_response_is_closed_once(hook: str, last: int, stream: bool) -> None:
-    """A stream is closed once, for closing may give back what can be given back only once, as in httpx."""
+    """A stream is closed exactly once, as in httpx."""
     bodies = [Body([b"first"]), Body([b"last"])]
     server = Server(httpx.Response(503, stream=bodies[0]), httpx.Response(last, stream=bodies[1]))
 
@@ -219,7 +219,7 @@ async def test_every_response_is_closed_once(hook: str, last: int, stream: bool)
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [302, 404, 500])
 async def test_the_error_of_a_stream_carries_the_body(status: int) -> None:
-    """When a stream's status is bad, the error has the body, and the response is closed."""
+    """If a stream's status is bad, the error has the body, and the response is closed."""
     body = Body([b'{"detail": ', b'"no such flow"}'])
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(httpx.Response(status, stream=body))) as client:
@@ -236,7 +236,7 @@ async def test_the_error_of_a_stream_carries_the_body(status: int) -> None:
 
 @pytest.mark.anyio
 async def test_the_error_of_a_stream_carries_the_beginning_of_a_long_body() -> None:
-    """Of a gigabyte the error has the first 64 KiB, and a note that says so."""
+    """Of a gigabyte the error has the first 64 KiB, and a note says so."""
     body = Body(itertools.chain([b"why it failed "], itertools.repeat(b"x" * 10_000)))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(httpx.Response(500, stream=body))) as client:
@@ -251,7 +251,7 @@ async def test_the_error_of_a_stream_carries_the_beginning_of_a_long_body() -> N
 
 @pytest.mark.anyio
 async def test_the_error_of_a_request_that_is_not_streamed_is_bounded_as_well() -> None:
-    """A server that sends a gigabyte of error body to a plain request does not get rid of it either."""
+    """Without streaming, the error has the first 1 MiB of a gigabyte."""
     body = Body(itertools.repeat(b"x" * 10_000))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(httpx.Response(500, stream=body))) as client:
@@ -275,7 +275,7 @@ async def test_the_error_of_a_request_that_is_not_streamed_is_bounded_as_well() 
 async def test_the_error_comes_after_5_seconds(
     parts: Callable[[], Any], text: str, stream: bool, autojump_clock: MockClock
 ) -> None:
-    """Whatever the server does, the error is there after 5 s, with what has come by then."""
+    """Whatever the server does, the error is raised after 5 s, with what has arrived by then."""
     body = Body(parts())
     started = trio.current_time()
     with trio.fail_after(60):
@@ -291,7 +291,7 @@ async def test_the_error_comes_after_5_seconds(
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_an_error_body_that_breaks_off_shows_its_beginning(stream: bool) -> None:
-    """The bad status is what is raised, not what happened to its body."""
+    """If the body breaks off, the bad status is raised nevertheless."""
     body = Body([b"why it ", httpx.ReadError("broken")])
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(httpx.Response(404, stream=body)), retry=AT_ONCE) as client:
@@ -304,7 +304,7 @@ async def test_an_error_body_that_breaks_off_shows_its_beginning(stream: bool) -
 
 @pytest.mark.anyio
 async def test_an_error_body_that_cannot_be_decoded_is_no_error_of_its_own() -> None:
-    """The bad status is what is raised, also where its body makes no sense."""
+    """If the body cannot be decoded, the bad status is raised nevertheless."""
     response = httpx.Response(404, headers={"Content-Encoding": "gzip"}, stream=Body([b"no gzip"]))
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(response)) as client:
@@ -336,7 +336,7 @@ async def test_the_errors_response_is_like_one_that_was_read() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("seconds", [0.5, 2.2, 3.5, 10.0])
 async def test_a_cancelled_reader_leaves_nothing_open(seconds: float, autojump_clock: MockClock) -> None:
-    """Wherever a stream with retries is cancelled - throwing away, waiting, reading - everything is closed then."""
+    """Wherever a stream with retries is cancelled (discarding, waiting, reading), everything is closed then."""
     bodies = [Body([b"x", 1e9]), Body(itertools.cycle([b"x", 1.0]))]
     server = Server(httpx.Response(503, stream=bodies[0]), httpx.Response(200, stream=bodies[1]))
     with trio.move_on_after(seconds) as scope, trio.CancelScope(shield=True):
@@ -358,7 +358,7 @@ async def test_a_cancelled_reader_leaves_nothing_open(seconds: float, autojump_c
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 @pytest.mark.parametrize("last", [200, 404])
 async def test_wherever_it_is_cancelled_nothing_is_left_open(last: int, stream: bool) -> None:
-    """Cancelled at any of its awaits, a request leaves no response open and makes no further attempt."""
+    """A request that is cancelled at any await leaves no response open and makes no further attempt."""
 
     async def use(server: Server) -> None:
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
@@ -393,7 +393,7 @@ async def test_wherever_it_is_cancelled_nothing_is_left_open(last: int, stream: 
 
 
 async def cancel_at(scope: trio.CancelScope, seconds: float) -> None:
-    """Cancel a scope in a while."""
+    """Cancel a scope after a delay."""
     await trio.sleep(seconds)
     scope.cancel()
 
@@ -402,14 +402,14 @@ async def cancel_at(scope: trio.CancelScope, seconds: float) -> None:
 
 
 class NetworkStream:
-    """What a 101 hands over in its extensions."""
+    """A 101's network stream."""
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 @pytest.mark.parametrize("raises", [True, False])
 async def test_a_101_hands_over_its_stream(stream: bool, raises: bool) -> None:
-    """A 101 comes back open and unread, in both modes, with the stream that it switched to."""
+    """A 101 is returned open and unread, in both modes, with its network stream."""
     body, network = Body([b"raw"]), NetworkStream()
     server = Server(httpx.Response(101, stream=body, extensions={"network_stream": network}))
     with anyio.fail_after(5):
@@ -428,7 +428,7 @@ async def test_a_101_hands_over_its_stream(stream: bool, raises: bool) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_a_101_comes_after_retries(stream: bool) -> None:
-    """A handshake that was refused first is retried, and its 101 handed over open."""
+    """A handshake that was rejected first is retried, and its 101 is returned open."""
     body = Body()
     server = Server(503, httpx.Response(101, stream=body))
     with anyio.fail_after(5):
@@ -443,7 +443,7 @@ async def test_a_101_comes_after_retries(stream: bool) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_a_101_on_the_list_is_handed_over_at_the_end(stream: bool) -> None:
-    """Even a 101 that a policy repeats is handed over open when the retries are used up."""
+    """Even a 101 that a policy lists is returned open when the retries are used up."""
     bodies = [Body(), Body()]
     server = Server(*(httpx.Response(101, stream=body) for body in bodies))
     policy = RetryPolicy(statuses={101}, max_retries=1, backoff_base=0, jitter=0)
@@ -454,12 +454,12 @@ async def test_a_101_on_the_list_is_handed_over_at_the_end(stream: bool) -> None
             await response.aclose()
 
 
-# --- Bodies that stream up
+# --- Streamed request bodies
 
 
 @pytest.mark.anyio
 async def test_a_stream_may_go_both_ways() -> None:
-    """A request body that is streamed, and an answer that is streamed, work together."""
+    """A streamed request body and a streamed response work together."""
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"up "

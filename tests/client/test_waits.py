@@ -1,4 +1,4 @@
-"""When the next attempt comes, and when there is none: on trio's virtual clock, to the second."""
+"""When the next attempt comes, and when there is none, on trio's virtual clock."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DATE_PLUS_30 = "Sun, 06 Nov 1994 08:50:07 GMT"
 
 
 def busy(retry_after: str | None = None, *, status: int = 503, **headers: str) -> httpx.Response:
-    """Make an answer that asks to come back later."""
+    """Return a response with a Retry-After."""
     return httpx.Response(status, headers=headers if retry_after is None else {"Retry-After": retry_after, **headers})
 
 
 def slow(seconds: float, answer: int | Exception = 200) -> Callable[[httpx.Request], Any]:
-    """Make an answer that takes its time."""
+    """Return an answer that takes some time."""
 
     async def take_time(request: httpx.Request) -> httpx.Response:
         await anyio.sleep(seconds)
@@ -42,13 +42,13 @@ def slow(seconds: float, answer: int | Exception = 200) -> Callable[[httpx.Reque
 
 
 async def get(server: Server, retry: RetryPolicy = STEADY, *, stream: bool = False, **more: Any) -> httpx.Response:
-    """Make one request with a new client."""
+    """Send one request with a new client."""
     async with PrefectHttpxClient(transport=server, retry=retry, **more) as client:
         return await client.send(client.build_request("GET", URL), stream=stream)
 
 
 async def waits_of(server: Server, retry: RetryPolicy = STEADY) -> list[float]:
-    """Make one request, however it ends, and give the times between its attempts."""
+    """Send one request, however it ends, and return the times between its attempts."""
     try:
         with trio.fail_after(10**9):
             await get(server, retry)
@@ -69,7 +69,7 @@ async def test_backoff_doubles(failure: object, autojump_clock: MockClock) -> No
 
 @pytest.mark.trio
 async def test_backoff_is_at_most_max_backoff(autojump_clock: MockClock) -> None:
-    """From some retry on, the wait is max_backoff."""
+    """The wait is at most max_backoff."""
     assert await waits_of(Server(503, ...), RetryPolicy(jitter=0, max_backoff=10, max_retries=6)) == [
         *(2, 4, 8),
         *(10, 10, 10),
@@ -78,13 +78,13 @@ async def test_backoff_is_at_most_max_backoff(autojump_clock: MockClock) -> None
 
 @pytest.mark.trio
 async def test_backoff_base(autojump_clock: MockClock) -> None:
-    """Another base makes other waits."""
+    """The waits are powers of backoff_base."""
     assert await waits_of(Server(503, ...), RetryPolicy(jitter=0, backoff_base=3, max_retries=3)) == [3, 9, 27]
 
 
 @pytest.mark.trio
 async def test_success_waits_for_nothing(autojump_clock: MockClock) -> None:
-    """A request that succeeds takes no time of ours."""
+    """A request that succeeds does not wait."""
     started = trio.current_time()
     with trio.fail_after(60):
         await get(Server(200))
@@ -100,7 +100,7 @@ async def test_the_wait_begins_with_the_failure(autojump_clock: MockClock) -> No
 
 @pytest.mark.trio
 async def test_throwing_a_response_away_is_part_of_the_wait(autojump_clock: MockClock) -> None:
-    """A discarded body that does not come to an end delays nothing."""
+    """A discarded body that never ends does not delay the next attempt."""
     server = Server(httpx.Response(503, stream=Body([1e9])), 200)
     assert await waits_of(server) == [2]
 
@@ -123,7 +123,7 @@ async def test_requests_wait_side_by_side(autojump_clock: MockClock) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("status", [429, 502, 503])
 async def test_retry_after_in_seconds(status: int, autojump_clock: MockClock) -> None:
-    """The server's seconds take the place of the backoff."""
+    """A number of seconds replaces the backoff."""
     assert await waits_of(Server(busy("7", status=status), 200)) == [7]
 
 
@@ -132,47 +132,47 @@ async def test_retry_after_in_seconds(status: int, autojump_clock: MockClock) ->
     "date", [DATE_PLUS_30, "Sunday, 06-Nov-94 08:50:07 GMT", "Sun Nov  6 08:50:07 1994"], ids=["imf", "rfc850", "c"]
 )
 async def test_retry_after_as_a_date(date: str, autojump_clock: MockClock) -> None:
-    """A date in any form counts from the answer's Date, however wrong that clock is."""
+    """A date in any form counts from the response's Date, however wrong that clock is."""
     assert await waits_of(Server(busy(date, Date=DATE), 200)) == [30]
 
 
 @pytest.mark.trio
 async def test_retry_after_as_a_date_without_a_date(autojump_clock: MockClock) -> None:
-    """A date counts from the wall clock where the answer has no Date."""
+    """A date counts from the wall clock if the response has no Date."""
     (wait,) = await waits_of(Server(busy(formatdate(time.time() + 60, usegmt=True)), 200))
     assert 50 < wait <= 60
 
 
 @pytest.mark.trio
 async def test_retry_after_of_nothing(autojump_clock: MockClock) -> None:
-    """A Retry-After of 0 is a word as well: come back at once."""
+    """With a Retry-After of 0 the next attempt comes at once."""
     assert await waits_of(Server(busy("0"), busy(DATE, Date=DATE), 200)) == [0, 0]
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("value", ["", "soon", "-1", "nan", "inf", "-inf", "1e9", "9" * 400, "1, 2", DATE])
 async def test_a_malformed_retry_after_counts_as_absent(value: str, autojump_clock: MockClock) -> None:
-    """Anything malformed, negative, NaN or infinite leaves the backoff."""
+    """If it is malformed, negative, NaN or infinite, the backoff holds."""
     assert await waits_of(Server(busy(value), 200)) == [2]
 
 
 @pytest.mark.trio
 async def test_a_retry_after_that_is_sent_twice_counts_as_absent(autojump_clock: MockClock) -> None:
-    """Two fields are no valid field."""
+    """Two fields are not a valid field."""
     twice = httpx.Response(503, headers=[("Retry-After", "1"), ("Retry-After", "60")])
     assert await waits_of(Server(twice, 200)) == [2]
 
 
 @pytest.mark.trio
 async def test_a_retry_after_never_outlives_its_response(autojump_clock: MockClock) -> None:
-    """What one response asks for says nothing about the wait after the next failure, of whatever kind."""
+    """A Retry-After does not affect the wait after the next failure, of whatever kind."""
     server = Server(busy("10"), 503, busy("20"), httpx.ReadError("broken"), 200)
     assert await waits_of(server) == [10, 4, 20, 16]
 
 
 @pytest.mark.trio
 async def test_a_retry_after_never_outlives_its_request(autojump_clock: MockClock) -> None:
-    """What one request was told another one does not know."""
+    """A Retry-After does not affect another request."""
     server = Server(busy("10"), 200, 503, 200)
     with trio.fail_after(60):
         async with PrefectHttpxClient(transport=server, retry=STEADY) as client:
@@ -183,19 +183,19 @@ async def test_a_retry_after_never_outlives_its_request(autojump_clock: MockCloc
 
 @pytest.mark.trio
 async def test_a_retry_after_counts_as_one_retry(autojump_clock: MockClock) -> None:
-    """The backoff goes on where it would have been: retry n waits 2 ** n s."""
+    """The backoff before retry n is 2 ** n s, whatever the waits before it."""
     assert await waits_of(Server(busy("1"), busy("1"), 503, ...)) == [1, 1, 8, 16, 32]
 
 
 @pytest.mark.trio
 async def test_a_retry_after_may_be_longer_than_max_backoff(autojump_clock: MockClock) -> None:
-    """max_backoff is about backoff."""
+    """max_backoff does not limit a Retry-After."""
     assert await waits_of(Server(busy("300"), 200), RetryPolicy(jitter=0, max_backoff=1)) == [300]
 
 
 @pytest.mark.trio
 async def test_too_long_a_retry_after_is_refused(autojump_clock: MockClock) -> None:
-    """A Retry-After over max_retry_after ends it at once: no sleep, and no earlier attempt."""
+    """A Retry-After above max_retry_after ends the request at once."""
     server = Server(busy("301"), 200)
     started = trio.current_time()
     with trio.fail_after(1000), pytest.raises(PrefectHTTPStatusError) as caught:
@@ -211,7 +211,7 @@ async def test_too_long_a_retry_after_is_refused(autojump_clock: MockClock) -> N
 
 
 async def jittered_waits(answer: Callable[[], object], retry: RetryPolicy) -> list[float]:
-    """Give the first waits of many requests."""
+    """Return the first waits of many requests."""
     waits: list[float] = []
     for _ in range(300):
         waits += await waits_of(Server(answer(), 200), retry)
@@ -224,7 +224,7 @@ async def test_jitter_spreads_a_backoff_both_ways(autojump_clock: MockClock) -> 
     waits = await jittered_waits(lambda: 503, RetryPolicy())
     assert min(waits) >= 1.6 - 1e-9
     assert max(waits) <= 2.4 + 1e-9
-    assert min(waits) < 1.7  # of 300 evenly spread ones
+    assert min(waits) < 1.7  # of 300 evenly distributed waits
     assert max(waits) > 2.3
 
 
@@ -240,7 +240,7 @@ async def test_jitter_is_never_earlier_than_a_retry_after(autojump_clock: MockCl
 
 @pytest.mark.trio
 async def test_jitter_does_not_exceed_max_backoff(autojump_clock: MockClock) -> None:
-    """With jitter, too, no backoff is longer than max_backoff."""
+    """With jitter no backoff is longer than max_backoff either."""
     waits = await jittered_waits(lambda: 503, RetryPolicy(jitter=1, max_backoff=2))
     assert max(waits) <= 2 + 1e-9
     assert min(waits) < 0.5
@@ -248,7 +248,7 @@ async def test_jitter_does_not_exceed_max_backoff(autojump_clock: MockClock) -> 
 
 @pytest.mark.trio
 async def test_jitter_keeps_to_the_time_there_is(autojump_clock: MockClock) -> None:
-    """Where a wait fits but its jitter might not, the wait ends in time."""
+    """If a wait fits but its jitter might not, the wait ends in time."""
     waits = await jittered_waits(lambda: busy("10"), RetryPolicy(jitter=1, total_timeout=11))
     assert len(waits) == 300
     assert min(waits) >= 10 - 1e-9
@@ -260,7 +260,7 @@ async def test_jitter_keeps_to_the_time_there_is(autojump_clock: MockClock) -> N
 
 @pytest.mark.trio
 async def test_a_wait_that_cannot_fit_total_timeout_is_not_begun(autojump_clock: MockClock) -> None:
-    """Where the next wait would end after total_timeout, the failure is raised at once."""
+    """If the next wait would end after total_timeout, the failure is raised at once."""
     server = Server(503, ...)
     started = trio.current_time()
     with trio.fail_after(60), pytest.raises(PrefectHTTPStatusError) as caught:
@@ -284,7 +284,7 @@ async def test_a_retry_after_that_cannot_fit_total_timeout_is_not_begun(autojump
 
 @pytest.mark.trio
 async def test_an_exception_whose_wait_cannot_fit_is_raised_itself(autojump_clock: MockClock) -> None:
-    """What happened last is raised, not a timeout."""
+    """What is raised is the last failure, not a timeout."""
     error = httpx.ReadError("broken")
     server = Server(error, 200)
     with trio.fail_after(60), pytest.raises(httpx.ReadError) as caught:
@@ -306,7 +306,7 @@ async def test_total_timeout_includes_the_attempts(autojump_clock: MockClock) ->
 
 @pytest.mark.trio
 async def test_total_timeout_cuts_an_attempt(autojump_clock: MockClock) -> None:
-    """An attempt under way when total_timeout passes ends there, in an httpx.TimeoutException with the story."""
+    """An attempt in progress at the end of total_timeout ends in an httpx.TimeoutException with the attempts."""
     server = Server(503, slow(1000))
     started = trio.current_time()
     with trio.fail_after(2000):
@@ -323,7 +323,7 @@ async def test_total_timeout_cuts_an_attempt(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_total_timeout_cuts_a_body(autojump_clock: MockClock) -> None:
-    """A body that is being read when total_timeout passes ends there, and its response is closed."""
+    """Reading a body ends at the end of total_timeout, and its response is closed."""
     body = Body(itertools.cycle([b"x", 1.5]))
     started = trio.current_time()
     with trio.fail_after(60), pytest.raises(httpx.TimeoutException):
@@ -335,7 +335,7 @@ async def test_total_timeout_cuts_a_body(autojump_clock: MockClock) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_total_timeout_includes_the_error_body(stream: bool, autojump_clock: MockClock) -> None:
-    """A bad response that drips does not keep a request beyond its total_timeout; the status is raised all the same."""
+    """A bad response that drips does not exceed total_timeout; its status is raised nevertheless."""
     body = Body(itertools.cycle([b"x", 0.4]))
     started = trio.current_time()
     with trio.fail_after(60), pytest.raises(PrefectHTTPStatusError):
@@ -346,7 +346,7 @@ async def test_total_timeout_includes_the_error_body(stream: bool, autojump_cloc
 
 @pytest.mark.trio
 async def test_total_timeout_includes_a_bad_response_that_is_given_back(autojump_clock: MockClock) -> None:
-    """A bad response that is given back is read within total_timeout."""
+    """A bad response that is returned is read within total_timeout."""
     body = Body(itertools.cycle([b"x", 0.4]))
     started = trio.current_time()
     with trio.fail_after(60), pytest.raises(httpx.TimeoutException) as caught:
@@ -362,7 +362,7 @@ async def test_total_timeout_includes_a_bad_response_that_is_given_back(autojump
 
 @pytest.mark.trio
 async def test_total_timeout_does_not_cut_what_is_streamed(autojump_clock: MockClock) -> None:
-    """A stream that has begun is its reader's: total_timeout is one of send()."""
+    """total_timeout does not limit the reading of a stream."""
     body = Body([b"a", 100.0, b"b"])
     with trio.fail_after(200):
         async with PrefectHttpxClient(
@@ -374,7 +374,7 @@ async def test_total_timeout_does_not_cut_what_is_streamed(autojump_clock: MockC
 
 @pytest.mark.trio
 async def test_total_timeout_is_each_requests_own(autojump_clock: MockClock) -> None:
-    """The time of one request does not count for the next one."""
+    """Each request has a total_timeout of its own."""
     server = Server(slow(8), ...)
     with trio.fail_after(60):
         async with PrefectHttpxClient(transport=server, retry=RetryPolicy(total_timeout=10)) as client:
@@ -385,7 +385,7 @@ async def test_total_timeout_is_each_requests_own(autojump_clock: MockClock) -> 
 
 @pytest.mark.trio
 async def test_total_timeout_that_is_not_needed_leaves_no_trace(autojump_clock: MockClock) -> None:
-    """A request that is done in time is not disturbed later."""
+    """A request that is complete in time is not affected later."""
     with trio.fail_after(60):
         await get(Server(slow(9.9)), RetryPolicy(total_timeout=10))
         await trio.sleep(20)
@@ -393,7 +393,7 @@ async def test_total_timeout_that_is_not_needed_leaves_no_trace(autojump_clock: 
 
 @pytest.mark.trio
 async def test_the_callers_cancellation_is_no_total_timeout(autojump_clock: MockClock) -> None:
-    """A caller who cancels gets the cancellation, not a TimeoutException."""
+    """A caller that cancels gets the cancellation, not a TimeoutException."""
     with trio.move_on_after(3) as scope:
         await get(Server(slow(1000)), RetryPolicy(total_timeout=10))
     assert scope.cancelled_caught
@@ -404,7 +404,7 @@ async def test_the_callers_cancellation_is_no_total_timeout(autojump_clock: Mock
 
 @pytest.mark.trio
 async def test_a_wait_that_cannot_fit_the_deadline_is_not_begun(autojump_clock: MockClock) -> None:
-    """Where the caller's deadline comes before the next attempt, the failure is raised now, not the timeout later."""
+    """If the caller's deadline comes before the next attempt, the failure is raised at once."""
     server = Server(503, ...)
     started = trio.current_time()
     with trio.fail_after(10), pytest.raises(PrefectHTTPStatusError) as caught:
@@ -418,7 +418,7 @@ async def test_a_wait_that_cannot_fit_the_deadline_is_not_begun(autojump_clock: 
 @pytest.mark.trio
 @pytest.mark.parametrize("scope", [trio.move_on_after, anyio.move_on_after], ids=["trio", "anyio"])
 async def test_the_nearest_deadline_counts(scope: Callable[[float], Any], autojump_clock: MockClock) -> None:
-    """Of nested scopes, of trio's or anyio's, the earliest deadline counts, wherever it stands."""
+    """Of nested scopes, of trio's or anyio's, the earliest deadline counts."""
     for outer, inner in ((3, 1000), (1000, 3)):
         server = Server(busy("5"), 200)
         started = trio.current_time()
@@ -432,7 +432,7 @@ async def test_the_nearest_deadline_counts(scope: Callable[[float], Any], autoju
 
 @pytest.mark.trio
 async def test_an_exception_is_raised_where_its_wait_cannot_fit_the_deadline(autojump_clock: MockClock) -> None:
-    """An exception, too, is raised now."""
+    """The same for an exception."""
     error = httpx.ConnectTimeout("no")
     with trio.fail_after(1), pytest.raises(httpx.ConnectTimeout) as caught:
         await get(Server(error))
@@ -450,7 +450,7 @@ async def test_a_wait_that_fits_the_deadline_is_waited(autojump_clock: MockClock
 
 @pytest.mark.trio
 async def test_a_wait_that_ends_at_the_deadline_does_not_fit(autojump_clock: MockClock) -> None:
-    """An attempt at the deadline would only be cancelled, and the failure lost."""
+    """An attempt at the deadline itself would only be cancelled."""
     server = Server(busy("5"), 200)
     with trio.move_on_after(5) as scope, pytest.raises(PrefectHTTPStatusError):
         await get(server)
@@ -460,7 +460,7 @@ async def test_a_wait_that_ends_at_the_deadline_does_not_fit(autojump_clock: Moc
 
 @pytest.mark.trio
 async def test_a_deadline_outside_of_a_shield_does_not_count(autojump_clock: MockClock) -> None:
-    """Who is shielded has the time that the shield gives."""
+    """A shield hides the deadlines outside it."""
     server = Server(busy("5"), 200)
     started = trio.current_time()
     with trio.move_on_after(1), trio.CancelScope(shield=True):
@@ -482,7 +482,7 @@ async def test_the_deadline_of_a_shield_counts(autojump_clock: MockClock) -> Non
 
 @pytest.mark.trio
 async def test_a_shield_under_a_cancelled_scope_waits(autojump_clock: MockClock) -> None:
-    """A shield also keeps off a cancellation that has happened already: cleaning up may retry."""
+    """A shield also hides a cancellation that has happened already: retries work in cleanup code."""
     server = Server(busy("5"), 200)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -494,7 +494,7 @@ async def test_a_shield_under_a_cancelled_scope_waits(autojump_clock: MockClock)
 @pytest.mark.trio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 async def test_an_error_body_that_drips_does_not_outlast_the_deadline(stream: bool, autojump_clock: MockClock) -> None:
-    """Giving up raises what happened last: the bad status, also where its body would take longer than there is time."""
+    """A bad status is raised in time even if reading its body would take longer."""
     body = Body(itertools.cycle([b"x", 0.1]))
     server = Server(httpx.Response(503, headers={"Retry-After": "60"}, stream=body))
     with trio.move_on_after(3) as scope, pytest.raises(PrefectHTTPStatusError):
@@ -506,7 +506,7 @@ async def test_an_error_body_that_drips_does_not_outlast_the_deadline(stream: bo
 @pytest.mark.anyio
 @pytest.mark.parametrize("failure", [httpx.ConnectTimeout("no"), "60"], ids=["exception", "status"])
 async def test_giving_up_does_not_sleep_on_either_backend(failure: Exception | str) -> None:
-    """A wait of a minute that cannot fit is not begun on asyncio either."""
+    """A wait that does not fit is not begun on asyncio either."""
     policy = RetryPolicy(backoff_base=60, jitter=0)
     answer = busy(failure) if isinstance(failure, str) else failure
     for retry, seconds in (
@@ -527,7 +527,7 @@ async def test_giving_up_does_not_sleep_on_either_backend(failure: Exception | s
 @pytest.mark.trio
 @pytest.mark.parametrize("seconds", [1.0, 2.5, 4.0])
 async def test_a_cancelled_wait_ends_at_once(seconds: float, autojump_clock: MockClock) -> None:
-    """A wait that is cancelled ends at that moment, with no further attempt and nothing open."""
+    """A wait that is cancelled ends at that time, with no further attempt and nothing open."""
     body = Body([b"no"])
     server = Server(httpx.Response(503, headers={"Retry-After": "5"}, stream=body), 200)
     started = trio.current_time()
@@ -544,7 +544,7 @@ async def test_a_cancelled_wait_ends_at_once(seconds: float, autojump_clock: Moc
 
 @pytest.mark.trio
 async def test_a_cancelled_attempt_ends_at_once(autojump_clock: MockClock) -> None:
-    """An attempt that is cancelled ends at that moment and is not retried."""
+    """An attempt that is cancelled ends at that time and is not retried."""
     server = Server(503, slow(1000))
     started = trio.current_time()
     with trio.CancelScope() as scope:
@@ -560,7 +560,7 @@ async def test_a_cancelled_attempt_ends_at_once(autojump_clock: MockClock) -> No
 @pytest.mark.parametrize("status", [200, 404, 503])
 @pytest.mark.parametrize("seconds", [0.1, 0.4, 1.1, 1.9, 2.3, 4.9])
 async def test_a_cancelled_body_is_closed(status: int, seconds: float, autojump_clock: MockClock) -> None:
-    """Wherever a body is being read when the caller cancels, it is closed at that moment."""
+    """A body that is being read when the caller cancels is closed at that time."""
     bodies = [Body(itertools.cycle([b"x", 0.7])) for _ in range(6)]
     server = Server(*(httpx.Response(status, stream=body) for body in bodies))
     started = trio.current_time()
@@ -590,7 +590,7 @@ async def test_a_close_that_hangs_holds_a_cancellation_for_5_seconds(autojump_cl
 @pytest.mark.anyio
 @pytest.mark.parametrize("failure", [503, httpx.ReadError("broken")], ids=["status", "exception"])
 async def test_a_cancellation_from_on_retry_is_seen_before_the_next_attempt(failure: object) -> None:
-    """Also a wait of 0 s is a moment to be cancelled at."""
+    """A wait of 0 s is a checkpoint."""
     server = Server(failure, 200)
     with anyio.fail_after(5), anyio.CancelScope() as scope:
         await get(server, AT_ONCE, on_retry=lambda *_: scope.cancel())
@@ -600,7 +600,7 @@ async def test_a_cancellation_from_on_retry_is_seen_before_the_next_attempt(fail
 
 @pytest.mark.anyio
 async def test_an_exception_out_of_a_cancelled_attempt_is_not_retried() -> None:
-    """A transport that answers a cancellation with an exception does not turn it into a retry."""
+    """A transport that turns a cancellation into an exception does not cause a retry."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         scope.cancel()
@@ -616,7 +616,7 @@ async def test_an_exception_out_of_a_cancelled_attempt_is_not_retried() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [200, 404, 503])
 async def test_a_response_in_a_cancelled_attempt_is_closed(status: int) -> None:
-    """A response that arrives together with a cancellation is closed, and the cancellation wins."""
+    """A response that arrives at the same time as a cancellation is closed, and the cancellation wins."""
     body = Body([b"no"])
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -631,7 +631,7 @@ async def test_a_response_in_a_cancelled_attempt_is_closed(status: int) -> None:
 
 @pytest.mark.anyio
 async def test_a_request_under_a_cancelled_scope_is_not_retried() -> None:
-    """Under a scope that is cancelled already the first checkpoint ends it."""
+    """In a cancelled scope the first checkpoint ends the request."""
     server = Server(503, ...)
     with anyio.fail_after(5), anyio.CancelScope() as scope:
         scope.cancel()
@@ -640,12 +640,12 @@ async def test_a_request_under_a_cancelled_scope_is_not_retried() -> None:
     assert server.count == 0
 
 
-# --- What is told of it
+# --- How it is reported
 
 
 @pytest.mark.trio
 async def test_attempts_tell_the_times(autojump_clock: MockClock) -> None:
-    """Each attempt says how long it took, and how long was waited then and why."""
+    """Each attempt has the time that it took, and the wait that followed and its reason."""
     server = Server(slow(1, 503), slow(3, httpx.ReadTimeout("slow")), busy("7"), slow(0.5, 404))
     heard: list[Attempt] = []
     with trio.fail_after(60), pytest.raises(PrefectHTTPStatusError) as caught:
@@ -668,7 +668,7 @@ async def test_attempts_tell_the_times(autojump_clock: MockClock) -> None:
 
 @pytest.mark.trio
 async def test_elapsed_includes_the_reading_of_the_body(autojump_clock: MockClock) -> None:
-    """An attempt whose body breaks off took until then."""
+    """An attempt whose body breaks off lasts until then."""
     heard: list[Attempt] = []
     body = Body([b"x", 3.0, httpx.ReadError("broken")])
     server = Server(httpx.Response(200, stream=body), 200)
@@ -679,7 +679,7 @@ async def test_elapsed_includes_the_reading_of_the_body(autojump_clock: MockCloc
 
 @pytest.mark.trio
 async def test_on_retry_comes_before_the_wait(autojump_clock: MockClock) -> None:
-    """on_retry is called at the failure, not when the wait is over."""
+    """on_retry is called before the wait."""
     heard: list[float] = []
     started = trio.current_time()
     with trio.fail_after(60):
@@ -689,7 +689,7 @@ async def test_on_retry_comes_before_the_wait(autojump_clock: MockClock) -> None
 
 @pytest.mark.trio
 async def test_a_response_is_closed_before_the_wait(autojump_clock: MockClock) -> None:
-    """A response that is thrown away is closed when the wait begins, however slow its body is."""
+    """A discarded response is closed when the wait begins, however slow its body is."""
     bodies = [Body([b"no"]), Body([b"half", 1e9])]
     server = Server(*(httpx.Response(503, stream=body) for body in bodies), 200)
     started = trio.current_time()

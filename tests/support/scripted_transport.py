@@ -1,4 +1,4 @@
-"""A server that answers from a script, at httpx's own seam for the network, and bodies that do as they are told."""
+"""A transport that responds as a script says, and bodies that follow a script."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Seen:
 
 
 class Server(httpx.AsyncBaseTransport):
-    """A transport that answers from a script, one entry a request, and remembers what it was asked.
+    """A transport that responds as a script says, one entry per request, and records the requests.
 
     An entry is a status, a response, an exception to raise, or an async function of the request. A script that ends
     in ``...`` goes on with the entry before it for ever.
@@ -76,7 +76,7 @@ class Server(httpx.AsyncBaseTransport):
 
 
 class Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """A body that does as it is told, and remembers when it was closed.
+    """A body that follows a script, and records when it was closed.
 
     Each part is bytes to give, seconds to let pass, or an exception to raise.
     """
@@ -96,10 +96,10 @@ class Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
 
     @property
     def is_closed(self) -> bool:
-        """Whether somebody closed it."""
+        """Whether it has been closed."""
         return self.closed_at is not None
 
-    # No generator: one that is dropped half-way would make trio warn of what httpx does with every generator.
+    # Not a generator: trio warns about those that httpx does not close.
     def __aiter__(self) -> AsyncIterator[bytes]:
         self.is_started = True
         self._left = iter(self._parts)
@@ -125,7 +125,7 @@ class Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
 
 
 def raising(error: BaseException) -> Callable[[], Awaitable[object]]:
-    """Make a function for Body's ``on_close`` that fails."""
+    """Return a function for Body's ``on_close`` that raises."""
 
     async def fail() -> object:
         raise error
@@ -134,5 +134,5 @@ def raising(error: BaseException) -> Callable[[], Awaitable[object]]:
 
 
 def notes_of(error: BaseException) -> str:
-    """Give the notes of an error as one text."""
+    """Return the notes of an error as one text."""
     return "\n".join(getattr(error, "__notes__", []))

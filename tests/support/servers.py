@@ -34,12 +34,12 @@ class Received:
 
 
 Act = Callable[[anyio.abc.ByteStream], Awaitable[None]]
-"""What a server does once it has read a request; it goes on with the connection unless that has been closed."""
+"""What a server does with a request; it keeps the connection unless the act has closed it."""
 
 
 @dataclass
 class RawServer:
-    """A server that answers its n-th request, on whatever connection, with the n-th act of a script.
+    """A server that handles its n-th request, on whatever connection, with the n-th act of a script.
 
     Attributes:
         script: the acts; the last one is repeated.
@@ -70,7 +70,7 @@ class RawServer:
 
 @contextlib.asynccontextmanager
 async def raw_server(*script: Act, port: int = 0) -> AsyncIterator[RawServer]:
-    """Run a RawServer during the block, for 10 s at most; at its end its connections are closed as well."""
+    """Run a RawServer during the block, for at most 10 s; its connections are closed at the end."""
     server = RawServer(script)
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
     server.port = listener.extra(anyio.abc.SocketAttribute.local_port)
@@ -82,7 +82,7 @@ async def raw_server(*script: Act, port: int = 0) -> AsyncIterator[RawServer]:
 
 
 def retrying_at_once(max_retries: int = 5) -> RetryPolicy:
-    """Make a policy that never waits, unless it is asked to."""
+    """Return a policy that waits only for a Retry-After."""
     return RetryPolicy(max_retries=max_retries, backoff_base=0, jitter=0)
 
 
@@ -107,7 +107,7 @@ async def _read_request(stream: anyio.abc.ByteStream) -> Received | None:
 
 
 def answer(status: int = 200, body: bytes = b"", **headers: str) -> Act:
-    """Answer properly, and keep the connection. ``retry_after="0"`` is a ``Retry-After`` header."""
+    """Send a response, and keep the connection. ``retry_after="0"`` is a ``Retry-After`` header."""
 
     async def act(stream: anyio.abc.ByteStream) -> None:
         await stream.send(_head(status, content_length=str(len(body)), **headers) + body)
@@ -126,7 +126,7 @@ def half_answer(status: int = 200, **headers: str) -> Act:
 
 
 async def drop(stream: anyio.abc.ByteStream) -> None:
-    """Close the connection without a word."""
+    """Close the connection without a response."""
     await stream.aclose()
 
 
@@ -144,14 +144,14 @@ async def stall(stream: anyio.abc.ByteStream) -> None:
 
 
 async def talk_nonsense(stream: anyio.abc.ByteStream) -> None:
-    """Send what is not HTTP."""
+    """Send something that is not HTTP."""
     await stream.send(b"220 smtp.example.org ESMTP\r\n")
     await stream.aclose()
 
 
 @dataclass
 class Flood:
-    """An act: a body of a size or without an end, sent for as long as the client takes it.
+    """An act: a body of some size, or an endless one, sent as long as the client receives it.
 
     Attributes:
         status: of the answer.
@@ -196,7 +196,7 @@ def _head(status: int, **headers: str) -> bytes:
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -204,7 +204,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def hypercorn_on_trio(app: ASGIApp) -> Iterator[str]:
-    """Run an app under hypercorn, on trio, in a thread; give its URL."""
+    """Run an app under hypercorn, on trio, in a thread; yield its URL."""
     config = hypercorn.config.Config()
     config.bind = ["127.0.0.1:0"]
     config.errorlog = None
@@ -215,7 +215,7 @@ def hypercorn_on_trio(app: ASGIApp) -> Iterator[str]:
     async def serve() -> None:
         token.append(trio.lowlevel.current_trio_token())
         async with trio.open_nursery() as nursery:
-            # Its own type for apps is a union of TypedDicts, which no app in general fits.
+            # Its own type for apps has TypedDicts, which do not match apps in general.
             framework = cast("hypercorn.typing.ASGIFramework", app)
             main = partial(hypercorn.trio.serve, framework, config, shutdown_trigger=stop.wait, mode="asgi")
             addresses.extend(await nursery.start(main))
@@ -231,11 +231,11 @@ def hypercorn_on_trio(app: ASGIApp) -> Iterator[str]:
 
 @contextlib.contextmanager
 def uvicorn_on_asyncio(app: ASGIApp) -> Iterator[str]:
-    """Run an app under uvicorn, on asyncio, in a thread; give its URL."""
+    """Run an app under uvicorn, on asyncio, in a thread; yield its URL."""
     config = uvicorn.Config(app, loop="asyncio", http="h11", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # The socket listens already, so a request that comes too early waits its turn.
+        # The socket is listening already, so a request that comes too early just waits.
         with _thread(partial(server.run, sockets=[listener])):
             try:
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}"
