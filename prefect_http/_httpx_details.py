@@ -60,17 +60,18 @@ class ReadyResponse(httpx.Response):
             await stream.aclose()
 
 
-def change_class(response: httpx.Response, cls: type[R]) -> R | None:
-    """Turn a response into one of ``cls`` in place, if it is of httpx's own class; otherwise return None.
+_PLAIN_CLASSES = frozenset({httpx.Response, ReadyResponse})
+
+
+def change_class(response: httpx.Response, cls: type[httpx.Response]) -> None:
+    """Turn a response into one of ``cls`` in place, if it is of httpx's own class; otherwise do nothing.
 
     A new object would need a stream that forwards to the old one, because httpx ties a response's stream to the
     object that its client has made. ``cls`` must have no state beyond that of httpx.Response.
     """
-    if type(response) not in (httpx.Response, ReadyResponse):
-        return None
-    response.__class__ = cls
-    response.__dict__.pop("_body", None)  # a ReadyResponse's own, unused from here on
-    return cast(R, response)
+    if type(response) in _PLAIN_CLASSES:
+        response.__class__ = cls
+        response.__dict__.pop("_body", None)  # a ReadyResponse's own, unused from here on
 
 
 def copy_of(response: httpx.Response, cls: type[R]) -> R:

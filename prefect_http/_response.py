@@ -102,7 +102,8 @@ def is_success(response: httpx.Response) -> bool:
 
 def as_prefect_response(response: httpx.Response) -> PrefectResponse:
     """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class."""
-    return change_class(response, PrefectResponse) or PrefectResponse.from_httpx_response(response)
+    change_class(response, PrefectResponse)
+    return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
 
 
 def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -> PrefectHTTPStatusError:

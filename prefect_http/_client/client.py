@@ -115,15 +115,8 @@ class PrefectHttpxClient(LeanClient):
         Cancellation:
             Ends the attempt or the wait at once, with the response closed.
         """
-        call = SendCall(
-            self,
-            super().send,
-            self._send_options,
-            request,
-            stream=stream,
-            auth=auth,
-            follow_redirects=follow_redirects,
-        )
+        # Positional, because every request passes here.
+        call = SendCall(self, super().send, self._send_options, request, stream, auth, follow_redirects)
         return await call.run()
 
     if TYPE_CHECKING:

@@ -88,7 +88,6 @@ class SendCall:
         transmit: Callable[..., Awaitable[httpx.Response]],
         options: SendOptions,
         request: httpx.Request,
-        *,
         stream: bool,
         auth: object,
         follow_redirects: object,
@@ -115,7 +114,11 @@ class SendCall:
         try:
             while True:
                 try:
-                    response, is_accepted = await self._attempt()
+                    response = await self._attempt()
+                    self._note_who_answered(response)
+                    is_accepted = self._is_accepted(response)
+                    if is_accepted and not self._stream:
+                        await self._within_total_timeout(read_whole(response))
                 except httpx.RequestError as error:
                     if not await self._retries_error(error):
                         raise
@@ -139,23 +142,14 @@ class SendCall:
 
     # --- One attempt
 
-    async def _attempt(self) -> tuple[httpx.Response, bool]:
-        """Send the request once.
-
-        Returns:
-            The response, and whether it is accepted, which means that no decision is needed. If so, it has been read,
-            unless the caller wants to read it.
-        """
+    def _attempt(self) -> Awaitable[httpx.Response]:
+        """Return an awaitable that sends the request once, and is the response with its body unread."""
         # Always streamed: a response that is not wanted is never read whole, however long it is.
         sending = self._transmit(self._request, stream=True, auth=self._auth, follow_redirects=self._follow_redirects)
-        response = await self._within_total_timeout(sending)
-        self._note_who_answered(response)
-        is_accepted = self._is_accepted(response)
-        if is_accepted and not self._stream:
-            await self._within_total_timeout(read_whole(response))
-        return response, is_accepted
+        return self._within_total_timeout(sending)
 
     def _is_accepted(self, response: httpx.Response) -> bool:
+        """Whether the caller gets the response without any decision about a retry."""
         status = response.status_code
         if status in self._policy.statuses or REJECTED in response.extensions:
             return False

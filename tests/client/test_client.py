@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import inspect
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import anyio
 import anyio.lowlevel
 import httpx
@@ -10,9 +17,10 @@ from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_o
 
 from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
 
-# --- The response
-
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+
+
+# --- The response
 
 
 @pytest.mark.anyio
@@ -24,6 +32,21 @@ async def test_every_response_is_a_prefect_response(method: str) -> None:
             response = await getattr(client, method.lower())(URL)
     assert type(response) is PrefectResponse
     assert response.request.method == method
+
+
+@pytest.mark.anyio
+async def test_a_response_to_request_is_a_prefect_response() -> None:
+    """client.request() returns a PrefectResponse, in a subclass that overrides send() as well."""
+
+    class Subclass(PrefectHttpxClient):
+        async def send(self, request: httpx.Request, **arguments: Any) -> PrefectResponse:
+            return await super().send(request, **arguments)
+
+    with anyio.fail_after(5):
+        for kind in (PrefectHttpxClient, Subclass):
+            async with kind(transport=Server(200, 200)) as client:
+                assert type(await client.request("GET", URL)) is PrefectResponse
+                assert type(await client.get(URL)) is PrefectResponse
 
 
 @pytest.mark.anyio
@@ -62,7 +85,7 @@ async def test_a_response_is_read() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 226, 299])
+@pytest.mark.parametrize("status", [200, 204, 299])
 async def test_2xx_is_returned(status: int) -> None:
     """Any 2xx is returned."""
     with anyio.fail_after(5):
@@ -72,7 +95,7 @@ async def test_2xx_is_returned(status: int) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("status", [100, 102, 300, 301, 304, 399, 400, 401, 403, 404, 408, 418, 500, 501, 504, 599])
+@pytest.mark.parametrize("status", [100, 300, 304, 404, 500, 599])
 async def test_anything_but_2xx_is_raised_at_once(status: int, stream: bool) -> None:
     """As in httpx, anything but 2xx is a bad status; what the policy does not list is raised after one attempt."""
     server = Server(httpx.Response(status, stream=Body([b"what happened"])))
@@ -124,6 +147,18 @@ async def test_the_error_has_no_context() -> None:
                 await client.get(URL)
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", ["request", *map(str.lower, METHODS), "stream", "send", "build_request"])
+def test_verbs_have_the_signatures_of_httpxs(name: str) -> None:
+    """What help() and inspect show of a verb is what httpx has, with its docstring."""
+    ours, theirs = getattr(PrefectHttpxClient, name), getattr(httpx.AsyncClient, name)
+    if name not in ("send", "build_request"):
+        assert ours is theirs
+    assert inspect.iscoroutinefunction(ours) is inspect.iscoroutinefunction(theirs)
+    assert ours.__doc__
+    if name != "build_request":
+        assert inspect.signature(ours).parameters.keys() == inspect.signature(theirs).parameters.keys()
 
 
 # --- raise_on_all_errors=False
@@ -343,6 +378,53 @@ async def test_a_bad_response_that_cannot_be_closed_is_still_raised(error: Excep
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
             with pytest.raises(PrefectHTTPStatusError, match=r"404 Not Found .*no such thing"):
                 await client.send(client.build_request("GET", URL), stream=stream)
+
+
+# --- Garbage
+
+
+def fail_to_connect(request: httpx.Request) -> httpx.Response:
+    """Fail as a transport does."""
+    raise httpx.ConnectError("refused", request=request)
+
+
+def time_out(request: httpx.Request) -> httpx.Response:
+    """Fail in a way that is retried."""
+    raise httpx.ReadTimeout("slow", request=request)
+
+
+def refuse(request: httpx.Request) -> httpx.Response:
+    """Fail with a status."""
+    return httpx.Response(503, text="busy")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [fail_to_connect, time_out, refuse])
+async def test_failures_leave_no_garbage_cycles(answer: Callable[[httpx.Request], httpx.Response]) -> None:
+    """A failed request is freed without the garbage collector: no exception holds the frame that holds it."""
+    calls = iter((time_out, answer, answer))
+
+    async def fail() -> None:
+        with contextlib.suppress(httpx.ConnectError, httpx.ReadTimeout, PrefectHTTPStatusError):
+            await client.get(URL)
+
+    with anyio.fail_after(5):
+        policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+        transport = httpx.MockTransport(lambda request: next(calls)(request))
+        async with PrefectHttpxClient(transport=transport, retry=policy) as client:
+            gc.collect()
+            gc.disable()
+            try:
+                await fail()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+                kinds = {type(item) for item in gc.garbage}
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+    # A response of httpx is a cycle by itself.
+    assert not kinds & {PrefectHTTPStatusError, httpx.ConnectError, httpx.ReadTimeout, FrameType}
 
 
 # --- Several tasks

@@ -152,7 +152,7 @@ async def test_an_encoded_body_that_is_cut_shows_its_beginning(encoding: str) ->
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("size", [1_000_000, 30_000_000])
+@pytest.mark.parametrize("size", [1_000_000, 10_000_000])
 async def test_a_small_body_that_unpacks_to_a_large_one_is_bounded(size: int) -> None:
     """The limit is for what is kept, even if a few kilobytes of gzip unpack to megabytes."""
     response, body = response_of([gzip.compress(bytes(size))], "gzip")
@@ -203,7 +203,7 @@ async def test_a_slow_body_is_read_whole(
         ([b"a", 1e9], b"a"),
         (itertools.cycle([b"x", 0.9]), b"xxxxxx"),
         (itertools.cycle([b"", 0.9]), b""),
-        (itertools.chain([b"start"], itertools.cycle([0.001])), b"start"),
+        (itertools.chain([b"start"], itertools.cycle([0.01])), b"start"),
     ],
     ids=["silent", "stuck", "drip", "empty drip", "endless pauses"],
 )

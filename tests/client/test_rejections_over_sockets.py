@@ -45,11 +45,15 @@ def client_with_one_connection(attempts: list[Attempt]) -> PrefectHttpxClient:
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [{}, {"retry_after": "0"}, {"retry_after": NOW, "date": NOW}, {"retry_after": "soon"}],
+    ("status", "headers"),
+    [
+        (429, {}),
+        (502, {"retry_after": "0"}),
+        (503, {"retry_after": NOW, "date": NOW}),
+        (503, {"retry_after": "soon"}),
+    ],
     ids=["no-Retry-After", "seconds", "date", "malformed"],
 )
-@pytest.mark.parametrize("status", [429, 502, 503])
 async def test_rejected_post_is_repeated_whole(status: int, headers: dict[str, str]) -> None:
     """A POST that is rejected is sent again with its whole body over the same connection."""
     refusal = answer(status, b"busy", **headers)

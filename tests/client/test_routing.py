@@ -231,7 +231,7 @@ def test_no_proxy(entry: str) -> None:
 
 
 @given(entries=st.lists(st.sampled_from(ENTRIES) | st.text("*.:/[]%19ax ", max_size=6), max_size=4))
-@settings(max_examples=100)
+@settings(max_examples=25)
 def test_any_no_proxy(entries: list[str]) -> None:
     """So does any list of entries."""
     compare({**ALL, "HTTPS_PROXY": Q, "NO_PROXY": ",".join(entries)}, {"verify": False})

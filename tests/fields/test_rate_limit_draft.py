@@ -262,7 +262,7 @@ def test_malformed_policies_count_as_absent(policy: str) -> None:
 
 
 @settings(max_examples=100)
-@given(st.lists(st.tuples(counts, st.one_of(st.none(), counts)), min_size=1, max_size=20))
+@given(st.lists(st.tuples(counts, st.one_of(st.none(), counts)), min_size=1, max_size=6))
 def test_the_tightest_item_of_any_list(limits: list[tuple[int, int | None]]) -> None:
     """The result has the smallest remainder, and the longest reset of those that share it."""
     field = ", ".join(f'"{i}";r={r}' + ("" if t is None else f";t={t}") for i, (r, t) in enumerate(limits))

@@ -328,7 +328,7 @@ def may_be_repeated(policy: RetryPolicy, facts: FailedAttempt) -> bool:
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(policies, failed_attempts, randoms)
 def test_any_failed_attempt(policy: RetryPolicy, facts: FailedAttempt, random: float) -> None:
     """It is repeated if and only if that is allowed and the shortest wait fits; the reason is always one line."""
