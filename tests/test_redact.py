@@ -69,6 +69,16 @@ def test_safe_exception(exception: Exception, shown: str) -> None:
     assert safe_exception(exception) == shown
 
 
+def test_an_exception_without_a_message() -> None:
+    """An exception whose message cannot be made is shown as its class."""
+
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert safe_exception(Broken()) == "Broken"
+
+
 @pytest.mark.parametrize(
     "exception",
     [

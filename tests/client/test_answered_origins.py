@@ -16,7 +16,7 @@ def origins_of(*urls: str) -> AnsweredOrigins:
     return origins
 
 
-def test_nobody_has_answered_at_first() -> None:
+def test_no_origin_has_answered_at_first() -> None:
     """A new set is empty."""
     assert httpx.URL("http://a/") not in AnsweredOrigins()
 

@@ -21,7 +21,7 @@ from prefect_http._client.arguments import HttpxArguments
 DEPRECATED = {"app", "proxies"}
 
 
-async def seen_agent(*, headers: Any = None, request_headers: Any = None) -> str:
+async def user_agent(*, headers: Any = None, request_headers: Any = None) -> str:
     """Return the User-Agent that the server gets."""
     server = Server(200)
     with anyio.fail_after(5):
@@ -36,7 +36,7 @@ async def seen_agent(*, headers: Any = None, request_headers: Any = None) -> str
 @pytest.mark.anyio
 async def test_the_user_agent_names_the_package() -> None:
     """Unless the user sets one, the User-Agent is prefect-http/<version>, and more."""
-    agent = await seen_agent()
+    agent = await user_agent()
     assert agent.startswith(f"prefect-http/{__version__} ")
     assert f"python-httpx/{httpx.__version__}" in agent
 
@@ -55,20 +55,20 @@ async def test_the_user_agent_names_the_package() -> None:
 )
 async def test_the_users_own_user_agent(headers: object) -> None:
     """A User-Agent in the client's headers is used, whatever its case and type."""
-    assert await seen_agent(headers=headers) == "mine/1"
+    assert await user_agent(headers=headers) == "mine/1"
 
 
 @pytest.mark.anyio
 async def test_a_requests_own_user_agent() -> None:
     """A User-Agent in a request's headers is used."""
-    assert await seen_agent(request_headers={"User-Agent": "mine/2"}) == "mine/2"
+    assert await user_agent(request_headers={"User-Agent": "mine/2"}) == "mine/2"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("headers", [None, {}, {"X-Other": "1"}], ids=["none", "empty", "other"])
 async def test_other_headers_keep_the_user_agent(headers: object) -> None:
     """Headers without a User-Agent do not remove it."""
-    assert (await seen_agent(headers=headers)).startswith("prefect-http/")
+    assert (await user_agent(headers=headers)).startswith("prefect-http/")
 
 
 @pytest.mark.anyio

@@ -433,7 +433,7 @@ async def test_failures_leave_no_garbage_cycles(answer: Callable[[httpx.Request]
 @pytest.mark.anyio
 async def test_two_tasks_on_one_client_do_not_mix() -> None:
     """Concurrent requests have their own attempts and responses."""
-    told: list[tuple[str, int]] = []
+    retried: list[tuple[str, int]] = []
     failures = {"/a": 1, "/b": 3, "/c": 0}
     left = dict(failures)
 
@@ -448,7 +448,7 @@ async def test_two_tasks_on_one_client_do_not_mix() -> None:
     texts: dict[str, str] = {}
 
     def on_retry(request: httpx.Request, attempt: Attempt) -> None:
-        told.append((request.url.path, attempt.number))
+        retried.append((request.url.path, attempt.number))
 
     async def get(path: str) -> None:
         texts[path] = (await client.get(f"http://server{path}")).text
@@ -459,7 +459,7 @@ async def test_two_tasks_on_one_client_do_not_mix() -> None:
                 for path in failures:
                     group.start_soon(get, path)
     assert texts == {path: path for path in failures}
-    assert sorted(told) == [("/a", 1), ("/b", 1), ("/b", 2), ("/b", 3)]
+    assert sorted(retried) == [("/a", 1), ("/b", 1), ("/b", 2), ("/b", 3)]
 
 
 @pytest.mark.anyio

@@ -240,7 +240,7 @@ async def test_the_clock_runs_for_the_whole_body(autojump_clock: trio.testing.Mo
 @pytest.mark.parametrize(
     "kind", [httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.CloseError], ids=lambda k: k.__name__
 )
-async def test_a_body_that_breaks_off_gives_what_came_before(kind: type[httpx.TransportError]) -> None:
+async def test_a_body_that_breaks_off_is_kept_so_far(kind: type[httpx.TransportError]) -> None:
     """Of a body that breaks off the beginning is kept, and the reason is reported."""
     response, body = response_of([b"be", b"fore", kind("broken")])
     cut = await beginning_of(response)
@@ -378,7 +378,7 @@ class InStore(httpx.AsyncByteStream):
 
 
 @pytest.mark.anyio
-async def test_a_short_response_is_read_before_it_is_thrown_away() -> None:
+async def test_a_short_response_is_read_before_it_is_discarded() -> None:
     """A short body that has arrived is read to its end, so that the connection can be used again."""
     body = InStore()
     with anyio.fail_after(5):
@@ -387,7 +387,7 @@ async def test_a_short_response_is_read_before_it_is_thrown_away() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_long_response_is_thrown_away_half_read() -> None:
+async def test_a_long_response_is_discarded_half_read() -> None:
     """A long body is not read to its end, since a new connection costs less."""
     response, body = response_of(itertools.repeat(b"x" * 1000))
     with anyio.fail_after(5):
@@ -398,7 +398,7 @@ async def test_a_long_response_is_thrown_away_half_read() -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("delay", [30, 0.2, 0])
-async def test_a_slow_response_is_thrown_away_at_once(delay: float, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_slow_response_is_discarded_at_once(delay: float, autojump_clock: trio.testing.MockClock) -> None:
     """A body that has not arrived is not waited for, since that would hold its connection."""
     response, body = response_of([1e9])
     started = trio.current_time()
@@ -434,7 +434,7 @@ async def test_a_broken_response_is_thrown_away_like_any_other(parts: list[Part]
 
 
 @pytest.mark.anyio
-async def test_a_response_that_cannot_be_closed_is_thrown_away_like_any_other() -> None:
+async def test_a_response_that_cannot_be_closed_is_discarded_like_any_other() -> None:
     """A discarded response that cannot be closed does not raise."""
     response, body = response_of([b"x"], on_close=raising(httpx.CloseError("gone")))
     with anyio.fail_after(5):

@@ -33,7 +33,7 @@ def asked(server: Server) -> list[tuple[str, str]]:
 
 
 @pytest.mark.anyio
-async def test_redirects_are_followed_if_asked() -> None:
+async def test_redirects_are_followed_on_request() -> None:
     """With follow_redirects=True redirects are followed, and the history lists them."""
     server = Server(redirect("/b"), redirect("/c", 307), httpx.Response(200, text="there"))
     with anyio.fail_after(5):
@@ -231,15 +231,15 @@ async def test_auth_does_not_follow_to_another_host() -> None:
 async def test_digest_auth() -> None:
     """A digest challenge is answered within the attempt and is not a failure."""
     server = Server(httpx.Response(401, headers=CHALLENGE), 200)
-    heard: list[object] = []
+    seen: list[object] = []
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
-            transport=server, retry=AT_ONCE, on_retry=lambda *args: heard.append(args)
+            transport=server, retry=AT_ONCE, on_retry=lambda *args: seen.append(args)
         ) as client:
             response = await client.get(URL, auth=httpx.DigestAuth("user", "pw"))
     assert [earlier.status_code for earlier in response.history] == [401]
     assert server.seen[1].headers["Authorization"].startswith("Digest ")
-    assert heard == []
+    assert seen == []
 
 
 @pytest.mark.anyio

@@ -136,7 +136,7 @@ def said(error: BaseException, lines: Lines) -> str:
 @pytest.mark.anyio
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("url", URLS)
-async def test_no_userinfo_is_said(failure: str, url: str, lines: Lines) -> None:
+async def test_no_userinfo_is_shown(failure: str, url: str, lines: Lines) -> None:
     """The userinfo of a URL is in no message, note or log line."""
     server = Server(*FAILURES[failure]())
     text = said(await fail(server, url), lines)
@@ -147,7 +147,7 @@ async def test_no_userinfo_is_said(failure: str, url: str, lines: Lines) -> None
 
 
 @pytest.mark.anyio
-async def test_no_userinfo_of_a_redirect_is_said(lines: Lines) -> None:
+async def test_no_userinfo_of_a_redirect_is_shown(lines: Lines) -> None:
     """Nor is the userinfo of a URL that a redirect leads to."""
     redirect = httpx.Response(307, headers={"Location": f"http://user:{SECRET}@elsewhere/"})
     server = Server(redirect, 503, redirect, 404)
@@ -168,7 +168,7 @@ async def test_no_userinfo_of_a_redirect_is_said(lines: Lines) -> None:
     ],
     ids=["authorization", "auth", "cookie", "proxy"],
 )
-async def test_no_credentials_of_headers_are_said(failure: str, arguments: dict[str, Any], lines: Lines) -> None:
+async def test_no_credentials_of_headers_are_shown(failure: str, arguments: dict[str, Any], lines: Lines) -> None:
     """Credentials in headers are in no message, note or log line."""
     text = said(await fail(Server(*FAILURES[failure]()), **arguments), lines)
     assert lines.texts
@@ -176,7 +176,7 @@ async def test_no_credentials_of_headers_are_said(failure: str, arguments: dict[
 
 
 @pytest.mark.anyio
-async def test_no_cookies_of_an_answer_are_said(lines: Lines) -> None:
+async def test_no_cookies_of_a_response_are_shown(lines: Lines) -> None:
     """Nor are the cookies that a server sets."""
     answers = [httpx.Response(status, headers={"Set-Cookie": f"session={SECRET}"}) for status in (503, 404)]
     assert SECRET not in said(await fail(Server(*answers)), lines)
@@ -238,7 +238,7 @@ async def test_a_json_answer_that_echoes_the_request_is_not_repeated(value: str,
 
 
 @pytest.mark.anyio
-async def test_a_body_of_the_request_is_not_said(lines: Lines) -> None:
+async def test_the_body_of_a_request_is_not_shown(lines: Lines) -> None:
     """The request's body is in no message, note or log line."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(503, 404), retry=ONE_RETRY) as client:

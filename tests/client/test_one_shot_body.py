@@ -159,7 +159,7 @@ async def test_a_marked_body_is_spent_once_it_is_read() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_body_that_is_not_asked_for_its_first_chunk_is_not_spent() -> None:
+async def test_a_body_that_is_not_read_is_not_spent() -> None:
     """A body that is not read is not spent."""
     body = OneShotBody(Body(PARTS))
     aiter(body)

@@ -166,7 +166,7 @@ async def test_crash_of_the_app_is_not_repeated(url: str) -> None:
     assert app.calls["/crash"] == 1
 
 
-async def test_stream_that_is_left_early_tells_the_app(url: str) -> None:
+async def test_stream_that_is_left_early_disconnects_from_the_app(url: str) -> None:
     """A streamed response begins while the app still sends, and leaving it gives the app http.disconnect."""
     with anyio.fail_after(10):
         async with new_client(url) as client:

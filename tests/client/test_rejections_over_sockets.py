@@ -197,7 +197,7 @@ async def test_switching_protocols_hands_over_the_stream(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_cancelled_request_gives_its_connection_back(stream: bool) -> None:
+async def test_cancelled_request_returns_its_connection(stream: bool) -> None:
     """A request that is cancelled while it waits for its response frees its place in the pool."""
     asked = anyio.Event()
 

@@ -531,33 +531,33 @@ async def test_on_retry_is_called_before_each_wait() -> None:
 @pytest.mark.anyio
 async def test_on_retry_is_called_for_exceptions() -> None:
     """on_retry is called for exceptions as well as for statuses."""
-    heard: list[Exception | None] = []
+    seen: list[Exception | None] = []
     error = httpx.ReadError("broken")
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
             transport=Server(error, 200),
             retry=AT_ONCE,
-            on_retry=lambda _, attempt: heard.append(attempt.exception),
+            on_retry=lambda _, attempt: seen.append(attempt.exception),
         ) as client:
             await client.get(URL)
-    assert heard == [error]
+    assert seen == [error]
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("last", [200, 404, 503, httpx.ReadError("broken")])
 async def test_on_retry_is_not_called_without_a_wait(last: object) -> None:
     """on_retry is not called for the last attempt."""
-    heard: list[Attempt] = []
+    seen: list[Attempt] = []
     with anyio.fail_after(5):
         async with PrefectHttpxClient(
             transport=Server(last),
             retry=RetryPolicy(max_retries=0),
             raise_on_all_errors=False,
-            on_retry=lambda _, attempt: heard.append(attempt),
+            on_retry=lambda _, attempt: seen.append(attempt),
         ) as client:
             with contextlib.suppress(httpx.ReadError):
                 await client.get(URL)
-    assert heard == []
+    assert seen == []
 
 
 @pytest.mark.anyio

@@ -127,12 +127,12 @@ def description(transport: Any) -> object:
     pool: object = cast(Any, made)._pool
     facts: dict[str, object] = vars(pool)
     context = cast(ssl.SSLContext, facts["_ssl_context"])
-    told = {
+    described = {
         name: repr(value)
         for name, value in facts.items()
         if name.startswith("_proxy") or isinstance(value, bool | int | float | str | None)
     }
-    return type(pool), told, context.verify_mode, context.check_hostname, len(context.get_ca_certs())
+    return type(pool), described, context.verify_mode, context.check_hostname, len(context.get_ca_certs())
 
 
 def as_made_by_httpx(transport: Any) -> httpx.AsyncHTTPTransport:
@@ -361,7 +361,7 @@ def test_each_transport_is_wrapped_once(arguments: dict[str, Any], count: int) -
     )
 
 
-def test_nothing_is_left_for_the_client_to_make() -> None:
+def test_the_client_makes_no_transports() -> None:
     """The arguments that make transports are replaced, and the others stay."""
     mounts = {"http://": MOUNTED}
     arguments: HttpxArguments = {"proxy": Q, "mounts": mounts, "verify": False, "timeout": 3, "trust_env": False}

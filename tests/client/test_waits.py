@@ -644,19 +644,19 @@ async def test_a_request_under_a_cancelled_scope_is_not_retried() -> None:
 
 
 @pytest.mark.trio
-async def test_attempts_tell_the_times(autojump_clock: MockClock) -> None:
+async def test_attempts_have_their_times(autojump_clock: MockClock) -> None:
     """Each attempt has the time that it took, and the wait that followed and its reason."""
     server = Server(slow(1, 503), slow(3, httpx.ReadTimeout("slow")), busy("7"), slow(0.5, 404))
-    heard: list[Attempt] = []
+    seen: list[Attempt] = []
     with trio.fail_after(60), pytest.raises(PrefectHTTPStatusError) as caught:
-        await get(server, on_retry=lambda _, attempt: heard.append(attempt))
+        await get(server, on_retry=lambda _, attempt: seen.append(attempt))
     assert [(a.elapsed, a.delay, a.reason) for a in caught.value.attempts] == [
         (1, 2, "backoff of 2 s"),
         (3, 4, "backoff of 4 s"),
         (0, 7, "Retry-After of 7 s"),
         (0.5, None, "404 is not retried"),
     ]
-    assert tuple(heard) == caught.value.attempts[:-1]
+    assert tuple(seen) == caught.value.attempts[:-1]
     assert notes_of(caught.value).splitlines() == [
         "prefect_http made 4 of at most 6 attempts:",
         "  1: 503 after 1 s; waited 2 s (backoff of 2 s)",
@@ -669,22 +669,22 @@ async def test_attempts_tell_the_times(autojump_clock: MockClock) -> None:
 @pytest.mark.trio
 async def test_elapsed_includes_the_reading_of_the_body(autojump_clock: MockClock) -> None:
     """An attempt whose body breaks off lasts until then."""
-    heard: list[Attempt] = []
+    seen: list[Attempt] = []
     body = Body([b"x", 3.0, httpx.ReadError("broken")])
     server = Server(httpx.Response(200, stream=body), 200)
     with trio.fail_after(60):
-        await get(server, on_retry=lambda _, attempt: heard.append(attempt))
-    assert [attempt.elapsed for attempt in heard] == [3]
+        await get(server, on_retry=lambda _, attempt: seen.append(attempt))
+    assert [attempt.elapsed for attempt in seen] == [3]
 
 
 @pytest.mark.trio
 async def test_on_retry_comes_before_the_wait(autojump_clock: MockClock) -> None:
     """on_retry is called before the wait."""
-    heard: list[float] = []
+    seen: list[float] = []
     started = trio.current_time()
     with trio.fail_after(60):
-        await get(Server(503, 503, 200), on_retry=lambda *_: heard.append(trio.current_time() - started))
-    assert heard == [0, 2]
+        await get(Server(503, 503, 200), on_retry=lambda *_: seen.append(trio.current_time() - started))
+    assert seen == [0, 2]
 
 
 @pytest.mark.trio

@@ -69,7 +69,7 @@ def test_the_first_that_says_anything() -> None:
         {"X-RateLimit-Used": "5", "X-RateLimit": "5", "RateLimit-Name": "5", "X-RateLimit-Policy": '"a";q=1'},
     ],
 )
-def test_nothing_said(headers: dict[str, str]) -> None:
+def test_no_rate_limit(headers: dict[str, str]) -> None:
     """Without any of the fields there is no rate limit."""
     assert parse(headers) is None
 
