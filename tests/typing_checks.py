@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncGenerator, Set
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, assert_type
 
 import httpx
@@ -83,7 +83,7 @@ async def verbs_take_what_httpx_takes(client: PrefectHttpxClient, request: httpx
 
 
 class Subclass(PrefectHttpxClient):
-    """A client that overrides a verb and send(), as one does with httpx.AsyncClient."""
+    """A client that overrides methods, as one does with httpx.AsyncClient."""
 
     async def get(self, url: httpx.URL | str, **arguments: Any) -> PrefectResponse:
         response = await super().get(url, **arguments)
@@ -92,6 +92,13 @@ class Subclass(PrefectHttpxClient):
     async def send(self, request: httpx.Request, **arguments: Any) -> PrefectResponse:
         response = await super().send(request, **arguments)
         return assert_type(response, PrefectResponse)
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, url: httpx.URL | str, **arguments: Any
+    ) -> AsyncGenerator[PrefectResponse, None]:
+        async with super().stream(method, url, **arguments) as response:
+            yield assert_type(response, PrefectResponse)
 
 
 async def a_subclass_returns_our_response(client: Subclass, request: httpx.Request) -> None:
