@@ -13,8 +13,7 @@ import httpx
 import pytest
 from support.servers import hypercorn_on_trio, retrying_at_once, uvicorn_on_asyncio
 
-from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse
-from prefect_http._types import Message, Receive, Scope, Send
+from prefect_http import Message, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, Receive, Scope, Send
 
 pytestmark = pytest.mark.anyio
 

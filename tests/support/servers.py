@@ -19,8 +19,7 @@ import hypercorn.typing
 import trio
 import uvicorn
 
-from prefect_http import RetryPolicy
-from prefect_http._types import ASGIApp
+from prefect_http import ASGIApp, RetryPolicy
 
 
 @dataclass(frozen=True)
