@@ -123,7 +123,7 @@ def _route(request: httpx.Request) -> str:
 def _own_rate_limit(response: httpx.Response) -> RateLimit | None:
     """Return what a response says about its server's limits; None for one from a cache, which is old, and a redirect.
 
-    A redirect may tell of the limits of another server.
+    A redirect may carry the limits of another server.
     """
     limit = rate_limit(response)
     return None if limit is not None and ("Age" in response.headers or response.is_redirect) else limit

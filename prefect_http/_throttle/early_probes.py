@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# After this many early probes in a row in vain, every 16th closure gets one.
+# After this many early probes that were rejected in a row, every 16th closure gets one.
 _MOST_DOUBLINGS = 4
 
 
@@ -18,7 +18,7 @@ class EarlyProbes:
 
     def __init__(self, *, is_allowed: bool) -> None:
         self.is_allowed = is_allowed
-        self._in_vain = 0  # in a row
+        self._rejected_in_a_row = 0
         self._closures_to_skip = 0
 
     def is_next(self, wait: float, backoff: float) -> bool:
@@ -35,7 +35,7 @@ class EarlyProbes:
             return False
         return True
 
-    def count(self, *, was_in_vain: bool) -> None:
+    def count(self, *, was_rejected: bool) -> None:
         """Record whether an early probe was rejected."""
-        self._in_vain = min(self._in_vain + 1, _MOST_DOUBLINGS) if was_in_vain else 0
-        self._closures_to_skip = 2**self._in_vain - 1
+        self._rejected_in_a_row = min(self._rejected_in_a_row + 1, _MOST_DOUBLINGS) if was_rejected else 0
+        self._closures_to_skip = 2**self._rejected_in_a_row - 1

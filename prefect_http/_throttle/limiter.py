@@ -199,7 +199,7 @@ class Limiter:
         if probed is not None:
             probed.back_off()
             if probed.is_early(ticket):
-                self._early_probes.count(was_in_vain=True)
+                self._early_probes.count(was_rejected=True)
         is_late = ticket.cycle != self._cycle
         if is_late and self._closure is None and retry_after is None:
             return
@@ -249,7 +249,7 @@ class Limiter:
 
     def _open(self, closure: Closure, probe: Ticket) -> None:
         if closure.is_early(probe):
-            self._early_probes.count(was_in_vain=False)
+            self._early_probes.count(was_rejected=False)
         has_learned = closure.teaches and self._learn(closure, probe)
         self._closure = None
         self._on_change(Change.OPENED)

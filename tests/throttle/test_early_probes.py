@@ -16,17 +16,17 @@ def closures_with_early_probes(count: int, served: Callable[[int], bool]) -> lis
     for number in range(count):
         if early_probes.is_next(wait=60.0, backoff=0.1):
             found.append(number)
-            early_probes.count(was_in_vain=not served(number))
+            early_probes.count(was_rejected=not served(number))
     return found
 
 
 def test_early_probes_that_are_rejected_become_rare() -> None:
-    """After one in vain the next closure has none, then the next three, then seven, then always fifteen."""
+    """After one that was rejected the next closure has none, then the next three, then seven, then always fifteen."""
     assert closures_with_early_probes(64, lambda number: False) == [0, 2, 6, 14, 30, 46, 62]
 
 
 def test_early_probes_that_are_answered_stay() -> None:
-    """As long as early probes are answered, each closure has one; one answer makes up for all those in vain."""
+    """As long as early probes are answered, each closure has one; one answer makes up for all rejections."""
     assert closures_with_early_probes(20, lambda number: True) == list(range(20))
     assert closures_with_early_probes(16, lambda number: number == 6) == [0, 2, 6, 7, 9, 13]
 
@@ -42,5 +42,5 @@ def test_when_it_is_worth_it(is_allowed: bool, wait: float, expected: bool) -> N
 def test_a_closure_that_is_too_short_is_not_counted() -> None:
     """Only a closure that is long enough for an early probe counts as one that was skipped."""
     early_probes = EarlyProbes(is_allowed=True)
-    early_probes.count(was_in_vain=True)
+    early_probes.count(was_rejected=True)
     assert [early_probes.is_next(wait=wait, backoff=0.1) for wait in (0.1, 60.0, 60.0)] == [False, False, True]

@@ -647,7 +647,7 @@ def test_no_early_probe_when_nothing_is_left() -> None:
 
 @pytest.mark.parametrize(("is_answered", "next_is_early"), [(True, True), (False, False)])
 def test_what_early_probes_teach(is_answered: bool, next_is_early: bool) -> None:
-    """After an early probe in vain the next closure has none; after one that was answered it has."""
+    """After an early probe that was rejected the next closure has none; after one that was answered it has one."""
     limiter = closed(retry_after=60.0, early_probe=True)
     probe, now = let_one_out(limiter, 0.125), 0.25
     if not is_answered:
