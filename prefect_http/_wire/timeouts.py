@@ -24,6 +24,9 @@ from prefect_http._concurrency.backend import (
 )
 
 _MAX_SLEEP = 1.0
+# The rounds of the event loop after which a task has read the data that had arrived before the first. asyncio reads from
+# the socket in the first, and runs the task in the second.
+_ROUNDS = 3
 
 _logger = logging.getLogger("prefect_http")
 
@@ -88,11 +91,13 @@ class TimeoutWatcher:
         now = clock()
         try:
             while True:
-                # If the loop was blocked for long, data that arrived meanwhile is not late: the tasks that wait for it
-                # have been woken together with this one, and run first.
-                await checkpoint()
+                # If the loop was blocked for long, data that arrived meanwhile is not late. So the loop gets to look for
+                # input, and the tasks that wait for it run first.
+                passed = now()
+                for _ in range(_ROUNDS):
+                    await checkpoint()
                 for each in list(self.watched):
-                    if each.deadline <= now():  # read each time, for expiring another one may have taken a while
+                    if each.deadline <= passed:
                         await self._expire(each)
                 self.next_wakeup = min((each.deadline for each in self.watched), default=math.inf)
                 if self.next_wakeup == math.inf:

@@ -301,6 +301,35 @@ async def test_an_upgrade_over_tls() -> None:
         assert transport.statistics() == NOTHING
 
 
+async def test_alpn_is_set_for_each_handshake() -> None:
+    """A context that is also used for HTTP/2 offers only HTTP/1.1 in each of our handshakes."""
+    protocols: list[list[str]] = []
+
+    class Context(ssl.SSLContext):
+        def set_alpn_protocols(self, alpn_protocols: object) -> None:
+            assert isinstance(alpn_protocols, list)
+            protocols.append(alpn_protocols)
+
+    async def hang_up(stream: anyio.abc.ByteStream) -> None:
+        await stream.receive()
+        await stream.aclose()
+
+    transport = HTTPTransport(verify=Context(ssl.PROTOCOL_TLS_CLIENT))
+    with anyio.fail_after(5):
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(listener.serve, hang_up)
+            url = f"https://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/"
+            async with httpx.AsyncClient(transport=transport) as client:
+                for _ in range(2):
+                    with pytest.raises(httpx.ConnectError):
+                        await client.get(url)
+            tasks.cancel_scope.cancel()
+    assert protocols == [["http/1.1"]] * 2
+
+
 # --- Reused connections
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +24,7 @@ from support.scripted_servers import (
     settle,
     wired,
 )
-from support.servers import answer, retrying_at_once
+from support.servers import answer, raw_server, retrying_at_once
 from support.sockets import open_sockets, reset, sockets_closed
 from support.wire import NOTHING, ONE_IDLE
 
@@ -194,6 +194,36 @@ async def test_body_of_the_wrong_length(kind: str, length: int, word: str) -> No
     _, _, received = b"".join(seen).partition(b"\r\n\r\n")
     assert len(received) <= length
     assert source.is_finished == (kind == "generator")
+
+
+class Progress(httpx.ByteStream):
+    """A body of bytes that knows how much of it has been sent."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._content = content
+        self.given = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise AssertionError("not used")
+        yield
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in (self._content[:3], self._content[3:]):
+            self.given += len(part)
+            yield part
+
+
+async def test_subclass_of_byte_stream() -> None:
+    """A subclass of httpx.ByteStream is iterated, as httpx does."""
+    body = Progress(b"hello")
+    with anyio.fail_after(5):
+        async with raw_server(answer()) as server, one_connection() as transport:
+            headers = {"Host": "server", "Content-Length": "5"}
+            request = httpx.Request("POST", server.url, headers=headers, stream=body)
+            await (await transport.handle_async_request(request)).aclose()
+        assert [received.body for received in server.requests] == [b"hello"]
+    assert body.given == 5
 
 
 # Bodies that fail

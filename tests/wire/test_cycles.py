@@ -1,0 +1,143 @@
+"""Garbage cycles: a failing request leaves no more objects to the garbage collector than with httpx's own transport."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import anyio
+import httpx
+import pytest
+from support.garbage import garbage_of, responding_server, silent_server
+from support.scripted_servers import settle
+from support.servers import free_port
+from support.wire import fetch, new_request, trusting_context
+
+from prefect_http import HTTPTransport
+
+pytestmark = [
+    pytest.mark.anyio,
+    # httpx leaves generators and sockets to the garbage collector, the request's own included.
+    pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+SHORT = 0.02
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+RESPONSES = {
+    "garbage": b"220 smtp.example.org ESMTP\r\n",
+    "closed": b"",
+    "short": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+    "bad-chunk": CHUNKED + b"3\r\nabc\r\nxyz\r\n",
+}
+SECURE = "https://127.0.0.1:{port}/"
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[Mapping[str, int]]:
+    """Run the servers; yield their ports."""
+    with contextlib.ExitStack() as stack:
+        found = {name: stack.enter_context(responding_server(data)) for name, data in RESPONSES.items()}
+        found["reset"] = stack.enter_context(responding_server(b"", resets=True))
+        found["silent"] = stack.enter_context(silent_server())
+        found["refusing"] = free_port()
+        yield found
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """Generate an endless body."""
+    while True:
+        yield b"x" * 65536
+
+
+async def failing() -> AsyncIterator[bytes]:
+    """Fail in the middle of a body."""
+    yield b"x"
+    raise LookupError("the caller's own")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request that fails.
+
+    Attributes:
+        error: the exception; None: a cancellation.
+        server: the name of the server.
+        url: where the request goes; with the server's port.
+        method: the request's method.
+        content: makes its body.
+        headers: added to it.
+        timeouts: those that are not 5 s.
+        is_crowded: whether another request has the only connection.
+    """
+
+    error: type[Exception] | None
+    server: str = "silent"
+    url: str = "http://127.0.0.1:{port}/"
+    method: str = "GET"
+    content: Callable[[], bytes | AsyncIterable[bytes] | None] = lambda: None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    timeouts: Mapping[str, float] = field(default_factory=dict[str, float])
+    is_crowded: bool = False
+
+    async def fail(self, transport: httpx.AsyncBaseTransport, port: int) -> None:
+        """Make the request."""
+        request = new_request(self.url.format(port=port), self.method, self.content(), **self.timeouts)
+        request.headers.update(self.headers)
+        with anyio.move_on_after(SHORT if self.error is None else 10) as scope:
+            with contextlib.suppress(self.error or ()):
+                await fetch(transport, request)
+                assert not self.error, "the request did not fail"
+        assert scope.cancelled_caught is (self.error is None)
+
+
+CASES = {
+    "refused": Case(httpx.ConnectError, "refusing"),
+    "refused-by-all": Case(httpx.ConnectError, "refusing", "http://localhost:{port}/"),
+    "unknown-host": Case(httpx.ConnectError, url="http://no-such-host.invalid/"),
+    "no-tls": Case(httpx.ConnectError, "garbage", SECURE),
+    "closed": Case(httpx.RemoteProtocolError, "closed"),
+    "reset": Case(httpx.ReadError, "reset"),
+    "garbage": Case(httpx.RemoteProtocolError, "garbage"),
+    "short-body": Case(httpx.RemoteProtocolError, "short"),
+    "bad-chunk": Case(httpx.RemoteProtocolError, "bad-chunk"),
+    "connect-timeout": Case(httpx.ConnectTimeout, timeouts={"connect": 0}),
+    "tls-timeout": Case(httpx.ConnectTimeout, url=SECURE, timeouts={"connect": SHORT}),
+    "read-timeout": Case(httpx.ReadTimeout, timeouts={"read": SHORT}),
+    "read-timeout-of-an-upload": Case(
+        httpx.ReadTimeout, method="POST", content=lambda: b"x" * 100_000, timeouts={"read": SHORT}
+    ),
+    "write-timeout": Case(httpx.WriteTimeout, method="POST", content=endless, timeouts={"write": SHORT}),
+    "pool-timeout": Case(httpx.PoolTimeout, timeouts={"pool": SHORT}, is_crowded=True),
+    "bad-header": Case(httpx.LocalProtocolError, headers={"X": "a\nb"}),
+    "bad-scheme": Case(httpx.UnsupportedProtocol, url="ftp://127.0.0.1/"),
+    "failing-body": Case(LookupError, method="POST", content=failing),
+    "cancelled": Case(None),
+    "cancelled-in-the-handshake": Case(None, url=SECURE),
+    "cancelled-upload": Case(None, method="POST", content=endless),
+    "cancelled-while-waiting": Case(None, is_crowded=True),
+}
+
+
+@contextlib.asynccontextmanager
+async def crowd(transport: httpx.AsyncBaseTransport, case: Case, port: int) -> AsyncIterator[None]:
+    """Have another request hold the only connection, if the case says so."""
+    async with anyio.create_task_group() as tasks:
+        if case.is_crowded:
+            tasks.start_soon(fetch, transport, new_request(f"http://127.0.0.1:{port}/", read=None))
+            await settle()
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_no_more_garbage_than_with_httpx(name: str, ports: Mapping[str, int]) -> None:
+    """A failing request leaves no more objects to the garbage collector than with httpx's own transport."""
+    case, found = CASES[name], list[int]()
+    limits, port = httpx.Limits(max_connections=1 if case.is_crowded else 10), ports[case.server]
+    for new in (HTTPTransport, httpx.AsyncHTTPTransport):
+        async with new(verify=trusting_context(), limits=limits) as transport, crowd(transport, case, port):
+            found.append(await garbage_of(lambda: case.fail(transport, port)))
+    ours, httpxs = found
+    assert ours <= httpxs
