@@ -189,6 +189,7 @@ class StreamedResponse(httpx.AsyncByteStream):
         else:
             error = await self._run_app()
         call.end(error)
+        del error  # its traceback refers to this frame, by f_back, from Python 3.12 on
 
     async def _run_app(self) -> BaseException | None:
         try:
