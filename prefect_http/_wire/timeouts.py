@@ -24,8 +24,8 @@ from prefect_http._concurrency.backend import (
 )
 
 _MAX_SLEEP = 1.0
-# The rounds of the event loop after which a task has read the data that had arrived before the first. asyncio reads from
-# the socket in the first, and runs the task in the second.
+# The rounds of the event loop after which a task has read the data that had arrived before the first. asyncio reads
+# from the socket in the first, and runs the task in the second.
 _ROUNDS = 3
 
 _logger = logging.getLogger("prefect_http")

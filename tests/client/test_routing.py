@@ -20,6 +20,7 @@ from support.servers import answer, raw_server
 from prefect_http import HTTPTransport
 from prefect_http._client.arguments import HttpxArguments
 from prefect_http._client.routing import environment_proxies, make_transports
+from prefect_http._wire.wire import Wire
 
 
 class Wrapper(httpx.AsyncBaseTransport):
@@ -121,7 +122,8 @@ def description(transport: Any) -> object:
     """
     made: Any = transport
     if isinstance(transport, HTTPTransport):
-        made = made._httpx or as_made_by_httpx(made)
+        sender = made._sender
+        made = as_made_by_httpx(sender) if isinstance(sender, Wire) else sender
     if not isinstance(made, httpx.AsyncHTTPTransport):
         return id(transport)
     pool: object = cast(Any, made)._pool
@@ -135,11 +137,11 @@ def description(transport: Any) -> object:
     return type(pool), described, context.verify_mode, context.check_hostname, len(context.get_ca_certs())
 
 
-def as_made_by_httpx(transport: Any) -> httpx.AsyncHTTPTransport:
-    """Return a transport of httpx's with the settings of an HTTPTransport."""
-    pool, connector = transport._pool, transport._connector
+def as_made_by_httpx(wire: Any) -> httpx.AsyncHTTPTransport:
+    """Return a transport of httpx's with the settings of a wire."""
+    pool, connector = wire._pool, wire._connector
     limits = httpx.Limits(
-        max_connections=pool._max_connections,
+        max_connections=pool.max_connections,
         max_keepalive_connections=pool._max_idle,
         keepalive_expiry=pool._expiry,
     )
