@@ -91,8 +91,8 @@ class TimeoutWatcher:
         now = clock()
         try:
             while True:
-                # If the loop was blocked for long, data that arrived meanwhile is not late. So the loop gets to look for
-                # input, and the tasks that wait for it run first.
+                # If the loop was blocked for long, data that arrived meanwhile is not late. So the loop gets to look
+                # for input, and the tasks that wait for it run first.
                 passed = now()
                 for _ in range(_ROUNDS):
                     await checkpoint()

@@ -19,6 +19,7 @@ async def garbage_of(do: Callable[[], Awaitable[object]]) -> int:
     """Return how many objects one of several calls leaves to the garbage collector."""
     for warm_up in True, False:
         gc.collect()
+        gc.freeze()  # late in a run of the whole suite, to search everything else would take 0.1 s each time
         gc.disable()
         try:
             for _ in range(1 if warm_up else _TIMES):
