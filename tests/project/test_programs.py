@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ BLOCKS = {
 @pytest.fixture(scope="module")
 def runs() -> Mapping[str, Done]:
     """Run all of them; the examples that are tests, with pytest."""
-    examples = {path.stem: [*WITH_PYTEST * path.stem.startswith("testing_"), path] for path in EXAMPLES}
+    examples: dict[str, Sequence[str | os.PathLike[str]]] = {
+        path.stem: [*WITH_PYTEST * path.stem.startswith("testing_"), path] for path in EXAMPLES
+    }
     return run_programs({**examples, **{name: ["-c", source] for name, (source, _) in BLOCKS.items()}})
 
 

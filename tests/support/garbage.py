@@ -17,6 +17,7 @@ _TIMES = 3
 
 async def garbage_of(do: Callable[[], Awaitable[object]]) -> int:
     """Return how many objects one of several calls leaves to the garbage collector."""
+    found = 0
     for warm_up in True, False:
         gc.collect()
         gc.freeze()  # late in a run of the whole suite, to search everything else would take 0.1 s each time

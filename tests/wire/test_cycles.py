@@ -86,7 +86,7 @@ class Case:
         request = new_request(self.url.format(port=port), self.method, self.content(), **self.timeouts)
         request.headers.update(self.headers)
         with anyio.move_on_after(SHORT if self.error is None else 10) as scope:
-            with contextlib.suppress(self.error or ()):
+            with contextlib.suppress(*(() if self.error is None else (self.error,))):
                 await fetch(transport, request)
                 assert not self.error, "the request did not fail"
         assert scope.cancelled_caught is (self.error is None)
