@@ -95,7 +95,7 @@ _stacks: RunVar[WeakKeyDictionary[object, list[BodyScope]]] = RunVar("prefect_ht
 def _current_stack() -> list[BodyScope]:
     stacks = _stacks.get(None)
     if stacks is None:
-        stacks = WeakKeyDictionary()
+        stacks = WeakKeyDictionary[object, list[BodyScope]]()
         _stacks.set(stacks)
     return stacks.setdefault(current_task(), [])
 
