@@ -42,7 +42,7 @@ class HttpxArguments(TypedDict, total=False):
 def with_parameters_of(
     method: Callable[Concatenate[Client, P], object],
 ) -> Callable[[Callable[..., Returned]], Callable[Concatenate[Client, P], Returned]]:
-    """Give a method the parameters of another in the eyes of type checkers, and keep what it returns.
+    """Return a decorator that declares a method with the parameters of another, and its own return type.
 
     So they are those of whatever httpx is installed. At run time the method stays as it is.
     """
