@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from prefect_http._wire.network_errors import NETWORK_ERRORS, reason_for, with_timeout
+from prefect_http._wire.network_errors import NETWORK_ERRORS, forget_frames, reason_for, with_timeout
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -298,3 +298,10 @@ async def test_in_a_native_timeout() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await connect(5.0, wait_forever)
+
+
+def test_an_exception_that_was_never_raised_has_no_frames() -> None:
+    """An exception without a traceback, such as one that a stream hands on, is left as it is."""
+    error = OSError("handed on")
+    forget_frames(error)
+    assert error.__traceback__ is None
