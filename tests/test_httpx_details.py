@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import pickle
 import warnings
@@ -16,7 +17,15 @@ import pytest
 from support.scripted_transport import Body, Server
 
 from prefect_http import PrefectHttpxClient, PrefectResponse
-from prefect_http._httpx_details import LeanClient, NoAuth, ReadyResponse, change_class, copy_of, set_content
+from prefect_http._httpx_details import (
+    DecodingResponse,
+    LeanClient,
+    NoAuth,
+    ReadyResponse,
+    change_class,
+    copy_of,
+    set_content,
+)
 
 URL = "http://server/"
 
@@ -88,6 +97,23 @@ async def test_a_ready_response_can_be_streamed() -> None:
         response = await received(ReadyResponse(200, [], b"body", stream), stream=True)
         assert [chunk async for chunk in response.aiter_bytes()] == [b"bo", b"dy"]
     assert stream.is_closed
+
+
+# --- DecodingResponse
+
+
+@pytest.mark.anyio
+async def test_a_body_is_decoded_without_generators_below() -> None:
+    """Its stream is iterated by aiter_bytes() itself; a failure leaves nothing to the garbage collector."""
+    headers = {"Content-Encoding": "gzip"}
+    compressed = gzip.compress(b"body")
+    with anyio.fail_after(5):
+        response = DecodingResponse(200, headers=headers, stream=Body([compressed[:9], compressed[9:]]))
+        assert b"".join([chunk async for chunk in response.aiter_bytes()]) == b"body"
+        response = DecodingResponse(200, headers=headers, stream=Body([b"not gzip"]))
+        with pytest.raises(httpx.DecodingError):
+            _ = [chunk async for chunk in response.aiter_bytes()]
+    gc.collect()  # with trio, a generator that is found now is a warning
 
 
 # --- change_class

@@ -167,7 +167,7 @@ class AppCall:
             del failure  # it refers to this frame
 
     def disconnect(self, failure: BaseException | None = None) -> None:
-        """Tell the app that the rest of its response is not wanted, and cancel it after a grace period.
+        """Send the app a disconnect, because the rest of its response is not wanted; cancel it after a grace period.
 
         An app that has sent its whole response is not cancelled, but left to its background work, as by a server.
 

@@ -11,7 +11,7 @@ import httpx
 
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
-from prefect_http._httpx_details import set_content
+from prefect_http._httpx_details import DecodingResponse, set_content
 from prefect_http._redact import safe_exception
 
 _DISCARD_BYTES = 64 * 1024
@@ -52,7 +52,7 @@ class _Beginning(httpx.AsyncByteStream):
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
         """Return the next chunk that is not empty; an empty one at the end."""
-        # A scope for each chunk: one around a `yield` could be left out of order.
+        # A scope for each chunk, which is left before the reader continues.
         with anyio.CancelScope(deadline=self._deadline):
             try:
                 while not (chunk := await anext(chunks, None)):
@@ -73,18 +73,6 @@ class _Beginning(httpx.AsyncByteStream):
         """Close the iterator, which may not have been read to its end."""
         if self._chunks is not None:
             await end_iteration(self._chunks)
-
-
-class _DecodedBeginning(httpx.Response):
-    """Decodes a beginning without a generator of httpx's below the one that decodes.
-
-    The one that decodes ends with its error, and leaves those below unfinished for the garbage collector. trio warns of
-    that. An iterator can be dropped.
-    """
-
-    def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        assert isinstance(self.stream, _Beginning)
-        return aiter(self.stream)
 
 
 async def read_beginning(
@@ -117,7 +105,7 @@ async def read_beginning(
 async def _read_decoded(response: httpx.Response, beginning: _Beginning, max_bytes: int) -> bytes:
     """Read and decode the beginning. The limit is for the decoded bytes, too: a little gzip unpacks to a lot."""
     kept = bytearray()
-    decoding = _DecodedBeginning(response.status_code, headers=response.headers, stream=beginning)
+    decoding = DecodingResponse(response.status_code, headers=response.headers, stream=beginning)
     try:
         async for chunk in decoding.aiter_bytes():
             # Until `cut` ends the stream: a `break` would leave httpx's generators to the garbage collector.

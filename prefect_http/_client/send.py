@@ -150,17 +150,16 @@ class SendCall:
 
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""
-        status = response.status_code
-        if status in self._policy.statuses or REJECTED in response.extensions:
+        if response.status_code in self._policy.statuses or REJECTED in response.extensions:
             return False
-        return 200 <= status < 300 or is_success(response) or not self._options.raise_on_all_errors
+        return is_success(response) or not self._options.raise_on_all_errors
 
     def _within_total_timeout(self, step: Awaitable[T]) -> Awaitable[T]:
         """Return an awaitable for a step of an attempt; it raises TimeoutException at the end of ``total_timeout``."""
         return step if self._deadline == math.inf else _until(self._deadline, step, self._policy)
 
     def _mark_read_whole(self) -> None:
-        """Tell the app's transport whether the response is read whole; it can do that at less cost."""
+        """Mark the request, for the app's transport, if its response is read whole, which then costs less."""
         request = self._request
         if self._stream:
             request.extensions = {name: value for name, value in request.extensions.items() if name != READ_WHOLE}

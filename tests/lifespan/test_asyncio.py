@@ -349,7 +349,6 @@ def test_run_that_ends_with_users_under_way(delay: int, caplog: pytest.LogCaptur
     gc.collect()
 
 
-@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_program() -> None:
     """Ctrl-C in asyncio.run() cancels the main task, and the shutdown hooks run before KeyboardInterrupt is raised."""
     app = FakeApp(shutdown=steps)

@@ -206,7 +206,6 @@ async def test_app_that_ignores_cancellation(autojump_clock: MockClock, caplog: 
         await steps()
 
 
-@pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_ends_the_wait_for_a_shutdown() -> None:
     """Ctrl-C while leaving ends the program at once, and the app is cancelled at the end of the run."""
     log: list[str] = []
@@ -251,7 +250,6 @@ async def interrupted_while_up(scope: Scope, receive: Receive, send: Send) -> No
     await interrupt()
 
 
-@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("cancel_on_crash", [False, True])
 @pytest.mark.parametrize(
     "app",
