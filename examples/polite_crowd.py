@@ -1,4 +1,4 @@
-"""Three hundred tasks call an app with a rate limit, each on its own, and then through a throttle.
+"""A hundred tasks call an app with a rate limit, each on its own, and then through a throttle.
 
 Look at the table: on their own, the tasks all retry at the same time, and most are rejected again, until their retries
 are used up. With a throttle they wait in one queue: the first rejection holds back all of them, and the rate is learned
@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, Throttle
 
-TASKS, RATE, BURST = 300, 50, 10
+TASKS, RATE, BURST = 100, 20, 5
 
 
 class App:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -35,12 +34,6 @@ When = Literal["waiting", "woken"]
 Way = Literal["scope", "task"]
 MOST = 300
 """More scheduling points than any case has."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def clean() -> None:
-    """Close what other tests have left behind, so that it does not count."""
-    gc.collect()
 
 
 # --- Cancelling at the n-th scheduling point
