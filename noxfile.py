@@ -67,6 +67,9 @@ PEERS = [
 # as pure), and the checks of the layout, the documentation and the examples.
 DEPENDENT = ["-m", "not pure", "--ignore=tests/project"]
 
+# Two processes, each of which takes over the other's tests when it has no more of its own.
+SIDE_BY_SIDE = ["-n", "2", "--dist", "worksteal"]
+
 # Skip a Python that is missing. If all of them are, nothing has been tested, and that is an error.
 nox.options.error_on_missing_interpreters = not any(map(_is_installed, PYTHONS))
 nox.options.download_python = "never"
@@ -85,13 +88,11 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
     elif session.python == PYTHONS[0]:
-        # Not `-m pytest`, which would find the package in the current directory before the wheel.
-        session.run("coverage", "run", str(Path(session.bin, "pytest")))
-        session.run("coverage", "report")
+        session.run("pytest", *SIDE_BY_SIDE, "--cov")
     elif session.python in oldest_and_newest():
-        session.run("pytest")
+        session.run("pytest", *SIDE_BY_SIDE)
     else:
-        session.run("pytest", *DEPENDENT)
+        session.run("pytest", *SIDE_BY_SIDE, *DEPENDENT)
 
 
 @functools.cache
@@ -105,22 +106,22 @@ def oldest_and_newest() -> tuple[str, str]:
 def tests_lowest(session: nox.Session) -> None:
     """Test what depends on versions, with the oldest Python and the oldest dependencies that are allowed."""
     install_wheel(session, "httpx==0.27.0", "anyio==4.16.0", "trio==0.32.0", extra="test")
-    session.run("pytest", *(session.posargs or DEPENDENT))
+    session.run("pytest", *(session.posargs or (*SIDE_BY_SIDE, *DEPENDENT)))
 
 
 @nox.session
 def tests_httpx2(session: nox.Session) -> None:
     """Test what depends on versions, on httpx2, in an application that has put it in the place of httpx."""
     install_wheel(session, "httpx2", extra="test")
-    session.run("pytest", "-p", "support.use_httpx2", *(session.posargs or DEPENDENT), env={"PYTHONPATH": "tests"})
+    chosen = session.posargs or (*SIDE_BY_SIDE, *DEPENDENT)
+    session.run("pytest", "-p", "support.use_httpx2", *chosen, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure the branch coverage of the tests, which must be 100 %."""
     session.install("-e", ".[test]")
-    session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs)
-    session.run("coverage", "report")
+    session.run("pytest", "-q", "--cov", *(session.posargs or SIDE_BY_SIDE))
 
 
 @nox.session
