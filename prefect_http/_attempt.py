@@ -13,12 +13,12 @@ class Attempt:
     """One failed attempt of a request.
 
     Attributes:
-        number: 1-based.
+        number: of the attempt, 1-based.
         status_code: the response's status; exactly one of this and ``exception`` is set.
         exception: the httpx exception that ended the attempt.
         delay: seconds until the next attempt; None if there is none.
-        reason: why that delay, or why there is no further attempt.
-        elapsed: seconds the attempt took.
+        reason: the reason for that delay, or for making no further attempt.
+        elapsed: the seconds that the attempt took.
     """
 
     number: int

@@ -13,7 +13,7 @@
      ├─ LifespanCrashed              the app's lifespan ended with an exception while it was in use
      └─ LifespanTimeoutError         startup or shutdown took too long; also a TimeoutError
 
-What the app raised is the ``__cause__``. All of them are raised as they are, never inside an exception group.
+The ``__cause__`` is what the app raised. None of them is raised inside an exception group.
 """
 
 from __future__ import annotations

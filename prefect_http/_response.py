@@ -1,4 +1,4 @@
-"""PrefectResponse: a response whose error says what went wrong."""
+"""PrefectResponse, and the error for a bad status, whose message says what went wrong."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PrefectResponse(httpx.Response):
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """What the response's headers say about the server's rate limit; None if they say nothing, or nothing valid.
+        """What the response's headers say about the server's rate limit; None if they say nothing valid.
 
         Read from ``RateLimit`` and ``RateLimit-Policy``, in the forms of all drafts, and from ``X-RateLimit-*``.
         https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
@@ -54,10 +54,10 @@ class PrefectResponse(httpx.Response):
 
     @classmethod
     def from_httpx_response(cls, response: httpx.Response) -> Self:
-        """Return a response of this class that shares the stream of ``response``, which stays as it is.
+        """Return a response of this class that shares the stream of ``response``.
 
-        The new response may be read instead of the old one, whole or streamed; reading and closing it affect the old
-        one, too. A response that is already of this class is returned unchanged.
+        ``response`` keeps its class. The new response may be read in its place, whole or streamed; reading and closing
+        it affect the original, too. A response that is already of this class is returned unchanged.
         """
         if isinstance(response, cls):
             return response

@@ -21,23 +21,24 @@ from prefect_http._types import ASGIApp
 class ASGITransport(httpx.AsyncBaseTransport):
     """Calls an ASGI app in this process as if over a network; a drop-in replacement for httpx.ASGITransport.
 
-    The response is returned when the app has sent its headers, and chunks arrive as they are sent. The app waits if it
-    is more than 64 KiB ahead of its reader. A request body that is a stream is read as the app receives it, and both
-    directions may flow at once. Reading to the end waits for the app's call to return, so its background work is done
-    by then. The app sees the caller's context variables, and the ones that it sets are not set for the caller.
+    The response is returned when the app has sent its headers, and chunks arrive as they are sent. The app's ``send()``
+    waits while more than 64 KiB are unread. A request body that is a stream is read as the app receives it; request and
+    response may be streamed at the same time. Reading to the end waits for the app's call to return, so its background
+    work is done by then. The app sees the caller's context variables; those that it sets are not set for the caller.
 
     If a response is closed early, the app receives ``http.disconnect`` and is cancelled if it has not ended 1 s later;
-    ``response.aclose()`` waits for that. An app that has sent its whole response is left to its background work.
+    ``response.aclose()`` waits for that. An app that has sent its whole response may finish its background work.
     ``aclose()``, which the client calls when it is closed, ends everything that is still running in the same way.
 
     httpx's timeouts apply: ``read`` to the headers, once the app has received the request, and then to each chunk;
-    ``write`` to each part of the request body that the app leaves untaken. There are no connections and no pool.
+    ``write`` to each part of the request body that waits for the app to receive it. There are no connections and no
+    pool.
 
     Args:
         app: the ASGI app. Its lifespan is not run; see ``app_lifespan_context`` and ``PrefectHttpxClient(app=...)``.
         raise_app_exceptions: whether an exception of the app is raised in the caller, unwrapped: before the headers by
-            the request, later by the read. If False, it is logged and answered with a status of 500, or in the middle
-            of a body with a httpx.RemoteProtocolError.
+            the request, later by the read. If False, it is logged, and the caller gets a response with status 500, or
+            in the middle of a body an httpx.RemoteProtocolError.
         root_path: the scope's ``root_path``, the path that the app is mounted at.
         client: the scope's ``client``, the host and port that requests claim to come from.
         state: a mapping such as ``Lifespan.state``, of which each request gets a shallow copy as the scope's
@@ -47,13 +48,13 @@ class ASGITransport(httpx.AsyncBaseTransport):
         TypeError: the app is not callable, or the state is not a mapping.
 
     Requests raise:
-        httpx.ReadTimeout, httpx.WriteTimeout: as above.
+        httpx.ReadTimeout, httpx.WriteTimeout: a timeout, as above.
         httpx.RemoteProtocolError: the app ended without a complete response, or sent an invalid message.
         httpx.ReadError: the response or the transport was closed meanwhile.
-        Exception: what the app raised, or the stream of the request body; in the latter case the app is disconnected.
+        Exception: what the app or the stream of the request body raised; if the stream did, the app is disconnected.
 
     Cancellation:
-        Disconnects the app as if the response was closed early, but does not wait for it.
+        Disconnects the app as if the response were closed early, but does not wait for it.
 
     https://asgi.readthedocs.io/en/latest/specs/www.html
     """
@@ -97,7 +98,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         The transport can be used again afterwards.
 
         Cancellation:
-            Is held back until they have ended, for 6 s at most.
+            Takes effect when they have ended, after 6 s at most.
         """
         self._abort_all(lambda: httpx.ReadError("the transport has been closed"))
         self._ending |= self._running

@@ -29,33 +29,33 @@ _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 class PrefectHttpxClient(LeanClient):
     """An httpx.AsyncClient that retries what is safe to retry, waits as the server asks, and raises for a bad status.
 
-    It does whatever httpx.AsyncClient does. Every verb (``request()``, ``get()``, ..., ``stream()``) goes through
+    It can do all that httpx.AsyncClient can. Every verb (``request()``, ``get()``, ..., ``stream()``) goes through
     ``send()`` and returns a PrefectResponse. ``send()`` repeats a request as its RetryPolicy says: the client's, or
-    the one in the request's ``extensions={"retry": policy}``. A response that is not wanted is closed before the
-    wait, so a stream that is being retried never holds a connection.
+    the one in the request's ``extensions={"retry": policy}``. A bad status is anything but 2xx and 101. A response that
+    is followed by a retry is closed before the wait, so no connection is held.
 
     Args:
         retry: what is repeated and when; None: ``RetryPolicy.from_env()``.
-        app: an ASGI app to call in this process instead of a network; see ASGITransport. While the client is entered,
+        app: an ASGI app that is called in this process, without a network; see ASGITransport. While the client is open,
             it holds the app's lifespan, as ``app_lifespan_context`` does, and each request has the lifespan's state.
             Closing the client ends the requests that are still running before the app's shutdown begins. URLs may be
             relative, to ``http://localhost`` unless there is a ``base_url``.
-        throttle: holds back requests to hosts that limit their rate, including those that follow a redirect or belong
-            to an auth flow; it may be shared with other clients. A request that waits for its turn holds no
-            connection, and waiting does not count as an attempt; being rejected by the server does.
-        raise_on_all_errors: False returns a response with a bad status once it is not retried any more.
-        on_retry: called before each wait, with the request and the attempt that failed. A plain function, whose
-            return value is ignored; an exception from it ends the request.
+        throttle: holds back requests to rate-limited hosts, including requests made for a redirect or by an auth flow;
+            it may be shared with other clients. A request that waits in the queue holds no connection. Waiting does not
+            count as an attempt; being rejected by the server does.
+        raise_on_all_errors: False: a response with a bad status is returned when there are no more retries.
+        on_retry: called before each wait, with the request and the attempt that failed. A function that is not async;
+            its return value is ignored, and an exception that it raises ends the request.
         **httpx_arguments: every keyword of httpx.AsyncClient. The ``User-Agent`` names this package, unless
             ``headers`` has one.
 
     Raises:
-        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` is not a plain
-            function, ``app`` is not callable, or ``app`` comes with ``transport``, ``mounts`` or ``proxy``.
-        ValueError: an environment variable of RetryPolicy is bad.
+        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` is async or not
+            callable, ``app`` is not callable, or ``app`` is given with ``transport``, ``mounts`` or ``proxy``.
+        ValueError: an environment variable of RetryPolicy is invalid.
 
     Entering raises, with ``app``:
-        LifespanError: the app does not start; see ``app_lifespan_context``.
+        LifespanError: the app cannot be started; see ``app_lifespan_context``.
 
     Leaving raises, with ``app``:
         LifespanError: the app has crashed, or its shutdown failed; see ``app_lifespan_context``. After a crash,
@@ -108,12 +108,12 @@ class PrefectHttpxClient(LeanClient):
                 otherwise up to 1 MiB, for at most 5 s, and the response is closed.
             ThrottleTimeout: the throttle could not let the request through in time; it was not sent and is not
                 retried.
-            httpx.RequestError: what ended the last attempt, as httpx raised it; httpx.TimeoutException also if
-                ``total_timeout`` passed during an attempt. Each of these carries a note that lists the attempts.
+            httpx.RequestError: the error that ended the last attempt, as httpx raised it; httpx.TimeoutException also
+                if ``total_timeout`` ended during an attempt. All of these have a note that lists the attempts.
             TypeError: ``extensions["retry"]`` is not a RetryPolicy.
 
         Cancellation:
-            Ends the attempt or the wait at once, with the response closed.
+            Ends the attempt or the wait at once, and closes the response.
         """
         # Positional, because every request passes here.
         call = SendCall(self, super().send, self._send_options, request, stream, auth, follow_redirects)

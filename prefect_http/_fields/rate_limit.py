@@ -1,4 +1,4 @@
-"""RateLimit, and the fields that may tell about it. Pure."""
+"""RateLimit, and the header fields that it may be read from. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class RateLimit:
     """What a response says about the server's rate limit. A hint: the server may reject the next request nevertheless.
 
     Args:
-        remaining: how many requests may still be made, 0 or more; of several limits, that of the tightest. None if the
-            response does not say.
-        reset: seconds from the response until there is more quota, finite and 0 or more, with no upper bound but what
-            the server says; None if the response does not say. ``Retry-After`` takes precedence.
+        remaining: how many requests may still be made, 0 or more; if there are several limits, of the tightest. None
+            if the response does not say.
+        reset: seconds from the response until there is more quota, finite and 0 or more, without an upper bound; None
+            if the response does not say. ``Retry-After`` takes precedence.
         limit: the quota of that limit, in requests, 0 or more; if the response only names quotas, the smallest. None
             if the response does not say.
         concurrency: how many requests may be in progress at the same time, 1 or more, from ``RateLimit-Policy``; None

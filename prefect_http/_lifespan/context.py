@@ -1,4 +1,4 @@
-"""app_lifespan_context: holds an app's lifespan, whoever else holds it, and whoever leaves first."""
+"""app_lifespan_context: one user's hold on an app's lifespan, which any number of users share."""
 
 from __future__ import annotations
 
@@ -30,47 +30,47 @@ def app_lifespan_context(
     mode: Mode = "auto",
     cancel_on_crash: bool = False,
 ) -> AbstractAsyncContextManager[Lifespan]:
-    """Hold an ASGI app's lifespan: its startup is complete before the body, its shutdown comes after the last body.
+    """Hold an ASGI app's lifespan: run its startup before the body, and its shutdown after the last body.
 
-    Within one run of an event loop, the app's hooks run once, however many users hold it, in whatever tasks, and in
-    whatever order they leave. The app's lifespan task belongs to none of them. Once the last user has left, the app
-    can be started anew.
+    Within one run of an event loop, the app's hooks run once for all contexts that hold it at the same time. These may
+    be in any task, and may be left in any order. The app's lifespan task depends on none of them. Once the last context
+    has been left, the app can be started again.
 
     Args:
-        app: the ASGI app; apps are told apart by identity.
-        startup_timeout: seconds, above 0, for the app to complete its startup. The user that starts the app sets it.
-        shutdown_timeout: seconds, above 0, for the app to complete its shutdown; set by the same user.
-        mode: "auto" runs the body without hooks if the app does not speak lifespan, "on" raises LifespanNotSupported,
-            "off" sends nothing and holds nothing.
+        app: the ASGI app; apps are compared by identity.
+        startup_timeout: seconds, above 0, for the app to complete its startup. The context that starts the app sets it.
+        shutdown_timeout: seconds, above 0, for the app to complete its shutdown; set by the same context.
+        mode: if the app does not support lifespan, "auto" runs the body without hooks, and "on" raises
+            LifespanNotSupported. "off" sends nothing and holds nothing.
         cancel_on_crash: whether the body is cancelled if the app crashes. With True, a cancel scope stays open around
             the body, so the context must be left in the task that entered it, and innermost first, like a nursery.
             With False, it may be left in any task and in any order.
 
     Raises:
         TypeError: the app is not callable.
-        ValueError: another argument is bad.
+        ValueError: another argument is invalid.
 
     Entering raises:
         LifespanStartupError: the startup failed, with the app's own message and its exception as the cause.
         LifespanTimeoutError: the startup took too long.
-        LifespanNotSupported: with ``mode="on"``, the app does not speak lifespan.
+        LifespanNotSupported: with ``mode="on"``, the app does not support lifespan.
         LifespanCrashed: the app crashed right after its startup.
         LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself.
 
     Leaving raises:
         LifespanCrashed: the app crashed while it was held, with its exception as the cause. The crash was logged at
             level ERROR when it happened.
-        LifespanShutdownError: the shutdown failed; for the last user to leave.
-        LifespanTimeoutError: the shutdown took too long; likewise.
+        LifespanShutdownError: the shutdown failed; raised by the last context to be left.
+        LifespanTimeoutError: the shutdown took too long; raised by the last context to be left.
         RuntimeError: with ``cancel_on_crash=True``, the context is left in another task, or while another cancel
-            scope is open inside it. The app is released all the same.
+            scope is open inside it. It still stops holding the app.
 
-    If the body raises an exception itself, that goes on; the problem is noted on it, and logged.
+    If the body raises an exception, that takes precedence; the problem is added to it as a note, and logged.
 
     Cancellation:
-        While entering: the startup goes on for the other users who wait for it, and is cancelled if there are none.
-        While leaving: the shutdown is shielded, for at most ``shutdown_timeout``. An app that is cancelled because
-        its time is up has one more second to clean up.
+        While entering: the startup goes on for the other tasks that wait for it, and is cancelled if there are none.
+        While leaving: the shutdown is shielded, for at most ``shutdown_timeout``. An app that is cancelled after a
+        timeout has one more second to clean up.
 
     https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """

@@ -1,4 +1,4 @@
-"""Lifespan: what entering an app's lifespan gives."""
+"""Lifespan: what entering an app's lifespan returns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Lifespan:
 
     Attributes:
         app: the app.
-        state: what the app's startup put into ``scope["state"]``; the same dict for everyone who holds the app.
-        supported: whether the app speaks the lifespan protocol; also False with ``mode="off"``.
+        state: what the app's startup put into ``scope["state"]``; the same dict for all that hold the app.
+        supported: whether the app supports the lifespan protocol; also False with ``mode="off"``.
     """
 
     app: ASGIApp

@@ -18,17 +18,17 @@ class RetryPolicy:
     """What is repeated, how often, and how long to wait. Immutable, and safe to share.
 
     Attributes:
-        max_retries: attempts after the first; 0 for none. ``PREFECT_CLIENT_MAX_RETRIES``.
+        max_retries: the number of attempts after the first; 0: no retries. ``PREFECT_CLIENT_MAX_RETRIES``.
         statuses: the statuses that are retried, for any method.
             ``PREFECT_CLIENT_RETRY_EXTRA_CODES`` ("408,504") adds to the default.
-        backoff_base: retry n follows ``backoff_base ** n`` seconds after a failure without ``Retry-After``.
+        backoff_base: before retry n, the client waits ``backoff_base ** n`` seconds, unless there is a ``Retry-After``.
         max_backoff: the longest such wait in seconds, jitter included.
-        jitter: waits are spread evenly by this fraction in both directions, 0 to 1; a ``Retry-After`` only upwards.
-            ``PREFECT_CLIENT_RETRY_JITTER_FACTOR``.
+        jitter: waits are randomly longer or shorter by up to this fraction, 0 to 1; a ``Retry-After`` is only made
+            longer. ``PREFECT_CLIENT_RETRY_JITTER_FACTOR``.
         max_retry_after: if a ``Retry-After`` asks for more seconds than this, the client gives up at once.
-        total_timeout: seconds for all attempts and waits of one ``send()``; None for no limit. An attempt that
-            is in progress by then ends in ``httpx.TimeoutException``. With ``stream=True`` it covers the
-            time until the response's headers are there.
+        total_timeout: seconds for all attempts and waits of one ``send()``; None: no limit. If it ends during an
+            attempt, ``httpx.TimeoutException`` is raised. With ``stream=True`` it covers the time until the response
+            headers arrive.
         retry_non_idempotent: repeat POST, PATCH and other methods that are not idempotent even if the server may
             have acted on them.
 
@@ -63,7 +63,7 @@ class RetryPolicy:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the default policy, as changed by the environment. A variable that is empty counts as not set.
+        """Return the default policy with the settings of the environment. An empty variable counts as not set.
 
         Args:
             environ: the environment's variables.

@@ -14,11 +14,11 @@ class ThrottleStatistics:
     """The state of one key of a Throttle.
 
     Attributes:
-        closed_until: when the gate lets out a first request, on the event loop's clock; None while the gate is open. It
-            may have passed, while that request is under way or none has come.
-        rate: requests per second that are let out; infinity while none has been learned.
-        limit: how many requests may be under way.
-        in_flight: how many requests are under way.
+        closed_until: until when all requests wait, after a rejection or because the server said that none are left, on
+            the event loop's clock; None if they do not. It may be in the past, until another request is accepted.
+        rate: how many requests are sent per second; infinity while no rate has been learned.
+        limit: how many requests may be in flight.
+        in_flight: how many requests have been sent, but not answered yet.
         waiting: how many requests are in the queue.
         accepted: how many requests have been answered with something other than a rejection.
         rejected: how many requests have been rejected.
@@ -38,10 +38,10 @@ class ThrottleEvent:
     """A change in the state of one key of a Throttle.
 
     Attributes:
-        kind: "closed": all requests are held back after a rejection, or because the server said that none are left;
-            "opened": the first request that was let out since has been answered; "learned": there is a new rate.
+        kind: "closed": all requests wait after a rejection, or because the server said that none are left; "opened":
+            the first request that was sent afterwards has been accepted; "learned": there is a new rate.
         key: the key.
-        time: when, in seconds on the event loop's clock.
+        time: of the change, in seconds on the event loop's clock.
         statistics: the state of the key afterwards.
     """
 

@@ -1,4 +1,4 @@
-"""Throttle: makes all requests to one rate-limited host behave like one polite client."""
+"""Throttle: one queue for all requests to a rate-limited host."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ def _is_throttled(response: httpx.Response) -> bool:
 
 
 class Throttle:
-    """One gate for all requests to a rate-limited host.
+    """One queue for all requests to a rate-limited host.
 
-    If a thousand tasks are each told to retry in a second, they all retry in a second, and most are rejected again.
-    Tasks that share a Throttle wait in one queue instead. The first rejection closes the gate for all of them. When the
-    server's ``Retry-After`` has passed, one request goes first; if it is answered, the others follow at a rate that is
-    learned from what the server has accepted. ``RateLimit`` fields are obeyed before anything is rejected.
+    If a server asks a thousand tasks to retry in a second, they all retry in a second, and most are rejected again.
+    Tasks that share a Throttle wait in one queue instead. After the first rejection, all of them wait. When the
+    server's ``Retry-After`` has passed, one request is sent first. If it is accepted, the others follow at a rate that
+    is learned from what the server has accepted. ``RateLimit`` headers are obeyed before any request is rejected.
 
     Args:
         key: returns the key of a request; requests with the same key share a limit. By default the origin: scheme, host
             and port. Add the credential if the host limits each credential, or the route if it limits each route.
-            Requests with the same key wait for each other, so if their limits differ, the slowest holds back all.
-        max_in_flight: how many requests of a key may be under way, at least 1.
+            Requests with the same key wait for each other, so if their limits differ, the lowest applies to all.
+        max_in_flight: how many requests of a key may be in flight (sent, but not answered yet), at least 1.
         max_wait: how many seconds a request may wait in the queue, above 0; None: until its caller's deadline.
         is_throttled: returns whether a response is a rejection, from its status and headers. By default, 429 and 503
             are; see also ``is_throttled_by_github``.
-        early_probe: whether one request per closure may leave before the server's ``Retry-After`` has passed. Servers
-            that round it up to whole seconds are often ready before, but it is not what they ask for.
-        slow_start: whether to begin with few requests at a time while the limit is unknown, and allow more with each
-            answer. False begins with ``max_in_flight``, and learns from the first rejection.
+        early_probe: whether, each time that all requests wait, one may be sent before the server's ``Retry-After`` has
+            passed. Servers that round it up to whole seconds often accept requests earlier, but it is not what they
+            ask for.
+        slow_start: whether to begin with few requests in flight while the limit is unknown, and allow more with each
+            response. False begins with ``max_in_flight``, and learns from the first rejection.
         on_event: called with each ThrottleEvent. It must not be async. An exception from it is raised by the request
             that caused the event.
 
@@ -62,10 +63,10 @@ class Throttle:
         ValueError: ``max_in_flight`` or ``max_wait`` is out of range.
         TypeError: ``key``, ``is_throttled`` or ``on_event`` is async or not callable.
 
-    One Throttle may be shared by any number of clients and transports in one event loop. It knows nothing of other
-    processes. About 1,000 keys are remembered, those used most recently; a key that is closed, or has requests under
-    way or waiting, is never forgotten. If a server counts requests in time windows and its answers say nothing about
-    them, they cannot be learned well: about one request in thirteen is rejected.
+    One Throttle may be shared by any number of clients and transports in one event loop. It does not coordinate
+    processes. About 1,000 keys, the most recently used, are remembered; a key whose requests have to wait, or that has
+    requests in flight, is never forgotten. If a server counts requests in time windows, and its responses say nothing
+    about these, the limit cannot be learned well: about one request in thirteen is rejected.
     """
 
     def __init__(
@@ -101,9 +102,11 @@ class Throttle:
         )
 
     def statistics(self, key: Hashable) -> ThrottleStatistics:
-        """Return the state of a key, as the ``key`` function returns it; by default ``("https", "example.org", 443)``.
+        """Return the state of a key.
 
-        A key that is unknown, or has been forgotten, has the state of a new one.
+        Args:
+            key: as the ``key`` function returns it; by default like ``("https", "example.org", 443)``. A key that is
+                unknown, or has been forgotten, has the state of a new one.
         """
         return self._gates.statistics(key)
 

@@ -1,4 +1,4 @@
-"""ThrottledTransport: sends requests through another transport when a Throttle lets them."""
+"""ThrottledTransport: sends requests through another transport when a Throttle allows it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from prefect_http._throttle.throttle import Throttle, gates_of
 
 
 class ThrottledTransport(httpx.AsyncBaseTransport):
-    """Sends each request through another transport, when its turn has come.
+    """Sends each request through another transport, when the throttle allows it.
 
     For a plain httpx.AsyncClient; PrefectHttpxClient has ``throttle=``. A request that waits holds no connection. A
-    request counts as under way until its response headers have arrived, not until the body has been read: otherwise a
-    task that reads one response and sends another request would wait for itself.
+    request is in flight until its response headers have arrived, not until the body has been read: otherwise a task
+    that reads one response and sends another request would wait for itself.
 
     Args:
         transport: sends the requests. It is entered and closed with this one.
@@ -27,7 +27,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         ValueError: ``transport`` is already behind the same throttle.
 
     Requests raise:
-        ThrottleTimeout: the request cannot leave in time; it was not sent.
+        ThrottleTimeout: the request could not be sent in time; it was not sent.
         httpx.ConnectError: the transport was closed while the request waited; it was not sent.
         RuntimeError: the throttle is used in another event loop.
 

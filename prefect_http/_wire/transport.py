@@ -21,30 +21,30 @@ _CERTIFICATE_VARIABLES = {"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
 class HTTPTransport(httpx.AsyncBaseTransport):
     """Sends requests over HTTP/1.1, as fast with a thousand tasks as with one; in place of httpx.AsyncHTTPTransport.
 
-    PrefectHttpxClient uses it by default; any httpx.AsyncClient takes it as ``transport=``. It does what httpx's
-    transport does, with the same arguments, timeouts, errors, extensions and ``trace`` events, and also:
+    PrefectHttpxClient uses it by default; in any httpx.AsyncClient, pass it as ``transport=``. It does what httpx's
+    transport does, with the same arguments, timeouts, errors, extensions and ``trace`` events. The differences:
 
-    - A request costs the same, however many connections are open and however many requests wait.
+    - The cost of a request does not depend on the number of open connections and waiting requests.
     - If a request fails on a reused connection before any of the response has arrived, the server may have closed the
       connection just as it was reused (RFC 9112 section 9.3.1). A request that is safe to repeat is then sent again on
       a fresh connection, once: GET, HEAD, OPTIONS, TRACE, PUT or DELETE, without a body or with one of bytes.
     - A connection on which anything follows a response is closed, and an ambiguous response is an error.
-    - A response of 3xx, 4xx or 5xx ends the sending of a large body.
+    - A 3xx, 4xx or 5xx response ends the upload of a large body.
 
-    HTTP/2, proxies and Unix sockets are left to httpx: with these arguments, requests go to an
-    httpx.AsyncHTTPTransport.
+    HTTP/2, proxies and Unix sockets are left to httpx: with ``http1=False``, ``http2=True``, ``proxy`` or ``uds``, all
+    requests go through an httpx.AsyncHTTPTransport.
 
     Args:
         verify: as in httpx: an ssl.SSLContext, or whether to check certificates. The context's ALPN protocols are set
             to HTTP/1.1.
         cert: as in httpx: a client certificate.
-        trust_env: whether to use the certificates that the environment names.
-        http1: False: leave requests to httpx.
-        http2: True: leave requests to httpx.
-        limits: the number of connections, of idle connections, and the seconds that a connection may be idle.
-        proxy: leave requests to httpx.
-        uds: leave requests to httpx.
-        local_address: the address that connections come from.
+        trust_env: whether to use the certificates that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name.
+        http1: False: requests go through httpx's transport.
+        http2: True: requests go through httpx's transport.
+        limits: the most connections, the most idle connections, and the seconds that a connection may be idle.
+        proxy: as in httpx; requests go through httpx's transport.
+        uds: as in httpx, the path of a Unix socket; requests go through httpx's transport.
+        local_address: the local address that connections are opened from.
         retries: how many times to retry a connection that cannot be opened, after 0, 0.5, 1, 2, ... seconds.
         socket_options: set on each socket, in addition to TCP_NODELAY.
 
@@ -121,10 +121,10 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections. Requests that use one, or wait for one, fail.
 
-        The transport may be used again afterwards, as httpx's may.
+        The transport may be used again afterwards, like httpx's.
 
         Cancellation:
-            Is held back; nothing here waits for the network.
+            Takes effect afterwards; nothing here waits for the network.
 
         Raises:
             RuntimeError: the connections belong to another event loop. They are dropped without being closed.

@@ -38,7 +38,7 @@ class TransportStatistics:
 
     Attributes:
         connections: the number of connections that are open or being opened.
-        idle: how many of them wait for a request.
+        idle: the number of open connections that no request uses.
         waiting: the number of requests that wait for a connection.
     """
 
