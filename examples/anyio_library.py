@@ -1,7 +1,7 @@
 """A library function that works under any event loop.
 
-Look at ``fetch_all``: it takes a client and uses anyio, and nothing else. ``main`` runs it on asyncio and on trio, with
-the same results. On both, "/busy" comes last: while its task waits for a retry, the others go on.
+Look at ``fetch_all``: it uses only anyio and the client that it is given. ``main`` runs it on asyncio and on trio, with
+the same results. On both, "/busy" comes last: while its task waits for a retry, the others continue.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A retry policy for the client, one for a single request, a hook for each retry, and errors with all their attempts.
+"""A retry policy for the client, another for a single request, a hook for each retry, and errors with all attempts.
 
-Look at the two POSTs: after a read timeout, the server may or may not have acted. So only the request whose policy
-allows it is repeated. Look at the errors: they carry the attempts as data, and as a note that tracebacks show.
+Look at the two POSTs: after a read timeout, the server may or may not have acted on the request. So it is repeated only
+if its policy allows that. Look at the errors: they contain the attempts as data, and as a note that tracebacks show.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Server-sent events from a Starlette app that runs in this process, and a reader who leaves in the middle.
+"""Server-sent events from a Starlette app that runs in this process, and a client that disconnects in the middle.
 
 Look at the order of the lines: each event is read as soon as it is sent, although the stream never ends. When the
-reader leaves, the app receives ``http.disconnect``, and Starlette closes the generator. The client runs the app's
-startup before the first request and its shutdown at the end. What startup puts into the state is there in each request.
+client disconnects, the app receives ``http.disconnect``, and Starlette closes the generator. The client runs the app's
+startup before the first request and its shutdown at the end. Each request has the state that startup has set.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def prices(request: Request) -> StreamingResponse:
                 await anyio.sleep(0.1)
                 price += 1
         finally:
-            print("  the app sees that the reader has left")
+            print("  the app sees that the client has disconnected")
 
     return StreamingResponse(events(), media_type="text/event-stream")
 
@@ -53,7 +53,7 @@ async def main() -> None:
                 async for line in response.aiter_lines():
                     if line:
                         print(f"  the client reads {line!r}")
-            print("  the client leaves")
+            print("  the client disconnects")
 
 
 trio.run(main)

@@ -1,8 +1,8 @@
 """Two hundred tasks at once, over httpx's own transport and over HTTPTransport.
 
-Look at the table: the more tasks and connections there are, the more of its time httpx spends searching through them.
-The server runs in this process too, so the numbers are lower than what the client can do; ``nox -s bench`` measures it
-against a server in another process.
+Look at the table: the more tasks and connections there are, the more time httpx spends searching through them. The
+server runs in this process too, so the client could be faster than these numbers; ``nox -s bench`` measures it with a
+server in another process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A hundred tasks call an app with a rate limit, each on its own, and then through a throttle.
+"""A hundred tasks call an app with a rate limit, first independently, and then through a throttle.
 
-Look at the table: on their own, the tasks all retry at the same time, and most are rejected again, until their retries
-are used up. With a throttle they wait in one queue: the first rejection holds back all of them, and the rate is learned
-from what was accepted before it. The clock is trio's virtual one, so waiting takes no time.
+Look at the table: without a throttle, the tasks all retry at the same time, and most are rejected again, until their
+retries are used up. With a throttle they wait in one queue: after the first rejection all of them wait, and the rate is
+learned from what was accepted before it. The clock is trio's virtual one, so waiting takes no time.
 """
 
 from __future__ import annotations
@@ -56,5 +56,5 @@ async def main(title: str, throttle: Throttle | None) -> None:
 
 
 print(f"{'':16} accepted rejected   failed  seconds")
-for title, throttle in {"each on its own": None, "with a throttle": Throttle()}.items():
+for title, throttle in {"no throttle": None, "with a throttle": Throttle()}.items():
     trio.run(main, title, throttle, clock=MockClock(autojump_threshold=0))

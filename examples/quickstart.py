@@ -1,7 +1,7 @@
-"""Three tasks that call an API on a bad day, and need no error handling of their own.
+"""Three tasks that call an unreliable API, and need no error handling.
 
-For each path, the server first answers 503 with ``Retry-After: 1``, then 429 with a date, then drops the connection,
-and then answers. Look at when each task tries again, and why.
+For each path, the server first responds with 503 and ``Retry-After: 1``, then with 429 and a date, then closes the
+connection without a response, and then responds with 200. Look at when each task retries, and why.
 """
 
 from __future__ import annotations

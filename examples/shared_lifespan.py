@@ -1,7 +1,7 @@
-"""One app, several users that come and go as they like, one startup and one shutdown.
+"""One app, several users that enter and leave in any order, one startup and one shutdown.
 
-Anna comes first, so she opens the app. She also leaves first, and the app stays open for the others. Cleo leaves in
-another task than she came in; she is the last, so the app closes. Dora comes later, and opens it again.
+Anna enters first, so she starts the app. She also leaves first, and the app keeps running for the others. Cleo enters
+in one task and leaves in another; she is the last, so the app stops. Dora enters later, and starts it again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Send = Callable[[Message], Awaitable[None]]
 async def app(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await receive()
-        print("the app opens")
+        print("the app starts")
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        print("the app closes")
+        print("the app stops")
         await send({"type": "lifespan.shutdown.complete"})
     else:
         await send({"type": "http.response.start", "status": 200})
@@ -37,9 +37,9 @@ async def visit(name: str, seconds: float) -> None:
     client = PrefectHttpxClient(transport=httpx.ASGITransport(app), base_url="http://app")
     async with app_lifespan_context(app), client:
         response = await client.get(f"/{name}")
-        print(f"  {name} comes: {response.text}")
+        print(f"  {name} enters: {response.text}")
         await trio.sleep(seconds)
-        print(f"  {name} goes")
+        print(f"  {name} leaves")
 
 
 async def main() -> None:
@@ -50,9 +50,9 @@ async def main() -> None:
         await trio.sleep(0.1)
         cleo = AsyncExitStack()
         await cleo.enter_async_context(app_lifespan_context(app))
-        print("  Cleo comes")
+        print("  Cleo enters")
         await trio.sleep(0.3)
-        print("  Cleo goes")
+        print("  Cleo leaves")
         nursery.start_soon(cleo.aclose)
     await visit("Dora", 0)
 

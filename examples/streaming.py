@@ -1,7 +1,7 @@
-"""A response that is read while it arrives, and a stream that ends in an error.
+"""A response that is read while it arrives, and a stream with a bad status.
 
 Look at the order of the lines: the client reads each number as soon as the server has sent it. The 503 before it was
-closed and retried. A bad status raises when the stream is entered, with the server's own message in the error.
+closed and retried. A bad status raises an error on entering the stream, with the server's own message.
 """
 
 from __future__ import annotations

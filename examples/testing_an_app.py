@@ -1,8 +1,8 @@
-"""Tests of a FastAPI app, with pytest-trio and with anyio's pytest plugin. Run them: ``pytest testing_an_app.py``.
+"""Tests of a FastAPI app, with pytest-trio and with anyio's pytest plugin. Run ``pytest testing_an_app.py``.
 
 Look at the fixtures: entering a client runs the app's startup, and leaving it, after the test, runs the shutdown. With
-pytest-trio the clock can be virtual, so a test that waits for a minute finishes at once. With anyio the test runs
-twice, on asyncio and on trio.
+pytest-trio the clock can be virtual, so a test that waits for a minute finishes at once. With anyio's plugin the test
+runs twice, on asyncio and on trio.
 """
 
 from __future__ import annotations
