@@ -74,10 +74,10 @@ class Patience:
             return httpx.ReadTimeout("the rest of the response did not arrive in time")
         seconds = f"{self._timeout(progress):g} s"
         if progress.has_head:
-            return httpx.ReadTimeout(f"the app sent nothing more of its response for {seconds}")
+            return httpx.ReadTimeout(f"the app sent no more of its response within {seconds}")
         if progress.waits_for_app:
-            return httpx.WriteTimeout(f"the app did not take the request body for {seconds}")
-        return httpx.ReadTimeout(f"the app did not start its response for {seconds}")
+            return httpx.WriteTimeout(f"the app did not receive more of the request body within {seconds}")
+        return httpx.ReadTimeout(f"the app did not start its response within {seconds}")
 
     def _timeout(self, progress: Progress) -> float:
         if progress.has_head:

@@ -155,7 +155,7 @@ def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> None:
     """Change the arguments, in place, so that requests go to the app."""
     for name in ("transport", "mounts", "proxy"):
         if httpx_arguments.get(name) is not None:
-            raise TypeError(f"app= takes the place of the network, so {name}= cannot be given as well")
+            raise TypeError(f"app= replaces the network, so {name}= cannot be given as well")
     httpx_arguments["transport"] = AppTransport(app)
     if httpx_arguments.get("base_url") in (None, ""):
         httpx_arguments["base_url"] = "http://localhost"

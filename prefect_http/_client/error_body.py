@@ -63,8 +63,8 @@ class _Beginning(httpx.AsyncByteStream):
                 if is_foreign(error):
                     raise
                 # Whatever the network raised: the status that came before it is more useful to the caller.
-                self.cut = f"it broke off with {safe_exception(error)}"
-                _logger.debug("reading a response broke off", exc_info=True)
+                self.cut = f"reading it failed with {safe_exception(error)}"
+                _logger.debug("reading a response body failed", exc_info=True)
                 return b""
         self.cut = "it took too long to be read whole"
         return b""

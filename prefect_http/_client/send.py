@@ -39,7 +39,7 @@ from prefect_http._retry.policy import RetryPolicy
 
 T = TypeVar("T")
 
-ON_RETRY_MUST_BE = "on_retry must be a plain function of a request and an attempt"
+ON_RETRY_MUST_BE = "on_retry must be a sync function that takes a request and an attempt"
 
 _NO_AUTH = NoAuth()
 _logger = logging.getLogger("prefect_http")

@@ -94,7 +94,7 @@ class Outcome:
     def not_supported_message(self) -> str:
         """What to say of an app that does not speak the protocol."""
         reason = "" if self._protocol.error is None else f" ({self._reason})"
-        return f"{self.name} does not speak the lifespan protocol{reason}"
+        return f"{self.name} does not support the lifespan protocol{reason}"
 
     @property
     def crash_message(self) -> str:

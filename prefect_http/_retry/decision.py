@@ -118,7 +118,7 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
     low, high, reason = policy.wait_bounds(failed.number, failed.retry_after)
     for left, limit in ((failed.total_left, "total_timeout"), (failed.deadline_left, "the caller's deadline")):
         if low >= left:
-            return GiveUp(f"a {reason} does not fit: {limit} is {format_seconds(max(left, 0))} s away")
+            return GiveUp(f"a {reason} is too long: {format_seconds(max(left, 0))} s are left until {limit}")
         high = min(high, left)
     return Retry(low + (high - low) * random, reason)
 
@@ -127,11 +127,11 @@ def _reason_not_to_retry(policy: RetryPolicy, failed: FailedAttempt) -> str | No
     """Return why there is no further attempt, however long the wait would be; None if there may be one."""
     is_repeatable = failed.method in IDEMPOTENT_METHODS or failed.has_idempotency_key or policy.retry_non_idempotent
     if failed.failure is Failure.FINAL:
-        return f"{failed.label} is not retried" if failed.total_left > 0 else "no time is left"
+        return f"{failed.label} is not retried" if failed.total_left > 0 else "total_timeout has passed"
     if failed.client_is_closed:
         return "the client has been closed"
     if failed.failure is Failure.UNREACHABLE and not failed.origin_has_answered:
-        return "the address has never answered, so it may be wrong"
+        return "the host has never answered this client, so the address may be wrong"
     if failed.failure is Failure.AMBIGUOUS and not is_repeatable:
         return (
             f"the server may have acted on the {failed.method}; an Idempotency-Key header makes it safe to repeat, "
@@ -140,7 +140,7 @@ def _reason_not_to_retry(policy: RetryPolicy, failed: FailedAttempt) -> str | No
     if failed.redirected_method != failed.method and not is_repeatable:
         return f"the {failed.method} was carried out, and its redirect to a {failed.redirected_method} failed"
     if failed.body_is_spent:
-        return "the request body is a one-shot stream, and reading it has begun"
+        return "the request body is a one-shot stream, and some of it has been read"
     if failed.number > policy.max_retries:
         return "all retries are used up" if policy.max_retries else "max_retries is 0"
     if failed.retry_after is not None and failed.retry_after > policy.max_retry_after:

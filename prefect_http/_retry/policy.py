@@ -127,7 +127,7 @@ def _frozen(statuses: Set[int]) -> frozenset[int]:
         raise ValueError(f"statuses must be a set of status codes, not {statuses!r}") from None
     for code in codes:
         if not _is_int(code) or not 100 <= code <= 599:
-            raise ValueError(f"statuses must hold integers from 100 to 599, not {code!r}")
+            raise ValueError(f"statuses must contain integers from 100 to 599, not {code!r}")
     return codes
 
 

@@ -118,4 +118,4 @@ def gates_of(throttle: Throttle) -> Gates:
 
 def _check_function(name: str, function: object) -> None:
     if not callable(function) or is_async(function):
-        raise TypeError(f"{name} must be a function that is not async, not {function!r}")
+        raise TypeError(f"{name} must be a sync function, not {function!r}")

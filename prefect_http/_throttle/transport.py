@@ -39,7 +39,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         if not isinstance(throttle, Throttle):
             raise TypeError(f"throttle must be a Throttle, not {throttle!r}")
         if isinstance(transport, ThrottledTransport) and transport._throttle is throttle:
-            raise ValueError("the transport is already behind this throttle: each request would wait for itself")
+            raise ValueError("the transport already uses this throttle: each request would wait for itself")
         self._transport = transport
         self._throttle: Throttle = throttle
         self._admissions = Admissions(gates_of(throttle))

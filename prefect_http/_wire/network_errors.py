@@ -30,7 +30,7 @@ NETWORK_ERRORS = (
 def reason_for(error: BaseException) -> str:
     """Return why the network failed, in words; anyio's errors often say it in their cause only."""
     if isinstance(error, anyio.ClosedResourceError):
-        return "it was closed on this side"
+        return "the connection was closed locally"
     cause = error.__cause__ or error
     if isinstance(cause, ExceptionGroup):  # a host with several addresses
         cause = cast("ExceptionGroup[Exception]", cause).exceptions[0]

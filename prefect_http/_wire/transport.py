@@ -146,7 +146,7 @@ class _HttpxTransport(httpx.AsyncHTTPTransport):
 
     def statistics(self) -> TransportStatistics:
         raise RuntimeError(
-            "with http2=, http1=False, proxy= or uds=, requests are left to httpx, which has no statistics"
+            "with http2=, http1=False, proxy= or uds=, requests go through httpx's transport, which has no statistics"
         )
 
 

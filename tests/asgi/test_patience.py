@@ -19,14 +19,14 @@ TIMEOUTS: dict[str, float | None] = {"connect": 7.0, "read": READ, "write": WRIT
 # waits for the caller, who owes content. Some of them do not occur.
 TABLE = {
     # stage: timeout, and the error at its end
-    "----": (READ, "ReadTimeout: the app did not start its response for 3 s"),
+    "----": (READ, "ReadTimeout: the app did not start its response within 3 s"),
     "---o": (NONE, None),
-    "--a-": (WRITE, "WriteTimeout: the app did not take the request body for 2 s"),
-    "--ao": (WRITE, "WriteTimeout: the app did not take the request body for 2 s"),
-    "h---": (READ, "ReadTimeout: the app sent nothing more of its response for 3 s"),
-    "h--o": (READ, "ReadTimeout: the app sent nothing more of its response for 3 s"),
-    "h-a-": (READ, "ReadTimeout: the app sent nothing more of its response for 3 s"),
-    "h-ao": (READ, "ReadTimeout: the app sent nothing more of its response for 3 s"),
+    "--a-": (WRITE, "WriteTimeout: the app did not receive more of the request body within 2 s"),
+    "--ao": (WRITE, "WriteTimeout: the app did not receive more of the request body within 2 s"),
+    "h---": (READ, "ReadTimeout: the app sent no more of its response within 3 s"),
+    "h--o": (READ, "ReadTimeout: the app sent no more of its response within 3 s"),
+    "h-a-": (READ, "ReadTimeout: the app sent no more of its response within 3 s"),
+    "h-ao": (READ, "ReadTimeout: the app sent no more of its response within 3 s"),
     "hc--": (NONE, None),
     "hc-o": (NONE, None),
     "hca-": (NONE, None),
@@ -73,13 +73,13 @@ def test_timeout_of_zero(kind: str, stage: str) -> None:
     """A timeout of 0 expires at once."""
     patience = Patience({kind: 0.0})
     assert patience.deadline(progress(stage), NOW) == NOW
-    assert str(patience.error(progress(stage), NOW)).endswith(" for 0 s")
+    assert str(patience.error(progress(stage), NOW)).endswith(" within 0 s")
 
 
 def test_fraction_of_a_second() -> None:
     """The message has the timeout as the user would write it."""
     error = Patience({"read": 0.25}).error(progress("----"), NOW)
-    assert str(error) == "the app did not start its response for 0.25 s"
+    assert str(error) == "the app did not start its response within 0.25 s"
 
 
 @pytest.mark.parametrize("stage", STAGES)

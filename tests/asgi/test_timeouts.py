@@ -34,7 +34,7 @@ async def test_no_headers_is_a_read_timeout(
 ) -> None:
     """If an app does not answer within the read timeout, the request raises ReadTimeout at that moment."""
     async with make_client(FakeApp(handler)) as client:
-        with pytest.raises(httpx.ReadTimeout, match="the app did not start its response for 3 s"):
+        with pytest.raises(httpx.ReadTimeout, match="the app did not start its response within 3 s"):
             await client.get("/", timeout=httpx.Timeout(None, read=3))
         assert trio.current_time() == 3
 
@@ -56,7 +56,7 @@ async def test_each_chunk_has_the_read_timeout(make_client: MakeClient, autojump
     async with make_client(FakeApp(handler)) as client:
         chunks: list[bytes] = []
         async with client.stream("GET", "/", timeout=httpx.Timeout(None, read=3)) as response:
-            with pytest.raises(httpx.ReadTimeout, match="the app sent nothing more of its response for 3 s"):
+            with pytest.raises(httpx.ReadTimeout, match="the app sent no more of its response within 3 s"):
                 async for chunk in response.aiter_raw():
                     chunks.append(chunk)  # noqa: PERF401
         assert chunks == [b"x"] * 3
@@ -73,7 +73,7 @@ async def test_each_chunk_has_the_read_timeout_inline(autojump_clock: trio.abc.C
         await trio.sleep_forever()
 
     async with app_client(FakeApp(handler)) as client:
-        with pytest.raises(httpx.ReadTimeout, match="the app sent nothing more of its response for 3 s"):
+        with pytest.raises(httpx.ReadTimeout, match="the app sent no more of its response within 3 s"):
             await client.get("/", timeout=httpx.Timeout(None, read=3))
         assert trio.current_time() == 9
 
@@ -121,7 +121,7 @@ async def test_body_that_is_not_taken_is_a_write_timeout(
         await trio.sleep_forever()
 
     async with make_client(FakeApp(handler)) as client:
-        with pytest.raises(httpx.WriteTimeout, match="the app did not take the request body for 2 s"):
+        with pytest.raises(httpx.WriteTimeout, match="the app did not receive more of the request body within 2 s"):
             await client.post("/", content=b"body", timeout=httpx.Timeout(None, write=2))
         assert trio.current_time() == 2
 

@@ -138,7 +138,7 @@ async def test_base_url(base_url: str | httpx.URL) -> None:
 )
 def test_app_excludes_the_network(name: str, value: object) -> None:
     """An app together with a transport, mounts or a proxy is a TypeError that names both."""
-    with pytest.raises(TypeError, match=f"app= takes the place of the network, so {name}= cannot be given as well"):
+    with pytest.raises(TypeError, match=f"app= replaces the network, so {name}= cannot be given as well"):
         PrefectHttpxClient(app=hello, **cast(Any, {name: value}))
 
 
@@ -439,7 +439,7 @@ async def test_short_read_timeout_applies_to_errors(autojump_clock: trio.abc.Clo
         with pytest.raises(PrefectHTTPStatusError) as raised:
             await client.get("/", timeout=3)
     assert trio.current_time() == 3
-    assert "nothing more of its response for 3 s" in str(raised.value.__notes__)
+    assert "no more of its response within 3 s" in str(raised.value.__notes__)
 
 
 @pytest.mark.trio

@@ -91,7 +91,7 @@ async def test_auto_runs_without_hooks(app: ASGIApp) -> None:
 async def test_on_raises(app: ASGIApp) -> None:
     """With "on", an app that does not speak lifespan is a clear error."""
     with anyio.fail_after(30), nothing_left():
-        with pytest.raises(LifespanNotSupported, match="does not speak") as caught:
+        with pytest.raises(LifespanNotSupported, match="does not support") as caught:
             async with app_lifespan_context(app, mode="on"):
                 pytest.fail("the body ran")
     assert type(caught.value) is LifespanNotSupported
@@ -109,7 +109,7 @@ async def test_what_the_app_raised_is_the_cause(caplog: pytest.LogCaptureFixture
     assert type(caught.value.__cause__) is AssertionError
     (record,) = [record for record in caplog.records if record.name == "prefect_http"]
     assert record.levelno == logging.DEBUG
-    assert "does not speak the lifespan protocol (AssertionError" in record.getMessage()
+    assert "does not support the lifespan protocol (AssertionError" in record.getMessage()
 
 
 @pytest.mark.anyio

@@ -246,7 +246,7 @@ def test_the_reason_says_where_the_wait_comes_from() -> None:
 def test_a_wait_that_does_not_fit(limit: str, name: str, left: float, shown: str) -> None:
     """If even the shortest wait of 1.6 s ends too late, there is no further attempt."""
     reason = reason_of(RetryPolicy(total_timeout=9), with_limit(rejected(), limit, left))
-    assert reason == f"a backoff of 2 s does not fit: {name} is {shown} s away"
+    assert reason == f"a backoff of 2 s is too long: {shown} s are left until {name}"
 
 
 @pytest.mark.parametrize("limit", ["total_left", "deadline_left"])

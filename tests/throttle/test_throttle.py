@@ -404,9 +404,9 @@ def test_same_throttle_twice_is_an_error() -> None:
     """A transport behind the same throttle twice would make each request wait for itself; two throttles are fine."""
     throttle = Throttle()
     transport = ThrottledTransport(Server(), throttle)
-    with pytest.raises(ValueError, match="the transport is already behind this throttle"):
+    with pytest.raises(ValueError, match="the transport already uses this throttle"):
         ThrottledTransport(transport, throttle)
-    with pytest.raises(ValueError, match="the transport is already behind this throttle"):
+    with pytest.raises(ValueError, match="the transport already uses this throttle"):
         PrefectHttpxClient(transport=transport, throttle=throttle)
     ThrottledTransport(transport, Throttle())
 
@@ -455,11 +455,11 @@ async def test_transport_is_entered_and_closed() -> None:
         ({"max_wait": 0}, ValueError, "max_wait must be a positive number of seconds, or None, not 0"),
         ({"max_wait": math.nan}, ValueError, "max_wait must be a positive number of seconds, or None, not nan"),
         ({"max_wait": "1"}, ValueError, "max_wait must be a positive number of seconds, or None, not '1'"),
-        ({"key": None}, TypeError, "key must be a function that is not async, not None"),
-        ({"is_throttled": ask}, TypeError, "is_throttled must be a function that is not async, not .*"),
-        ({"key": "host"}, TypeError, "key must be a function that is not async, not 'host'"),
-        ({"is_throttled": 429}, TypeError, "is_throttled must be a function that is not async, not 429"),
-        ({"on_event": 5}, TypeError, "on_event must be a function that is not async, not 5"),
+        ({"key": None}, TypeError, "key must be a sync function, not None"),
+        ({"is_throttled": ask}, TypeError, "is_throttled must be a sync function, not .*"),
+        ({"key": "host"}, TypeError, "key must be a sync function, not 'host'"),
+        ({"is_throttled": 429}, TypeError, "is_throttled must be a sync function, not 429"),
+        ({"on_event": 5}, TypeError, "on_event must be a sync function, not 5"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -70,7 +70,7 @@ def encode_headers(headers: Headers) -> EncodedHeaders:
             raise _cannot_be_sent(f"invalid header name {name!r}")
         if not _VALUE.fullmatch(value):
             raise _cannot_be_sent(
-                f"the value of the header {name.decode()} has a control character in it, or whitespace at an end"
+                f"the value of the header {name.decode()} has a control character, or whitespace at its start or end"
             )
         match name.lower():
             case b"host":
