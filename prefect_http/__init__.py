@@ -1,4 +1,4 @@
-"""A toolkit for calling HTTP APIs and in-process ASGI apps, on httpx, anyio and trio."""
+"""An httpx client that retries and shares rate limits, and in-process ASGI apps, on trio and asyncio."""
 
 from prefect_http._asgi.transport import ASGITransport
 from prefect_http._attempt import Attempt
