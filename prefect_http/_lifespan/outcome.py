@@ -73,7 +73,7 @@ class Outcome:
         return self._error(self._startup_problem)
 
     def not_supported_error(self) -> LifespanNotSupported | None:
-        """Return a new error if the app does not speak the lifespan protocol."""
+        """Return a new error if the app does not support the lifespan protocol."""
         if self._protocol.phase is not Phase.UNSUPPORTED:
             return None
         error = LifespanNotSupported(f'{self.not_supported_message}; mode="on" requires it')
@@ -92,13 +92,13 @@ class Outcome:
 
     @property
     def not_supported_message(self) -> str:
-        """What to say of an app that does not speak the protocol."""
+        """Return what to say of an app that does not support the protocol."""
         reason = "" if self._protocol.error is None else f" ({self._reason})"
         return f"{self.name} does not support the lifespan protocol{reason}"
 
     @property
     def crash_message(self) -> str:
-        """What to say of an app that crashed."""
+        """Return what to say of an app that crashed."""
         return f"{self.name} crashed in its lifespan: {self._reason}"
 
     def _error(self, problem: tuple[type[LifespanError], str] | None) -> BaseException | None:
