@@ -152,7 +152,7 @@ class Chaos:
                     await self.ask_and_cancel(transport, url)
                 else:
                     with anyio.move_on_after(self.dice.random() * 0.01 if patience == "some time" else 5):
-                        await self.ask_once(transport, url, 0.01 if patience == "timeouts" else 0.1)
+                        await self.ask_once(transport, url, 0.01 if patience == "timeouts" else 0.3)
                     self.seen["through"] += 1
             except httpx.TransportError as error:
                 self.seen[type(error).__name__] += 1
@@ -162,7 +162,7 @@ class Chaos:
         steps = self.dice.randrange(12)
         with contextlib.suppress(httpx.TransportError):
             if is_asyncio() and self.dice.random() < 0.5:
-                task = asyncio.create_task(self.ask_once(transport, url, 0.1))
+                task = asyncio.create_task(self.ask_once(transport, url, 0.3))
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 task.cancel()
@@ -174,7 +174,7 @@ class Chaos:
 
             async def ask(scope: anyio.CancelScope) -> None:
                 with contextlib.suppress(httpx.TransportError), scope:
-                    await self.ask_once(transport, url, 0.1)
+                    await self.ask_once(transport, url, 0.3)
                 self.seen["cancelled"] += scope.cancelled_caught
 
             async with anyio.create_task_group() as tasks:
