@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -14,7 +15,7 @@ import pytest
 from support.scripted_servers import byte_server, one_connection, read_head, send, settle, wired
 from support.servers import Flood, answer, stall
 from support.sockets import open_sockets, reset, sockets_closed
-from support.wire import NOTHING, ONE_IDLE
+from support.wire import NOTHING, ONE_IDLE, until
 
 from prefect_http import HTTPTransport
 
@@ -179,19 +180,25 @@ async def test_cancelled_request_closes_the_connection(is_traced: bool) -> None:
     """A request that is cancelled while its body arrives closes the connection."""
     extensions = {"trace": idle_trace} if is_traced else {}
     async with wired(stall, answer(body=b"fine")) as (server, client, transport):
-        with anyio.move_on_after(0.02) as scope:
-            await client.get(server.url, extensions=extensions)
-        assert scope.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(client.get, server.url, extensions=extensions))
+            await until(lambda: server.requests)
+            await settle()
+            tasks.cancel_scope.cancel()
         assert transport.statistics() == NOTHING
         assert (await client.get(server.url)).content == b"fine"
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_native_cancellation_closes_the_connection() -> None:
-    """So does the cancellation of an asyncio task, for instance by wait_for()."""
+    """So does the cancellation of an asyncio task, as by wait_for()."""
     async with wired(stall, answer(body=b"fine")) as (server, client, transport):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.get(server.url), 0.02)
+        task = asyncio.create_task(client.get(server.url))
+        await until(lambda: server.requests)
+        await settle()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
         assert transport.statistics() == NOTHING
         assert (await client.get(server.url)).content == b"fine"
 
