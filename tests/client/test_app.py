@@ -665,6 +665,7 @@ async def test_client_that_is_closed_while_it_is_entered() -> None:
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        started.set()
         await go_on.wait()
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -674,11 +675,11 @@ async def test_client_that_is_closed_while_it_is_entered() -> None:
         with pytest.raises(RuntimeError, match="the client was closed while it was being entered"):
             await client.__aenter__()
 
-    client, go_on = app_client(slow), anyio.Event()
+    client, started, go_on = app_client(slow), anyio.Event(), anyio.Event()
     with anyio.fail_after(5), nothing_left():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(enter)
-            await anyio.sleep(0.01)
+            await started.wait()
             await client.aclose()
             go_on.set()
         await client.aclose()
