@@ -67,8 +67,8 @@ PEERS = [
 # as pure), and the checks of the layout, the documentation and the examples.
 DEPENDENT = ["-m", "not pure", "--ignore=tests/project"]
 
-# Three processes keep two cores busy, for some tests wait; who has no more tests takes over those of another.
-SIDE_BY_SIDE = ["-n", "3", "--dist", "worksteal"]
+# Three processes keep two cores busy, since some tests wait; one that is done takes over tests of another.
+SIDE_BY_SIDE = ["-n", os.environ.get("TEST_PROCESSES", "3"), "--dist", "worksteal"]
 
 # Skip a Python that is missing. If all of them are, nothing has been tested, and that is an error.
 nox.options.error_on_missing_interpreters = not any(map(_is_installed, PYTHONS))

@@ -588,7 +588,7 @@ async def test_closing_in_all_states() -> None:
                 await stack.enter_async_context(asking(transport, request))
             await until(lambda: len(taking) == 2 and asked.requests and answering.requests)
             assert figures(transport) == (5, 1, 0)
-            waiting = new_request(f"https://{greeting[0]}", connect=0.05)  # in place of the idle one
+            waiting = new_request(f"https://{greeting[0]}", connect=0.5)  # in place of the idle one
             await stack.enter_async_context(asking(transport, waiting))
             await until(lambda: len(greeting) == 2)
             await stack.enter_async_context(asking(transport, idle.url))
