@@ -15,6 +15,7 @@ from prefect_http._asgi.request_body import request_body
 from prefect_http._asgi.scope import http_scope
 from prefect_http._asgi.streamed_response import UNWINDING, StreamedResponse
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
+from prefect_http._httpx_requests import check_request
 from prefect_http._types import ASGIApp
 
 
@@ -80,7 +81,12 @@ class ASGITransport(httpx.AsyncBaseTransport):
         self._all_ended: Event | None = None  # set once no call is ending any more
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Call the app, and return its response as soon as the headers are there."""
+        """Call the app, and return its response as soon as the headers are there.
+
+        Raises:
+            TypeError: it is the request of another library, as httpx2.
+        """
+        check_request(request, self)
         response = StreamedResponse(Patience(request.extensions.get("timeout")))
         head = await response.start(self._new_call(request, response))
         return httpx.Response(head.status, headers=head.headers, stream=response)

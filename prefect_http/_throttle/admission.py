@@ -24,10 +24,12 @@ class Admissions:
 
     Args:
         gates: may be shared with other transports.
+        failures: what the transport raises where a request failed on its way; of httpx2, httpx2's.
     """
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: Gates, failures: type[Exception] = httpx.TransportError) -> None:
         self.gates = gates
+        self.failures = failures
         self._waits: set[CancelScope] = set()
 
     def admit(self, request: httpx.Request) -> Permit:
@@ -92,7 +94,7 @@ class Permit:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if self._ticket.is_out:
-            self._gate.dropped(self._ticket, has_failed=isinstance(exc, httpx.TransportError))
+            self._gate.dropped(self._ticket, has_failed=isinstance(exc, self._admissions.failures))
 
     def record(self, response: httpx.Response) -> None:
         """Learn from the status and headers of the request's response, and mark it if it is a rejection.

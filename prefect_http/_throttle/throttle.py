@@ -112,7 +112,13 @@ class Throttle:
 
 
 def gates_of(throttle: Throttle) -> Gates:
-    """Return the gates of a throttle, for the transports behind it; a Throttle's own methods are for its users."""
+    """Return the gates of a throttle, for the transports behind it; a Throttle's own methods are for its users.
+
+    Raises:
+        TypeError: it is no Throttle.
+    """
+    if not isinstance(throttle, Throttle):
+        raise TypeError(f"throttle must be a Throttle, not {throttle!r}")
     return throttle._gates  # pyright: ignore[reportPrivateUsage]
 
 

@@ -7,6 +7,7 @@ from typing import Self
 
 import httpx
 
+from prefect_http._httpx_requests import check_request
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.throttle import Throttle, gates_of
 
@@ -36,16 +37,20 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, throttle: Throttle) -> None:
-        if not isinstance(throttle, Throttle):
-            raise TypeError(f"throttle must be a Throttle, not {throttle!r}")
+        gates = gates_of(throttle)
         if isinstance(transport, ThrottledTransport) and transport._throttle is throttle:
             raise ValueError("the transport already uses this throttle: each request would wait for itself")
         self._transport = transport
         self._throttle: Throttle = throttle
-        self._admissions = Admissions(gates_of(throttle))
+        self._admissions = Admissions(gates)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Wait for the request's turn, and send it."""
+        """Wait for the request's turn, and send it.
+
+        Raises:
+            TypeError: it is the request of another library, as httpx2.
+        """
+        check_request(request, self)
         async with self._admissions.admit(request) as permit:
             response = await self._transport.handle_async_request(request)
             response.request = request  # is_throttled may look at it

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import Iterable
-from typing import Protocol, Self
+from typing import Protocol, Self, TypedDict
 
 import httpx
 
+from prefect_http._httpx_requests import check_request
 from prefect_http._types import Certificate, SocketOption
 from prefect_http._wire.connector import Connector
+from prefect_http._wire.replaced import ReplacementProbe
 from prefect_http._wire.wire import TransportStatistics, Wire
+
+_logger = logging.getLogger("prefect_http")
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
@@ -32,7 +37,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     - A 3xx, 4xx or 5xx response ends the upload of a large body.
 
     HTTP/2, proxies and Unix sockets are left to httpx: with ``http1=False``, ``http2=True``, ``proxy`` or ``uds``, all
-    requests go through an httpx.AsyncHTTPTransport.
+    requests go through an httpx.AsyncHTTPTransport. They also do while something has replaced the
+    ``handle_async_request`` of httpx.AsyncHTTPTransport or of httpcore's pool, as mocks, recorders and tracers do.
 
     Args:
         verify: as in httpx: an ssl.SSLContext, or whether to check certificates. The context's ALPN protocols are set
@@ -77,30 +83,34 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
-        # The only place that decides whose connections are used.
+        self._arguments = _Arguments(
+            verify=verify,
+            cert=cert,
+            trust_env=trust_env,
+            http1=http1,
+            http2=http2,
+            limits=limits,
+            proxy=proxy,
+            uds=uds,
+            local_address=local_address,
+            retries=retries,
+            socket_options=socket_options,
+        )
         self._sender: _Sender
         if http2 or not http1 or proxy is not None or uds is not None:
-            self._sender = _HttpxTransport(
+            self._sender = _HttpxTransport(**self._arguments)
+        else:
+            self._sender = new_wire(
                 verify=verify,
                 cert=cert,
                 trust_env=trust_env,
-                http1=http1,
-                http2=http2,
                 limits=limits,
-                proxy=proxy,
-                uds=uds,
                 local_address=local_address,
                 retries=retries,
                 socket_options=socket_options,
             )
-        else:
-            connector = Connector(
-                ssl_context=_ssl_context(verify, cert, trust_env=trust_env),
-                local_address=local_address,
-                retries=retries,
-                socket_options=socket_options,
-            )
-            self._sender = Wire(connector, limits)
+        self._find_replaced = ReplacementProbe(httpx).find
+        self._stand_in: httpx.AsyncHTTPTransport | None = None  # in use while something is replaced
 
     def statistics(self) -> TransportStatistics:
         """Return the number of connections and of waiting requests.
@@ -111,8 +121,22 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         return self._sender.statistics()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and return its response, with the body still to be read."""
+        """Send a request, and return its response, with the body still to be read.
+
+        Raises:
+            TypeError: it is the request of another library: httpx2's, if the application has not put that in the place
+                of httpx.
+        """
+        check_request(request, self)
+        if (replaced := self._find_replaced()) is not None:
+            return await self._stand_in_for(replaced).handle_async_request(request)
         return await self._sender.handle_async_request(request)
+
+    def _stand_in_for(self, replaced: str) -> httpx.AsyncHTTPTransport:
+        if self._stand_in is None:
+            _logger.debug("%s has been replaced: requests go through it, and not over prefect_http's wire", replaced)
+            self._stand_in = httpx.AsyncHTTPTransport(**self._arguments)
+        return self._stand_in
 
     async def __aenter__(self) -> Self:
         await self._sender.__aenter__()
@@ -129,7 +153,25 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         Raises:
             RuntimeError: the connections belong to another event loop. They are dropped without being closed.
         """
-        await self._sender.aclose()
+        try:
+            await self._sender.aclose()
+        finally:
+            if self._stand_in is not None:
+                await self._stand_in.aclose()
+
+
+class _Arguments(TypedDict):
+    verify: ssl.SSLContext | str | bool
+    cert: Certificate | None
+    trust_env: bool
+    http1: bool
+    http2: bool
+    limits: httpx.Limits
+    proxy: httpx.URL | str | httpx.Proxy | None
+    uds: str | None
+    local_address: str | None
+    retries: int
+    socket_options: Iterable[SocketOption] | None
 
 
 class _Sender(Protocol):
@@ -148,6 +190,26 @@ class _HttpxTransport(httpx.AsyncHTTPTransport):
         raise RuntimeError(
             "with http2=, http1=False, proxy= or uds=, requests go through httpx's transport, which has no statistics"
         )
+
+
+def new_wire(
+    *,
+    verify: ssl.SSLContext | str | bool,
+    cert: Certificate | None,
+    trust_env: bool,
+    limits: httpx.Limits,
+    local_address: str | None,
+    retries: int,
+    socket_options: Iterable[SocketOption] | None,
+) -> Wire:
+    """Return a wire for arguments of httpx.AsyncHTTPTransport."""
+    connector = Connector(
+        ssl_context=_ssl_context(verify, cert, trust_env=trust_env),
+        local_address=local_address,
+        retries=retries,
+        socket_options=socket_options,
+    )
+    return Wire(connector, limits)
 
 
 def _ssl_context(

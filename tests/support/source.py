@@ -42,7 +42,8 @@ def imported_packages(tree: ast.Module) -> set[str]:
 
 def imported_modules(module: str) -> set[str]:
     """Return the modules of the package that one of them imports."""
-    return {name.removeprefix("prefect_http.") for name in imported_names(MODULES[module])} & MODULES.keys()
+    names = (name for name in imported_names(MODULES[module]) if name.startswith("prefect_http."))
+    return {name.removeprefix("prefect_http.") for name in names} & MODULES.keys()
 
 
 def defined_names(tree: ast.Module) -> set[str]:

@@ -1,0 +1,357 @@
+"""The transports for an httpx2.AsyncClient: its users see nothing but httpx2."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import anyio
+import httpx
+import httpx2
+import openai
+import pytest
+from anyio.lowlevel import checkpoint
+from support.scripted_servers import settle
+from support.servers import answer, drop, free_port, half_answer, raw_server, stall, stay_silent
+
+import prefect_http
+from prefect_http import Receive, Scope, Send, Throttle, ThrottleTimeout
+from prefect_http.httpx2 import ASGITransport, HTTPTransport, ThrottledTransport
+
+pytestmark = pytest.mark.anyio
+
+IS_ALIASED = httpx.__name__ == "httpx2"
+COMPLETION = (
+    b'{"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [{"index": 0, "finish_reason":'
+    b' "stop", "message": {"role": "assistant", "content": "Hello"}}]}'
+)
+
+
+def new_client(transport: httpx2.AsyncBaseTransport | None = None, **timeouts: float) -> httpx2.AsyncClient:
+    """Make a client of httpx2 with one of the transports."""
+    timeout = httpx2.Timeout(5, **cast(Any, timeouts))
+    return httpx2.AsyncClient(transport=transport or HTTPTransport(), timeout=timeout, trust_env=False)
+
+
+async def parts() -> AsyncIterator[bytes]:
+    """Generate a body."""
+    for part in (b"one", b"two"):
+        await checkpoint()
+        yield part
+
+
+async def failing_parts() -> AsyncIterator[bytes]:
+    """Fail in the middle of a body."""
+    yield b"one"
+    raise LookupError("the body's own")
+
+
+# --- HTTPTransport
+
+
+@pytest.mark.parametrize("content", [None, b"onetwo", parts], ids=["none", "bytes", "stream"])
+async def test_request_and_response(content: bytes | Callable[[], AsyncIterator[bytes]] | None) -> None:
+    """A request arrives as it is, over a connection of ours, and the response is one of httpx2."""
+    async with raw_server(answer(201, b"fine", x_own="1")) as server, new_client() as client:
+        for _ in range(2):
+            body = content() if callable(content) else content
+            response = await client.post(server.url + "a%2Fb?c=d", content=body, headers={"X-Own": "ü".encode()})
+            assert type(response) is httpx2.Response
+            assert (response.status_code, response.text, response.headers["X-Own"]) == (201, "fine", "1")
+            assert response.http_version == "HTTP/1.1"
+            assert response.elapsed
+        assert server.connections == 1
+    for received in server.requests:
+        assert (received.method, received.target) == ("POST", "/a%2Fb?c=d")
+        assert received.body == (b"" if content is None else b"onetwo")
+
+
+async def test_streams() -> None:
+    """A response can be streamed, and left in the middle, which closes its connection."""
+    transport = HTTPTransport()
+    async with raw_server(answer(body=b"x" * 100_000), stall) as server, new_client(transport) as client:
+        async with client.stream("GET", server.url) as response:
+            assert b"".join([chunk async for chunk in response.aiter_bytes()]) == b"x" * 100_000
+        assert transport.statistics() == prefect_http.TransportStatistics(connections=1, idle=1, waiting=0)
+        async with client.stream("GET", server.url):
+            assert transport.statistics().idle == 0
+        assert transport.statistics().connections == 0
+
+
+CAUSES: dict[str, tuple[Any, type[httpx2.RequestError]]] = {
+    "closed": (drop, httpx2.RemoteProtocolError),
+    "silent": (stay_silent, httpx2.ReadTimeout),
+    "half a body": (half_answer(), httpx2.RemoteProtocolError),
+    "stalling body": (stall, httpx2.ReadTimeout),
+}
+
+
+@pytest.mark.parametrize(("act", "expected"), CAUSES.values(), ids=CAUSES)
+async def test_failures(act: Any, expected: type[httpx2.RequestError]) -> None:
+    """What fails raises httpx2's exception, with the request, and with the other one as its cause."""
+    async with raw_server(act) as server, new_client(read=0.05) as client:
+        with pytest.raises(expected) as caught:
+            await client.post(server.url)
+    assert type(caught.value) is expected
+    assert caught.value.request.url == server.url
+    if not IS_ALIASED:
+        cause = caught.value.__cause__
+        assert isinstance(cause, httpx.RequestError)
+        assert (type(cause).__name__, str(cause)) == (expected.__name__, str(caught.value))
+
+
+async def test_no_server() -> None:
+    """A connection that is refused is httpx2's ConnectError; a header that cannot be sent, its LocalProtocolError."""
+    async with new_client() as client:
+        with pytest.raises(httpx2.ConnectError):
+            await client.get(f"http://127.0.0.1:{free_port()}/")
+        with pytest.raises(httpx2.LocalProtocolError):
+            await client.get("http://127.0.0.1/", headers={"X": "a\nb"})
+
+
+async def test_body_that_fails() -> None:
+    """What the body of a request raises is raised as it is."""
+    async with raw_server(answer()) as server, new_client() as client:
+        with pytest.raises(LookupError, match="own"):
+            await client.post(server.url, content=failing_parts())
+
+
+async def test_arguments_that_are_left_to_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a proxy, HTTP/2 or a Unix socket, httpx2's own transport does the work, and is closed with ours."""
+    closed = list[object]()
+
+    class Recorded(httpx2.AsyncHTTPTransport):
+        async def aclose(self) -> None:
+            closed.append(self)
+            await super().aclose()
+
+    monkeypatch.setattr(httpx2, "AsyncHTTPTransport", Recorded)
+    async with raw_server(answer(body=b"proxied")) as server:
+        transport = HTTPTransport(proxy=server.url)
+        async with new_client(transport) as client:
+            assert (await client.get("http://api.example/")).text == "proxied"
+        assert transport.statistics().connections == 0
+    assert len(closed) == 1
+
+
+async def test_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock or a tracer of httpx2 sees the requests; where it is httpx's, they go over the wire."""
+
+    async def mock(self: object, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, text="mock")
+
+    transport = HTTPTransport()
+    async with raw_server(answer(body=b"real")) as server, new_client(transport) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", mock)
+            assert [(await client.get(server.url)).text for _ in range(2)] == ["mock", "mock"]
+        if not IS_ALIASED:
+            monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", mock)
+        assert (await client.get(server.url)).text == "real"
+        assert transport.statistics().connections == 1
+
+
+async def test_openai() -> None:
+    """The SDK of OpenAI, which retries by itself, works on the wire and behind a throttle."""
+    script = (answer(503, retry_after="0"), answer(body=COMPLETION, content_type="application/json"))
+    throttle = Throttle()
+    async with raw_server(*script) as server:
+        http_client = openai.DefaultAsyncHttpxClient(transport=ThrottledTransport(HTTPTransport(), throttle))
+        async with openai.AsyncOpenAI(api_key="key", base_url=server.url, http_client=http_client) as client:
+            completion = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}])
+    assert completion.choices[0].message.content == "Hello"
+    assert len(server.requests) == 2
+    assert server.requests[0].headers["authorization"] == "Bearer key"
+    assert throttle.statistics(("http", "127.0.0.1", server.port)).accepted == 1
+
+
+# --- ASGITransport
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the path and the body back; or fail, or stay silent, as the path says."""
+    body = (await receive())["body"]
+    if scope["path"] == "/crash":
+        raise LookupError("the app's own")
+    if scope["path"] == "/silent":
+        await receive()
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-state", scope["state"]["name"])]})
+    await send({"type": "http.response.body", "body": scope["path"].encode() + body, "more_body": True})
+    if scope["path"] != "/half":
+        await send({"type": "http.response.body"})
+
+
+async def test_app() -> None:
+    """An app is called, and what fails is httpx2's exception, or the app's."""
+    async with new_client(ASGITransport(app, state={"name": b"etl"}), read=0.05) as client:
+        response = await client.post("http://app/path", content=b"body")
+        assert type(response) is httpx2.Response
+        assert (response.text, response.headers["X-State"]) == ("/pathbody", "etl")
+        with pytest.raises(LookupError, match="own"):
+            await client.get("http://app/crash")
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.get("http://app/silent")
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await client.get("http://app/half")
+
+
+async def test_closing_ends_the_app() -> None:
+    """Closing a response, or the client, ends the app's call."""
+    messages = list[str]()
+
+    async def listening(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200})
+        messages.append((await receive())["type"])
+
+    client = new_client(ASGITransport(listening))
+    async with client.stream("GET", "http://app/"):
+        pass
+    response = await client.send(client.build_request("GET", "http://app/"), stream=True)
+    await client.aclose()
+    assert messages == ["http.disconnect"] * 2
+    with pytest.raises(httpx2.ReadError):
+        await response.aread()
+
+
+# --- ThrottledTransport
+
+
+class Scripted(httpx2.AsyncBaseTransport):
+    """Responds as a script says."""
+
+    def __init__(self, *script: httpx2.Response | Exception) -> None:
+        self.script = list(script)
+        self.is_open: bool | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await checkpoint()
+        found = self.script.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def __aenter__(self) -> Scripted:
+        self.is_open = True
+        return self
+
+    async def aclose(self) -> None:
+        self.is_open = False
+
+
+async def test_throttle() -> None:
+    """A throttle learns from httpx2's responses, closes its gate, and raises httpx2's PoolTimeout."""
+    inner = Scripted(httpx2.Response(200), httpx2.Response(429, headers={"Retry-After": "60"}))
+    throttle = Throttle(max_wait=1)
+    async with new_client(ThrottledTransport(inner, throttle)) as client:
+        assert inner.is_open
+        assert (await client.get("http://api/")).status_code == 200
+        assert (await client.get("http://api/")).status_code == 429
+        with pytest.raises(httpx2.PoolTimeout) as caught:
+            await client.get("http://api/")
+    assert inner.is_open is False
+    if not IS_ALIASED:
+        assert isinstance(caught.value.__cause__, ThrottleTimeout)
+    statistics = throttle.statistics(("http", "api", 80))
+    assert (statistics.accepted, statistics.rejected, statistics.in_flight) == (1, 1, 0)
+
+
+async def test_transport_that_fails() -> None:
+    """What the other transport raises is raised as it is, and the turn is given back."""
+    error, throttle = httpx2.ReadError("broken"), Throttle()
+    transport = ThrottledTransport(Scripted(error, httpx2.Response(200)), throttle)
+    async with new_client(transport) as client:
+        with pytest.raises(httpx2.ReadError) as caught:
+            await client.get("http://api/")
+        assert caught.value is error
+        assert caught.value.__cause__ is None
+        assert (await client.get("http://api/")).status_code == 200
+    assert throttle.statistics(("http", "api", 80)).in_flight == 0
+
+
+async def test_function_that_fails() -> None:
+    """If ``is_throttled`` raises, the response is closed."""
+
+    class Body(httpx2.AsyncByteStream):
+        is_closed = False
+
+        async def aclose(self) -> None:
+            self.is_closed = True
+
+    def is_throttled(response: httpx.Response) -> bool:
+        raise LookupError(type(response).__name__)
+
+    body = Body()
+    transport = ThrottledTransport(Scripted(httpx2.Response(200, stream=body)), Throttle(is_throttled=is_throttled))
+    async with new_client(transport) as client:
+        with pytest.raises(LookupError, match="Response"):
+            await client.get("http://api/")
+    assert body.is_closed
+
+
+async def test_closed_while_waiting() -> None:
+    """A request that still waits when the transport is closed fails, and is not sent."""
+    errors = list[Exception]()
+    inner = Scripted(httpx2.Response(429, headers={"Retry-After": "60"}))
+    client = new_client(ThrottledTransport(inner, Throttle()))
+
+    async def get() -> None:
+        with pytest.raises(httpx2.ConnectError) as caught:
+            await client.get("http://api/")
+        errors.append(caught.value)
+
+    await client.get("http://api/")
+    with anyio.fail_after(90):  # a throttle does not wait for what comes after the deadline
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(get)
+            await settle()
+            await client.aclose()
+    assert ["was not sent" in str(error) for error in errors] == [True]
+
+
+@pytest.mark.parametrize("throttle", [None, 50])
+async def test_no_throttle(throttle: Any) -> None:
+    """Something that is no Throttle is refused."""
+    with pytest.raises(TypeError, match="throttle must be a Throttle"):
+        ThrottledTransport(HTTPTransport(), throttle)
+
+
+# --- The wrong library
+
+OURS: dict[str, Callable[[], httpx.AsyncBaseTransport]] = {
+    "HTTPTransport": prefect_http.HTTPTransport,
+    "ASGITransport": lambda: prefect_http.ASGITransport(app),
+    "ThrottledTransport": lambda: prefect_http.ThrottledTransport(prefect_http.HTTPTransport(), Throttle()),
+}
+THEIRS: dict[str, Callable[[], httpx2.AsyncBaseTransport]] = {
+    "HTTPTransport": HTTPTransport,
+    "ASGITransport": lambda: ASGITransport(app),
+    "ThrottledTransport": lambda: ThrottledTransport(HTTPTransport(), Throttle()),
+}
+
+
+@pytest.mark.skipif(IS_ALIASED, reason="httpx and httpx2 are one")
+@pytest.mark.parametrize("name", OURS)
+async def test_client_of_the_wrong_library(name: str) -> None:
+    """A transport in the other library's client is an error that names the right one."""
+    async with httpx2.AsyncClient(transport=cast(Any, OURS[name]())) as client:
+        with pytest.raises(TypeError) as caught:
+            await client.get("http://127.0.0.1/")
+    assert str(caught.value) == (
+        f"prefect_http.{name} takes requests of httpx, not of httpx2; "
+        f"an httpx2.AsyncClient takes prefect_http.httpx2.{name}"
+    )
+    async with httpx.AsyncClient(transport=cast(Any, THEIRS[name]())) as other:
+        with pytest.raises(TypeError) as caught:
+            await other.get("http://127.0.0.1/")
+    assert str(caught.value) == (
+        f"prefect_http.httpx2.{name} takes requests of httpx2, not of httpx; "
+        f"an httpx.AsyncClient takes prefect_http.{name}"
+    )
+
+
+async def test_no_request() -> None:
+    """Something that is no request at all is an error as well."""
+    with pytest.raises(TypeError, match=r"takes requests of httpx2?, not of builtins$"):
+        await prefect_http.HTTPTransport().handle_async_request(cast(Any, "http://127.0.0.1/"))
