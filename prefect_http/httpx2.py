@@ -250,10 +250,7 @@ async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) ->
 def _to_httpx2(error: Exception) -> Exception:
     """Return the exception of httpx2 for one of httpx: of the class with the same name, or of the nearest base's."""
     kind = next(getattr(httpx2, base.__name__) for base in type(error).__mro__ if hasattr(httpx2, base.__name__))
-    translated: Exception = kind(*error.args)
-    for note in getattr(error, "__notes__", ()):
-        translated.add_note(note)
-    return translated
+    return cast(Exception, kind(*error.args))
 
 
 class _RequestBody(httpx.AsyncByteStream):
@@ -264,9 +261,6 @@ class _RequestBody(httpx.AsyncByteStream):
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._stream)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 class _ResponseBody(httpx2.AsyncByteStream, AsyncIterator[bytes]):
@@ -288,7 +282,4 @@ class _ResponseBody(httpx2.AsyncByteStream, AsyncIterator[bytes]):
             raise _to_httpx2(error) from error
 
     async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        except _HTTPX_ERRORS as error:
-            raise _to_httpx2(error) from error
+        await self._stream.aclose()

@@ -15,7 +15,7 @@ import prefect_http
 import prefect_http.httpx2
 
 PUBLIC = {name: getattr(prefect_http, name) for name in prefect_http.__all__}
-PUBLIC |= {f"httpx2.{name}": getattr(prefect_http.httpx2, name) for name in prefect_http.httpx2.__all__}
+PUBLIC |= {f"prefect_http.httpx2.{name}": getattr(prefect_http.httpx2, name) for name in prefect_http.httpx2.__all__}
 CLASSES = {name: item for name, item in PUBLIC.items() if inspect.isclass(item)}
 FUNCTIONS = {name: item for name, item in PUBLIC.items() if inspect.isfunction(item)}
 
@@ -72,8 +72,8 @@ def test_every_public_name_has_a_docstring() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     """The reference describes every public name."""
-    words = set(re.findall(r"\w+(?:\.\w+)*", (ROOT / "docs" / "reference.md").read_text("utf-8")))
-    assert_none(PUBLIC.keys() - words)
+    reference = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    assert_none(name for name in PUBLIC if not re.search(rf"\b{name}\b", reference))
 
 
 def test_public_types_are_public() -> None:
