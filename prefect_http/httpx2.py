@@ -212,7 +212,7 @@ class _Arguments(TypedDict):
 # --- From one library to the other and back
 
 # None where the application has put httpx2 in the place of httpx: they are httpx2's already.
-_HTTPX_ERRORS = () if httpx.RequestError is httpx2.RequestError else (httpx.RequestError, httpx.StreamError)
+_HTTPX_ERRORS = () if httpx.__name__ == "httpx2" else (httpx.RequestError, httpx.StreamError)
 
 
 def _check_request(request: object, transport: httpx2.AsyncBaseTransport) -> None:

@@ -55,7 +55,7 @@ async def test_request_and_response(content: bytes | Callable[[], AsyncIterator[
     async with raw_server(answer(201, b"fine", x_own="1")) as server, new_client() as client:
         for _ in range(2):
             body = content() if callable(content) else content
-            response = await client.post(server.url + "a%2Fb?c=d", content=body, headers={"X-Own": "ü".encode()})
+            response = await client.post(server.url + "a%2Fb?c=d", content=body, headers={"X-Own": "1"})
             assert type(response) is httpx2.Response
             assert (response.status_code, response.text, response.headers["X-Own"]) == (201, "fine", "1")
             assert response.http_version == "HTTP/1.1"

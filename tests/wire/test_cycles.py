@@ -126,10 +126,18 @@ CASES = {
 class NoHosts(trio.abc.HostnameResolver):
     """Knows no host, and says so without a thread: what a thread drops when is a matter of luck."""
 
-    async def getaddrinfo(self, *_: object) -> NoReturn:
+    async def getaddrinfo(
+        self,
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,  # noqa: A002  # trio's name for it
+        proto: int = 0,
+        flags: int = 0,
+    ) -> NoReturn:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    async def getnameinfo(self, *_: object) -> NoReturn:
+    async def getnameinfo(self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> NoReturn:
         raise NotImplementedError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ CLIENTS: dict[str, MakeClient] = {
 
 
 @contextlib.contextmanager
-def mocked_by_respx(using: str) -> Iterator[None]:
+def mocked_by_respx(using: str) -> Generator[None]:
     """Mock one path with respx."""
     with respx.mock(using=using, assert_all_called=False) as router:
         router.get(path="/mocked").respond(text="mock")
@@ -48,7 +48,7 @@ def mocked_by_respx(using: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced_by_hand(wrap: Callable[[Any], Any]) -> Iterator[None]:
+def replaced_by_hand(wrap: Callable[[Any], Any]) -> Generator[None]:
     """Mock one path with a function of our own."""
     original = httpx.AsyncHTTPTransport.handle_async_request
 
