@@ -222,7 +222,11 @@ class AppCall:
                 self._sink.request_changed()
                 return {"type": "http.request", "body": taken[0], "more_body": taken[1]}
             await self._sink.wait_for_request(self._request_changed)
-        await self._linger()
+        # Without a checkpoint, as from a server: Starlette's request.is_disconnected() calls this in a scope that is
+        # cancelled already, so that it does not wait.
+        self._lingering_calls += 1
+        if self._lingering_calls > _LINGERING_CALLS:
+            await self._linger()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -232,6 +236,7 @@ class AppCall:
             MessageError: the app must not send it, or not now.
         """
         if self.is_disconnected or self.is_over:
+            self._lingering_calls += 1
             await self._linger()
             return
         protocol = self.protocol
@@ -250,8 +255,7 @@ class AppCall:
             await checkpoint()  # else an app that sends nothing, forever, could not be cancelled
 
     async def _linger(self) -> None:
-        """Let an app go on for a while after the end. One that does nothing but send or receive is put to sleep."""
-        self._lingering_calls += 1
+        """Let other tasks run. An app that does nothing but send or receive after the end is put to sleep."""
         if self._lingering_calls > _LINGERING_CALLS and self.cancel_scope.deadline < math.inf:
             await anyio.sleep_forever()
         await checkpoint()
