@@ -128,7 +128,8 @@ class AppCall:
     def note_stray_cancellation(self) -> None:
         """Note that the app's call was cancelled, but not by the caller."""
         if not self.protocol.is_complete:
-            self.failure = self.failure or httpx.RemoteProtocolError("the app's call was cancelled")
+            if self.failure is None:
+                self.failure = httpx.RemoteProtocolError("the app's call was cancelled")
 
     def end(self, error: BaseException | None = None) -> None:
         """Conclude the call, with what the app has raised. Does nothing if that has been done already."""
@@ -157,10 +158,17 @@ class AppCall:
 
         Raises:
             httpx.ReadError: the response was closed.
-            BaseException: the failure.
+            RuntimeError: the failure is a StopAsyncIteration, which would pass for the end of the body where it is read
+                (PEP 479); it is the cause.
+            BaseException: the failure, unless it is one of those.
         """
-        failure = self.failure or httpx.ReadError("the response has been closed")
-        self.failure = None
+        failure, self.failure = self.failure, None
+        if failure is None:
+            failure = httpx.ReadError("the response has been closed")
+        elif isinstance(failure, StopAsyncIteration) and self.protocol.head is not None:
+            cause, failure = failure, RuntimeError("the app raised StopAsyncIteration")
+            failure.__cause__ = cause
+            mark_foreign(failure)
         try:
             raise failure
         finally:
