@@ -127,9 +127,8 @@ class AppCall:
 
     def note_stray_cancellation(self) -> None:
         """Note that the app's call was cancelled, but not by the caller."""
-        if not self.protocol.is_complete:
-            if self.failure is None:
-                self.failure = httpx.RemoteProtocolError("the app's call was cancelled")
+        if not self.protocol.is_complete and self.failure is None:
+            self.failure = httpx.RemoteProtocolError("the app's call was cancelled")
 
     def end(self, error: BaseException | None = None) -> None:
         """Conclude the call, with what the app has raised. Does nothing if that has been done already."""
