@@ -14,6 +14,9 @@ from prefect_http._concurrency.backend import new_cancel_scope, new_event
 from prefect_http._lifespan.protocol import LifespanProtocol, Phase
 from prefect_http._types import ASGIApp, Message
 
+# How long an app may take to end when it is cancelled, or has announced that it crashes.
+UNWINDING_SECONDS = 1.0
+
 # Markers of the calls that the current task is part of: an app's own startup and shutdown, and all that they call.
 _inside: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("prefect_http_inside", default=frozenset())
 
@@ -100,5 +103,7 @@ class LifespanCall:
     async def _send(self, message: Message) -> None:
         try:
             self.protocol.send(message)
+            if self.protocol.phase is Phase.FAILING:
+                self._scope.deadline = anyio.current_time() + UNWINDING_SECONDS  # to raise what has happened
         finally:
             self._on_change()

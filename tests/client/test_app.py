@@ -12,6 +12,7 @@ import anyio
 import httpx
 import pytest
 import trio
+from starlette.applications import Starlette
 from support.asgi_apps import (
     ONCE,
     Boom,
@@ -320,6 +321,28 @@ async def test_crash_of_the_lifespan_reaches_every_request() -> None:
     assert isinstance(left.value.__cause__, Boom)
     assert len(failed) == 3
     assert all(isinstance(error.__cause__, Boom) for error in failed)
+
+
+@pytest.mark.parametrize("app", [FakeApp(hello), Starlette()], ids=lambda app: type(app).__name__)
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+def test_client_whose_event_loop_has_ended(
+    first: str, second: str, app: ASGIApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is no crash of the app: in the next loop, a request says that the client has to be entered there."""
+
+    async def enter() -> None:
+        await client.__aenter__()
+
+    async def get() -> None:
+        with pytest.raises(RuntimeError, match="entered in an event loop that has ended") as raised:
+            await client.get("/")
+        assert not isinstance(raised.value, LifespanCrashed)
+
+    client = PrefectHttpxClient(app=app)
+    anyio.run(enter, backend=first)
+    anyio.run(get, backend=second)
+    assert caplog.records == []
 
 
 @pytest.mark.anyio
