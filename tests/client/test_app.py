@@ -38,6 +38,7 @@ from prefect_http import (
     PrefectHttpxClient,
     PrefectResponse,
     RetryPolicy,
+    Throttle,
     app_lifespan_context,
 )
 from prefect_http._types import ASGIApp, Receive, Scope, Send
@@ -54,6 +55,31 @@ async def test_client_runs_the_lifespan() -> None:
         assert isinstance(response, PrefectResponse)
         assert response.text == "hello"
     assert app.log == ["startup", "returned", "shutdown"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("throttle", [None, Throttle()], ids=["", "throttled"])
+async def test_client_has_the_lifespan(throttle: Throttle | None) -> None:
+    """While the client is entered, it has the app's lifespan, which all who hold the app share."""
+    app = FakeApp(hello, state={"color": "red"})
+    client = PrefectHttpxClient(app=app, throttle=throttle)
+    assert client.lifespan is None
+    async with app_lifespan_context(app) as lifespan:
+        async with client:
+            assert client.lifespan is lifespan
+            assert (lifespan.app, lifespan.state, lifespan.supported) == (app, {"color": "red"}, True)
+        assert client.lifespan is None
+
+
+@pytest.mark.anyio
+async def test_client_without_an_app_has_no_lifespan() -> None:
+    """A client of a network has none, and one of an app that does not start neither."""
+    async with PrefectHttpxClient() as client:
+        assert client.lifespan is None
+    failing = PrefectHttpxClient(app=FakeApp(hello, state=cast(Any, 3)))
+    with pytest.raises(LifespanStartupError):
+        await failing.__aenter__()
+    assert failing.lifespan is None
 
 
 @pytest.mark.anyio
