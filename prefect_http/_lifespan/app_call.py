@@ -10,7 +10,7 @@ from typing import Any, Literal
 import anyio
 import anyio.lowlevel
 
-from prefect_http._concurrency.backend import new_cancel_scope, new_event
+from prefect_http._concurrency.backend import current_task, new_cancel_scope, new_event
 from prefect_http._lifespan.protocol import LifespanProtocol, Phase
 from prefect_http._types import ASGIApp, Message
 
@@ -42,6 +42,7 @@ class LifespanCall:
         self._stop_asked = new_event()
         self._scope = new_cancel_scope()
         self._marker = object()
+        self._task: object = None
 
     def ask_to_stop(self) -> None:
         """Let the app have its shutdown message."""
@@ -53,8 +54,12 @@ class LifespanCall:
         self._scope.cancel()
 
     def is_caller(self) -> bool:
-        """Whether the current task is part of the call."""
+        """Whether the current task is part of the call, or was spawned by a part of it."""
         return self._marker in _inside.get()
+
+    def is_in_own_task(self) -> bool:
+        """Whether the current task is the one that the app is called in."""
+        return self._task is current_task()
 
     async def run(self) -> None:
         """Call the app.
@@ -64,6 +69,7 @@ class LifespanCall:
         Cancellation:
             Goes through to the app, and on from there unless it came from ``cancel()``.
         """
+        self._task = current_task()
         _inside.set(_inside.get() | {self._marker})
         scope = {
             "type": "lifespan",
@@ -84,6 +90,7 @@ class LifespanCall:
             how, raised = "raised" if isinstance(error, Exception) else "cancelled", error
         finally:
             self.protocol.end(how, raised)
+            self._task = None
             self.ended.set()
             self.quiet.set()
             self._on_change()

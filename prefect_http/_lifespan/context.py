@@ -58,7 +58,8 @@ def app_lifespan_context(
         LifespanTimeoutError: the startup took too long.
         LifespanNotSupported: with ``mode="on"``, the app does not speak lifespan.
         LifespanCrashed: the app crashed right after its startup.
-        LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself.
+        LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself, or a task that it
+            has spawned does, while the app is not up.
 
     Leaving raises:
         LifespanCrashed: the app crashed while it was held, with its exception as the cause. The crash was logged at
