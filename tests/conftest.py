@@ -41,6 +41,12 @@ def set_aside() -> None:
     gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Check that the ids of the tests are the same in every process, for pytest-xdist compares them."""
+    unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    assert not unstable, f"an id contains an address; pass ids= to parametrize: {unstable[:3]}"
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests that give the same result with every version of Python, httpx and the event loops as pure."""
     if is_hypothesis_test(getattr(item, "obj", None)) or not _imports(item.path) & _DEPENDENCIES:

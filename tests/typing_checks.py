@@ -180,6 +180,8 @@ async def lifespan_is_typed(app: Starlette) -> None:
         assert_type(lifespan.state, dict[str, Any])
         assert_type(lifespan.supported, bool)
         lifespan.supported = True  # type: ignore[misc]
+    app_lifespan_context(app, startup_timeout=None, shutdown_timeout=None)
+    assert_type(PrefectHttpxClient(app=app).lifespan, Lifespan | None)
     app_lifespan_context(app, mode="maybe")  # type: ignore[arg-type]
     app_lifespan_context(app, cancel_on_crash="yes")  # type: ignore[arg-type]
     app_lifespan_context("app")  # type: ignore[arg-type]

@@ -127,8 +127,8 @@ class AppCall:
 
     def note_stray_cancellation(self) -> None:
         """Note that the app's call was cancelled, but not by the caller."""
-        if not self.protocol.is_complete:
-            self.failure = self.failure or httpx.RemoteProtocolError("the app's call was cancelled")
+        if not self.protocol.is_complete and self.failure is None:
+            self.failure = httpx.RemoteProtocolError("the app's call was cancelled")
 
     def end(self, error: BaseException | None = None) -> None:
         """Conclude the call, with what the app has raised. Does nothing if that has been done already."""
@@ -157,10 +157,17 @@ class AppCall:
 
         Raises:
             httpx.ReadError: the response was closed.
-            BaseException: the failure.
+            RuntimeError: the failure is a StopAsyncIteration, which would pass for the end of the body where it is read
+                (PEP 479); it is the cause.
+            BaseException: the failure, unless it is one of those.
         """
-        failure = self.failure or httpx.ReadError("the response has been closed")
-        self.failure = None
+        failure, self.failure = self.failure, None
+        if failure is None:
+            failure = httpx.ReadError("the response has been closed")
+        elif isinstance(failure, StopAsyncIteration) and self.protocol.head is not None:
+            cause, failure = failure, RuntimeError("the app raised StopAsyncIteration")
+            failure.__cause__ = cause
+            mark_foreign(failure)
         try:
             raise failure
         finally:
@@ -222,7 +229,11 @@ class AppCall:
                 self._sink.request_changed()
                 return {"type": "http.request", "body": taken[0], "more_body": taken[1]}
             await self._sink.wait_for_request(self._request_changed)
-        await self._linger()
+        # Without a checkpoint, as from a server: Starlette's request.is_disconnected() calls this in a scope that is
+        # cancelled already, so that it does not wait.
+        self._lingering_calls += 1
+        if self._lingering_calls > _LINGERING_CALLS:
+            await self._linger()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -232,6 +243,7 @@ class AppCall:
             MessageError: the app must not send it, or not now.
         """
         if self.is_disconnected or self.is_over:
+            self._lingering_calls += 1
             await self._linger()
             return
         protocol = self.protocol
@@ -250,8 +262,7 @@ class AppCall:
             await checkpoint()  # else an app that sends nothing, forever, could not be cancelled
 
     async def _linger(self) -> None:
-        """Let an app go on for a while after the end. One that does nothing but send or receive is put to sleep."""
-        self._lingering_calls += 1
+        """Let other tasks run. An app that does nothing but send or receive after the end is put to sleep."""
         if self._lingering_calls > _LINGERING_CALLS and self.cancel_scope.deadline < math.inf:
             await anyio.sleep_forever()
         await checkpoint()

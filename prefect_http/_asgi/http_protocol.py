@@ -88,7 +88,7 @@ class HTTPProtocol:
         Returns:
             The exception that the caller gets after the parts of the response; None: the response is complete.
         """
-        reason, self._error = error or self._error, None  # its traceback refers to this object
+        reason, self._error = self._error if error is None else error, None  # its traceback refers to this object
         if error is not None and not isinstance(error, Exception):
             return error
         if self.is_complete:

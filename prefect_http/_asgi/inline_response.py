@@ -11,12 +11,11 @@ import math
 from typing import Self
 
 import anyio
-import anyio.lowlevel
 import httpx
 
 from prefect_http._asgi.app_call import AppCall
 from prefect_http._asgi.patience import Patience
-from prefect_http._concurrency.backend import CancelScope, checkpoint, is_cancelled, new_cancel_scope
+from prefect_http._concurrency.backend import BorrowedTask, CancelScope, checkpoint, new_cancel_scope
 from prefect_http._concurrency.context import in_context
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._error_limits import seconds_for_error
@@ -70,13 +69,17 @@ class InlineResponse:
             native cancellation of the asyncio task always cancels it at once.
         """
         self._call = call
+        # In a context of its own, so that the variables that the app sets are not set for the caller.
+        task = BorrowedTask(contextvars.copy_context())
         error: BaseException | None = None
         try:
-            with call.cancel_scope:
-                # In a context of its own, so that the variables that the app sets are not set for the caller.
-                await in_context(contextvars.copy_context(), call.run_app(), self._start_timer)
+            try:
+                with call.cancel_scope:
+                    await in_context(task, call.run_app(), self._start_timer)
+            finally:
+                await task.give_back()
         except anyio.get_cancelled_exc_class():
-            if is_cancelled():
+            if task.is_cancelled():
                 raise
             call.note_stray_cancellation()
         except Exception as raised:
@@ -85,8 +88,8 @@ class InlineResponse:
             self._note_timeout()
             call.end(error)
             error = None  # it refers to this frame
-        if call.cancel_scope.shield:
-            await anyio.lowlevel.checkpoint_if_cancelled()
+        if call.cancel_scope.shield or task.is_natively_cancelled:
+            await task.raise_if_cancelled()
         return self._response()
 
     def _response(self) -> httpx.Response:

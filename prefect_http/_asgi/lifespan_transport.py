@@ -13,6 +13,7 @@ from prefect_http._asgi.transport import ASGITransport
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._foreign_errors import mark_foreign
 from prefect_http._lifespan.context import LifespanContext
+from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._types import ASGIApp
 
 # The request extension by which the client announces that it will read the whole response before it returns it. Its
@@ -29,16 +30,23 @@ class AppTransport(ASGITransport):
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(app)
-        self._lifespan: LifespanContext | None = None
+        self._context: LifespanContext | None = None
+        self._lifespan: Lifespan | None = None
         self._closed: Event | None = None  # created when closing begins, set when it has ended
 
+    @property
+    def lifespan(self) -> Lifespan | None:
+        """The app's lifespan, from when the transport has been entered until it is closed."""
+        return self._lifespan
+
     async def __aenter__(self) -> Self:
-        lifespan = LifespanContext(self.app)
-        self.state = (await lifespan.enter(self._on_crash)).state
+        context = LifespanContext(self.app)
+        lifespan = await context.enter(self._on_crash)
         if self._closed is not None:
-            await lifespan.leave(None, None, None)
+            await context.leave(None, None, None)
             raise RuntimeError("the client was closed while it was being entered")
-        self._lifespan = lifespan
+        self.state = lifespan.state
+        self._context, self._lifespan = context, lifespan
         return self
 
     async def __aexit__(
@@ -52,16 +60,16 @@ class AppTransport(ASGITransport):
             return
         self._closed = new_event()
         # From here on there are no new requests, not even as a redirect of one that has just ended.
-        lifespan, self._lifespan = self._lifespan, None
+        context, self._context, self._lifespan = self._context, None, None
         try:
-            if lifespan is not None:
-                await self._stop(lifespan, exc_type, exc, tb)
+            if context is not None:
+                await self._stop(context, exc_type, exc, tb)
         finally:
             self._closed.set()
 
     async def _stop(
         self,
-        lifespan: LifespanContext,
+        context: LifespanContext,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         tb: TracebackType | None,
@@ -69,19 +77,19 @@ class AppTransport(ASGITransport):
         try:
             await super().aclose()
         except BaseException as error:  # a cancellation that had been held back
-            await lifespan.leave(type(error), error, error.__traceback__)
+            await context.leave(type(error), error, error.__traceback__)
             raise
-        await lifespan.leave(exc_type, exc, tb)
+        await context.leave(exc_type, exc, tb)
 
     async def aclose(self) -> None:
         await self.__aexit__()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self._lifespan is None:
+        if self._context is None:
             raise RuntimeError(
                 "the client is not entered, so its app is not started; use `async with PrefectHttpxClient(app=...)`"
             )
-        if (crash := self._lifespan.crash_error()) is not None:
+        if (crash := self._context.crash_error()) is not None:
             raise mark_foreign(crash)
         if READ_WHOLE in request.extensions and isinstance(request.stream, httpx.ByteStream):
             patience = Patience(request.extensions.get("timeout"))
@@ -90,10 +98,10 @@ class AppTransport(ASGITransport):
         return await super().handle_async_request(request)
 
     def _on_crash(self) -> None:
-        if self._lifespan is not None:
+        if self._context is not None:
             self._abort_all(self._crash)
 
     def _crash(self) -> BaseException:
-        error = None if self._lifespan is None else self._lifespan.crash_error()
+        error = None if self._context is None else self._context.crash_error()
         assert error is not None
         return mark_foreign(error)

@@ -9,8 +9,9 @@ import anyio
 import httpx
 
 from prefect_http._concurrency.backend import new_cancel_scope
-from prefect_http._concurrency.iteration import cancel_iteration
+from prefect_http._concurrency.iteration import cancel_iteration, end_iteration
 from prefect_http._concurrency.repeated_event import RepeatedEvent
+from prefect_http._fields.request_rules import BodyLength
 
 
 class RequestBody(Protocol):
@@ -60,9 +61,11 @@ class StreamedBody:
 
     Args:
         stream: the caller's stream.
+        content_length: how many bytes it has to produce; None: any number.
     """
 
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, content_length: int | None = None) -> None:
+        self._length = BodyLength(content_length)
         self.waits_for_app = False
         self.waits_for_caller = True
         self._stream = stream
@@ -75,7 +78,8 @@ class StreamedBody:
 
         Args:
             on_change: called when there is something new to take.
-            on_error: called with what the stream has raised, which is not raised here.
+            on_error: called with what the stream has raised, which is not raised here; or with the
+                httpx.LocalProtocolError for one that is longer or shorter than its Content-Length.
 
         Cancellation:
             Reaches the stream, and everything that it reads from.
@@ -93,6 +97,7 @@ class StreamedBody:
     async def _produce(self, chunks: AsyncIterator[bytes], on_change: Callable[[], None]) -> None:
         try:
             async for chunk in chunks:
+                self._length.count(chunk)
                 if chunk:
                     await self._hand_over(chunk, on_change)
         except anyio.get_cancelled_exc_class():
@@ -100,6 +105,10 @@ class StreamedBody:
             self._scope.cancel()
             await cancel_iteration(chunks)
             raise
+        except httpx.LocalProtocolError:
+            await end_iteration(chunks)
+            raise
+        self._length.check_end()
         self.waits_for_caller = False
         self._offer = b"", False
         on_change()
@@ -124,14 +133,24 @@ class StreamedBody:
         self._scope.cancel()
 
 
-def request_body(request: httpx.Request) -> RequestBody:
+def request_body(request: httpx.Request, content_length: int | None) -> RequestBody:
     """Return the body of a request.
 
+    Args:
+        request: the request.
+        content_length: the length of the body in bytes, as the headers say; None: they do not say.
+
     Raises:
+        httpx.LocalProtocolError: it is longer or shorter than that. A stream has yet to be read, to find out.
         RuntimeError: it is a sync stream.
     """
     if isinstance(request.stream, httpx.ByteStream):
-        return WholeBody(request.read())
+        content = request.read()
+        if content_length is not None and len(content) != content_length:
+            length = BodyLength(content_length)
+            length.count(content)
+            length.check_end()
+        return WholeBody(content)
     if not isinstance(request.stream, httpx.AsyncByteStream):
         raise RuntimeError("the request has a sync body, which an async transport cannot send")
-    return StreamedBody(request.stream)
+    return StreamedBody(request.stream, content_length)

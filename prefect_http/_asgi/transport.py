@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,11 +13,13 @@ from prefect_http._app import app_name, check_app
 from prefect_http._asgi.app_call import GRACE, AppCall, ResponseSink, logger
 from prefect_http._asgi.patience import Patience
 from prefect_http._asgi.request_body import request_body
-from prefect_http._asgi.scope import http_scope
+from prefect_http._asgi.scope import http_scope, read_head
 from prefect_http._asgi.streamed_response import UNWINDING, StreamedResponse
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._httpx_requests import check_request
 from prefect_http._types import ASGIApp
+
+_MAX_CACHED_HEADS = 16
 
 
 class ASGITransport(httpx.AsyncBaseTransport):
@@ -49,6 +52,8 @@ class ASGITransport(httpx.AsyncBaseTransport):
         TypeError: the app is not callable, or the state is not a mapping.
 
     Requests raise:
+        httpx.LocalProtocolError: the request could not be sent over a network either: its method or its headers are
+            not valid, or its body is not as long as its Content-Length.
         httpx.ReadTimeout, httpx.WriteTimeout: a timeout, as above.
         httpx.RemoteProtocolError: the app ended without a complete response, or sent an invalid message.
         httpx.ReadError: the response or the transport was closed meanwhile.
@@ -76,6 +81,8 @@ class ASGITransport(httpx.AsyncBaseTransport):
         self.root_path = root_path
         self.client = client
         self.state = state
+        # Many requests have the same headers as an earlier one.
+        self._read_head = functools.lru_cache(_MAX_CACHED_HEADS)(read_head)
         self._running: set[AppCall] = set()
         self._ending: set[AppCall] = set()
         self._all_ended: Event | None = None  # set once no call is ending any more
@@ -92,8 +99,9 @@ class ASGITransport(httpx.AsyncBaseTransport):
         return httpx.Response(head.status, headers=head.headers, stream=response)
 
     def _new_call(self, request: httpx.Request, sink: ResponseSink) -> AppCall:
-        scope = http_scope(request, root_path=self.root_path, client=self.client, state=self.state)
-        body = request_body(request)
+        head = self._read_head(request.method, tuple(request.headers.raw))
+        scope = http_scope(request, head.headers, root_path=self.root_path, client=self.client, state=self.state)
+        body = request_body(request, head.content_length)
         call = AppCall(self.app, scope, request.method, body, sink, self.raise_app_exceptions, self._on_end)
         self._running.add(call)
         return call
@@ -107,6 +115,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
             Takes effect when they have ended, after 6 s at most.
         """
         self._abort_all(lambda: httpx.ReadError("the transport has been closed"))
+        self._read_head.cache_clear()  # there may be credentials among them
         self._ending |= self._running
         if not self._ending:
             return

@@ -16,6 +16,7 @@ from prefect_http._client.arguments import HttpxArguments, with_parameters_of
 from prefect_http._client.routing import make_transports
 from prefect_http._client.send import ON_RETRY_MUST_BE, SendCall, SendOptions, checked_policy
 from prefect_http._httpx_details import LeanClient
+from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._throttle.throttle import Throttle
@@ -81,13 +82,20 @@ class PrefectHttpxClient(LeanClient):
             is_in_process=app is not None,
             answered=AnsweredOrigins(),
         )
-        if app is not None:
-            _replace_network(httpx_arguments, app)
+        self._app_transport = None if app is None else _replace_network(httpx_arguments, app)
         make_transports(
             httpx_arguments,
             lambda transport: transport if throttle is None else ThrottledTransport(transport, throttle),
         )
         super().__init__(user_agent=_USER_AGENT, **httpx_arguments)
+
+    @property
+    def lifespan(self) -> Lifespan | None:
+        """The lifespan of the client's app, while the client is entered; None before and after that, and without app.
+
+        Its ``state`` is what the app's startup has put into ``scope["state"]``.
+        """
+        return None if self._app_transport is None else self._app_transport.lifespan
 
     @with_parameters_of(httpx.AsyncClient.send)
     async def send(
@@ -151,11 +159,12 @@ class PrefectHttpxClient(LeanClient):
         def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PrefectResponse]: ...
 
 
-def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> None:
-    """Change the arguments, in place, so that requests go to the app."""
+def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> AppTransport:
+    """Change the arguments, in place, so that requests go to the app; return the transport that does that."""
     for name in ("transport", "mounts", "proxy"):
         if httpx_arguments.get(name) is not None:
             raise TypeError(f"app= replaces the network, so {name}= cannot be given as well")
-    httpx_arguments["transport"] = AppTransport(app)
+    httpx_arguments["transport"] = transport = AppTransport(app)
     if httpx_arguments.get("base_url") in (None, ""):
         httpx_arguments["base_url"] = "http://localhost"
+    return transport

@@ -13,10 +13,13 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType, TracebackType
-from typing import Protocol, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Event(Protocol):
@@ -103,12 +106,67 @@ def max_receive_bytes() -> int:
     return 256 * 1024 if _running_trio() is None else 64 * 1024
 
 
-def is_cancelled() -> bool:
-    """Whether the current task is being cancelled; if not, a cancellation that is raised in it is a stray one."""
-    if anyio.current_effective_deadline() == -math.inf:
-        return True
-    task = None if _running_trio() else asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+class BorrowedTask:
+    """The current task while it runs code that is not its own, and may cancel what it takes for a task of its own.
+
+    Only asyncio knows native cancellations: those of a task, by ``task.cancel()``. They are counted, and whoever asked
+    for one may take it back. Under trio there are none.
+
+    Args:
+        context: the context that the code runs in.
+    """
+
+    _task: asyncio.Task[object] | None = None
+    _before = 0
+    _by_the_code = 0
+
+    def __init__(self, context: contextvars.Context) -> None:
+        self._context = context
+        if not _running_trio() and (task := asyncio.current_task()) is not None:
+            self._task = task
+            self._before = task.cancelling()
+
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a step of the code, in its context."""
+        task = self._task
+        if task is None:
+            return self._context.run(function, *args, **kwargs)
+        before = task.cancelling()
+        try:
+            return self._context.run(function, *args, **kwargs)
+        finally:
+            self._by_the_code += task.cancelling() - before
+
+    @property
+    def is_natively_cancelled(self) -> bool:
+        """Whether the task has been cancelled natively since it was borrowed."""
+        return self._task is not None and self._task.cancelling() > self._before
+
+    def is_cancelled(self) -> bool:
+        """Whether the task is being cancelled; if not, a cancellation that is raised in it is a stray one."""
+        return self.is_natively_cancelled or anyio.current_effective_deadline() == -math.inf
+
+    async def give_back(self) -> None:
+        """Undo the native cancellations that the code has asked for. What others have asked for stays.
+
+        Cancellation:
+            Only if the task is cancelled by others.
+        """
+        if self._task is None or self._by_the_code <= 0:
+            return
+        for _ in range(min(self._by_the_code, self._task.cancelling() - self._before)):
+            self._task.uncancel()
+        try:
+            await asyncio.sleep(0)  # until Python 3.13, the next wait raises one that has not been raised yet
+        except asyncio.CancelledError:
+            if self.is_cancelled():
+                raise
+
+    async def raise_if_cancelled(self) -> None:
+        """Raise a cancellation that the code has not let through."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if self.is_natively_cancelled:
+            raise asyncio.CancelledError
 
 
 def current_task() -> object:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Runner(Protocol):
+    """A contextvars.Context, or what has its ``run()``."""
+
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function in the context."""
+        ...
 
 
 async def in_context(
-    context: contextvars.Context, coroutine: Coroutine[Any, Any, None], before_first_wait: Callable[[], None]
+    context: Runner, coroutine: Coroutine[Any, Any, None], before_first_wait: Callable[[], None]
 ) -> None:
     """Await a coroutine in a context: it sees the context variables there, and sets them there.
 
@@ -37,9 +47,7 @@ async def in_context(
 
 
 @types.coroutine
-def _resume(
-    context: contextvars.Context, coroutine: Coroutine[Any, Any, None], awaited: object
-) -> Generator[Any, Any, None]:
+def _resume(context: Runner, coroutine: Coroutine[Any, Any, None], awaited: object) -> Generator[Any, Any, None]:
     while True:
         try:
             resume, sent = coroutine.send, (yield awaited)

@@ -10,9 +10,12 @@ from typing import Any, Literal
 import anyio
 import anyio.lowlevel
 
-from prefect_http._concurrency.backend import new_cancel_scope, new_event
+from prefect_http._concurrency.backend import current_task, new_cancel_scope, new_event
 from prefect_http._lifespan.protocol import LifespanProtocol, Phase
 from prefect_http._types import ASGIApp, Message
+
+# How long an app may take to end when it is cancelled, or has announced that it crashes.
+UNWINDING_SECONDS = 1.0
 
 # Markers of the calls that the current task is part of: an app's own startup and shutdown, and all that they call.
 _inside: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("prefect_http_inside", default=frozenset())
@@ -39,6 +42,7 @@ class LifespanCall:
         self._stop_asked = new_event()
         self._scope = new_cancel_scope()
         self._marker = object()
+        self._task: object = None
 
     def ask_to_stop(self) -> None:
         """Let the app have its shutdown message."""
@@ -50,8 +54,12 @@ class LifespanCall:
         self._scope.cancel()
 
     def is_caller(self) -> bool:
-        """Whether the current task is part of the call."""
+        """Whether the current task is part of the call, or was spawned by a part of it."""
         return self._marker in _inside.get()
+
+    def is_in_own_task(self) -> bool:
+        """Whether the current task is the one that the app is called in."""
+        return self._task is current_task()
 
     async def run(self) -> None:
         """Call the app.
@@ -61,6 +69,7 @@ class LifespanCall:
         Cancellation:
             Goes through to the app, and on from there unless it came from ``cancel()``.
         """
+        self._task = current_task()
         _inside.set(_inside.get() | {self._marker})
         scope = {
             "type": "lifespan",
@@ -81,6 +90,7 @@ class LifespanCall:
             how, raised = "raised" if isinstance(error, Exception) else "cancelled", error
         finally:
             self.protocol.end(how, raised)
+            self._task = None
             self.ended.set()
             self.quiet.set()
             self._on_change()
@@ -100,5 +110,7 @@ class LifespanCall:
     async def _send(self, message: Message) -> None:
         try:
             self.protocol.send(message)
+            if self.protocol.phase is Phase.FAILING:
+                self._scope.deadline = anyio.current_time() + UNWINDING_SECONDS  # to raise what has happened
         finally:
             self._on_change()

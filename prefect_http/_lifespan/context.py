@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -25,8 +26,8 @@ _TIMEOUT = 30.0
 def app_lifespan_context(
     app: ASGIApp,
     *,
-    startup_timeout: float = _TIMEOUT,
-    shutdown_timeout: float = _TIMEOUT,
+    startup_timeout: float | None = _TIMEOUT,
+    shutdown_timeout: float | None = _TIMEOUT,
     mode: Mode = "auto",
     cancel_on_crash: bool = False,
 ) -> AbstractAsyncContextManager[Lifespan]:
@@ -38,8 +39,10 @@ def app_lifespan_context(
 
     Args:
         app: the ASGI app; apps are compared by identity.
-        startup_timeout: seconds, above 0, for the app to complete its startup. The context that starts the app sets it.
-        shutdown_timeout: seconds, above 0, for the app to complete its shutdown; set by the same context.
+        startup_timeout: seconds, above 0, for the app to complete its startup; None or infinity: no limit. The context
+            that starts the app sets it.
+        shutdown_timeout: seconds, above 0, for the app to complete its shutdown; None or infinity: no limit. Set by
+            the same context.
         mode: if the app does not support lifespan, "auto" runs the body without hooks, and "on" raises
             LifespanNotSupported. "off" sends nothing and holds nothing.
         cancel_on_crash: whether the body is cancelled if the app crashes. With True, a cancel scope stays open around
@@ -55,7 +58,8 @@ def app_lifespan_context(
         LifespanTimeoutError: the startup took too long.
         LifespanNotSupported: with ``mode="on"``, the app does not support lifespan.
         LifespanCrashed: the app crashed right after its startup.
-        LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself.
+        LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself, or a task that it
+            has spawned does, while the app is not up.
 
     Leaving raises:
         LifespanCrashed: the app crashed while it was held, with its exception as the cause. The crash was logged at
@@ -69,20 +73,28 @@ def app_lifespan_context(
 
     Cancellation:
         While entering: the startup goes on for the other tasks that wait for it, and is cancelled if there are none.
-        While leaving: the shutdown is shielded, for at most ``shutdown_timeout``. An app that is cancelled after a
-        timeout has one more second to clean up.
+        While leaving: the shutdown is shielded, for at most ``shutdown_timeout``, and the cancellation takes effect
+            after it. An app that is cancelled after a timeout has one more second to clean up.
 
     https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """
     check_app(app)
-    for name, seconds in (("startup_timeout", startup_timeout), ("shutdown_timeout", shutdown_timeout)):
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0:
-            raise ValueError(f"{name} must be a number of seconds above 0, not {seconds!r}")
+    startup_seconds = _checked_seconds("startup_timeout", startup_timeout)
+    shutdown_seconds = _checked_seconds("shutdown_timeout", shutdown_timeout)
     if mode not in ("auto", "on", "off"):
         raise ValueError(f"mode must be 'auto', 'on' or 'off', not {mode!r}")
     if not isinstance(cancel_on_crash, bool):
         raise ValueError(f"cancel_on_crash must be True or False, not {cancel_on_crash!r}")
-    return LifespanContext(app, startup_timeout, shutdown_timeout, mode, cancel_on_crash)
+    return LifespanContext(app, startup_seconds, shutdown_seconds, mode, cancel_on_crash)
+
+
+def _checked_seconds(name: str, timeout: float | None) -> float:
+    """Return a timeout in seconds, infinity for None, or raise a ValueError."""
+    if timeout is None:
+        return math.inf
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0:
+        raise ValueError(f"{name} must be a number of seconds above 0, or None for no limit, not {timeout!r}")
+    return timeout
 
 
 class LifespanContext:
@@ -135,8 +147,15 @@ class LifespanContext:
         return run.lifespan
 
     def crash_error(self) -> BaseException | None:
-        """Return a new error if the app has crashed while it is held."""
-        return None if self._run is None else self._run.outcome.crash_error()
+        """Return a new error if the app has crashed while it is held, or has ended with its event loop."""
+        run = self._run
+        if run is None:
+            return None
+        if run.over.is_set() and run.is_elsewhere():
+            return RuntimeError(
+                "the app was entered in an event loop that has ended, and its lifespan with it; enter it in each loop"
+            )
+        return run.outcome.crash_error()
 
     async def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

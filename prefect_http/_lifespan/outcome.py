@@ -82,7 +82,7 @@ class Outcome:
 
     def crash_error(self) -> BaseException | None:
         """Return a new error if the app crashed while it was up."""
-        if self._protocol.phase is not Phase.CRASHED:
+        if self._protocol.phase not in (Phase.FAILING, Phase.CRASHED):
             return None
         return self._error((LifespanCrashed, self.crash_message))
 
@@ -98,8 +98,9 @@ class Outcome:
 
     @property
     def crash_message(self) -> str:
-        """Return what to say of an app that crashed."""
-        return f"{self.name} crashed in its lifespan: {self._reason}"
+        """Return what to say of an app that crashed; its own message is the whole traceback in most frameworks."""
+        error = self._protocol.error
+        return f"{self.name} crashed in its lifespan: {self._reason if error is None else safe_exception(error)}"
 
     def _error(self, problem: tuple[type[LifespanError], str] | None) -> BaseException | None:
         if problem is None:

@@ -15,11 +15,15 @@ and, by how the app's call ends:
               raises              STARTUP_FAILED
     UP        returns             DOWN: it has no shutdown hooks
               raises              CRASHED
+    FAILING   returns or raises   CRASHED
     STOPPING  returns             DOWN
               raises              SHUTDOWN_FAILED
     DOWN      raises              SHUTDOWN_FAILED
 
 Except in CALLED, being cancelled counts as raising.
+
+Frameworks announce a crash as a failed shutdown, and then raise what has happened: an app that sends shutdown.failed
+without having been asked to shut down goes from UP to FAILING.
 
 An app that answers with the messages of a request ("http.response.start") never looked at the scope's type: it is
 UNSUPPORTED. Any other message out of place is an error for the app.
@@ -43,6 +47,7 @@ class Phase(enum.Enum):
     STARTING = enum.auto()
     UP = enum.auto()
     STOPPING = enum.auto()
+    FAILING = enum.auto()
     DOWN = enum.auto()
     UNSUPPORTED = enum.auto()
     STARTUP_FAILED = enum.auto()
@@ -56,6 +61,7 @@ _SENT = {
     (Phase.CALLED, "lifespan.startup.failed"): Phase.STARTUP_FAILED,
     (Phase.STARTING, "lifespan.startup.complete"): Phase.UP,
     (Phase.STARTING, "lifespan.startup.failed"): Phase.STARTUP_FAILED,
+    (Phase.UP, "lifespan.shutdown.failed"): Phase.FAILING,
     (Phase.STOPPING, "lifespan.shutdown.complete"): Phase.DOWN,
     (Phase.STOPPING, "lifespan.shutdown.failed"): Phase.SHUTDOWN_FAILED,
 }
@@ -63,12 +69,14 @@ _RETURNED = {
     Phase.CALLED: Phase.UNSUPPORTED,
     Phase.STARTING: Phase.UNSUPPORTED,
     Phase.UP: Phase.DOWN,
+    Phase.FAILING: Phase.CRASHED,
     Phase.STOPPING: Phase.DOWN,
 }
 _RAISED = {
     Phase.CALLED: Phase.UNSUPPORTED,
     Phase.STARTING: Phase.STARTUP_FAILED,
     Phase.UP: Phase.CRASHED,
+    Phase.FAILING: Phase.CRASHED,
     Phase.STOPPING: Phase.SHUTDOWN_FAILED,
     Phase.DOWN: Phase.SHUTDOWN_FAILED,
 }
@@ -121,6 +129,8 @@ class LifespanProtocol:
         if kind.startswith(("http.", "websocket.")) and self.phase in (Phase.CALLED, Phase.STARTING):
             self.phase = Phase.UNSUPPORTED
             raise LifespanError(f"the app answered a lifespan scope with {kind!r}")
+        if kind.startswith("lifespan.shutdown."):
+            self._stop_if_asked()
         following = _SENT.get((self.phase, kind))
         if following is None:
             expected = _EXPECTED.get(self.phase, "nothing more")
@@ -137,7 +147,11 @@ class LifespanProtocol:
             error: what the call raised.
         """
         self.error = error
-        if self.phase is Phase.UP and self.asked_to_stop:
-            self.phase = Phase.STOPPING  # it ended without asking for the message
+        self._stop_if_asked()
         endings = {"returned": _RETURNED, "raised": _RAISED, "cancelled": _CANCELLED}[how]
         self.phase = endings.get(self.phase, self.phase)
+
+    def _stop_if_asked(self) -> None:
+        """Note that the app shuts down as it was asked to, though it has not asked for the message."""
+        if self.phase is Phase.UP and self.asked_to_stop:
+            self.phase = Phase.STOPPING

@@ -9,6 +9,13 @@ from prefect_http._errors import LifespanError
 from prefect_http._lifespan.run import AppRun
 from prefect_http._types import ASGIApp
 
+_WAITS_FOR_ITSELF = "an app's own startup or shutdown cannot enter the app's lifespan: it would wait for itself"
+_MAY_BE_WAITED_FOR = (
+    "a task that an app's own startup or shutdown has spawned cannot enter the app's lifespan until the startup is "
+    "complete, nor during the shutdown, because the app may be waiting for that task. Enter it while the app is up, or "
+    "call the app through ASGITransport(app, state=...), which does not enter the lifespan."
+)
+
 
 class Entry:
     """An app and its runs: the latest may still be open, those before it are coming to their end."""
@@ -38,7 +45,7 @@ def hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppRu
     Finding the run open and holding it is one step: nothing is awaited in between.
 
     Raises:
-        LifespanError: the caller is part of the app's own startup or shutdown.
+        LifespanError: the caller is part of the app's own startup or shutdown, or a task that was spawned there.
     """
     entries = current_entries()
     entry = entries.get(id(app)) or Entry(app)
@@ -46,10 +53,9 @@ def hold(app: ASGIApp, startup_timeout: float, shutdown_timeout: float) -> AppRu
     if latest is not None and latest.is_open and latest.is_up:
         latest.hold()
         return latest
-    if any(run.call.is_caller() for run in entry.runs):
-        raise LifespanError(
-            "an app's own startup or shutdown cannot enter the app's lifespan: it would wait for itself"
-        )
+    for run in entry.runs:
+        if run.call.is_caller():
+            raise LifespanError(_WAITS_FOR_ITSELF if run.call.is_in_own_task() else _MAY_BE_WAITED_FOR)
     if latest is not None and latest.is_open:
         latest.hold()
         return latest

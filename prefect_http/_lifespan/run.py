@@ -36,16 +36,13 @@ from prefect_http._concurrency.backend import (
     open_nursery,
     wait_shielded,
 )
-from prefect_http._lifespan.app_call import LifespanCall
+from prefect_http._lifespan.app_call import UNWINDING_SECONDS, LifespanCall
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._lifespan.outcome import Outcome
 from prefect_http._lifespan.protocol import Phase
 from prefect_http._types import ASGIApp
 
 logger = logging.getLogger("prefect_http")
-
-# How long an app may take to unwind when it is cancelled, beyond its timeout, before its users stop waiting for it.
-_UNWINDING_SECONDS = 1.0
 
 
 class AppRun:
@@ -167,7 +164,7 @@ class AppRun:
             if protocol.phase is Phase.STARTUP_FAILED:
                 await self.call.quiet.wait()  # it may still raise what went wrong
         self.outcome.check_startup(self._startup_timeout)
-        if protocol.phase in (Phase.UP, Phase.DOWN, Phase.CRASHED):
+        if protocol.phase in (Phase.UP, Phase.DOWN, Phase.FAILING, Phase.CRASHED):
             return
         if protocol.phase is Phase.UNSUPPORTED:
             logger.debug("%s", self.outcome.not_supported_message)
@@ -176,6 +173,8 @@ class AppRun:
         await self._end_app()
 
     async def _stop(self) -> None:
+        if self.call.protocol.phase is Phase.FAILING:
+            await self._end_app()
         if self.call.protocol.phase is not Phase.UP:
             return
         self.call.ask_to_stop()
@@ -193,11 +192,11 @@ class AppRun:
             return
         self.call.cancel()
         try:
-            await wait_shielded(self.call.ended, anyio.current_time() + _UNWINDING_SECONDS)
+            await wait_shielded(self.call.ended, anyio.current_time() + UNWINDING_SECONDS)
         finally:
             if not self.call.ended.is_set():
                 text = "%s was cancelled and has not ended after %g s; its lifespan task goes on"
-                logger.warning(text, self.outcome.name, _UNWINDING_SECONDS)
+                logger.warning(text, self.outcome.name, UNWINDING_SECONDS)
                 self.answered.set()
                 self.over.set()
 
@@ -214,7 +213,7 @@ class AppRun:
         """Take note of the phase that the app has reached."""
         if self.call.protocol.phase not in (Phase.CALLED, Phase.STARTING):
             self._decided.set()
-        if self.call.protocol.phase is Phase.STARTUP_FAILED:
+        if self.call.protocol.phase in (Phase.STARTUP_FAILED, Phase.FAILING):
             self.is_open = False
 
     def _crash(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,7 +19,6 @@ from support.asgi_apps import (
     last,
     listen,
     part,
-    plain_client,
     start,
 )
 from support.virtual_time import VirtualTimeLoop
@@ -121,20 +121,85 @@ def test_stray_cancellation_is_not_the_callers(make_client: MakeClient, complete
     run(main)
 
 
-def test_app_that_cancels_its_own_task() -> None:
-    """If the app has a task of its own, and cancels it, that breaks at most the response; it cancels no caller."""
+@both_clients
+@pytest.mark.parametrize("goes_on", ["waits", "catches it", "returns"])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("answers", ["no", "before", "after"])
+def test_app_that_cancels_its_own_task(make_client: MakeClient, goes_on: str, times: int, answers: str) -> None:
+    """An app that cancels the task it runs in breaks at most its response; its caller never learns of it."""
 
     async def main() -> None:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["path"] == "/complete":
+            await asyncio.sleep(0)
+            if answers == "before":
                 await hello(scope, receive, send)
+            for _ in range(times):
+                this_task().cancel()
+            if goes_on != "returns":
+                with contextlib.suppress(asyncio.CancelledError if goes_on == "catches it" else KeyError):
+                    await asyncio.sleep(1)
+            if answers == "after":
+                await hello(scope, receive, send)
+
+        async with make_client(FakeApp(handler)) as client:
+            for _ in range(2):
+                if answers == "no" or (answers == "after" and goes_on == "waits"):
+                    with pytest.raises(httpx.RemoteProtocolError, match="the app"):
+                        await client.get("/")
+                else:
+                    assert (await client.get("/")).text == "hello"
+                assert this_task().cancelling() == 0
+                await asyncio.sleep(0)
+
+    run(main)
+
+
+@both_clients
+def test_app_that_cancels_its_own_task_as_it_starts(make_client: MakeClient) -> None:
+    """That is so also before the app has waited for anything, and for a caller that has been cancelled before."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
             this_task().cancel()
             await asyncio.sleep(1)
 
-        async with plain_client(FakeApp(handler)) as client:
+        async with make_client(FakeApp(handler)) as client:
+            this_task().cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.sleep(0)
             with pytest.raises(httpx.RemoteProtocolError, match="the app's call was cancelled"):
                 await client.get("/")
-            assert (await client.get("/complete")).text == "hello"
+            assert this_task().uncancel() == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("first", ["app", "caller"])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_caller_is_cancelled_as_well(first: str, goes_on: bool) -> None:
+    """If the app cancels its caller's task, and somebody else does too, the caller is cancelled."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            if first == "caller":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)
+            this_task().cancel()
+            if first == "app":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)
+            if goes_on:
+                raise asyncio.CancelledError
+
+        async with app_client(FakeApp(handler)) as client:
+            task = asyncio.ensure_future(client.get("/"))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert task.cancelling() == 1
 
     run(main)
 

@@ -382,6 +382,78 @@ async def test_two_tasks_close_at_once(autojump_clock: trio.abc.Clock) -> None:
     assert app.log == ["cancelled"]
 
 
+async def is_disconnected(receive: Receive) -> bool:
+    """Return whether there is a disconnect, as Starlette's ``request.is_disconnected()`` finds out."""
+    message = None
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        message = await receive()
+    return message == {"type": "http.disconnect"}
+
+
+@pytest.mark.trio
+@both_clients
+@pytest.mark.parametrize("ends_by", ["leaving", "a timeout"])
+async def test_app_may_poll_for_the_disconnect(
+    make_client: MakeClient, ends_by: str, autojump_clock: trio.abc.Clock
+) -> None:
+    """Once a response has been left, a receive() that must not wait returns the disconnect; not before."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if ends_by == "leaving":
+            await send(start())
+        while not await is_disconnected(receive):  # noqa: ASYNC110  # this is how apps do it
+            await trio.sleep(0.05)
+        assert await is_disconnected(receive)
+        app.log.append(f"{trio.current_time():.2f}")
+
+    async with make_client(app := FakeApp(handler)) as client:
+        if ends_by == "leaving":
+            async with client.stream("GET", "/"):
+                await trio.sleep(0.22)
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                async with client.stream("GET", "/", timeout=0.22):
+                    pass
+            await trio.sleep(1)
+    assert [line for line in app.log if "up" not in line and "down" not in line] == ["0.25", "returned"]
+
+
+@pytest.mark.anyio
+@both_clients
+async def test_background_work_may_poll_for_the_disconnect(make_client: MakeClient) -> None:
+    """After its whole response, an app finds the disconnect at once, without waiting."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        assert not await is_disconnected(receive)
+        await hello(scope, receive, send)
+        assert await is_disconnected(receive)
+
+    with anyio.fail_after(5):
+        async with make_client(FakeApp(handler)) as client:
+            assert (await client.get("/")).text == "hello"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])  # real time, because the app is never idle
+@both_clients
+async def test_background_work_that_only_receives_is_cancelled_with_its_caller(make_client: MakeClient) -> None:
+    """An app that does nothing but receive after its response lets other tasks run, and can be cancelled."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+        while True:
+            await receive()
+
+    async with make_client(app := FakeApp(handler)) as client:
+        with anyio.move_on_after(0.05) as scope:
+            await client.get("/")
+        assert scope.cancelled_caught
+    assert "cancelled" in app.log
+
+
 # Exceptions that come too late.
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_http._asgi.scope import http_scope
+from prefect_http._asgi.scope import http_scope, read_head
 
 
 def scope_of(
@@ -25,7 +25,9 @@ def scope_of(
     **request: Any,
 ) -> Mapping[str, Any]:
     """Return the scope of a request."""
-    return http_scope(httpx.Request(method, url, **request), root_path=root_path, client=client, state=state)
+    sent = httpx.Request(method, url, **request)
+    headers = read_head(sent.method, tuple(sent.headers.raw)).headers
+    return http_scope(sent, headers, root_path=root_path, client=client, state=state)
 
 
 def test_all_keys() -> None:
@@ -59,9 +61,11 @@ def test_scopes_share_nothing() -> None:
 def test_scope_and_request_share_nothing() -> None:
     """What an app changes in its scope does not change the request."""
     request = httpx.Request("GET", "http://example.org", headers={"X-One": "1"})
-    scope = http_scope(request, root_path="", client=("127.0.0.1", 123), state=None)
+    head = read_head("GET", tuple(request.headers.raw))
+    scope = http_scope(request, head.headers, root_path="", client=("127.0.0.1", 123), state=None)
     scope["headers"].clear()
     assert request.headers["X-One"] == "1"
+    assert head.headers == ((b"host", b"example.org"), (b"x-one", b"1"))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "get", "PROPFIND", "X-OWN"])
@@ -112,6 +116,12 @@ def test_host_header(url: str, host: bytes) -> None:
 def test_explicit_host_header() -> None:
     """A Host header that the caller sets replaces the default one."""
     assert scope_of(headers={"Host": "other.example"})["headers"] == [(b"host", b"other.example")]
+
+
+def test_length_beside_chunks() -> None:
+    """A Content-Length beside a Transfer-Encoding is left out, as on the wire."""
+    head = read_head("POST", ((b"Host", b"a"), (b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked")))
+    assert head == (((b"host", b"a"), (b"transfer-encoding", b"chunked")), None)
 
 
 # URLs.

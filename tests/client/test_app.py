@@ -12,6 +12,7 @@ import anyio
 import httpx
 import pytest
 import trio
+from starlette.applications import Starlette
 from support.asgi_apps import (
     ONCE,
     Boom,
@@ -37,6 +38,7 @@ from prefect_http import (
     PrefectHttpxClient,
     PrefectResponse,
     RetryPolicy,
+    Throttle,
     app_lifespan_context,
 )
 from prefect_http._types import ASGIApp, Receive, Scope, Send
@@ -53,6 +55,31 @@ async def test_client_runs_the_lifespan() -> None:
         assert isinstance(response, PrefectResponse)
         assert response.text == "hello"
     assert app.log == ["startup", "returned", "shutdown"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("throttle", [None, Throttle()], ids=["", "throttled"])
+async def test_client_has_the_lifespan(throttle: Throttle | None) -> None:
+    """While the client is entered, it has the app's lifespan, which all who hold the app share."""
+    app = FakeApp(hello, state={"color": "red"})
+    client = PrefectHttpxClient(app=app, throttle=throttle)
+    assert client.lifespan is None
+    async with app_lifespan_context(app) as lifespan:
+        async with client:
+            assert client.lifespan is lifespan
+            assert (lifespan.app, lifespan.state, lifespan.supported) == (app, {"color": "red"}, True)
+        assert client.lifespan is None
+
+
+@pytest.mark.anyio
+async def test_client_without_an_app_has_no_lifespan() -> None:
+    """A client of a network has none, and one of an app that does not start neither."""
+    async with PrefectHttpxClient() as client:
+        assert client.lifespan is None
+    failing = PrefectHttpxClient(app=FakeApp(hello, state=cast(Any, 3)))
+    with pytest.raises(LifespanStartupError):
+        await failing.__aenter__()
+    assert failing.lifespan is None
 
 
 @pytest.mark.anyio
@@ -320,6 +347,28 @@ async def test_crash_of_the_lifespan_reaches_every_request() -> None:
     assert isinstance(left.value.__cause__, Boom)
     assert len(failed) == 3
     assert all(isinstance(error.__cause__, Boom) for error in failed)
+
+
+@pytest.mark.parametrize("app", [FakeApp(hello), Starlette()], ids=lambda app: type(app).__name__)
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+def test_client_whose_event_loop_has_ended(
+    first: str, second: str, app: ASGIApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is no crash of the app: in the next loop, a request says that the client has to be entered there."""
+
+    async def enter() -> None:
+        await client.__aenter__()
+
+    async def get() -> None:
+        with pytest.raises(RuntimeError, match="entered in an event loop that has ended") as raised:
+            await client.get("/")
+        assert not isinstance(raised.value, LifespanCrashed)
+
+    client = PrefectHttpxClient(app=app)
+    anyio.run(enter, backend=first)
+    anyio.run(get, backend=second)
+    assert caplog.records == []
 
 
 @pytest.mark.anyio

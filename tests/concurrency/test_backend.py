@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import sys
@@ -16,6 +17,7 @@ import trio
 from support.lifespan_apps import steps
 
 from prefect_http._concurrency.backend import (
+    BorrowedTask,
     current_task,
     is_root_task_cancelled,
     new_cancel_scope,
@@ -320,3 +322,77 @@ def test_trio_that_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "trio", types.ModuleType("trio"))
     asyncio.run(main())
+
+
+# A task that runs code that may cancel it.
+
+
+@pytest.mark.anyio
+async def test_borrowed_task_that_is_not_cancelled() -> None:
+    """If nobody cancels a task, giving it back does nothing."""
+    color.set("red")
+    task = BorrowedTask(contextvars.copy_context())
+    color.set("blue")
+    assert task.run(color.get) == "red"
+    await task.give_back()
+    await task.raise_if_cancelled()
+    assert not task.is_cancelled()
+
+
+@pytest.mark.anyio
+async def test_borrowed_task_in_a_cancelled_scope() -> None:
+    """The cancellation of a scope around the task is told from a stray one, and raised if it has not been."""
+    with anyio.CancelScope() as scope:
+        task = BorrowedTask(contextvars.copy_context())
+        task.run(scope.cancel)
+        assert task.is_cancelled()
+        await task.give_back()
+        with pytest.raises(anyio.get_cancelled_exc_class()):
+            await task.raise_if_cancelled()
+
+
+@pytest.mark.anyio
+@asyncio_only
+async def test_borrowed_task_that_is_cancelled_natively() -> None:
+    """What the code asks for is undone, but not what it has undone itself, and not what others ask for."""
+    own = asyncio.current_task()
+    assert own is not None
+    loop = asyncio.get_running_loop()
+    for by_code, undone, by_others in ((1, 0, 0), (2, 1, 0), (1, 1, 0), (0, 0, 1), (2, 0, 1)):
+        task = BorrowedTask(contextvars.copy_context())
+        for _ in range(by_code):
+            task.run(own.cancel)
+        for _ in range(undone):
+            task.run(own.uncancel)
+        for _ in range(by_others):
+            loop.call_soon(own.cancel)
+        if by_others:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+        await task.give_back()
+        assert task.is_cancelled() == task.is_natively_cancelled == bool(by_others)
+        if by_others:
+            with pytest.raises(asyncio.CancelledError):
+                await task.raise_if_cancelled()
+        assert own.cancelling() == by_others
+        for _ in range(by_others):
+            own.uncancel()
+        with contextlib.suppress(asyncio.CancelledError):  # until Python 3.13, where the code has undone its own
+            await asyncio.sleep(0)
+
+
+@pytest.mark.anyio
+@asyncio_only
+async def test_borrowed_task_that_is_cancelled_while_it_is_given_back() -> None:
+    """A cancellation by others that comes in between is raised."""
+    own = asyncio.current_task()
+    assert own is not None
+    task = BorrowedTask(contextvars.copy_context())
+    task.run(own.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(own.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task.give_back()
+    assert own.uncancel() == 0

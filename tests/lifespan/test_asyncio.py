@@ -299,7 +299,7 @@ def test_loop_that_takes_no_tasks() -> None:
 
 def test_root_task_that_is_cancelled_while_the_app_unwinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the root task is cancelled while it waits for an app that ignores its cancellation, the users go on."""
-    monkeypatch.setattr("prefect_http._lifespan.run._UNWINDING_SECONDS", 0.02)
+    monkeypatch.setattr("prefect_http._lifespan.run.UNWINDING_SECONDS", 0.02)
     end = asyncio.Event()
 
     async def ignore() -> None:

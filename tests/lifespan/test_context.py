@@ -12,7 +12,9 @@ from typing import Any, cast
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 from support.lifespan_apps import LIFESPAN, STARTED, FakeApp, nothing_left, steps
+from trio.testing import MockClock
 
 from prefect_http import Lifespan, app_lifespan_context
 from prefect_http._types import ASGIApp, Receive, Scope, Send
@@ -210,7 +212,7 @@ def test_app_must_be_callable(app: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["startup_timeout", "shutdown_timeout"])
-@pytest.mark.parametrize("seconds", [0, -1, -0.5, math.nan, -math.inf, "30", None, True, [], 1j], ids=repr)
+@pytest.mark.parametrize("seconds", [0, -1, -0.5, math.nan, -math.inf, "30", False, True, [], 1j], ids=repr)
 def test_bad_timeout(name: str, seconds: object) -> None:
     """A timeout that is not a number of seconds above 0 is refused at once, by its name."""
     arguments: dict[str, Any] = {name: seconds}
@@ -227,13 +229,24 @@ def test_bad_mode(mode: object) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seconds", [1, 0.5, math.inf], ids=repr)
-async def test_good_timeout(seconds: float) -> None:
-    """Whole numbers, fractions and infinity are timeouts."""
+@pytest.mark.parametrize("seconds", [1, 0.5, math.inf, None], ids=repr)
+async def test_good_timeout(seconds: float | None) -> None:
+    """Whole numbers, fractions, infinity and None are timeouts."""
     app = FakeApp()
     with anyio.fail_after(30):
         async with app_lifespan_context(app, startup_timeout=seconds, shutdown_timeout=seconds):
             pass
+    assert app.log == LIFESPAN
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("timeout", [math.inf, None], ids=repr)
+async def test_no_limit(timeout: float | None, autojump_clock: MockClock) -> None:
+    """With infinity or None, the startup and the shutdown may take any time."""
+    app = FakeApp(startup=lambda: trio.sleep(50_000), shutdown=lambda: trio.sleep(80_000))
+    async with app_lifespan_context(app, startup_timeout=timeout, shutdown_timeout=timeout):
+        assert trio.current_time() == pytest.approx(50_000)
+    assert trio.current_time() == pytest.approx(130_000)
     assert app.log == LIFESPAN
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 import anyio.lowlevel
 import pytest
 import trio
+from fastapi import FastAPI
+from starlette.applications import Starlette
 from support.lifespan_apps import (
     LIFESPAN,
     STARTED,
@@ -23,7 +27,9 @@ from support.lifespan_apps import (
 from trio.testing import MockClock
 
 from prefect_http import LifespanCrashed, LifespanShutdownError, LifespanStartupError, app_lifespan_context
-from prefect_http._types import Receive, Scope, Send
+from prefect_http._app import app_name
+from prefect_http._redact import safe_exception
+from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 every_way = pytest.mark.parametrize("hold", WAYS_TO_HOLD)
 
@@ -342,3 +348,151 @@ async def test_app_that_crashes_as_the_last_user_leaves(caplog: pytest.LogCaptur
                 await by_statement(ending(crash), body)
             crashes += caught.type is LifespanCrashed
     assert len(caplog.records) == crashes
+
+
+# Frameworks announce a crash as a failed shutdown.
+
+
+@asynccontextmanager
+async def crashing_hooks(app: object) -> AsyncIterator[None]:
+    """Hooks of a framework, of which a background job fails while the app is up."""
+
+    async def job() -> None:
+        await anyio.sleep(0.02)
+        raise Boom("the database is gone")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(job)
+        yield
+
+
+async def like_starlette(scope: Scope, receive: Receive, send: Send) -> None:
+    """Do what Starlette, FastAPI and Litestar do in their lifespan."""
+    await receive()
+    try:
+        async with crashing_hooks(None):
+            await send(STARTED)
+            await receive()
+    except BaseException:
+        await send({"type": "lifespan.shutdown.failed", "message": "Traceback (most recent call last):\n..."})
+        raise
+
+
+def litestar() -> ASGIApp:
+    """Return an app of Litestar's, if that is installed."""
+    app: ASGIApp = pytest.importorskip("litestar").Litestar([], lifespan=[crashing_hooks], logging_config=None)
+    return app
+
+
+FRAMEWORKS: dict[str, Callable[[], ASGIApp]] = {
+    "like them": lambda: like_starlette,
+    "Starlette": lambda: Starlette(lifespan=crashing_hooks),
+    "FastAPI": lambda: FastAPI(lifespan=crashing_hooks),
+    "Litestar": litestar,
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", FRAMEWORKS)
+async def test_crash_that_a_framework_announces(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The cause of the error is what the hooks have raised; the message, which is logged, names it."""
+    app = FRAMEWORKS[name]()
+    with anyio.fail_after(30), nothing_left():
+        with pytest.raises(LifespanCrashed) as caught:
+            async with app_lifespan_context(app, cancel_on_crash=True):
+                await anyio.sleep_forever()
+    cause = caught.value.__cause__
+    assert cause is not None
+    assert str(caught.value) == f"{app_name(app)} crashed in its lifespan: {safe_exception(cause)}"
+    while isinstance(cause, BaseExceptionGroup):
+        (cause,) = cause.exceptions
+    assert isinstance(cause, Boom)
+    assert [record.getMessage() for record in caplog.records] == [str(caught.value)]
+
+
+@pytest.mark.anyio
+async def test_announced_crash_of_an_app_that_returns() -> None:
+    """An app that announces a crash and raises nothing has crashed with its own message, and without a cause."""
+
+    async def fail(receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.shutdown.failed", "message": "out of coffee"})
+
+    with anyio.fail_after(30), nothing_left():
+        with pytest.raises(LifespanCrashed, match=r"crashed in its lifespan: out of coffee$") as caught:
+            await by_statement(ending(fail), steps)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.trio
+async def test_announced_crash_of_an_app_that_goes_on(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An app that announces a crash has one second to end; its users learn of it when they leave, or at the end."""
+
+    async def fail(receive: Receive, send: Send) -> None:
+        await trio.sleep(0.1)
+        await send({"type": "lifespan.shutdown.failed", "message": "out of coffee"})
+        await receive()
+
+    async def body() -> None:
+        await trio.sleep(seconds)
+        log.append(len(caplog.records))
+
+    for seconds, logged in ((0.5, 0), (1.5, 1)):
+        caplog.clear()
+        log: list[int] = []
+        began = trio.current_time()
+        with nothing_left():
+            with pytest.raises(LifespanCrashed, match=r"out of coffee$"):
+                await by_statement(ending(fail), body)
+        assert trio.current_time() == pytest.approx(began + seconds)
+        assert log == [logged]
+        assert len(caplog.records) == 1
+
+
+@pytest.mark.trio
+async def test_announced_crash_of_an_app_that_cannot_be_cancelled(autojump_clock: MockClock) -> None:
+    """One that ignores that is waited for a second longer, and its users get the error."""
+
+    async def fail(receive: Receive, send: Send) -> None:
+        await trio.sleep(0.1)
+        await send({"type": "lifespan.shutdown.failed", "message": "out of coffee"})
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+
+    with pytest.raises(LifespanCrashed, match=r"out of coffee$"):
+        await by_statement(ending(fail), lambda: trio.sleep(3))
+    assert trio.current_time() == pytest.approx(4)
+    await trio.sleep(20)
+
+
+@pytest.mark.anyio
+async def test_announced_crash_on_arrival() -> None:
+    """If the app announces a crash right after its startup, whoever waits for it gets the error, and starts no body."""
+
+    async def fail(receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.shutdown.failed", "message": "out of coffee"})
+        await steps()
+        raise Boom
+
+    with anyio.fail_after(30), nothing_left():
+        with pytest.raises(LifespanCrashed):
+            await by_statement(ending(fail), lambda: pytest.fail("the body ran"))
+
+
+@pytest.mark.anyio
+async def test_app_that_fails_as_it_is_asked_to_stop() -> None:
+    """A failure that the app announces before it has received the message counts as one of the shutdown."""
+
+    async def fail(receive: Receive, send: Send) -> None:
+        await leaving.wait()
+        await steps()
+        await send({"type": "lifespan.shutdown.failed", "message": "out of coffee"})
+
+    async def body() -> None:
+        leaving.set()
+
+    leaving = anyio.Event()
+    with anyio.fail_after(30), nothing_left():
+        with pytest.raises(LifespanShutdownError, match="out of coffee"):
+            await by_statement(ending(fail), body)

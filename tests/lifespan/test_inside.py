@@ -9,19 +9,21 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
+import httpx
 import pytest
 import trio
 from support.lifespan_apps import LIFESPAN, FakeApp, nothing_left, steps
 from trio.testing import MockClock
 
 from prefect_http import (
+    ASGITransport,
     LifespanError,
     LifespanShutdownError,
     LifespanStartupError,
     LifespanTimeoutError,
     app_lifespan_context,
 )
-from prefect_http._types import ASGIApp
+from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -90,6 +92,16 @@ def entering(way: Enter, hook: str) -> tuple[FakeApp, list[str]]:
     return app, errors
 
 
+def check_message(errors: list[str], way: Enter) -> None:
+    """Check that the only error says why the app cannot be entered; to a task that it has spawned, also what to do."""
+    (error,) = errors
+    if way is enter or (way is from_a_thread and "itself" in error):  # on trio, the thread's host task does it
+        assert "it would wait for itself" in error
+    else:
+        assert "a task that an app's own startup or shutdown has spawned" in error
+        assert "Enter it while the app is up, or call the app through ASGITransport(app, state=...)" in error
+
+
 @pytest.mark.anyio
 @WAYS
 async def test_from_its_own_startup(way: Enter) -> None:
@@ -99,8 +111,7 @@ async def test_from_its_own_startup(way: Enter) -> None:
         with pytest.raises(LifespanStartupError) as caught:
             await enter(app)
     assert type(caught.value.__cause__) is LifespanError
-    (error,) = errors
-    assert "wait for itself" in error
+    check_message(errors, way)
 
 
 @pytest.mark.anyio
@@ -112,8 +123,7 @@ async def test_from_its_own_shutdown(way: Enter) -> None:
         with pytest.raises(LifespanShutdownError) as caught:
             await enter(app)
     assert type(caught.value.__cause__) is LifespanError
-    (error,) = errors
-    assert "wait for itself" in error
+    check_message(errors, way)
 
 
 @pytest.mark.anyio
@@ -235,6 +245,40 @@ async def test_from_a_task_of_an_app_that_is_up() -> None:
             await steps()
             assert app.log == ["startup", "up"]
             done.set()
+    assert app.log == LIFESPAN
+
+
+@pytest.mark.anyio
+async def test_from_a_task_of_an_app_that_is_not_up_yet() -> None:
+    """A task that the startup does not wait for gets an error that says what to do, and can do that."""
+    log: list[str] = []
+
+    async def startup() -> None:
+        group.start_soon(work)
+        await steps()
+
+    async def work() -> None:
+        with pytest.raises(LifespanError, match=r"call the app through ASGITransport\(app, state=...\)"):
+            await enter(app)
+        transport = ASGITransport(answer, state={})
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            log.append((await client.get("/")).text)
+        while app.log[-1] != "up":
+            await steps(1)
+        await enter(app)
+        log.append("entered")
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    app = FakeApp(startup=startup)
+    with anyio.fail_after(30), nothing_left():
+        async with anyio.create_task_group() as group:
+            async with app_lifespan_context(app):
+                while len(log) < 2:
+                    await steps(1)
+    assert log == ["hello", "entered"]
     assert app.log == LIFESPAN
 
 

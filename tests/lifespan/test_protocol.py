@@ -27,6 +27,7 @@ WAYS = {
     "UP": f"receive {UP}",
     "UP, asked to stop": f"receive {UP} stop",
     "STOPPING": f"receive {UP} stop receive",
+    "FAILING": f"receive {UP} {DOWN_FAILED}",
     "DOWN": f"receive {UP} stop receive {DOWN}",
     "UNSUPPORTED": "returned",
     "STARTUP_FAILED": f"receive {UP_FAILED}",
@@ -39,9 +40,10 @@ TABLE = f"""
                     receive   {UP} {UP_FAILED} {DOWN} {DOWN_FAILED} {RESPONSE}    returned     raised           cancelled
 CALLED            | STARTING  UP   STARTUP_FAILED  !  !             !UNSUPPORTED  UNSUPPORTED  UNSUPPORTED      STARTUP_FAILED
 STARTING          | -         UP   STARTUP_FAILED  !  !             !UNSUPPORTED  UNSUPPORTED  STARTUP_FAILED   STARTUP_FAILED
-UP                | -         !    !               !  !             !             DOWN         CRASHED          CRASHED
-UP, asked to stop | STOPPING  !    !               !  !             !             DOWN         SHUTDOWN_FAILED  SHUTDOWN_FAILED
+UP                | -         !    !               !  FAILING       !             DOWN         CRASHED          CRASHED
+UP, asked to stop | STOPPING  !    !       DOWN  SHUTDOWN_FAILED    !             DOWN         SHUTDOWN_FAILED  SHUTDOWN_FAILED
 STOPPING          | -         !    !       DOWN  SHUTDOWN_FAILED    !             DOWN         SHUTDOWN_FAILED  SHUTDOWN_FAILED
+FAILING           | -         !    !               !  !             !             CRASHED      CRASHED          CRASHED
 DOWN              | -         !    !               !  !             !             -            SHUTDOWN_FAILED  SHUTDOWN_FAILED
 UNSUPPORTED       | -         !    !               !  !             !             -            -                -
 STARTUP_FAILED    | -         !    !               !  !             !             -            -                -

@@ -70,6 +70,7 @@ PURE = {
     "_fields.rate_limit_github",
     "_fields.rate_limit_legacy",
     "_fields.rate_limit_parser",
+    "_fields.request_rules",
     "_fields.retry_after",
     "_fields.structured_fields",
     "_lifespan.outcome",
