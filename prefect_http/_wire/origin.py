@@ -7,6 +7,7 @@ from typing import NamedTuple
 import httpx
 
 _DEFAULT_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
+_MAX_PORT = 0xFFFF
 _SECURE_SCHEMES = frozenset({b"https", b"wss"})
 
 
@@ -31,6 +32,7 @@ class Origin(NamedTuple):
 
         Raises:
             httpx.UnsupportedProtocol: the URL has no host, or a scheme that is not supported.
+            httpx.ConnectError: there is no such port.
         """
         url = request.url
         scheme, host = url.raw_scheme, url.raw_host
@@ -42,8 +44,11 @@ class Origin(NamedTuple):
             )
         if not host:
             raise httpx.UnsupportedProtocol("the URL has no host")
+        port = url.port or _DEFAULT_PORTS[scheme]
+        if not 0 < port <= _MAX_PORT:
+            raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
         server_name = request.extensions.get("sni_hostname") or host.decode("ascii")
-        return cls(scheme, host, url.port or _DEFAULT_PORTS[scheme], server_name)
+        return cls(scheme, host, port, server_name)
 
     @property
     def is_secure(self) -> bool:

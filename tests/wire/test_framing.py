@@ -26,6 +26,8 @@ from support.servers import Act, answer
 from support.tls_servers import server_context
 from support.wire import NOTHING, ONE_IDLE, trusting_context
 
+from prefect_http import InvalidResponse
+
 pytestmark = pytest.mark.anyio
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -395,7 +397,7 @@ TRUNCATED = {
 
 
 async def test_invalid_response_is_an_error() -> None:
-    """An invalid response is a RemoteProtocolError, and its connection is closed."""
+    """An invalid response is an InvalidResponse, and its connection is closed."""
 
     def send_and_stay(data: bytes) -> Act:
         async def act(stream: anyio.abc.ByteStream) -> None:
@@ -409,7 +411,7 @@ async def test_invalid_response_is_an_error() -> None:
         for name in BAD:
             with pytest.raises(httpx.RemoteProtocolError) as caught:
                 await client.get(server.url)
-            assert type(caught.value) is httpx.RemoteProtocolError, name
+            assert type(caught.value) is InvalidResponse, name
             assert transport.statistics() == NOTHING, name
             assert (await client.get(server.url)).content == b"fine", name
     assert len(server.requests) == server.connections == len(script)
@@ -446,8 +448,9 @@ async def test_truncated_response_is_an_error(has_half_closed: bool) -> None:
     script = [act for data in TRUNCATED.values() for act in (truncated(data), answer(body=b"fine", connection="close"))]
     async with wired(*script) as (server, client, transport):
         for name in TRUNCATED:
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(httpx.RemoteProtocolError) as caught:
                 await client.get(server.url)
+            assert type(caught.value) is httpx.RemoteProtocolError, name
             assert transport.statistics() == NOTHING, name
             assert (await client.get(server.url)).content == b"fine", name
 

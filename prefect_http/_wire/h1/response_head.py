@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import httpx
+from prefect_http._errors import InvalidResponse
 
 _FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 # RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ); llhttp lets anything pass.
@@ -69,15 +69,15 @@ def response_head(method: str, version: str, status: int, reason: bytes, headers
             accepts no others.
 
     Raises:
-        httpx.RemoteProtocolError: the version, the status code or the reason phrase is invalid, or the body has a
+        InvalidResponse: the version, the status code or the reason phrase is invalid, or the body has a
             transfer coding other than chunked.
     """
     if version not in {"1.0", "1.1"}:
-        raise httpx.RemoteProtocolError(f"unsupported HTTP version {version} in the response")
+        raise InvalidResponse(f"unsupported HTTP version {version} in the response")
     if not _REASON.fullmatch(reason):
-        raise httpx.RemoteProtocolError("control character in the response's reason phrase")
+        raise InvalidResponse("control character in the response's reason phrase")
     if status < 100:
-        raise httpx.RemoteProtocolError(f"invalid status code {status:03} in the response")
+        raise InvalidResponse(f"invalid status code {status:03} in the response")
     content_length: int | None = None
     codings: list[bytes] = []
     options: list[bytes] = []
@@ -100,7 +100,7 @@ def response_head(method: str, version: str, status: int, reason: bytes, headers
     elif codings:
         if codings != [b"chunked"]:
             coded = b", ".join(codings).decode("latin-1")
-            raise httpx.RemoteProtocolError(f"unsupported Transfer-Encoding {coded!r} in the response")
+            raise InvalidResponse(f"unsupported Transfer-Encoding {coded!r} in the response")
         framing = _CHUNKED
     elif content_length is None:
         framing, keep_alive = _UNTIL_CLOSE, False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import httptools
 import httpx
 
+from prefect_http._errors import InvalidResponse
 from prefect_http._wire.h1.response_head import Framing, Headers, ResponseHead, response_head
 
 # Of each head, of the trailers, and of the framing of the chunks.
@@ -79,7 +80,7 @@ class ResponseParser:
             The part of the body in it, without the framing of chunks.
 
         Raises:
-            httpx.RemoteProtocolError: the head is not valid HTTP/1.1, or exceeds a limit. An error in the body is left
+            InvalidResponse: the head is not valid HTTP/1.1, or exceeds a limit. An error in the body is left
                 in ``body_error`` instead: it must not hide the head and the data that arrived along with it.
         """
         self.has_started = True
@@ -126,7 +127,7 @@ class ResponseParser:
         """Parse the head, and return the data that follows it."""
         while data:
             if not self._fed and not data.startswith(b"H"):  # llhttp would skip blank lines
-                raise httpx.RemoteProtocolError("the response is not HTTP/1.1: it does not start with 'HTTP/'")
+                raise InvalidResponse("the response is not HTTP/1.1: it does not start with 'HTTP/'")
             end = self._end_of_head(data)
             self._parse(data[:end])
             if not self._message.has_head:
@@ -138,9 +139,7 @@ class ResponseParser:
                 return data
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
-                raise httpx.RemoteProtocolError(
-                    f"the server sent more than {MAX_INFORMATIONAL} informational responses (1xx)"
-                )
+                raise InvalidResponse(f"the server sent more than {MAX_INFORMATIONAL} informational responses (1xx)")
             self._begin_message()
         return b""
 
@@ -150,7 +149,7 @@ class ResponseParser:
             self._method, llhttp.get_http_version(), llhttp.get_status_code(), message.reason, message.headers
         )
         if head.status == 101 and not self._allow_upgrade:
-            raise httpx.RemoteProtocolError("the server sent a 101, but the request did not ask for an upgrade")
+            raise InvalidResponse("the server sent a 101, but the request did not ask for an upgrade")
         return head
 
     def _begin_body(self, head: ResponseHead) -> None:
@@ -190,7 +189,7 @@ class ResponseParser:
         tail, message = self._tail, self._message
         try:
             self._parse(data)
-        except httpx.RemoteProtocolError as error:
+        except InvalidResponse as error:
             self.body_error = str(error)  # not the error itself, whose traceback refers to this parser
         if message.is_complete and self.body_error is None:
             self.has_trailing_data = message.has_trailing_data or _has_blank_lines(tail + data)
@@ -212,18 +211,18 @@ class ResponseParser:
             if self.head is not None and message.is_complete:
                 message.has_trailing_data = True
             elif message.has_head and self._llhttp.get_status_code() == 101:
-                raise httpx.RemoteProtocolError(
+                raise InvalidResponse(
                     "the server sent a 101 without an Upgrade header, or without Connection: upgrade"
                 ) from error
             else:
-                raise httpx.RemoteProtocolError(f"the response is not valid HTTP/1.1: {error}") from error
+                raise InvalidResponse(f"the response is not valid HTTP/1.1: {error}") from error
         self._tail = (self._tail + data)[-4:] if len(data) < 4 else data[-4:]
         # Framing that comes along with some of the body does not count.
         self._fed = 0 if message.body else self._fed + len(data)
         if self._fed > MAX_HEAD_BYTES and (self.head is None or not message.is_complete):
-            raise httpx.RemoteProtocolError(_TOO_LARGE)
+            raise InvalidResponse(_TOO_LARGE)
         if len(message.headers) > MAX_FIELDS:
-            raise httpx.RemoteProtocolError(f"the response has more than {MAX_FIELDS} headers")
+            raise InvalidResponse(f"the response has more than {MAX_FIELDS} headers")
 
 
 def _has_blank_lines(data: bytes) -> bool:
