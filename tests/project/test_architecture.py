@@ -83,6 +83,8 @@ PURE = {
     "_throttle.routes",
     "_throttle.statistics",
     "_throttle.ticket",
+    "_wire.h1.chunk_decoder",
+    "_wire.h1.lenient_head",
     "_wire.h1.request_head",
     "_wire.h1.response_head",
     "_wire.h1.response_parser",
