@@ -28,6 +28,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     - If a request fails on a reused connection before any of the response has arrived, the server may have closed the
       connection just as it was reused (RFC 9112 section 9.3.1). A request that is safe to repeat is then sent again on
       a fresh connection, once: GET, HEAD, OPTIONS, TRACE, PUT or DELETE, without a body or with one of bytes.
+    - Behind a 5xx, after which some servers close the connection without saying so, a connection serves only requests
+      that are safe to repeat.
     - A connection is closed if anything follows a response, or if the response can be read in two ways.
     - A response of 3xx, 4xx or 5xx ends the sending of a large body.
 

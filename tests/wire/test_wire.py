@@ -224,6 +224,71 @@ async def test_max_keepalive_connections(kept: int | None) -> None:
 
 
 @pytest.mark.anyio
+async def test_no_keepalive_connections() -> None:
+    """With max_keepalive_connections=0, each request has a connection of its own, even if it waits for one."""
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=0)
+    async with raw_server(FINE) as server, new_transport(limits) as transport:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(fetch, transport, server.url)
+        assert figures(transport) == (0, 0, 0)
+    assert server.connections == 5
+
+
+async def _stream() -> AsyncIterator[bytes]:
+    yield b"x"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [500, 503, 599])
+@pytest.mark.parametrize(
+    ("method", "content", "is_reused"),
+    [("GET", None, True), ("PUT", b"x", True), ("POST", b"x", False), ("PATCH", b"x", False), ("PUT", _stream, False)],
+    ids=["GET", "PUT", "POST", "PATCH", "PUT-stream"],
+)
+async def test_connection_behind_a_5xx(status: int, method: str, content: Any, is_reused: bool) -> None:
+    """Behind a 5xx, after which some servers close the connection, it serves only requests that may be sent again."""
+    async with raw_server(answer(status), FINE) as server, new_transport() as transport:
+        first = await port_of(transport, server.url)
+        content = content() if callable(content) else content
+        response = await transport.handle_async_request(new_request(server.url, method, content))
+        await response.aread()
+        assert (ports(response) == [first]) is is_reused
+        # The first connection is still good for a GET, and for anything once it has served that.
+        for again in "GET", "GET", "POST", "POST":
+            await port_of(transport, server.url, again)
+    assert server.connections == (1 if is_reused else 2)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [200, 302, 404, 499])
+async def test_connection_behind_any_other_status(status: int) -> None:
+    """Behind any other status, a connection serves any request."""
+    async with raw_server(answer(status), FINE) as server, new_transport() as transport:
+        assert await port_of(transport, server.url, "POST") == await port_of(transport, server.url, "POST")
+
+
+@pytest.mark.anyio
+async def test_post_does_not_get_the_connection_of_a_5xx_while_it_waits() -> None:
+    """A POST that waits for a connection is not sent on one that the server closes after its 5xx."""
+
+    async def fail_and_close(stream: anyio.abc.ByteStream) -> None:
+        await answer(500)(stream)
+        await stream.aclose()
+
+    limits, fetched = httpx.Limits(max_connections=1), list[bytes]()
+
+    async def post() -> None:
+        fetched.append(await fetch(transport, new_request(server.url, "POST", b"x")))
+
+    async with raw_server(fail_and_close) as server, new_transport(limits) as transport:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(post)
+    assert (fetched, server.connections) == ([b""] * 10, 10)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(("expiry", "connections"), [(0, 3), (0.02, 2), (None, 1), (1000, 1)])
 async def test_keepalive_expiry(expiry: float | None, connections: int) -> None:
     """A connection that has been idle for keepalive_expiry seconds is closed, and not reused."""
