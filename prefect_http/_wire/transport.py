@@ -59,6 +59,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         InvalidResponse: the response is not valid HTTP/1.1, or has more than 100 KiB or 256 fields of headers.
         httpx.LocalProtocolError: the request cannot be sent.
         httpx.UnsupportedProtocol: the URL scheme is not http, https, ws or wss.
+        TypeError, ValueError: a value in the request's extensions is invalid.
         RuntimeError: there are open connections that belong to another event loop.
 
     Cancellation:

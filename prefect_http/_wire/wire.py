@@ -11,6 +11,7 @@ import anyio.lowlevel
 import httpx
 
 from prefect_http._concurrency.backend import clock, loop_getter, max_receive_bytes, new_cancel_scope, new_event
+from prefect_http._errors import InvalidResponse
 from prefect_http._httpx_details import ReadyResponse
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
@@ -141,6 +142,9 @@ class Wire(httpx.AsyncBaseTransport):
         pool_request.connection = connection
         if not self._pool.holds(pool_request):
             raise httpx.ConnectError("the transport was closed while the request opened a connection")
+        if connection.has_early_data():
+            # It cannot be the response. Perhaps the server greets its clients, as those for mail or SSH do.
+            raise InvalidResponse(f"{origin.peer} sent data before the request was sent")
         return connection
 
     def _response(

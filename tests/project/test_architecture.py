@@ -83,6 +83,7 @@ PURE = {
     "_throttle.routes",
     "_throttle.statistics",
     "_throttle.ticket",
+    "_wire.checked_timeouts",
     "_wire.h1.chunk_decoder",
     "_wire.h1.lenient_head",
     "_wire.h1.request_head",

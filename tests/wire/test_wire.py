@@ -31,7 +31,7 @@ from support.wire import (
     until_waiting,
 )
 
-from prefect_http import HTTPTransport, PrefectHttpxClient
+from prefect_http import HTTPTransport, InvalidResponse, PrefectHttpxClient
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.wire import Wire
 
@@ -628,6 +628,37 @@ async def test_closing_while_connecting() -> None:
         assert "closed" in str(errors[0])
         assert server.requests == []
     await usable(transport, sockets)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("has_data", [True, False], ids=["data", "end"])
+async def test_new_connection_with_data_on_it(has_data: bool) -> None:
+    """A new connection is not used if data arrives on it before the request is sent; its end is an error as ever."""
+    heard: list[bytes] = []
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await (stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL") if has_data else stream.send_eof())
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    heard.append(await stream.receive())
+
+    async def wait_for_data(event: str, info: Any) -> None:
+        if event == "connection.connect_tcp.complete":
+            await until(lambda: info["return_value"].get_extra_info("is_readable"))
+
+    transport, sockets = new_transport(), open_sockets()
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/"
+        with pytest.raises(InvalidResponse if has_data else httpx.RemoteProtocolError) as caught:
+            await fetch(transport, new_request(url, "POST", b"x", {"trace": wait_for_data}))
+        assert type(caught.value) is InvalidResponse or not has_data
+        assert (" sent data before the request was sent" in str(caught.value)) is has_data
+        tasks.cancel_scope.cancel()
+    assert heard == [] or not has_data
+    assert figures(transport) == (0, 0, 0)
+    await sockets_closed(sockets)
 
 
 @pytest.mark.anyio

@@ -44,12 +44,15 @@ def request_line(method: str, target: bytes | str) -> bytes:
 
     Raises:
         httpx.LocalProtocolError: one of them cannot be sent.
+        TypeError: the target is neither bytes nor a string.
     """
     verb = method.encode("ascii", errors="replace")
     if not _TOKEN.fullmatch(verb):
         raise _cannot_be_sent(f"invalid method {method!r}")
     if isinstance(target, str):
-        target = target.encode()
+        target = target.encode(errors="surrogatepass")
+    elif type(target) is not bytes:
+        raise TypeError(f'extensions["target"] must be bytes or a string, not {target!r}')
     if not _TARGET.fullmatch(target):
         raise _cannot_be_sent(f"invalid character in the target {target!r}")
     return b"%b %b HTTP/1.1\r\n" % (verb, target)
