@@ -4,6 +4,7 @@ from prefect_http._asgi.transport import ASGITransport
 from prefect_http._attempt import Attempt
 from prefect_http._client.client import PrefectHttpxClient
 from prefect_http._errors import (
+    InvalidResponse,
     LifespanCrashed,
     LifespanError,
     LifespanNotSupported,
@@ -31,6 +32,7 @@ __all__ = [
     "ASGITransport",
     "Attempt",
     "HTTPTransport",
+    "InvalidResponse",
     "Lifespan",
     "LifespanCrashed",
     "LifespanError",

@@ -6,6 +6,9 @@
     httpx.PoolTimeout
      └─ ThrottleTimeout              a request that the throttle could not let through in time
 
+    httpx.RemoteProtocolError
+     └─ InvalidResponse              a response that is not valid HTTP, or a redirect to what is not a valid URL
+
     LifespanError                    an app's lifespan cannot be used as requested
      ├─ LifespanNotSupported         mode="on", and the app does not support the lifespan protocol
      ├─ LifespanStartupError         the app's startup failed
@@ -61,6 +64,14 @@ def _without_init(cls: type[PrefectHTTPStatusError], args: tuple[object, ...]) -
 
 class ThrottleTimeout(httpx.PoolTimeout):
     """A request could not be let through the throttle before the caller's deadline or ``max_wait``; it was not sent."""
+
+
+class InvalidResponse(httpx.RemoteProtocolError):
+    """The server's response is not valid HTTP, or redirects to something that is not a valid URL. It is never retried.
+
+    What answers may not be an HTTP server: an SSH port, or a TLS port that is called with ``http://``. A connection
+    that is closed too early is a plain httpx.RemoteProtocolError.
+    """
 
 
 class LifespanError(Exception):

@@ -154,7 +154,11 @@ def test_asgi_3_apps(app: object) -> None:
 
 
 @pytest.mark.parametrize(("other", "instead"), OTHERS, ids=[instead.split(";")[0] for _, instead in OTHERS])
-@pytest.mark.parametrize("use", [ASGITransport, app_lifespan_context, lambda app: PrefectHttpxClient(app=app)], ids=["transport", "lifespan", "client"])
+@pytest.mark.parametrize(
+    "use",
+    [ASGITransport, app_lifespan_context, lambda app: PrefectHttpxClient(app=app)],
+    ids=["transport", "lifespan", "client"],
+)
 def test_everything_else(other: object, instead: str, use: Callable[[Any], object]) -> None:
     """Anything else is a TypeError at once, which says what it looks like, and what to do."""
     with pytest.raises(TypeError) as raised:

@@ -12,6 +12,7 @@ import pytest
 import prefect_http
 from prefect_http import (
     Attempt,
+    InvalidResponse,
     LifespanCrashed,
     LifespanError,
     LifespanNotSupported,
@@ -63,6 +64,7 @@ def status_error() -> PrefectHTTPStatusError:
     [
         (PrefectHTTPStatusError, (httpx.HTTPStatusError,)),
         (ThrottleTimeout, (httpx.PoolTimeout,)),
+        (InvalidResponse, (httpx.RemoteProtocolError,)),
         (LifespanError, (Exception,)),
         (LifespanNotSupported, (LifespanError,)),
         (LifespanStartupError, (LifespanError,)),
@@ -83,7 +85,8 @@ def test_every_error_is_in_the_tree() -> None:
         for name in prefect_http.__all__
         if isinstance(value := getattr(prefect_http, name), type) and issubclass(value, BaseException)
     }
-    assert errors == {PrefectHTTPStatusError, ThrottleTimeout, LifespanError, *LifespanError.__subclasses__()}
+    ours = {PrefectHTTPStatusError, ThrottleTimeout, InvalidResponse, LifespanError}
+    assert errors == ours | {*LifespanError.__subclasses__()}
 
 
 @pytest.mark.parametrize("error", LifespanError.__subclasses__())

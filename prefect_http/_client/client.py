@@ -13,6 +13,7 @@ from prefect_http._attempt import Attempt
 from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.arguments import HttpxArguments, with_parameters_of
+from prefect_http._client.location import LocationCheck
 from prefect_http._client.routing import make_transports
 from prefect_http._client.send import ON_RETRY_MUST_BE, SendCall, SendOptions, checked_policy
 from prefect_http._httpx_details import LeanClient
@@ -85,7 +86,7 @@ class PrefectHttpxClient(LeanClient):
         self._app_transport = None if app is None else _replace_network(httpx_arguments, app)
         make_transports(
             httpx_arguments,
-            lambda transport: transport if throttle is None else ThrottledTransport(transport, throttle),
+            lambda transport: LocationCheck(transport if throttle is None else ThrottledTransport(transport, throttle)),
         )
         super().__init__(user_agent=_USER_AGENT, **httpx_arguments)
 

@@ -61,9 +61,12 @@ def check_target(target: bytes | str) -> bytes:
 
     Raises:
         httpx.LocalProtocolError: it cannot be sent.
+        TypeError: it is neither bytes nor a string.
     """
     if isinstance(target, str):
-        target = target.encode()
+        target = target.encode(errors="surrogatepass")
+    elif type(target) is not bytes:
+        raise TypeError(f'extensions["target"] must be bytes or a string, not {target!r}')
     if not _TARGET.fullmatch(target):
         raise _cannot_be_sent(f"invalid character in the target {target!r}")
     return target

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import httpx
 
 from prefect_http._attempt import format_seconds
-from prefect_http._errors import ThrottleTimeout
+from prefect_http._errors import InvalidResponse, ThrottleTimeout
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
 from prefect_http._retry.policy import RetryPolicy
 
@@ -39,6 +39,8 @@ class Failure(enum.Enum):
 _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     # Not sent either, but the throttle knows that another attempt would end in the same way.
     (ThrottleTimeout, Failure.FINAL),
+    # What sent it is not an HTTP server, and will not be one the next time.
+    (InvalidResponse, Failure.FINAL),
     (httpx.ConnectTimeout, Failure.NEVER_SENT),
     (httpx.PoolTimeout, Failure.NEVER_SENT),
     (httpx.ConnectError, Failure.UNREACHABLE),
@@ -47,7 +49,6 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     (httpx.ReadError, Failure.AMBIGUOUS),
     (httpx.WriteError, Failure.AMBIGUOUS),
     (httpx.RemoteProtocolError, Failure.AMBIGUOUS),
-    (httpx.LocalProtocolError, Failure.AMBIGUOUS),
 )
 
 

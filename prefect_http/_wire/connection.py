@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import anyio
 import httpx
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from prefect_http._wire.input_probe import input_probe
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.raw_socket import has_early_data, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
 from prefect_http._wire.tls import has_tls_input
 
@@ -59,7 +60,8 @@ class Connection:
         self.deadline = math.inf
         self.is_closed = False
         self._has_expired = False
-        self._has_input = input_probe(stream.extra(SocketAttribute.raw_socket).fileno())
+        raw_socket = raw_socket_of(stream)
+        self._has_input = input_probe(-1 if raw_socket is None else raw_socket.fileno())
         self._max_bytes = max_bytes
         self._now = now
         self._ssl_object: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
@@ -137,6 +139,13 @@ class Connection:
         if self._ssl_object is not None and has_tls_input(self._ssl_object):
             return True
         return self.is_closed or self._has_input()
+
+    def has_early_data(self) -> bool:
+        """Return whether data has arrived on a connection without TLS, on which nothing has been sent yet."""
+        if self._ssl_object is not None or not self._has_input():
+            return False
+        raw_socket = raw_socket_of(self.stream)
+        return raw_socket is not None and has_early_data(raw_socket)
 
     async def expire(self) -> None:
         """End a wait that takes too long."""

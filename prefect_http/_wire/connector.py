@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterable
@@ -10,12 +12,13 @@ from typing import cast
 
 import anyio
 import httpx
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 
 from prefect_http._types import SocketOption
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.origin import Origin
+from prefect_http._wire.raw_socket import raw_socket_of
 from prefect_http._wire.tls import start_tls
 from prefect_http._wire.trace import Trace, step
 
@@ -120,8 +123,10 @@ class Connector:
 
     async def _open_socket(self, host: str, port: int) -> ByteStream:
         stream = await anyio.connect_tcp(host, port, local_host=self.local_address)
-        raw_socket = stream.extra(SocketAttribute.raw_socket)
+        raw_socket = raw_socket_of(stream)
         try:
+            if raw_socket is None:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             # asyncio does so by itself. Without it, the second part of a request would wait for the server's ACK.
             raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for option in self.socket_options or ():

@@ -11,6 +11,7 @@ from anyio.streams.tls import TLSAttribute
 
 from prefect_http._wire.input_probe import input_probe
 from prefect_http._wire.network_errors import with_timeout
+from prefect_http._wire.raw_socket import raw_socket_of
 from prefect_http._wire.tls import start_tls
 
 
@@ -90,8 +91,9 @@ class NetworkStream:
             case "server_addr":
                 return self._stream.extra(SocketAttribute.remote_address, None)
             case "socket":
-                return self._stream.extra(SocketAttribute.raw_socket, None)
+                return raw_socket_of(self._stream)
             case "is_readable":
-                return input_probe(self._stream.extra(SocketAttribute.raw_socket).fileno())()
+                raw_socket = raw_socket_of(self._stream)
+                return input_probe(-1 if raw_socket is None else raw_socket.fileno())()
             case _:
                 return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import httpx
 
 _DEFAULT_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
+# Anything else makes TLS fail with errors of its own, or is sent as it is.
+_SERVER_NAME = re.compile(r"[^\s\x00.][^\s\x00]*")
+_MAX_PORT = 0xFFFF
 _SECURE_SCHEMES = frozenset({b"https", b"wss"})
 
 
@@ -31,6 +35,8 @@ class Origin(NamedTuple):
 
         Raises:
             httpx.UnsupportedProtocol: the URL has no host, or a scheme that is not supported.
+            httpx.ConnectError: there is no such port.
+            TypeError: ``sni_hostname`` is not the name of a host.
         """
         url = request.url
         scheme, host = url.raw_scheme, url.raw_host
@@ -42,8 +48,14 @@ class Origin(NamedTuple):
             )
         if not host:
             raise httpx.UnsupportedProtocol("the URL has no host")
-        server_name = request.extensions.get("sni_hostname") or host.decode("ascii")
-        return cls(scheme, host, url.port or _DEFAULT_PORTS[scheme], server_name)
+        port = url.port or _DEFAULT_PORTS[scheme]
+        if not 0 < port <= _MAX_PORT:
+            raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
+        # TLS knows no trailing dot, which only says that a host name is complete (RFC 6066 section 3).
+        name = request.extensions.get("sni_hostname") or host.decode("ascii").removesuffix(".")
+        if not isinstance(name, str) or not _SERVER_NAME.fullmatch(name):
+            raise TypeError(f'extensions["sni_hostname"] must be the name of a host, not {name!r}')
+        return cls(scheme, host, port, name)
 
     @property
     def is_secure(self) -> bool:

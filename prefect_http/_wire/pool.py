@@ -3,6 +3,8 @@
 Every operation takes constant time, however many connections and requests there are:
 
 - The idle connections of each origin form a stack: the one used last is the least likely to have been closed.
+- Doubtful ones form a stack of their own. Some servers close a connection after a 5xx without saying so, and a request
+  that is sent meanwhile is lost. So only requests that may be sent again use them, and use them first.
 - All idle connections also stand in one queue, longest idle first. They expire in this order, and the first of them is
   closed when another origin needs room.
 - Requests wait in one queue, first come, first served. While one waits, no connection is idle: a connection that is
@@ -46,13 +48,17 @@ class PoolRequest(Generic[C]):
     Attributes:
         origin: where the connection leads.
         state: whether the request may use a connection yet.
+        is_repeatable: whether the request may be sent again, so that it can use a doubtful connection.
         connection: the connection that it uses; None if it has to open one.
+        is_doubtful: whether the server may be about to close the connection. To be set before ``Pool.release()``.
         on_resolved: called when a request that waited is granted or refused.
     """
 
     origin: Origin
+    is_repeatable: bool = True
     state: RequestState = _WAITING
     connection: C | None = None
+    is_doubtful: bool = False
     on_resolved: Callable[[], object] | None = None
 
 
@@ -61,7 +67,7 @@ class Pool(Generic[C]):
 
     Args:
         max_connections: the largest number of connections, in use or idle; None: no limit.
-        max_idle: the largest number of idle connections; None: no limit.
+        max_idle: the largest number of idle connections; None: no limit; 0: no connection is used twice.
         expiry: the number of seconds after which an idle connection is no longer used; None: never.
 
     Attributes:
@@ -74,8 +80,10 @@ class Pool(Generic[C]):
         self._max_idle = math.inf if max_idle is None else max_idle
         self._expiry = math.inf if expiry is None else expiry
         self._granted: dict[PoolRequest[C], None] = {}
-        self._idle: OrderedDict[C, tuple[Origin, float]] = OrderedDict()  # with the time of expiry; oldest first
+        # The idle connections, oldest first, with the time of expiry and the stacks that hold them.
+        self._idle: OrderedDict[C, tuple[Origin, float, dict[Origin, deque[C]]]] = OrderedDict()
         self._stacks: dict[Origin, deque[C]] = {}  # newest last
+        self._doubtful: dict[Origin, deque[C]] = {}
         self._queue: OrderedDict[PoolRequest[C], None] = OrderedDict()
         self.discarded: list[C] = []
 
@@ -98,20 +106,21 @@ class Pool(Generic[C]):
         """Return whether a request still counts as using a connection; closing the pool ends that."""
         return request in self._granted
 
-    def acquire(self, origin: Origin, now: float) -> PoolRequest[C]:
+    def acquire(self, origin: Origin, now: float, is_repeatable: bool = True) -> PoolRequest[C]:
         """Ask for a connection.
 
         Args:
             origin: where it leads.
             now: the current time, in seconds.
+            is_repeatable: whether the request may be sent again.
 
         Returns:
             The request: granted, with an idle connection or without one, or else waiting.
         """
-        request: PoolRequest[C] = PoolRequest(origin)  # PoolRequest[C](...) would take 1 us longer
+        request: PoolRequest[C] = PoolRequest(origin, is_repeatable)  # PoolRequest[C](...) would take 1 us longer
         if self._idle:
             self._discard_expired(now)
-            request.connection = self._pop_idle(origin)
+            self._take_idle(request)
         if request.connection is None and len(self._granted) + len(self._idle) >= self.max_connections:
             if not self._idle:
                 self._queue[request] = None
@@ -125,7 +134,7 @@ class Pool(Generic[C]):
         assert request.connection is not None
         self.discarded.append(request.connection)
         self._discard_expired(now)
-        request.connection = self._pop_idle(request.origin)
+        self._take_idle(request)
 
     def release(self, request: PoolRequest[C], now: float, *, keep: bool) -> None:
         """End a request, whatever its state, and grant the next one in the queue.
@@ -140,16 +149,16 @@ class Pool(Generic[C]):
             return
         connection, request.connection = request.connection, None
         is_held = self.holds(request)
-        if connection is not None and not (keep and is_held):
+        if connection is not None and not (keep and is_held and self._max_idle):
             self.discarded.append(connection)
             connection = None
         if not is_held:
             return
         del self._granted[request]
         if self._queue:
-            self._hand_on(connection, request.origin)
+            self._hand_on(connection, request)
         elif connection is not None:
-            self._add_idle(connection, request.origin, now)
+            self._add_idle(connection, request, now)
 
     def close(self) -> None:
         """Discard all connections, those in use included, and refuse all requests that wait."""
@@ -164,18 +173,20 @@ class Pool(Generic[C]):
             request, _ = self._queue.popitem(last=False)
             self._resolve(request, _REFUSED)
 
-    def _hand_on(self, connection: C | None, origin: Origin) -> None:
-        """Grant the first request in the queue, with the connection if it leads to the right origin."""
+    def _hand_on(self, connection: C | None, released: PoolRequest[C]) -> None:
+        """Grant the first request in the queue, with the connection of the one that is released if it may use it."""
         request, _ = self._queue.popitem(last=False)
-        if connection is not None and request.origin != origin:
-            self.discarded.append(connection)
-            connection = None
-        request.connection = connection
+        if connection is not None:
+            if request.origin == released.origin and (request.is_repeatable or not released.is_doubtful):
+                request.connection, request.is_doubtful = connection, released.is_doubtful
+            else:
+                self.discarded.append(connection)
         self._grant(request)
 
-    def _add_idle(self, connection: C, origin: Origin, now: float) -> None:
-        self._idle[connection] = origin, now + self._expiry
-        self._stacks.setdefault(origin, deque()).append(connection)
+    def _add_idle(self, connection: C, released: PoolRequest[C], now: float) -> None:
+        origin, stacks = released.origin, self._doubtful if released.is_doubtful else self._stacks
+        self._idle[connection] = origin, now + self._expiry, stacks
+        stacks.setdefault(origin, deque()).append(connection)
         if len(self._idle) > self._max_idle:
             self._discard_oldest()
 
@@ -188,13 +199,21 @@ class Pool(Generic[C]):
         if request.on_resolved is not None:
             request.on_resolved()
 
-    def _pop_idle(self, origin: Origin) -> C | None:
-        stack = self._stacks.get(origin)
+    def _take_idle(self, request: PoolRequest[C]) -> None:
+        """Give a request the best of the idle connections, or None."""
+        connection, request.is_doubtful = None, False
+        if self._doubtful and request.is_repeatable:
+            connection = self._pop_idle(self._doubtful, request.origin)
+            request.is_doubtful = connection is not None
+        request.connection = self._pop_idle(self._stacks, request.origin) if connection is None else connection
+
+    def _pop_idle(self, stacks: dict[Origin, deque[C]], origin: Origin) -> C | None:
+        stack = stacks.get(origin)
         if stack is None:
             return None
         connection = stack.pop()
         if not stack:
-            del self._stacks[origin]  # there may be any number of origins
+            del stacks[origin]  # there may be any number of origins
         del self._idle[connection]
         return connection
 
@@ -206,9 +225,9 @@ class Pool(Generic[C]):
             self._discard_oldest()
 
     def _discard_oldest(self) -> None:
-        connection, (origin, _) = self._idle.popitem(last=False)
-        stack = self._stacks[origin]
-        stack.popleft()  # the oldest of all is the oldest of its origin
+        connection, (origin, _, stacks) = self._idle.popitem(last=False)
+        stack = stacks[origin]
+        stack.popleft()  # the oldest of all is the oldest of its stack
         if not stack:
-            del self._stacks[origin]
+            del stacks[origin]
         self.discarded.append(connection)

@@ -38,8 +38,14 @@ class Trace:
 
     @classmethod
     def of(cls, request: httpx.Request) -> Trace | None:
-        """Return the trace of a request; None if nothing listens."""
+        """Return the trace of a request; None if nothing listens.
+
+        Raises:
+            TypeError: the extension cannot be called.
+        """
         extension = request.extensions.get("trace")
+        if extension is not None and not callable(extension):
+            raise TypeError(f'extensions["trace"] must be an async function, not {extension!r}')
         is_logged = _logger.isEnabledFor(logging.DEBUG)
         return None if extension is None and not is_logged else cls(request, extension, is_logged=is_logged)
 
@@ -90,7 +96,7 @@ class Trace:
         if self._extension is not None:
             returned = self._extension(event, dict(info))
             if not inspect.isawaitable(returned):
-                raise TypeError(f"the trace extension must be an async function, not {self._extension!r}")
+                raise TypeError(f'extensions["trace"] must be an async function, not {self._extension!r}')
             await returned
 
 

@@ -33,7 +33,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     - If a request fails on a reused connection before any of the response has arrived, the server may have closed the
       connection just as it was reused (RFC 9112 section 9.3.1). A request that is safe to repeat is then sent again on
       a fresh connection, once: GET, HEAD, OPTIONS, TRACE, PUT or DELETE, without a body or with one of bytes.
-    - A connection on which anything follows a response is closed, and an ambiguous response is an error.
+    - After a 5xx response, which some servers follow up by closing the connection unannounced, a connection serves only
+      requests that are safe to repeat.
+    - A connection is closed if anything follows a response, or if the response can be read in two ways.
     - A 3xx, 4xx or 5xx response ends the upload of a large body.
 
     HTTP/2, proxies and Unix sockets are left to httpx: with ``http1=False``, ``http2=True``, ``proxy`` or ``uds``, all
@@ -59,10 +61,11 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         httpx.ConnectError, httpx.ConnectTimeout: no connection can be opened, or the transport was closed meanwhile.
         httpx.WriteError, httpx.WriteTimeout, httpx.ReadError, httpx.ReadTimeout: the connection breaks, or the server
             takes too long.
-        httpx.RemoteProtocolError: the server closes the connection too early, or the response is not valid HTTP/1.1:
-            RFC 9112, strictly, with at most 64 KiB and 256 fields of headers.
+        httpx.RemoteProtocolError: the server closes the connection too early.
+        InvalidResponse: the response is not valid HTTP/1.1, or has more than 100 KiB or 256 fields of headers.
         httpx.LocalProtocolError: the request cannot be sent.
         httpx.UnsupportedProtocol: the URL scheme is not http, https, ws or wss.
+        TypeError, ValueError: a value in the request's extensions is invalid.
         RuntimeError: there are open connections that belong to another event loop.
 
     Cancellation:

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import httpx
 
 from prefect_http._concurrency.backend import clock, loop_getter, max_receive_bytes, new_cancel_scope, new_event
+from prefect_http._errors import InvalidResponse
 from prefect_http._httpx_details import ReadyResponse
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
@@ -78,7 +79,7 @@ class Wire(httpx.AsyncBaseTransport):
         """Send a request, and return its response, with the body still to be read."""
         origin, outgoing = Origin.of(request), OutgoingRequest.of(request, self._encode_headers)
         self._bind_to_loop()
-        pool_request = self._pool.acquire(origin, self._now())
+        pool_request = self._pool.acquire(origin, self._now(), outgoing.is_repeatable)
         try:
             exchange = await self._exchange(pool_request, outgoing)
         except BaseException:
@@ -107,7 +108,7 @@ class Wire(httpx.AsyncBaseTransport):
                 # The server may have closed the connection just as it was reused (RFC 9112 section 9.3.1).
                 if exchange.parser.has_started or not request.is_repeatable or exchange.connection.is_closed:
                     raise
-            pool_request.connection = None
+            pool_request.connection, pool_request.is_doubtful = None, False
             await exchange.connection.aclose()
         exchange = Exchange(await self._connect(pool_request, request), request)
         await exchange.run()
@@ -141,6 +142,9 @@ class Wire(httpx.AsyncBaseTransport):
         pool_request.connection = connection
         if not self._pool.holds(pool_request):
             raise httpx.ConnectError("the transport was closed while the request opened a connection")
+        if connection.has_early_data():
+            # It cannot be the response. Perhaps the server greets its clients, as those for mail or SSH do.
+            raise InvalidResponse(f"{origin.peer} sent data before the request was sent")
         return connection
 
     def _response(
@@ -149,6 +153,9 @@ class Wire(httpx.AsyncBaseTransport):
         connection, parser, initial_body = exchange.connection, exchange.parser, exchange.initial_body
         head, may_keep = parser.head, exchange.is_sent and not request.headers.close_after
         assert head is not None
+
+        # Some servers close the connection now without having said so.
+        pool_request.is_doubtful = head.status >= 500
 
         async def release(can_reuse: bool) -> None:
             await self._release(pool_request, keep=can_reuse and may_keep)

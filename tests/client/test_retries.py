@@ -13,7 +13,7 @@ import httpx
 import pytest
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 
-from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, RetryPolicy
+from prefect_http import Attempt, InvalidResponse, PrefectHTTPStatusError, PrefectHttpxClient, RetryPolicy
 
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
 UNSAFE = ("POST", "PATCH", "CONNECT", "PROPFIND")
@@ -24,9 +24,10 @@ AMBIGUOUS = (
     httpx.ReadError,
     httpx.WriteError,
     httpx.RemoteProtocolError,
-    httpx.LocalProtocolError,
 )
 FINAL = (
+    httpx.LocalProtocolError,
+    InvalidResponse,
     httpx.CloseError,
     httpx.ProxyError,
     httpx.UnsupportedProtocol,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_http import RetryPolicy
+from prefect_http import InvalidResponse, RetryPolicy, ThrottleTimeout
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 
 MIDDLE = 0.5  # the random number that chooses the middle of a wait's bounds
@@ -56,7 +56,6 @@ CLASSES: dict[str, Failure] = {
     "ReadError": Failure.AMBIGUOUS,
     "WriteError": Failure.AMBIGUOUS,
     "RemoteProtocolError": Failure.AMBIGUOUS,
-    "LocalProtocolError": Failure.AMBIGUOUS,
 }
 REQUEST_ERRORS = sorted(
     name
@@ -67,7 +66,7 @@ REQUEST_ERRORS = sorted(
 
 @pytest.mark.parametrize("name", REQUEST_ERRORS)
 def test_classify(name: str) -> None:
-    """Exactly the nine documented exceptions may be retried, and no other exception of httpx."""
+    """Exactly the eight documented exceptions may be retried, and no other exception of httpx."""
     assert classify(getattr(httpx, name)("oh")) is CLASSES.get(name, Failure.FINAL)
 
 
@@ -83,6 +82,12 @@ def test_classify_a_subclass() -> None:
         pass
 
     assert classify(OurReadError("oh")) is Failure.AMBIGUOUS
+
+
+@pytest.mark.parametrize("error", [InvalidResponse("garbage"), ThrottleTimeout("no")])
+def test_classify_what_no_retry_can_mend(error: httpx.RequestError) -> None:
+    """An error of ours that another attempt would end in as well is final, whatever its base class."""
+    assert classify(error) is Failure.FINAL
 
 
 # --- Whether it is repeated

@@ -26,6 +26,8 @@ from support.servers import Act, answer
 from support.tls_servers import server_context
 from support.wire import NOTHING, ONE_IDLE, trusting_context
 
+from prefect_http import InvalidResponse
+
 pytestmark = pytest.mark.anyio
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -93,6 +95,16 @@ KEPT = {
         200,
         b"hello",
     ),
+    "1.2": ("GET", b"HTTP/1.2 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello"),
+    "same-length-twice": ("GET", OK + LENGTH + LENGTH + b"\r\nhello", 200, b"hello"),
+    "folded": ("GET", OK + b"X-A: b\r\n\tc\r\n" + LENGTH + b"\r\nhello", 200, b"hello"),
+    "control-character": ("GET", OK + b"X-A: b\x01c\r\n" + LENGTH + b"\r\nhello", 200, b"hello"),
+    "blanks-around-extensions": (
+        "GET",
+        OK + CHUNKED + b"\r\n3 \r\nhel\r\n2; a=b\r\nlo\r\n0 ;sig=x\r\n\r\n",
+        200,
+        b"hello",
+    ),
     "no-reason": ("GET", b"HTTP/1.1 299 \r\nContent-Length: 5\r\n\r\nhello", 299, b"hello"),
 }
 # Responses after which the connection is closed, though the server keeps it.
@@ -102,6 +114,10 @@ CLOSED = {
     "close-in-a-second-line": OK + b"Connection: x\r\nConnection: close\r\n" + LENGTH + b"\r\nhello",
     "close-chunked": OK + b"Connection: close\r\n" + CHUNKED + b"\r\n" + IN_CHUNKS,
     "1.0": b"HTTP/1.0 200 OK\r\n" + LENGTH + b"\r\nhello",
+    "length-beside-chunks": OK + LENGTH + CHUNKED + b"\r\n" + IN_CHUNKS,
+    "chunks-beside-a-length": OK + CHUNKED + b"Content-Length: 0\r\n\r\n" + IN_CHUNKS,
+    "bare-line-feeds": b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+    "bare-line-feed-in-the-head": OK + b"X: a\n" + LENGTH + b"\r\nhello",
     "1.0-chunked": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + CHUNKED + b"\r\n" + IN_CHUNKS,
 }
 UNTIL_CLOSE = {
@@ -313,11 +329,7 @@ async def test_trailing_data_over_tls_is_never_the_next_response(size: int) -> N
 
 
 BAD = {
-    "length-and-chunked": OK + LENGTH + CHUNKED + b"\r\n5\r\nhello\r\n0\r\n\r\n",
-    "chunked-and-length": OK + CHUNKED + LENGTH + b"\r\n5\r\nhello\r\n0\r\n\r\n",
     "two-lengths": OK + LENGTH + b"Content-Length: 6\r\n\r\nhello!",
-    "the-same-length-twice": OK + LENGTH + LENGTH + b"\r\nhello",
-    "list-of-lengths": OK + b"Content-Length: 5, 5\r\n\r\nhello",
     "negative-length": OK + b"Content-Length: -5\r\n\r\nhello",
     "signed-length": OK + b"Content-Length: +5\r\n\r\nhello",
     "hexadecimal-length": OK + b"Content-Length: 0x5\r\n\r\nhello",
@@ -340,16 +352,16 @@ BAD = {
     "chunk-without-line-break": OK + CHUNKED + b"\r\n5\r\nhello0\r\n\r\n",
     "chunk-framing-endless": OK + CHUNKED + b"\r\n5;" + b"a" * 0x20000,
     "chunk-size-endless-zeros": OK + CHUNKED + b"\r\n" + b"0" * 0x20000,
-    "trailers-too-long": OK + CHUNKED + b"\r\n0\r\nX: " + b"a" * 0x10000 + b"\r\n\r\n",
+    "trailers-too-long": OK + CHUNKED + b"\r\n0\r\nX: " + b"a" * 0x19000 + b"\r\n\r\n",
     "trailers-too-many": OK + CHUNKED + b"\r\n0\r\n" + b"X: a\r\n" * 257 + b"\r\n",
-    "status-line-too-long": b"HTTP/1.1 200 " + b"a" * 0x10000 + b"\r\n" + LENGTH + b"\r\nhello",
+    "status-line-too-long": b"HTTP/1.1 200 " + b"a" * 0x19000 + b"\r\n" + LENGTH + b"\r\nhello",
     "status-line-endless": b"HTTP/1.1 200 " + b"a" * 0x20000,
-    "head-too-long": OK + (b"X: " + b"a" * 1019 + b"\r\n") * 64 + LENGTH + b"\r\nhello",
-    "head-too-long-without-body": OK + b"X: " + b"a" * 0x10000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "head-too-long": OK + (b"X: " + b"a" * 1019 + b"\r\n") * 100 + LENGTH + b"\r\nhello",
+    "head-too-long-without-body": OK + b"X: " + b"a" * 0x19000 + b"\r\nContent-Length: 0\r\n\r\n",
     "head-endless": OK + (b"X: " + b"a" * 4091 + b"\r\n") * 32,
     "too-many-fields": OK + b"X: a\r\n" * 256 + LENGTH + b"\r\nhello",
     "informational-head-too-long": b"HTTP/1.1 103 Early Hints\r\nX: "
-    + b"a" * 0x10000
+    + b"a" * 0x19000
     + b"\r\n\r\n"
     + OK
     + LENGTH
@@ -360,21 +372,16 @@ BAD = {
     "HTTP/2": b"HTTP/2 200 OK\r\n" + LENGTH + b"\r\nhello",
     "HTTP/2.0": b"HTTP/2.0 200 OK\r\n" + LENGTH + b"\r\nhello",
     "HTTP/0.9": b"HTTP/0.9 200 OK\r\n" + LENGTH + b"\r\nhello",
-    "HTTP/1.2": b"HTTP/1.2 200 OK\r\n" + LENGTH + b"\r\nhello",
     "status-of-two-digits": b"HTTP/1.1 20 OK\r\n" + LENGTH + b"\r\nhello",
     "status-of-four-digits": b"HTTP/1.1 2000 OK\r\n" + LENGTH + b"\r\nhello",
     "status-099": b"HTTP/1.1 099 OK\r\n" + LENGTH + b"\r\nhello",
     "request": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "bare-line-feeds": b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
-    "bare-line-feed-in-the-head": OK + b"X: a\n" + LENGTH + b"\r\nhello",
     "bare-carriage-return": OK + b"X: a\rY: b\r\n" + LENGTH + b"\r\nhello",
-    "folded-header": OK + b"X: a\r\n b\r\n" + LENGTH + b"\r\nhello",
     "space-before-colon": OK + b"Content-Length : 5\r\n\r\nhello",
     "header-without-colon": OK + b"Nonsense\r\n" + LENGTH + b"\r\nhello",
     "header-without-name": OK + b": a\r\n" + LENGTH + b"\r\nhello",
     "space-in-a-name": OK + b"X Y: a\r\n" + LENGTH + b"\r\nhello",
     "NUL-in-a-value": OK + b"X: a\0b\r\n" + LENGTH + b"\r\nhello",
-    "control-character-in-a-value": OK + b"X: a\x01b\r\n" + LENGTH + b"\r\nhello",
 }
 TRUNCATED = {
     "nothing": b"",
@@ -395,7 +402,7 @@ TRUNCATED = {
 
 
 async def test_invalid_response_is_an_error() -> None:
-    """An invalid response is a RemoteProtocolError, and its connection is closed."""
+    """An invalid response is an InvalidResponse, and its connection is closed."""
 
     def send_and_stay(data: bytes) -> Act:
         async def act(stream: anyio.abc.ByteStream) -> None:
@@ -409,15 +416,13 @@ async def test_invalid_response_is_an_error() -> None:
         for name in BAD:
             with pytest.raises(httpx.RemoteProtocolError) as caught:
                 await client.get(server.url)
-            assert type(caught.value) is httpx.RemoteProtocolError, name
+            assert type(caught.value) is InvalidResponse, name
             assert transport.statistics() == NOTHING, name
             assert (await client.get(server.url)).content == b"fine", name
     assert len(server.requests) == server.connections == len(script)
 
 
-@pytest.mark.parametrize(
-    "name", ["length-and-chunked", "two-lengths", "chunk-size-empty", "nonsense", "blank-line-first", "status-099"]
-)
+@pytest.mark.parametrize("name", ["two-lengths", "chunk-size-empty", "nonsense", "blank-line-first", "status-099"])
 async def test_invalid_response_on_a_reused_connection(name: str) -> None:
     """A request that gets an invalid response on a reused connection is not sent again."""
     async with wired(answer(), send(BAD[name]), answer(body=b"fine")) as (server, client, transport):
@@ -446,17 +451,18 @@ async def test_truncated_response_is_an_error(has_half_closed: bool) -> None:
     script = [act for data in TRUNCATED.values() for act in (truncated(data), answer(body=b"fine", connection="close"))]
     async with wired(*script) as (server, client, transport):
         for name in TRUNCATED:
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(httpx.RemoteProtocolError) as caught:
                 await client.get(server.url)
+            assert type(caught.value) is httpx.RemoteProtocolError, name
             assert transport.statistics() == NOTHING, name
             assert (await client.get(server.url)).content == b"fine", name
 
 
 async def test_limits_are_reached() -> None:
-    """A head of 64 KiB and one of 256 headers are accepted."""
+    """A head of 100 KiB and one of 256 headers are accepted."""
     rest = LENGTH + b"\r\n"
-    long = OK + b"X: " + b"a" * (0x10000 - len(OK + rest) - 5) + b"\r\n" + rest
-    assert len(long) == 0x10000
+    long = OK + b"X: " + b"a" * (0x19000 - len(OK + rest) - 5) + b"\r\n" + rest
+    assert len(long) == 0x19000
     many = OK + b"X: a\r\n" * 255 + rest
     async with wired(send(long + b"hello"), send(many + b"hello")) as (server, client, transport):
         for _ in range(2):

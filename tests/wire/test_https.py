@@ -257,6 +257,24 @@ async def test_missing_client_certificate(version: ssl.TLSVersion) -> None:
         assert transport.statistics() == NOTHING
 
 
+async def test_trailing_dot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate of a host with a trailing dot is asked for, and checked, without the dot."""
+    connect_tcp, asked = anyio.connect_tcp, list[str | None]()
+
+    async def connect(host: str, port: int, local_host: str | None) -> anyio.abc.ByteStream:
+        assert host == "localhost."  # which not every resolver knows
+        return await connect_tcp("localhost", port, local_host=local_host)
+
+    monkeypatch.setattr(anyio, "connect_tcp", connect)
+    context = server_context("localhost")
+    context.sni_callback = lambda _, name, __: asked.append(name)
+    async with tls_server(answer(), context=context) as server, new_transport() as transport:
+        async with httpx.AsyncClient(transport=transport) as client:
+            await client.get(f"https://localhost.:{server.port}/")
+    assert asked == ["localhost"]
+    assert server.requests[0].headers["host"] == f"localhost.:{server.port}"
+
+
 async def test_sni_hostname() -> None:
     """With sni_hostname, that name is requested and checked, and a connection for another name is never used."""
     asked: list[str | None] = []

@@ -37,6 +37,20 @@ def test_sni_hostname() -> None:
     assert origin("https://127.0.0.1/", sni_hostname="x.test") == Origin(b"https", b"127.0.0.1", 443, "x.test")
 
 
+def test_trailing_dot() -> None:
+    """A trailing dot of the host is not part of the TLS name; with and without it, the origins differ."""
+    assert origin("https://x.test./") == Origin(b"https", b"x.test.", 443, "x.test")
+    assert origin("https://x.test./", sni_hostname="y.test.").server_name == "y.test."
+
+
+@pytest.mark.parametrize("port", [65536, 99999, -1, 10**30])
+def test_port_that_does_not_exist(port: int) -> None:
+    """A port that does not exist cannot be connected to."""
+    with pytest.raises(httpx.ConnectError, match=rf"^could not connect to x\.test: invalid port {port}$"):
+        origin(f"http://x.test:{port}/")
+    assert origin("http://x.test:65535/").port == 65535
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -280,7 +280,7 @@ def test_first_come_first_served() -> None:
 
 def test_connection_is_handed_on() -> None:
     """A kept connection goes to the first waiting request, if it has the same origin; it is never idle in between."""
-    pool = make(max_connections=1, max_idle=0)
+    pool = make(max_connections=1, max_idle=1)
     request, first, second = hold(pool, A, 1), pool.acquire(A, 0.0), pool.acquire(A, 0.0)
     pool.release(request, 0.0, keep=True)
     assert (first.state, first.connection, second.state) == (GRANTED, 1, WAITING)
@@ -342,6 +342,86 @@ def test_released_twice() -> None:
     for _ in range(2):
         pool.release(request, 0.0, keep=True)
     assert (first.state, second.state, counts(pool)) == (GRANTED, WAITING, (1, 0, 1))
+
+
+# --- Doubtful connections
+
+
+def doubtful(pool: Pool[int], where: Origin, connection: int) -> None:
+    """Let a doubtful connection become idle."""
+    request = hold(pool, where, connection)
+    request.is_doubtful = True
+    pool.release(request, 0.0, keep=True)
+
+
+def test_doubtful_connection_is_not_for_all() -> None:
+    """A doubtful connection serves requests that may be sent again, which take it first, and no others."""
+    pool = make()
+    let_idle(pool, (A, 1))
+    request = pool.acquire(A, 0.0)
+    doubtful(pool, A, 2)
+    pool.release(request, 0.0, keep=True)
+    assert pool.acquire(B, 0.0).connection is None
+    careful = pool.acquire(A, 0.0, False)
+    assert (careful.connection, careful.is_doubtful) == (1, False)
+    assert pool.acquire(A, 0.0, False).connection is None
+    repeatable = pool.acquire(A, 0.0)
+    assert (repeatable.connection, repeatable.is_doubtful) == (2, True)
+    assert (counts(pool), pool.discarded) == ((4, 0, 0), [])
+
+
+@pytest.mark.parametrize("is_doubtful", [False, True])
+def test_doubtful_until_it_has_served_again(is_doubtful: bool) -> None:
+    """A connection that has served another request is as doubtful as that leaves it."""
+    pool = make()
+    doubtful(pool, A, 1)
+    request = pool.acquire(A, 0.0)
+    request.is_doubtful = is_doubtful
+    pool.release(request, 0.0, keep=True)
+    assert pool.acquire(A, 0.0, False).connection == (None if is_doubtful else 1)
+
+
+@pytest.mark.parametrize(("is_repeatable", "connection", "discarded"), [(True, 1, []), (False, None, [1])])
+def test_doubtful_connection_and_waiting_requests(
+    is_repeatable: bool, connection: int | None, discarded: list[int]
+) -> None:
+    """A doubtful connection is handed on to a request that may be sent again, and not to another."""
+    pool = make(max_connections=1)
+    request, waiting, last = hold(pool, A, 1), pool.acquire(A, 0.0, is_repeatable), pool.acquire(A, 0.0)
+    request.is_doubtful = True
+    pool.release(request, 0.0, keep=True)
+    assert (waiting.state, waiting.connection, waiting.is_doubtful) == (GRANTED, connection, connection == 1)
+    assert (pool.discarded, counts(pool)) == (discarded, (1, 0, 1))
+    pool.release(waiting, 0.0, keep=True)  # cancelled just when it has been granted
+    assert (last.connection, last.is_doubtful) == (connection, connection == 1)
+
+
+def test_doubtful_connections_are_idle_connections() -> None:
+    """Doubtful connections expire, make room and are replaced like others."""
+    pool = make(max_connections=4, expiry=1.0)
+    let_idle(pool, (A, 1), (A, 2))
+    doubtful(pool, B, 3)
+    doubtful(pool, C, 4)
+    for request in [pool.acquire(A, 0.0), pool.acquire(A, 0.0)]:
+        pool.release(request, 0.0, keep=True)
+    assert pool.acquire(A, 0.0, False).connection == 1
+    assert pool.acquire(B, 0.0, False).connection is None
+    assert (pool.discarded, counts(pool)) == ([3], (2, 2, 0))
+    request = pool.acquire(C, 0.0)
+    assert (request.connection, request.is_doubtful) == (4, True)
+    pool.replace_stale(request, 0.0)
+    assert (request.connection, request.is_doubtful, pool.discarded) == (None, False, [3, 4])
+    pool.release(request, 0.0, keep=False)
+    doubtful(pool, C, 5)
+    assert (pool.acquire(C, 1.0).connection, pool.discarded) == (None, [3, 4, 2, 5])
+
+
+def test_no_idle_connections() -> None:
+    """With max_idle=0, a connection is used once, even if a request waits for it."""
+    pool = make(max_connections=1, max_idle=0)
+    request, waiting = hold(pool, A, 1), pool.acquire(A, 0.0)
+    pool.release(request, 0.0, keep=True)
+    assert (waiting.state, waiting.connection, pool.discarded) == (GRANTED, None, [1])
 
 
 # --- Closing
@@ -567,7 +647,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     Attributes:
         requests: those that have not ended, in the order in which they came.
-        idle: the idle connections, their origins and when they expire; longest idle first.
+        idle: the idle connections, their origins, when they expire, and whether they are doubtful; longest idle first.
         discarded: what the pool should have discarded so far.
     """
 
@@ -575,7 +655,7 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.requests: list[ModelRequest] = []
-        self.idle: list[tuple[int, Origin, float]] = []
+        self.idle: list[tuple[int, Origin, float, bool]] = []
         self.discarded: list[int] = []
         self.closed: list[int] = []
         self.resolved: list[PoolRequest[int]] = []
@@ -605,25 +685,28 @@ class AnyOrder(RuleBasedStateMachine):
 
     def expire(self) -> None:
         """Discard the expired connections."""
-        self.discarded += [connection for connection, _, expires in self.idle if expires <= self.now]
+        self.discarded += [connection for connection, _, expires, _ in self.idle if expires <= self.now]
         self.idle = [each for each in self.idle if each[2] > self.now]
 
     def take(self, each: ModelRequest) -> None:
-        """Take the idle connection that was used last."""
+        """Take the idle connection that was used last, and a doubtful one first or not at all."""
         fitting = [idle for idle in self.idle if idle[1] == each.request.origin]
+        doubtful = [idle for idle in fitting if idle[3]]
+        fitting = (doubtful if each.request.is_repeatable else []) or [idle for idle in fitting if not idle[3]]
         if fitting:
             self.idle.remove(fitting[-1])
-            each.connection = fitting[-1][0]
+            each.connection, _, _, is_doubtful = fitting[-1]
+            assert each.request.is_doubtful is is_doubtful
 
     @rule(by=st.sampled_from([0.25, 0.5, 1.0]))
     def wait(self, by: float) -> None:
         """Let time pass."""
         self.now += by
 
-    @rule(where=st.sampled_from([A, A, B, C]))
-    def acquire(self, where: Origin) -> None:
+    @rule(where=st.sampled_from([A, A, B, C]), is_repeatable=st.booleans())
+    def acquire(self, where: Origin, is_repeatable: bool) -> None:
         """Make a request."""
-        each = ModelRequest(self.pool.acquire(where, self.now))
+        each = ModelRequest(self.pool.acquire(where, self.now, is_repeatable))
         each.request.on_resolved = lambda: self.resolved.append(each.request)
         self.requests.append(each)
         self.expire()
@@ -643,13 +726,14 @@ class AnyOrder(RuleBasedStateMachine):
         each.connection = each.request.connection = next(self.opened)
 
     @precondition(lambda self: self.having("held", "gone", "waiting", "refused"))
-    @rule(position=st.integers(0, 9), keep=st.booleans())
-    def release(self, position: int, keep: bool) -> None:
+    @rule(position=st.integers(0, 9), keep=st.booleans(), is_doubtful=st.booleans())
+    def release(self, position: int, keep: bool, is_doubtful: bool = False) -> None:
         """End a request, whether it was granted or not."""
         each = self.pick(position, "held", "gone", "waiting", "refused")
         self.requests.remove(each)
+        each.request.is_doubtful = is_doubtful
         self.pool.release(each.request, self.now, keep=keep)
-        kept = each.connection if keep and each.state == "held" else None
+        kept = each.connection if keep and each.state == "held" and self.max_idle else None
         if each.connection is not None and kept is None:
             self.discarded.append(each.connection)
         if each.state != "held":
@@ -658,12 +742,14 @@ class AnyOrder(RuleBasedStateMachine):
             first = waiting[0]
             first.state = "held"
             self.expected_to_resolve.append(first.request)
-            if kept is not None and first.request.origin == each.request.origin:
+            may_use = first.request.origin == each.request.origin and (first.request.is_repeatable or not is_doubtful)
+            if kept is not None and may_use:
                 first.connection = kept
+                assert first.request.is_doubtful is is_doubtful
             elif kept is not None:
                 self.discarded.append(kept)
         elif kept is not None:
-            self.idle.append((kept, each.request.origin, self.now + self.expiry))
+            self.idle.append((kept, each.request.origin, self.now + self.expiry, is_doubtful))
             if len(self.idle) > self.max_idle:
                 self.discarded.append(self.idle.pop(0)[0])
 
@@ -710,7 +796,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert not (idle and waiting)
         assert not (waiting and held < self.max_connections)
         somewhere = [each.connection for each in self.requests if each.connection is not None]
-        somewhere += [connection for connection, _, _ in self.idle]
+        somewhere += [connection for connection, _, _, _ in self.idle]
         somewhere += self.closed + self.pool.discarded
         assert len(somewhere) == len(set(somewhere))
         assert set(somewhere) == set(range(len(somewhere)))
@@ -747,7 +833,7 @@ class AnyOrderWithClosing(AnyOrder):
         for each in self.having("waiting"):
             each.state = "refused"
             self.expected_to_resolve.append(each.request)
-        self.discarded += [connection for connection, _, _ in self.idle]
+        self.discarded += [connection for connection, _, _, _ in self.idle]
         self.idle.clear()
 
 

@@ -445,7 +445,7 @@ async def test_failures_are_logged_without_credentials(caplog: pytest.LogCapture
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(server.url.replace("//", "//user:hunter2@"))
     lines = [record.getMessage() for record in caplog.records if record.name == "prefect_http.wire"]
-    assert [line for line in lines if "http11.receive_response_headers.failed RemoteProtocolError: " in line]
+    assert [line for line in lines if "http11.receive_response_headers.failed InvalidResponse: " in line]
     assert not [line for line in lines if "\n" in line or any(secret in line for secret in SECRETS)]
 
 

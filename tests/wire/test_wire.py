@@ -31,7 +31,7 @@ from support.wire import (
     until_waiting,
 )
 
-from prefect_http import HTTPTransport, PrefectHttpxClient
+from prefect_http import HTTPTransport, InvalidResponse, PrefectHttpxClient
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.wire import Wire
 
@@ -221,6 +221,71 @@ async def test_max_keepalive_connections(kept: int | None) -> None:
         again = await open_responses(transport, *[server.url] * 3)
         assert ports(*again)[:left] == before[::-1][:left]
     assert server.connections == 6 - left
+
+
+@pytest.mark.anyio
+async def test_no_keepalive_connections() -> None:
+    """With max_keepalive_connections=0, each request has a connection of its own, even if it waits for one."""
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=0)
+    async with raw_server(FINE) as server, new_transport(limits) as transport:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(fetch, transport, server.url)
+        assert figures(transport) == (0, 0, 0)
+    assert server.connections == 5
+
+
+async def _stream() -> AsyncIterator[bytes]:
+    yield b"x"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [500, 503, 599])
+@pytest.mark.parametrize(
+    ("method", "content", "is_reused"),
+    [("GET", None, True), ("PUT", b"x", True), ("POST", b"x", False), ("PATCH", b"x", False), ("PUT", _stream, False)],
+    ids=["GET", "PUT", "POST", "PATCH", "PUT-stream"],
+)
+async def test_connection_behind_a_5xx(status: int, method: str, content: Any, is_reused: bool) -> None:
+    """Behind a 5xx, after which some servers close the connection, it serves only requests that may be sent again."""
+    async with raw_server(answer(status), FINE) as server, new_transport() as transport:
+        first = await port_of(transport, server.url)
+        content = content() if callable(content) else content
+        response = await transport.handle_async_request(new_request(server.url, method, content))
+        await response.aread()
+        assert (ports(response) == [first]) is is_reused
+        # The first connection is still good for a GET, and for anything once it has served that.
+        for again in "GET", "GET", "POST", "POST":
+            await port_of(transport, server.url, again)
+    assert server.connections == (1 if is_reused else 2)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [200, 302, 404, 499])
+async def test_connection_behind_any_other_status(status: int) -> None:
+    """Behind any other status, a connection serves any request."""
+    async with raw_server(answer(status), FINE) as server, new_transport() as transport:
+        assert await port_of(transport, server.url, "POST") == await port_of(transport, server.url, "POST")
+
+
+@pytest.mark.anyio
+async def test_post_does_not_get_the_connection_of_a_5xx_while_it_waits() -> None:
+    """A POST that waits for a connection is not sent on one that the server closes after its 5xx."""
+
+    async def fail_and_close(stream: anyio.abc.ByteStream) -> None:
+        await answer(500)(stream)
+        await stream.aclose()
+
+    limits, fetched = httpx.Limits(max_connections=1), list[bytes]()
+
+    async def post() -> None:
+        fetched.append(await fetch(transport, new_request(server.url, "POST", b"x")))
+
+    async with raw_server(fail_and_close) as server, new_transport(limits) as transport:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(post)
+    assert (fetched, server.connections) == ([b""] * 10, 10)
 
 
 @pytest.mark.anyio
@@ -563,6 +628,37 @@ async def test_closing_while_connecting() -> None:
         assert "closed" in str(errors[0])
         assert server.requests == []
     await usable(transport, sockets)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("has_data", [True, False], ids=["data", "end"])
+async def test_new_connection_with_data_on_it(has_data: bool) -> None:
+    """A new connection is not used if data arrives on it before the request is sent; its end is an error as ever."""
+    heard: list[bytes] = []
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await (stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL") if has_data else stream.send_eof())
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    heard.append(await stream.receive())
+
+    async def wait_for_data(event: str, info: Any) -> None:
+        if event == "connection.connect_tcp.complete":
+            await until(lambda: info["return_value"].get_extra_info("is_readable"))
+
+    transport, sockets = new_transport(), open_sockets()
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/"
+        with pytest.raises(InvalidResponse if has_data else httpx.RemoteProtocolError) as caught:
+            await fetch(transport, new_request(url, "POST", b"x", {"trace": wait_for_data}))
+        assert type(caught.value) is InvalidResponse or not has_data
+        assert (" sent data before the request was sent" in str(caught.value)) is has_data
+        tasks.cancel_scope.cancel()
+    assert heard == [] or not has_data
+    assert figures(transport) == (0, 0, 0)
+    await sockets_closed(sockets)
 
 
 @pytest.mark.anyio

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import httpx
 
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
+from prefect_http._wire.checked_timeouts import checked_timeouts
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.request_head import BodyFramer, EncodedHeaders, request_line
 from prefect_http._wire.h1.response_parser import ResponseParser
@@ -50,6 +51,7 @@ class OutgoingRequest(NamedTuple):
 
         Raises:
             httpx.LocalProtocolError: it cannot be sent.
+            TypeError, ValueError: one of its extensions is invalid.
         """
         extensions, stream = request.extensions, request.stream
         line = request_line(request.method, extensions.get("target", request.url.raw_path))
@@ -57,7 +59,8 @@ class OutgoingRequest(NamedTuple):
         assert isinstance(stream, httpx.AsyncByteStream)
         # Not of a subclass, which may want to know how much of it has been sent.
         body = b"".join(stream) if type(stream) is httpx.ByteStream else stream
-        return cls(request.method, line, headers, body, extensions.get("timeout", {}), Trace.of(request))
+        timeouts = checked_timeouts(extensions.get("timeout"))
+        return cls(request.method, line, headers, body, timeouts, Trace.of(request))
 
     @property
     def is_repeatable(self) -> bool:

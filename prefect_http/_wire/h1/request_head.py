@@ -35,6 +35,7 @@ def request_line(method: str, target: bytes | str) -> bytes:
 
     Raises:
         httpx.LocalProtocolError: one of them cannot be sent.
+        TypeError: the target is neither bytes nor a string.
     """
     return b"%b %b HTTP/1.1\r\n" % (check_method(method), check_target(target))
 

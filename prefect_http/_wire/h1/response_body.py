@@ -7,6 +7,7 @@ from typing import Self
 
 import httpx
 
+from prefect_http._errors import InvalidResponse
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.response_parser import ResponseParser
 from prefect_http._wire.trace import Trace
@@ -77,7 +78,7 @@ class ResponseBody(httpx.AsyncByteStream):
         chunk, self._initial_body = self._initial_body, b""
         while not chunk and not self._parser.is_complete:
             if self._parser.body_error is not None:
-                raise httpx.RemoteProtocolError(self._parser.body_error)
+                raise InvalidResponse(self._parser.body_error)
             data = await self._connection.receive(self._read_timeout)
             if data:
                 chunk = self._parser.feed(data)

@@ -7,9 +7,18 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import httpx
+from prefect_http._errors import InvalidResponse
 
-_FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+# Of each head, and of the trailers.
+MAX_HEAD_BYTES = 100 * 1024
+MAX_FIELDS = 256
+HEAD_TOO_LARGE = f"the headers, trailers or chunk extensions of the response are larger than {MAX_HEAD_BYTES} bytes"
+TOO_MANY_FIELDS = f"the response has more than {MAX_FIELDS} headers"
+
+FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
+# RFC 9110 section 2.5: a higher minor version is to be read as the highest known one.
+_VERSION = re.compile(r"1\.[0-9]")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 # RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ); llhttp lets anything pass.
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -34,7 +43,7 @@ class ResponseHead(NamedTuple):
     """The head of a response.
 
     Attributes:
-        version: ``b"HTTP/1.0"`` or ``b"HTTP/1.1"``.
+        version: as it arrived, such as ``b"HTTP/1.1"``.
         status: 100 to 999.
         reason: the reason phrase; may be empty.
         headers: names and values, as they arrived.
@@ -57,50 +66,60 @@ _NO_BODY, _CONTENT_LENGTH, _CHUNKED = Framing.NO_BODY, Framing.CONTENT_LENGTH, F
 _UNTIL_CLOSE, _TUNNEL = Framing.UNTIL_CLOSE, Framing.TUNNEL
 
 
-def response_head(method: str, version: str, status: int, reason: bytes, headers: Headers) -> ResponseHead:
+def response_head(
+    method: str, version: str, status: int, reason: bytes, headers: Headers, *, is_ambiguous: bool = False
+) -> ResponseHead:
     """Find out where the body of a response ends.
 
     Args:
         method: the request's method.
-        version: ``"1.0"`` or ``"1.1"``.
+        version: such as ``"1.1"``.
         status: the status code.
         reason: the reason phrase.
-        headers: syntactically correct, with at most one Content-Length, and none beside a Transfer-Encoding: llhttp
-            accepts no others.
+        headers: syntactically correct.
+        is_ambiguous: whether another reader may read the head differently, so that the connection is not to be kept.
 
     Raises:
-        httpx.RemoteProtocolError: the version, the status code or the reason phrase is invalid, or the body has a
-            transfer coding other than chunked.
+        InvalidResponse: the version, the status code or the reason phrase is invalid, there are different lengths, the
+            body has a transfer coding other than chunked, or a 101 lacks what belongs to it.
     """
-    if version not in {"1.0", "1.1"}:
-        raise httpx.RemoteProtocolError(f"unsupported HTTP version {version} in the response")
+    if not _VERSION.fullmatch(version):
+        raise InvalidResponse(f"unsupported HTTP version {version} in the response")
     if not _REASON.fullmatch(reason):
-        raise httpx.RemoteProtocolError("control character in the response's reason phrase")
+        raise InvalidResponse("control character in the response's reason phrase")
     if status < 100:
-        raise httpx.RemoteProtocolError(f"invalid status code {status:03} in the response")
+        raise InvalidResponse(f"invalid status code {status:03} in the response")
     content_length: int | None = None
     codings: list[bytes] = []
     options: list[bytes] = []
+    has_upgrade = False
     for name, value in headers:
-        if (key := name.lower()) not in _FRAMING_HEADERS:
+        if (key := name.lower()) not in FRAMING_HEADERS:
             continue
         if key == b"content-length":
-            content_length = int(value)
+            content_length = _length(value, content_length)
         elif key == b"transfer-encoding":
-            codings.append(value.strip().lower())
-        else:
+            codings.append(value.strip(b" \t").lower())
+        elif key == b"connection":
             options += _items(value)
-    # RFC 9112 section 9.3; and section 6.1: with chunks in an HTTP/1.0 response, something on the way is confused.
-    keep_alive = b"close" not in options and (version == "1.1" or (b"keep-alive" in options and not codings))
+        else:
+            has_upgrade = True
+    # RFC 9112 section 9.3; and section 6.1: with chunks in an HTTP/1.0 response, or a length beside them, something on
+    # the way is confused, or somebody wants it to be.
+    keep_alive = b"close" not in options and (version != "1.0" or (b"keep-alive" in options and not codings))
+    if is_ambiguous or (codings and content_length is not None):
+        keep_alive = False
     framing = _NO_BODY
     if status == 101 or (method == "CONNECT" and 200 <= status < 300):
+        if status == 101 and not (has_upgrade and b"upgrade" in options):
+            raise InvalidResponse("the server sent a 101 without an Upgrade header, or without Connection: upgrade")
         framing, keep_alive = _TUNNEL, False
     elif method == "HEAD" or status < 200 or status in {204, 304}:
         pass
     elif codings:
         if codings != [b"chunked"]:
             coded = b", ".join(codings).decode("latin-1")
-            raise httpx.RemoteProtocolError(f"unsupported Transfer-Encoding {coded!r} in the response")
+            raise InvalidResponse(f"unsupported Transfer-Encoding {coded!r} in the response")
         framing = _CHUNKED
     elif content_length is None:
         framing, keep_alive = _UNTIL_CLOSE, False
@@ -112,4 +131,22 @@ def response_head(method: str, version: str, status: int, reason: bytes, headers
 
 def _items(value: bytes) -> list[bytes]:
     """Return the items of a list (RFC 9110 section 5.6.1)."""
-    return [item.strip() for item in value.lower().split(b",") if item.strip()]
+    return [item.strip(b" \t") for item in value.lower().split(b",")]
+
+
+def _length(value: bytes, before: int | None) -> int:
+    """Return the length that a Content-Length says. It may be repeated if it is the same (RFC 9110 section 8.6).
+
+    Args:
+        value: the header's value.
+        before: what an earlier Content-Length said; None: there was none.
+    """
+    # Most are a single number.
+    for item in (value,) if value.isdigit() else _items(value):
+        if not _LENGTH.fullmatch(item):
+            raise InvalidResponse("invalid Content-Length in the response")
+        if before is not None and int(item) != before:
+            raise InvalidResponse("the response has two different Content-Lengths")
+        before = int(item)
+    assert before is not None
+    return before

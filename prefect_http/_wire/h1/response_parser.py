@@ -1,10 +1,12 @@
-"""ResponseParser: bytes in, a response out. llhttp (httptools, strict) parses heads and chunks. Pure.
+"""ResponseParser: bytes in, a response out. llhttp (httptools) parses heads. Pure.
+
+llhttp is strict. A head that it refuses is read once more, from its beginning, by a `LenientHead`, which accepts what
+other clients do. Good heads pay nothing for that.
 
 Where a response ends is decided here, and not by llhttp: that would go on to the next message by itself, skip blank
 lines between two messages, and not report where one ended. It would then go unnoticed that a server sent more than its
 response, and the next request on the connection would take the rest for its own response. So llhttp is fed nothing but
-heads and chunks, and bodies of a known length are counted here. ``_has_blank_lines()`` explains how data after the last
-chunk is found.
+heads; bodies of a known length are counted here, and chunks are left to the `ChunkDecoder`.
 """
 
 from __future__ import annotations
@@ -12,17 +14,24 @@ from __future__ import annotations
 import httptools
 import httpx
 
-from prefect_http._wire.h1.response_head import Framing, Headers, ResponseHead, response_head
+from prefect_http._errors import InvalidResponse
+from prefect_http._wire.h1.chunk_decoder import ChunkDecoder
+from prefect_http._wire.h1.lenient_head import LenientHead
+from prefect_http._wire.h1.response_head import (
+    HEAD_TOO_LARGE,
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    TOO_MANY_FIELDS,
+    Framing,
+    Headers,
+    ResponseHead,
+    response_head,
+)
 
-# Of each head, of the trailers, and of the framing of the chunks.
-MAX_HEAD_BYTES = 64 * 1024
-MAX_FIELDS = 256
 # 100 Continue, 103 Early Hints and the like, before the response itself.
 MAX_INFORMATIONAL = 100
 
-_TOO_LARGE = f"the headers, trailers or chunk extensions of the response are larger than {MAX_HEAD_BYTES} bytes"
 _END_OF_HEAD = b"\r\n\r\n"
-_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Every response is compared with some of them, and Python 3.11 takes 0.2 us to look up a member of an enum.
 _CONTENT_LENGTH, _CHUNKED = Framing.CONTENT_LENGTH, Framing.CHUNKED
 _UNTIL_CLOSE, _TUNNEL = Framing.UNTIL_CLOSE, Framing.TUNNEL
@@ -53,14 +62,17 @@ class ResponseParser:
     body_error: str | None = None
     _informational = 0  # the number of informational responses
     _left = 0  # the number of bytes still to come, of a body with a length
-    _fed = 0  # the number of bytes fed to llhttp: of the head, or since there was last some of the body among them
-    _tail = b""  # the last bytes fed to llhttp, up to four
+    _chunks: ChunkDecoder | None = None
+    _lenient: LenientHead | None = None  # reads the head if llhttp refuses it
+    _fed = 0  # the number of bytes of the head that llhttp has accepted
+    _tail = b""  # the last of them, up to three
 
     def __init__(self, method: str, *, allow_upgrade: bool = True) -> None:
         self._method = method
         self._allow_upgrade = allow_upgrade
         self._message = _Message()
         self._llhttp = httptools.HttpResponseParser(self._message)
+        self._pieces: list[bytes] = []  # of an incomplete head, which llhttp has accepted so far
 
     @property
     def can_reuse_connection(self) -> bool:
@@ -79,7 +91,7 @@ class ResponseParser:
             The part of the body in it, without the framing of chunks.
 
         Raises:
-            httpx.RemoteProtocolError: the head is not valid HTTP/1.1, or exceeds a limit. An error in the body is left
+            InvalidResponse: the head is not valid HTTP/1.1, or exceeds a limit. An error in the body is left
                 in ``body_error`` instead: it must not hide the head and the data that arrived along with it.
         """
         self.has_started = True
@@ -125,54 +137,87 @@ class ResponseParser:
     def _feed_head(self, data: bytes) -> bytes:
         """Parse the head, and return the data that follows it."""
         while data:
-            if not self._fed and not data.startswith(b"H"):  # llhttp would skip blank lines
-                raise httpx.RemoteProtocolError("the response is not HTTP/1.1: it does not start with 'HTTP/'")
-            end = self._end_of_head(data)
-            self._parse(data[:end])
-            if not self._message.has_head:
+            rest = self._feed_llhttp(data) if self._lenient is None else self._lenient.feed(data)
+            if rest is None:
                 return b""
-            data = data[end:]
+            data = rest
             head = self._take_head()
             if head.status >= 200 or head.status == 101:
                 self._begin_body(head)
                 return data
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
-                raise httpx.RemoteProtocolError(
-                    f"the server sent more than {MAX_INFORMATIONAL} informational responses (1xx)"
-                )
+                raise InvalidResponse(f"the server sent more than {MAX_INFORMATIONAL} informational responses (1xx)")
             self._begin_message()
         return b""
 
+    def _feed_llhttp(self, data: bytes) -> bytes | None:
+        """Parse the head, and return the data that follows it; None: the head is incomplete."""
+        if not self._fed and not data.startswith(b"H"):  # llhttp would skip blank lines
+            raise InvalidResponse("the response is not HTTP/1.1: it does not start with 'HTTP/'")
+        end, message = self._end_of_head(data), self._message
+        piece = data[:end]
+        try:
+            self._llhttp.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            pass  # a 101, and the data ends where its head does
+        except httptools.HttpParserCallbackError as error:
+            # Nothing in the callbacks fails: it is a KeyboardInterrupt, or the like.
+            raise error.__context__ or error from None
+        except httptools.HttpParserError:
+            # If it is complete, llhttp means what the head says about the body, which is not llhttp's business.
+            if not message.has_head:
+                self._lenient = LenientHead()
+                return self._lenient.feed(b"".join([*self._pieces, data]))
+        self._fed += len(piece)
+        if self._fed > MAX_HEAD_BYTES:
+            raise InvalidResponse(HEAD_TOO_LARGE)
+        if len(message.headers) > MAX_FIELDS:
+            raise InvalidResponse(TOO_MANY_FIELDS)
+        if message.has_head:
+            return data[end:]
+        self._pieces.append(piece)
+        self._tail = (self._tail + piece)[-3:]
+        return None
+
     def _take_head(self) -> ResponseHead:
-        message, llhttp = self._message, self._llhttp
-        head = response_head(
-            self._method, llhttp.get_http_version(), llhttp.get_status_code(), message.reason, message.headers
-        )
+        message, llhttp, lenient = self._message, self._llhttp, self._lenient
+        if lenient is None:
+            head = response_head(
+                self._method, llhttp.get_http_version(), llhttp.get_status_code(), message.reason, message.headers
+            )
+        else:
+            head = response_head(
+                self._method,
+                lenient.version,
+                lenient.status,
+                lenient.reason,
+                lenient.headers,
+                is_ambiguous=lenient.is_ambiguous,
+            )
         if head.status == 101 and not self._allow_upgrade:
-            raise httpx.RemoteProtocolError("the server sent a 101, but the request did not ask for an upgrade")
+            raise InvalidResponse("the server sent a 101, but the request did not ask for an upgrade")
         return head
 
     def _begin_body(self, head: ResponseHead) -> None:
         self.head = head
         self._left = head.content_length
         if head.framing is _CHUNKED:
-            # llhttp must not decide by itself whether there are chunks.
-            self._begin_message()
-            self._llhttp.feed_data(_CHUNKED_HEAD)
-            self._message.headers.clear()  # from here on, they are trailers
+            self._chunks = ChunkDecoder()
 
     def _begin_message(self) -> None:
         self._message = _Message()
         self._llhttp = httptools.HttpResponseParser(self._message)
+        self._lenient = None
+        self._pieces.clear()
         self._fed, self._tail = 0, b""
 
     def _end_of_head(self, data: bytes) -> int:
         """Return where the head ends in the data, or else where the data ends."""
         if self._tail:  # the CRLF CRLF may have begun in earlier data
-            end = (self._tail[-3:] + data[:3]).find(_END_OF_HEAD)
+            end = (self._tail + data[:3]).find(_END_OF_HEAD)
             if end >= 0:
-                return end + 4 - len(self._tail[-3:])
+                return end + 4 - len(self._tail)
         end = data.find(_END_OF_HEAD)
         return len(data) if end < 0 else end + 4
 
@@ -187,51 +232,12 @@ class ResponseParser:
         return data
 
     def _feed_chunks(self, data: bytes) -> bytes:
-        tail, message = self._tail, self._message
-        try:
-            self._parse(data)
-        except httpx.RemoteProtocolError as error:
-            self.body_error = str(error)  # not the error itself, whose traceback refers to this parser
-        if message.is_complete and self.body_error is None:
-            self.has_trailing_data = message.has_trailing_data or _has_blank_lines(tail + data)
-            if self._fed > MAX_HEAD_BYTES and not self.has_trailing_data:
-                self.body_error = _TOO_LARGE
-            else:
-                self.is_complete = True
-        body = b"".join(message.body)
-        message.body.clear()
+        chunks = self._chunks
+        assert chunks is not None
+        body = chunks.feed(data)
+        self.is_complete, self.has_trailing_data = chunks.is_complete, chunks.has_trailing_data
+        self.body_error = chunks.error
         return body
-
-    def _parse(self, data: bytes) -> None:
-        message = self._message
-        try:
-            self._llhttp.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # a 101, and the data ends where its head does
-        except httptools.HttpParserError as error:
-            if self.head is not None and message.is_complete:
-                message.has_trailing_data = True
-            elif message.has_head and self._llhttp.get_status_code() == 101:
-                raise httpx.RemoteProtocolError(
-                    "the server sent a 101 without an Upgrade header, or without Connection: upgrade"
-                ) from error
-            else:
-                raise httpx.RemoteProtocolError(f"the response is not valid HTTP/1.1: {error}") from error
-        self._tail = (self._tail + data)[-4:] if len(data) < 4 else data[-4:]
-        # Framing that comes along with some of the body does not count.
-        self._fed = 0 if message.body else self._fed + len(data)
-        if self._fed > MAX_HEAD_BYTES and (self.head is None or not message.is_complete):
-            raise httpx.RemoteProtocolError(_TOO_LARGE)
-        if len(message.headers) > MAX_FIELDS:
-            raise httpx.RemoteProtocolError(f"the response has more than {MAX_FIELDS} headers")
-
-
-def _has_blank_lines(data: bytes) -> bool:
-    """Return whether blank lines follow the last chunk; llhttp takes anything else that follows for another message.
-
-    The last chunk and its trailers end with one CRLF CRLF, and there can be no CR and no LF just before that.
-    """
-    return len(data) - len(data.rstrip(b"\r\n")) > len(_END_OF_HEAD)
 
 
 class _Message:
@@ -239,30 +245,15 @@ class _Message:
 
     reason = b""
     has_head = False
-    is_complete = False
-    has_trailing_data = False
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
-        self.body: list[bytes] = []
-
-    def on_message_begin(self) -> None:
-        self.has_trailing_data = self.is_complete
 
     def on_status(self, piece: bytes) -> None:
         self.reason += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.is_complete:
-            return
         self.headers.append((name, value.rstrip(b" \t")))  # llhttp leaves out the whitespace before it, but not after
 
     def on_headers_complete(self) -> None:
         self.has_head = True
-
-    def on_body(self, piece: bytes) -> None:
-        if not self.is_complete:
-            self.body.append(piece)
-
-    def on_message_complete(self) -> None:
-        self.is_complete = True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-import httpx
 import pytest
 
+from prefect_http import InvalidResponse
 from prefect_http._wire.h1.response_head import Framing, ResponseHead, response_head
 
 LENGTH = (b"Content-Length", b"5")
@@ -15,6 +15,7 @@ CHUNKED = (b"Transfer-Encoding", b"chunked")
 GZIP = (b"Transfer-Encoding", b"gzip")
 CLOSE = (b"Connection", b"close")
 KEEP_ALIVE = (b"Connection", b"keep-alive")
+UPGRADE = [(b"Upgrade", b"x"), (b"Connection", b"a, Upgrade ")]
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -64,7 +65,7 @@ def test_no_body(method: str, status: int) -> None:
 def test_tunnel(method: str, status: int) -> None:
     """A 2xx to CONNECT, and a 101, open a tunnel, whatever their headers say; the connection cannot be reused."""
     for headers in [], [LENGTH], [EMPTY], [CHUNKED], [GZIP], [KEEP_ALIVE]:
-        head = response_head(method, "1.1", status, b"", headers)
+        head = response_head(method, "1.1", status, b"", [*headers, *UPGRADE])
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.TUNNEL, 0, False), headers
 
 
@@ -110,7 +111,7 @@ def test_other_codings(codings: list[bytes]) -> None:
     """A transfer coding other than a single chunked is refused: it could not be decoded."""
     headers = [(b"transfer-encoding", coding) for coding in codings]
     for version in "1.0", "1.1":
-        with pytest.raises(httpx.RemoteProtocolError, match=r"unsupported Transfer-Encoding '.*' in the response"):
+        with pytest.raises(InvalidResponse, match=r"unsupported Transfer-Encoding '.*' in the response"):
             response_head("GET", version, 200, b"", headers)
 
 
@@ -174,15 +175,65 @@ def test_chunks_in_http_10(headers: Fields) -> None:
     assert (head.framing, head.keep_alive) == (Framing.CHUNKED, False)
 
 
-@pytest.mark.parametrize("version", ["0.9", "1.2", "2.0", "", "1.1 "])
+@pytest.mark.parametrize("version", ["0.9", "2.0", "3.0", "11", "1.", "1.10", "", "1.1 "])
 def test_other_versions(version: str) -> None:
-    """Versions other than 1.0 and 1.1 are refused."""
-    with pytest.raises(httpx.RemoteProtocolError, match=f"unsupported HTTP version {version} in the response"):
+    """Other major versions are refused."""
+    with pytest.raises(InvalidResponse, match=f"unsupported HTTP version {version} in the response"):
         response_head("GET", version, 200, b"", [EMPTY])
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.9"])
+def test_higher_minor_versions(version: str) -> None:
+    """A higher minor version is read as HTTP/1.1 (RFC 9110 section 2.5)."""
+    head = response_head("GET", version, 200, b"", [LENGTH])
+    assert (head.version, head.keep_alive) == (f"HTTP/{version}".encode(), True)
+
+
+@pytest.mark.parametrize("headers", [UPGRADE[:1], UPGRADE[1:], []])
+def test_101_without_upgrade(headers: Fields) -> None:
+    """A 101 must have Upgrade, and Connection: upgrade (RFC 9110 section 7.8)."""
+    with pytest.raises(InvalidResponse, match="101 without an Upgrade header, or without Connection: upgrade"):
+        response_head("GET", "1.1", 101, b"", headers)
+
+
+SAME = [[b"5", b"5"], [b"5", b"05"], [b"5,5"], [b"5 ,\t5"], [b"5", b"5, 5"]]
+DIFFERENT = [[b"5", b"6"], [b"5, 6"], [b"5", b"5", b"0"]]
+BAD = [b"", b"x", b"-5", b"+5", b"5 5", b"5,", b",", b"5\x0b", b"\xb2", b"0x5", b"5_0", b"1" * 19]
+
+
+@pytest.mark.parametrize("values", SAME)
+def test_same_length_twice(values: list[bytes]) -> None:
+    """The same length may be there more than once (RFC 9110 section 8.6)."""
+    head = response_head("GET", "1.1", 200, b"", [(b"Content-Length", value) for value in values])
+    assert (head.framing, head.content_length, head.keep_alive) == (Framing.CONTENT_LENGTH, 5, True)
+
+
+@pytest.mark.parametrize("values", [*DIFFERENT, *([value] for value in BAD), *([b"5", value] for value in BAD)])
+def test_bad_lengths(values: list[bytes]) -> None:
+    """Different lengths, and what is not a length, are refused, even if there is no body."""
+    for method, status in ("GET", 200), ("HEAD", 200), ("GET", 304):
+        with pytest.raises(InvalidResponse, match="Content-Length"):
+            response_head(method, "1.1", status, b"", [(b"Content-Length", value) for value in values])
+
+
+@pytest.mark.parametrize("headers", [[LENGTH, CHUNKED], [CHUNKED, LENGTH], [CHUNKED, LENGTH, KEEP_ALIVE]])
+def test_length_beside_chunks(headers: Fields) -> None:
+    """Chunks win over a length beside them, and the connection is not trusted (RFC 9112 section 6.3)."""
+    head = response_head("GET", "1.1", 200, b"", headers)
+    assert (head.framing, head.content_length, head.keep_alive) == (Framing.CHUNKED, 0, False)
+    for method, status in ("HEAD", 200), ("GET", 304):
+        head = response_head(method, "1.1", status, b"", headers)
+        assert (head.framing, head.keep_alive) == (Framing.NO_BODY, False)
+
+
+def test_ambiguous_head() -> None:
+    """The connection is not kept behind a head that can be read in two ways."""
+    head = response_head("GET", "1.1", 200, b"", [LENGTH], is_ambiguous=True)
+    assert (head.framing, head.content_length, head.keep_alive) == (Framing.CONTENT_LENGTH, 5, False)
 
 
 @pytest.mark.parametrize(("status", "shown"), [(0, "000"), (7, "007"), (99, "099")])
 def test_status_below_100(status: int, shown: str) -> None:
     """A status code below 100 is refused."""
-    with pytest.raises(httpx.RemoteProtocolError, match=f"invalid status code {shown} in the response"):
+    with pytest.raises(InvalidResponse, match=f"invalid status code {shown} in the response"):
         response_head("GET", "1.1", status, b"", [EMPTY])

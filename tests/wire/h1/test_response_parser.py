@@ -14,8 +14,8 @@ import httpx
 import pytest
 from support.responses import Outcome, bytewise, cut_at, outcome
 
-from prefect_http._wire.h1.response_head import Framing
-from prefect_http._wire.h1.response_parser import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL, ResponseParser
+from prefect_http._wire.h1.response_head import MAX_FIELDS, MAX_HEAD_BYTES, Framing
+from prefect_http._wire.h1.response_parser import MAX_INFORMATIONAL, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -130,7 +130,58 @@ ROWS = {
     "neither-reason-nor-space": Row(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", b"", Framing.NO_BODY),
     "status-999": Row(b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", b"", Framing.NO_BODY),
 }
-rows = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ROWS.items()])
+# What only lenient readers accept, as httpx does.
+LENIENT = {
+    "length-twice": Row(OK + b"Content-Length: 5\r\ncontent-length: 05\r\n\r\nhello", b"hello", Framing.CONTENT_LENGTH),
+    "list-of-lengths": Row(OK + b"Content-Length: 5 ,5\r\n\r\nhello", b"hello", Framing.CONTENT_LENGTH),
+    "length-beside-chunks": Row(
+        OK + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        b"a",
+        Framing.CHUNKED,
+        keep_alive=False,
+    ),
+    "chunks-beside-a-length": Row(
+        OK + b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        b"a",
+        Framing.CHUNKED,
+        keep_alive=False,
+    ),
+    "304-length-beside-chunks": Row(
+        b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
+        b"",
+        Framing.NO_BODY,
+        keep_alive=False,
+    ),
+    "folded": Row(OK + b"X: a\r\n b\r\n\tc\r\nContent-Length: 1\r\n\r\na", b"a", Framing.CONTENT_LENGTH),
+    "folded-last": Row(OK + b"Content-Length: 1\r\nX:\r\n  b\r\n\r\na", b"a", Framing.CONTENT_LENGTH),
+    "folded-length": Row(OK + b"Content-Length:\r\n 1\r\n\r\na", b"a", Framing.CONTENT_LENGTH, keep_alive=False),
+    "folded-coding": Row(
+        OK + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", b"", Framing.CHUNKED, keep_alive=False
+    ),
+    "bare-line-feeds": Row(b"HTTP/1.1 200 OK\nContent-Length: 1\n\na", b"a", Framing.CONTENT_LENGTH, keep_alive=False),
+    "one-bare-line-feed": Row(OK + b"X: y\nContent-Length: 1\r\n\r\na", b"a", Framing.CONTENT_LENGTH, keep_alive=False),
+    "bare-line-feed-at-the-end": Row(
+        OK + b"Content-Length: 4\r\n\na\r\n\r", b"a\r\n\r", Framing.CONTENT_LENGTH, keep_alive=False
+    ),
+    "bare-line-feeds-in-informational": Row(
+        b"HTTP/1.1 100 Continue\n\n" + LENGTH + b"hello", b"hello", Framing.CONTENT_LENGTH
+    ),
+    "control-characters": Row(
+        OK + b"X: \x01a\x0b\x1f\x7fb\x0c\r\nContent-Length: 1\r\n\r\na", b"a", Framing.CONTENT_LENGTH
+    ),
+    "1.2": Row(b"HTTP/1.2 200 OK\r\nContent-Length: 1\r\n\r\na", b"a", Framing.CONTENT_LENGTH),
+    "1.2-without-reason": Row(b"HTTP/1.2 200\r\nContent-Length: 1\r\n\r\na", b"a", Framing.CONTENT_LENGTH),
+    "chunk-size-and-blank": Row(CHUNKED + b"1 \r\na\r\n0\t \r\n\r\n", b"a", Framing.CHUNKED),
+    "chunk-extensions-and-blanks": Row(
+        CHUNKED + b'2; a=b\r\nhi\r\n1 ;a\r\n!\r\n2;\r\nhi\r\n1 ; a = "b ;\r\n!\r\n0; sig=x\r\n\r\n',
+        b"hi!hi!",
+        Framing.CHUNKED,
+    ),
+    "chunked-trailers-of-framing": Row(
+        CHUNKED + b"0\r\nContent-Length: 5\r\nX: y\r\n z\r\nTransfer-Encoding: x\r\n\r\n", b"", Framing.CHUNKED
+    ),
+}
+rows = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in (ROWS | LENIENT).items()])
 
 
 @rows
@@ -333,10 +384,16 @@ def fields_of(data: bytes) -> list[tuple[bytes, bytes]]:
         (b"!#$%&'*+-.^_`|~09: :", (b"!#$%&'*+-.^_`|~09", b":")),
         (b"X: y ", (b"X", b"y")),
         (b"X: y\t \t", (b"X", b"y")),
+        (b"X: y\r\n z", (b"X", b"y z")),
+        (b"X: y \t\r\n\t z \r\n  \r\n a", (b"X", b"y z a")),
+        (b"X:\r\n y", (b"X", b"y")),
+        (b"X:\r\n ", (b"X", b"")),
+        (b"X: y\n", (b"X", b"y")),
+        (b"X: \x0by\x01\x7f", (b"X", b"\x0by\x01\x7f")),
     ],
 )
 def test_headers(line: bytes, field: tuple[bytes, bytes]) -> None:
-    """A header has its name unchanged, and its value without the whitespace around it (RFC 9112 section 5.1)."""
+    """A header has its name unchanged, and its value unfolded and without whitespace around it (RFC 9112 section 5)."""
     assert fields_of(OK + line + b"\r\nContent-Length: 0\r\n\r\n")[0] == field
 
 
@@ -361,7 +418,6 @@ BAD_STARTS = [
     b"HTTP/2 200\r\n",
     b"HTTP/2.0 200 OK\r\n",
     b"HTTP/0.9 200 OK\r\n",
-    b"HTTP/1.2 200 OK\r\n",
     b"HTTP/1.11 200 OK\r\n",
     b"HTTP/11 200 OK\r\n",
     b"HTTP/1.1  200 OK\r\n",
@@ -374,7 +430,6 @@ BAD_STARTS = [
     b"HTTP/1.1 000 OK\r\n",
     b"HTTP/1.1 200OK\r\n",
     b"HTTP/1.1 200\tOK\r\n",
-    b"HTTP/1.1 200 OK\n",
     b"HTTP/1.1 200 OK\rX: y\r\n",
     b"HTTP/1.1 200 OK\r\r\n",
     b"HTTP/1.1\r\n",
@@ -412,32 +467,26 @@ BAD_FIELDS = [
     b"X : y\r\n",
     b"X\t: y\r\n",
     b" X: y\r\n",
+    b"X: y\r\n\x0bz\r\n",
+    b"X: y\r\n z\x00\r\n",
+    b"X: y\r\n z\rZ: a\r\n",
     b"X\r\n",
     b": y\r\n",
     b"X y: z\r\n",
     b"X\x00: y\r\n",
     b"X\xe4: y\r\n",
     b"X(: y\r\n",
-    b"X: y\n",
     b"X: y\r",
     b"X: y\r\r\n",
     b"X: y\rZ: a\r\n",
-    b"X: y\nZ: a\r\n",
-    b"X: y\r\n z\r\n",
-    b"X: y\r\n\tz\r\n",
-    b"X:\r\n y\r\n",
     b"X: y\x00\r\n",
     b"X: \x00\r\n",
-    b"X: y\x0bz\r\n",
-    b"X: y\x1b\r\n",
-    b"X: y\x7f\r\n",
-    b"\n",
     b"\r",
 ]
 BAD_FRAMINGS = [
-    b"Content-Length: 5\r\n",
     b"Content-Length: 6\r\n",
-    b"Transfer-Encoding: chunked\r\n",
+    b"Content-Length: 5, 6\r\n",
+    b"Content-Length: 5,\r\n",
     b"Transfer-Encoding: gzip\r\n",
     b"Transfer-Encoding: identity\r\n",
     b"Transfer-Encoding:\r\n",
@@ -449,8 +498,12 @@ BAD_LENGTHS = [
     b"-5",
     b"5.",
     b"5 5",
-    b"5,5",
-    b"5, 5",
+    b"5,",
+    b",5",
+    b"5,6",
+    b"5\x0b",
+    b"5\r\n 0",
+    b"0" * 19,
     b"0x5",
     b"5_0",
     b"five",
@@ -460,7 +513,17 @@ BAD_LENGTHS = [
 ]
 
 
-BAD_CODINGS = [b"gzip", b"identity", b"gzip, chunked", b"chunked, chunked", b"chunked, gzip", b"chunked;a", b"x"]
+BAD_CODINGS = [
+    b"chunked\x0b",
+    b"\x0cchunked",
+    b"gzip",
+    b"identity",
+    b"gzip, chunked",
+    b"chunked, chunked",
+    b"chunked, gzip",
+    b"chunked;a",
+    b"x",
+]
 BAD_HEADS = {
     "header": BAD_FIELDS,
     "framing-after-a-length": [b"Content-Length: 5\r\n" + line for line in BAD_FRAMINGS],
@@ -470,7 +533,7 @@ BAD_HEADS = {
         *(b"Transfer-Encoding: " + coding + b"\r\n" for coding in BAD_CODINGS),
         b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
-        b"Transfer-Encoding:\r\n chunked\r\n",
+        b"Transfer-Encoding: chunked\r\n , gzip\r\n",
     ],
 }
 
@@ -493,7 +556,6 @@ BAD_CHUNKS = [
     b"+1\r\na\r\n",
     b"0x1\r\na\r\n",
     b" 1\r\na\r\n",
-    b"1 \r\na\r\n",
     b"1\na\r\n",
     b"1\r\r\na\r\n",
     b"1\ra\r\n",
@@ -503,10 +565,12 @@ BAD_CHUNKS = [
     b"fffffffffffffffff\r\n",
     b"10000000000000000\r\n",
     b";a\r\n",
-    b"1;\r\na\r\n",
     b"1;\x00\r\na\r\n",
     b"1;a\nb\r\n",
-    b'1;a="\r\na\r\n',
+    b"1 a\r\na\r\n",
+    b"1 \n",
+    b"1;\x1f\r\n",
+    b"1;a\rb\r\n",
     b"0\n\n",
     b"0\r\n\n",
     b"0\n\r\n",
@@ -514,10 +578,8 @@ BAD_CHUNKS = [
     b"0\r\nX\r\n\r\n",
     b"0\r\nX : y\r\n\r\n",
     b"0\r\n X: y\r\n\r\n",
-    b"0\r\nX: y\r\n z\r\n\r\n",
     b"0\r\nX: y\n\r\n",
     b"0\r\nX: \x00\r\n\r\n",
-    b"0\r\nContent-Length: 5\r\n\r\n",
     b"0\r\nHTTP/1.1 200 OK\r\n\r\n",
     b"HTTP/1.1 200 OK\r\n\r\n",
 ]
@@ -549,7 +611,7 @@ def test_body_error() -> None:
     assert parser.feed(CHUNKED + b"5\r\nhello\r\nnonsense") == b"hello"
     assert not parser.is_complete
     assert parser.body_error is not None
-    assert "the response is not valid HTTP/1.1" in parser.body_error
+    assert parser.body_error == "the response has an invalid chunk size"
 
 
 def short_texts(alphabet: bytes) -> Iterator[bytes]:
@@ -559,14 +621,15 @@ def short_texts(alphabet: bytes) -> Iterator[bytes]:
 
 
 def test_all_short_heads() -> None:
-    """Of the combinations of line breaks, colons, spaces and a letter, those are accepted that RFC 9112 allows."""
-    grammar = re.compile(rb"(?: [^\r\n]*)?\r\n(?:X+:[ X:]*\r\n)*\r\n")
+    """Of the combinations of line breaks, colons, spaces and a letter, those are accepted that are documented."""
+    grammar = re.compile(rb"(?: [^\r\n]*)?\r?\n(?:X+:[ X:]*\r?\n(?: [ X:]*\r?\n)*)*\r?\n")
     for text in short_texts(b"\r\nX: "):
         for data in (text + b"\r\n\r\n", b"\r\n" + text + b"\r\n\r\n"):
             head = grammar.match(data)
             read = outcome("GET", [b"HTTP/1.1 204" + data])
             assert read.is_complete is (head is not None), data
-            assert read.can_reuse_connection is (head is not None and head.end() == len(data)), data
+            is_clear = head is not None and head.end() == len(data) and not re.search(rb"(?<!\r)\n", data)
+            assert read.can_reuse_connection is is_clear, data
 
 
 def test_all_short_ends() -> None:
@@ -593,8 +656,8 @@ def cuts_of(data: bytes) -> list[list[bytes]]:
 
 
 @pytest.mark.parametrize("before", [b"", CONTINUE, CONTINUE * MAX_INFORMATIONAL])
-def test_head_of_64_kib(before: bytes) -> None:
-    """A head of exactly 64 KiB is accepted, not counting what precedes it."""
+def test_head_of_100_kib(before: bytes) -> None:
+    """A head of exactly 100 KiB is accepted, not counting what precedes it."""
     for pieces in cuts_of(before + head_of(MAX_HEAD_BYTES) + b"hello"):
         read = outcome("GET", pieces)
         assert (read.body, read.is_complete, read.can_reuse_connection) == (b"hello", True, True)
@@ -615,10 +678,10 @@ def test_endless_head(start: bytes) -> None:
     """An endless head is refused as soon as it is too large, whatever part of it is."""
     filler = b"x" if start != OK else b"a: b\r\n" * 40
     parser = ResponseParser("GET")
-    start += filler * (60_000 // len(filler) if start != OK else 0)
+    start += filler * (100_000 // len(filler) if start != OK else 0)
     parser.feed(start)
     fed = len(start)
-    with pytest.raises(httpx.RemoteProtocolError, match=r"larger than 65536 bytes|more than 256 headers"):
+    with pytest.raises(httpx.RemoteProtocolError, match=r"larger than 102400 bytes|more than 256 headers"):
         while fed < 2 * MAX_HEAD_BYTES:
             fed += len(filler)
             parser.feed(filler)
@@ -633,7 +696,7 @@ def test_limits_of_informational_heads() -> None:
 
 
 def test_chunks_after_a_large_head() -> None:
-    """A chunked body may follow a head of 64 KiB: the head does not count for it."""
+    """A chunked body may follow a head of 100 KiB: the head does not count for it."""
     head = head_of(MAX_HEAD_BYTES, b"Transfer-Encoding: chunked\r\n")
     body = b"5\r\nhello\r\n0\r\nX: y\r\n\r\n"
     whole = outcome("GET", [head + body])
@@ -666,15 +729,16 @@ def test_number_of_trailers(before: bytes, count: int, is_accepted: bool, traili
 @pytest.mark.parametrize("before", [b"", b"5\r\nhello\r\n"])
 @pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 2000, 150_000])
 def test_large_trailers(before: bytes, size: int) -> None:
-    """Trailers of more than 64 KiB are refused, not counting what arrives in one piece with some of the body."""
+    """Trailers of more than 100 KiB are refused, wherever they are cut."""
     data = CHUNKED + before + b"0\r\nX: " + b"x" * size + b"\r\n\r\n"
-    read = outcome("GET", cut_at(data, range(1000, len(data), 1000)))
-    assert (read.is_complete, read.has_failed) == (False, True)
+    for pieces in cuts_of(data):
+        read = outcome("GET", pieces)
+        assert (read.is_complete, read.has_failed) == (False, True)
 
 
 @pytest.mark.parametrize("before", [b"", b"5\r\nhello\r\n"])
-def test_trailers_of_64_kib(before: bytes) -> None:
-    """Trailers of less than 64 KiB are accepted."""
+def test_trailers_of_100_kib(before: bytes) -> None:
+    """Trailers of less than 100 KiB are accepted."""
     for pieces in cuts_of(CHUNKED + before + b"0\r\nX: " + b"x" * (MAX_HEAD_BYTES - 100) + b"\r\n\r\n"):
         assert outcome("GET", pieces).can_reuse_connection
 
@@ -682,17 +746,32 @@ def test_trailers_of_64_kib(before: bytes) -> None:
 @pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 2000, 150_000])
 @pytest.mark.parametrize("before", [b"", b"5\r\nhello\r\n"])
 def test_large_extension(before: bytes, size: int) -> None:
-    """A chunk extension of more than 64 KiB is refused, not counting what arrives along with some of the body."""
+    """A chunk extension of more than 100 KiB is refused, wherever it is cut."""
     data = CHUNKED + before + b"1;" + b"x" * size + b"\r\na\r\n0\r\n\r\n"
-    read = outcome("GET", cut_at(data, range(1000, len(data), 1000)))
-    assert (read.is_complete, read.has_failed) == (False, True)
+    for pieces in cuts_of(data):
+        read = outcome("GET", pieces)
+        assert (read.is_complete, read.has_failed) == (False, True)
 
 
 def test_endless_framing() -> None:
     """Endless framing without data is refused: zeros before a size, an extension, a trailer."""
     for start, filler in ((b"", b"0"), (b"1;", b"x"), (b"0\r\n", b"x"), (b"0\r\nX:", b" "), (b'1;a="', b"x")):
-        pieces = [CHUNKED + start, *[filler * 1000] * 70]
+        pieces = [CHUNKED + start, *[filler * 1000] * 103]
         assert outcome("GET", pieces).has_failed
+
+
+def test_limits_of_lenient_heads() -> None:
+    """The same limits hold for a head that only lenient readers accept."""
+    start = b"HTTP/1.1 200 OK\nContent-Length: 5\n"
+    for over in 0, 1:
+        long = start + b"X: " + b"x" * (MAX_HEAD_BYTES + over - len(start) - 7) + b"\r\n\r\n"
+        many = start + b"X: y\n" * (MAX_FIELDS + over - 1) + b"\n"
+        for head in long, many:
+            for pieces in cuts_of(head + b"hello"):
+                read = outcome("GET", pieces)
+                assert (read.body, read.has_failed) == ((b"", True) if over else (b"hello", False))
+    for filler in b"x", b" ", b"\x01":
+        assert outcome("GET", [start, b"X: y\r\n x: ", *[filler * 1000] * 103]).has_failed
 
 
 @pytest.mark.parametrize(("count", "is_accepted"), [(MAX_INFORMATIONAL, True), (MAX_INFORMATIONAL + 1, False)])
@@ -743,6 +822,21 @@ def test_nothing_is_kept_of_a_body() -> None:
     finally:
         tracemalloc.stop()
     assert kept < 10_000
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_interrupt_in_a_callback(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What strikes while llhttp calls back, such as a KeyboardInterrupt, comes out as it is."""
+
+    def strike(*_: object) -> None:
+        raise error
+
+    message: object = vars(ResponseParser("GET"))["_message"]
+    monkeypatch.setattr(message.__class__, "on_header", strike)
+    parser = ResponseParser("GET")
+    with pytest.raises(error) as caught:
+        parser.feed(LENGTH)
+    assert type(caught.value) is error
 
 
 def test_no_garbage_cycle() -> None:

@@ -1,0 +1,27 @@
+"""The socket below a stream: what is asked of it directly, without the event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from anyio.abc import ByteStream, SocketAttribute
+
+
+def raw_socket_of(stream: ByteStream) -> socket.socket | None:
+    """Return the socket of a stream; None if it is closed already.
+
+    asyncio's has fewer methods than a plain one.
+    """
+    try:
+        return stream.extra(SocketAttribute.raw_socket, None)
+    except AttributeError:  # under uvloop: anyio asks the socket for its address, and there is no socket any more
+        return None
+
+
+def has_early_data(raw_socket: socket.socket) -> bool:
+    """Return whether data has arrived on a socket that is readable; if not, the other side has closed it."""
+    with contextlib.suppress(OSError), raw_socket.dup() as copy:
+        copy.setblocking(False)
+        return bool(copy.recv(1, socket.MSG_PEEK))
+    return False
