@@ -15,7 +15,7 @@ from prefect_http._attempt import Attempt
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
-from prefect_http._fields.retry_after import parse_retry_after
+from prefect_http._fields.retry_after import parse_retry_after_fields
 from prefect_http._httpx_details import change_class, copy_of
 from prefect_http._redact import one_line, safe_url, without_credentials
 
@@ -119,8 +119,7 @@ def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -
 
 def retry_after(response: httpx.Response) -> float | None:
     """Return how many seconds the response asks to wait; None if it does not ask, or not in a valid form."""
-    headers = response.headers
-    return parse_retry_after(headers.get("Retry-After"), date=headers.get("Date"), now=time.time())
+    return parse_retry_after_fields(response.headers, now=time.time())
 
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:

@@ -28,7 +28,7 @@ from prefect_http._attempt import Attempt, format_outcome, format_seconds
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.error_body import discard, read_beginning, read_whole
 from prefect_http._client.one_shot_body import mark_one_shot_body
-from prefect_http._client.retry_state import RetryState
+from prefect_http._client.retry_state import RetryState, says_should_retry
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._foreign_errors import is_foreign
@@ -152,7 +152,7 @@ class SendCall:
         """Whether the caller gets the response without any decision about a retry."""
         if response.status_code in self._policy.statuses or REJECTED in response.extensions:
             return False
-        return is_success(response) or not self._options.raise_on_all_errors
+        return is_success(response) or not (self._options.raise_on_all_errors or says_should_retry(response))
 
     def _within_total_timeout(self, step: Awaitable[T]) -> Awaitable[T]:
         """Return an awaitable for a step of an attempt; it raises TimeoutException at the end of ``total_timeout``."""

@@ -97,6 +97,50 @@ async def test_statuses_are_the_policys() -> None:
     assert [attempt.status_code for attempt in caught.value.attempts] == [500, 503]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [300, 600, 777, 999])
+async def test_a_policy_may_list_any_bad_status(status: int) -> None:
+    """Servers send codes above 599, and a policy may list them."""
+    server = Server(status, 200)
+    assert (await send(server, retry=dataclasses.replace(AT_ONCE, statuses={status}))).status_code == 200
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
+@pytest.mark.parametrize(
+    ("status", "method", "value", "count"),
+    [
+        (503, "GET", "false", 1),
+        (503, "POST", "true", 2),
+        (500, "GET", "true", 2),
+        (500, "PUT", "True", 2),
+        (500, "POST", "true", 1),
+        (500, "GET", "maybe", 1),
+        (409, "GET", "true", 2),
+        (304, "GET", "true", 1),
+    ],
+)
+async def test_a_response_may_say_whether_to_retry(
+    status: int, method: str, value: str, count: int, *, raises: bool
+) -> None:
+    """``x-should-retry`` forbids a retry of any status, and allows one where repeating the method is safe."""
+    server = Server(httpx.Response(status, headers={"x-should-retry": value}), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, raise_on_all_errors=raises) as client:
+            with contextlib.suppress(PrefectHTTPStatusError):
+                await client.request(method, URL)
+    assert server.count == count
+
+
+@pytest.mark.anyio
+async def test_a_good_response_is_not_retried_whatever_it_says() -> None:
+    """``x-should-retry`` is for bad statuses."""
+    server = Server(httpx.Response(200, headers={"x-should-retry": "true"}))
+    await send(server)
+    assert server.count == 1
+
+
 # --- Exceptions
 
 
