@@ -30,8 +30,10 @@ class _Beginning(httpx.AsyncByteStream):
         cut: why it ended early, for people; None if it did not.
     """
 
-    def __init__(self, stream: httpx.AsyncByteStream, *, max_bytes: int, deadline: float) -> None:
-        self._stream = stream
+    def __init__(self, response: httpx.Response, *, max_bytes: int, deadline: float) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._response = response
+        self._stream = response.stream
         self._room = max_bytes
         self._deadline = deadline
         self._chunks: AsyncIterator[bytes] | None = None
@@ -60,7 +62,7 @@ class _Beginning(httpx.AsyncByteStream):
                         return b""
                 return chunk
             except Exception as error:
-                if is_foreign(error):
+                if is_foreign(error, self._response.request):
                     raise
                 # Whatever the network raised: the status that came before it is more useful to the caller.
                 self.cut = f"it broke off with {safe_exception(error)}"
@@ -88,9 +90,7 @@ async def read_beginning(
     Cancellation:
         The response is closed, shielded for at most ``close_seconds``.
     """
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    beginning = _Beginning(stream, max_bytes=max_bytes, deadline=anyio.current_time() + max_seconds)
+    beginning = _Beginning(response, max_bytes=max_bytes, deadline=anyio.current_time() + max_seconds)
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
         if not response.is_closed and not response.is_stream_consumed:

@@ -196,11 +196,11 @@ class SendCall:
 
     async def _retries_error(self, error: httpx.RequestError) -> bool:
         """Decide whether an error is followed by another attempt. If not, add a note that says why."""
-        if is_foreign(error):
+        error.request = self._failed_request(error)
+        if is_foreign(error, error.request) or (self._body is not None and self._body.has_raised(error)):
             return False
         await anyio.lowlevel.checkpoint_if_cancelled()
         answered = self._options.answered
-        error.request = self._failed_request(error)
         if error.request is not self._request:
             answered.add(self._request.url)  # with the redirect
         attempt = self._state.record(
