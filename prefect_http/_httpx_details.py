@@ -80,7 +80,7 @@ def change_class(response: httpx.Response, cls: type[httpx.Response]) -> None:
     """Turn a response into one of ``cls`` in place, if it is of httpx's own class; otherwise do nothing.
 
     A new object would need a stream that forwards to the old one, because httpx ties a response's stream to the
-    object that its client has made. ``cls`` must have no state beyond that of httpx.Response.
+    object that its client has made. Any state of ``cls`` beyond that of httpx.Response must have defaults.
     """
     if type(response) in _PLAIN_CLASSES:
         response.__class__ = cls

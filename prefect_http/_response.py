@@ -32,6 +32,22 @@ _PYTHON_ENCODINGS = frozenset(
 class PrefectResponse(httpx.Response):
     """An httpx.Response whose ``raise_for_status()`` raises PrefectHTTPStatusError."""
 
+    # What `attempts` is made of when it is asked for, since most responses never are.
+    _failed_attempts: tuple[Attempt, ...] = ()
+    _elapsed_at_last: float | None = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """All attempts of the ``send()`` that led to the response, oldest first; its own is the last.
+
+        Empty if the response does not come from a PrefectHttpxClient. Exceptions among them have no traceback.
+        """
+        if self._elapsed_at_last is None:
+            return self._failed_attempts
+        number = len(self._failed_attempts) + 1
+        last = Attempt(number, self.status_code, None, None, "the response was accepted", self._elapsed_at_last)
+        return (*self._failed_attempts, last)
+
     def raise_for_status(self) -> Self:
         """Return the response if its status is 2xx or 101.
 
@@ -100,10 +116,21 @@ def is_success(response: httpx.Response) -> bool:
     return 200 <= response.status_code < 300 or response.status_code == 101
 
 
-def as_prefect_response(response: httpx.Response) -> PrefectResponse:
-    """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class."""
+def as_prefect_response(
+    response: httpx.Response, failed_attempts: tuple[Attempt, ...], elapsed: float | None
+) -> PrefectResponse:
+    """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class.
+
+    Args:
+        response: the response.
+        failed_attempts: the attempts that failed.
+        elapsed: for how many seconds the last attempt took, if that succeeded; None if it is one of those that failed.
+    """
     change_class(response, PrefectResponse)
-    return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
+    ours = response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
+    ours._failed_attempts = failed_attempts
+    ours._elapsed_at_last = elapsed
+    return ours
 
 
 def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -> PrefectHTTPStatusError:

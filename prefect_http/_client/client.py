@@ -1,21 +1,19 @@
-"""PrefectHttpxClient: its constructor and its verbs. What a ``send()`` does is in send.py."""
+"""PrefectHttpxClient: its constructor and ``send()``, whose parts are in send.py. The verbs are in verbs.py."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable
+from typing import Unpack
 
 import httpx
 
 from prefect_http._asgi.lifespan_transport import AppTransport
 from prefect_http._attempt import Attempt
-from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.arguments import HttpxArguments, with_parameters_of
 from prefect_http._client.routing import make_transports
-from prefect_http._client.send import ON_RETRY_MUST_BE, SendCall, SendOptions, checked_policy
-from prefect_http._httpx_details import LeanClient
+from prefect_http._client.send import SendCall, SendOptions, checked_hook, checked_policy
+from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._throttle.throttle import Throttle
@@ -26,13 +24,14 @@ from prefect_http._version import __version__
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 
 
-class PrefectHttpxClient(LeanClient):
+class PrefectHttpxClient(VerbsWithRetry):
     """An httpx.AsyncClient that retries what is safe to retry, waits as the server asks, and raises for a bad status.
 
     It does whatever httpx.AsyncClient does. Every verb (``request()``, ``get()``, ..., ``stream()``) goes through
     ``send()`` and returns a PrefectResponse. ``send()`` repeats a request as its RetryPolicy says: the client's, or
-    the one in the request's ``extensions={"retry": policy}``. A response that is not wanted is closed before the
-    wait, so a stream that is being retried never holds a connection.
+    the request's own, which every verb takes as ``retry=``, and ``send()`` in ``extensions={"retry": policy}``. A
+    response that is not wanted is closed before the wait, so a stream that is being retried never holds a connection.
+    Every ``send()`` that returns is a checkpoint, also if an app or a mock responds without waiting.
 
     Args:
         retry: what is repeated and when; None: ``RetryPolicy.from_env()``.
@@ -46,12 +45,15 @@ class PrefectHttpxClient(LeanClient):
         raise_on_all_errors: False returns a response with a bad status once it is not retried any more.
         on_retry: called before each wait, with the request and the attempt that failed. A plain function, whose
             return value is ignored; an exception from it ends the request.
+        on_attempt: called after each attempt that got a response or failed with an httpx.RequestError, the last one
+            included, with the request and the attempt; before ``on_retry``, and a function like that. An exception of
+            an app in this process, or of the stream of a request body, is not an attempt's.
         **httpx_arguments: every keyword of httpx.AsyncClient. The ``User-Agent`` names this package, unless
             ``headers`` has one.
 
     Raises:
-        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` is not a plain
-            function, ``app`` is not callable, or ``app`` comes with ``transport``, ``mounts`` or ``proxy``.
+        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` or ``on_attempt`` is
+            not a plain function, ``app`` is not callable, or ``app`` comes with ``transport``, ``mounts`` or ``proxy``.
         ValueError: an environment variable of RetryPolicy is bad.
 
     Entering raises, with ``app``:
@@ -70,14 +72,14 @@ class PrefectHttpxClient(LeanClient):
         throttle: Throttle | None = None,
         raise_on_all_errors: bool = True,
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
+        on_attempt: Callable[[httpx.Request, Attempt], object] | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
-        if on_retry is not None and (not callable(on_retry) or is_async(on_retry)):
-            raise TypeError(f"{ON_RETRY_MUST_BE}, not {on_retry!r}")
         self._send_options = SendOptions(
             policy=RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
             raise_on_all_errors=raise_on_all_errors,
-            on_retry=on_retry,
+            on_retry=checked_hook(on_retry, "on_retry"),
+            on_attempt=checked_hook(on_attempt, "on_attempt"),
             is_in_process=app is not None,
             answered=AnsweredOrigins(),
         )
@@ -118,37 +120,6 @@ class PrefectHttpxClient(LeanClient):
         # Positional, because every request passes here.
         call = SendCall(self, super().send, self._send_options, request, stream, auth, follow_redirects)
         return await call.run()
-
-    if TYPE_CHECKING:
-        # At run time the verbs are httpx's own, which return what send() returns.
-
-        @with_parameters_of(httpx.AsyncClient.request)
-        async def request(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.get)
-        async def get(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.options)
-        async def options(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.head)
-        async def head(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.post)
-        async def post(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.put)
-        async def put(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.patch)
-        async def patch(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.delete)
-        async def delete(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.stream)
-        @contextlib.asynccontextmanager
-        def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PrefectResponse]: ...
 
 
 def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> None:

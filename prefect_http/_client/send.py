@@ -24,9 +24,10 @@ import anyio.lowlevel
 import httpx
 
 from prefect_http._asgi.lifespan_transport import READ_WHOLE
-from prefect_http._attempt import Attempt, format_outcome, format_seconds
+from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
+from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
-from prefect_http._client.error_body import discard, read_beginning, read_whole
+from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.retry_state import RetryState, says_should_retry
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
@@ -39,8 +40,9 @@ from prefect_http._retry.policy import RetryPolicy
 
 T = TypeVar("T")
 
-ON_RETRY_MUST_BE = "on_retry must be a plain function of a request and an attempt"
+Hook = Callable[[httpx.Request, Attempt], object]
 
+_HOOK_MUST_BE = "must be a plain function of a request and an attempt"
 _NO_AUTH = NoAuth()
 _logger = logging.getLogger("prefect_http")
 
@@ -53,13 +55,15 @@ class SendOptions:
         policy: for requests that do not bring their own.
         raise_on_all_errors: whether a bad status raises an error.
         on_retry: called before each wait.
+        on_attempt: called after each attempt.
         is_in_process: whether there is an app in place of a network.
         answered: the origins that have answered the client.
     """
 
     policy: RetryPolicy
     raise_on_all_errors: bool
-    on_retry: Callable[[httpx.Request, Attempt], object] | None
+    on_retry: Hook | None
+    on_attempt: Hook | None
     is_in_process: bool
     answered: AnsweredOrigins
 
@@ -111,6 +115,7 @@ class SendCall:
 
     async def run(self) -> PrefectResponse:
         """Send the request until its response is accepted or no further attempt is made."""
+        response: httpx.Response | None = None
         try:
             while True:
                 try:
@@ -124,13 +129,13 @@ class SendCall:
                         raise
                 else:
                     if is_accepted:
-                        return as_prefect_response(response)
+                        return await self._accept(response)
                     if not await self._retries_response(response):
                         return await self._conclude(response)
                 await self._wait()
         finally:
-            # The state holds the errors of the attempts, and their tracebacks hold this frame.
-            self._lazy_state = None
+            # They hold the errors of the attempts, and on newer Pythons these hold this frame.
+            self._lazy_state = response = None
 
     # --- Authentication
 
@@ -211,6 +216,7 @@ class SendCall:
         )
         if attempt.delay is None:
             error.add_note(self._state.format_attempts())
+            await self._report(attempt)
         return attempt.delay is not None
 
     async def _retries_response(self, response: httpx.Response) -> bool:
@@ -220,10 +226,20 @@ class SendCall:
             await discard(response, delay=attempt.delay)
         return attempt.delay is not None
 
+    async def _accept(self, response: httpx.Response) -> PrefectResponse:
+        """Return the response for the caller."""
+        failed = () if self._lazy_state is None else tuple(self._lazy_state.attempts)
+        accepted = as_prefect_response(response, failed, anyio.current_time() - self._started)
+        if self._options.on_attempt is not None:
+            await self._report(accepted.attempts[-1], accepted)
+        return accepted
+
     async def _conclude(self, response: httpx.Response) -> PrefectResponse:
         """Raise the error for the last response, or return the response if it is not one to raise for."""
+        await self._report(self._state.attempts[-1], response)
+        attempts = tuple(self._state.attempts)
         if not is_success(response) and self._options.raise_on_all_errors:
-            raise await self._status_error(as_prefect_response(response))
+            raise await self._status_error(as_prefect_response(response, attempts, None))
         try:
             if not self._stream:
                 await self._within_total_timeout(read_whole(response))
@@ -231,7 +247,7 @@ class SendCall:
             error.request = self._failed_request(error)
             error.add_note(self._state.format_attempts())
             raise
-        return as_prefect_response(response)
+        return as_prefect_response(response, attempts, None)
 
     async def _status_error(self, response: PrefectResponse) -> PrefectHTTPStatusError:
         """Read the beginning of the response for its error, close it, and return the error."""
@@ -243,10 +259,20 @@ class SendCall:
             error.add_note(f"The response body is incomplete: {cut}.")
         return error
 
+    async def _report(self, attempt: Attempt, response: httpx.Response | None = None) -> None:
+        """Call ``on_attempt``. If that raises an exception, close the response."""
+        if self._options.on_attempt is not None:
+            try:
+                _call(self._options.on_attempt, "on_attempt", self._request, attempt)
+            except BaseException:
+                if response is not None:
+                    await close(response)
+                raise
+
     # --- The wait
 
     async def _wait(self) -> None:
-        """Log the last attempt, call ``on_retry``, and wait until the next attempt is due."""
+        """Log the last attempt, call ``on_attempt`` and ``on_retry``, and wait until the next attempt is due."""
         state = self._state
         attempt = state.attempts[-1]
         assert attempt.delay is not None
@@ -260,12 +286,11 @@ class SendCall:
             format_seconds(attempt.delay),
             attempt.reason,
         )
-        on_retry = self._options.on_retry
-        if on_retry is not None:
-            returned = on_retry(state.request, attempt)
-            if inspect.iscoroutine(returned):
-                returned.close()
-                raise TypeError(f"{ON_RETRY_MUST_BE}, not the async {on_retry!r}")
+        await self._report(attempt)
+        if self._options.on_retry is not None:
+            _call(self._options.on_retry, "on_retry", self._request, attempt)
+        if attempt.exception is not None:
+            drop_tracebacks(attempt.exception)
         await anyio.sleep_until(state.resume_at)
         self._started = anyio.current_time()
 
@@ -274,6 +299,20 @@ async def _until(deadline: float, step: Awaitable[T], policy: RetryPolicy) -> T:
     with anyio.CancelScope(deadline=deadline):
         return await step
     raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
+
+
+def _call(hook: Hook, name: str, request: httpx.Request, attempt: Attempt) -> None:
+    returned = hook(request, attempt)
+    if inspect.iscoroutine(returned):
+        returned.close()
+        raise TypeError(f"{name} {_HOOK_MUST_BE}, not the async {hook!r}")
+
+
+def checked_hook(hook: Hook | None, name: str) -> Hook | None:
+    """Return a hook that is a plain function, or None; otherwise raise a TypeError."""
+    if hook is not None and (not callable(hook) or is_async(hook)):
+        raise TypeError(f"{name} {_HOOK_MUST_BE}, not {hook!r}")
+    return hook
 
 
 def checked_policy(policy: object, where: str) -> RetryPolicy:
