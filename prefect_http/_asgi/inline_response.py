@@ -87,6 +87,9 @@ class InlineResponse:
             error = None  # it refers to this frame
         if call.cancel_scope.shield:
             await anyio.lowlevel.checkpoint_if_cancelled()
+        elif self._timer is None and call.failure is None:
+            # The app has waited for nothing. A loop of such requests could neither be cancelled nor timed out.
+            await checkpoint()
         return self._response()
 
     def _response(self) -> httpx.Response:

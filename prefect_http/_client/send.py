@@ -30,6 +30,7 @@ from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.retry_state import RetryState, says_should_retry
+from prefect_http._concurrency.backend import checkpoint
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._foreign_errors import is_foreign
@@ -44,6 +45,8 @@ Hook = Callable[[httpx.Request, Attempt], object]
 
 _HOOK_MUST_BE = "must be a plain function of a request and an attempt"
 _NO_AUTH = NoAuth()
+# A response with this extension has come through a network, and the request has waited for it. A mock may not have.
+_NETWORK_STREAM = "network_stream"
 _logger = logging.getLogger("prefect_http")
 
 
@@ -120,6 +123,8 @@ class SendCall:
             while True:
                 try:
                     response = await self._attempt()
+                    if _NETWORK_STREAM not in response.extensions:
+                        await self._checkpoint(response)
                     self._note_who_answered(response)
                     is_accepted = self._is_accepted(response)
                     if is_accepted and not self._stream:
@@ -152,6 +157,15 @@ class SendCall:
         # Always streamed: a response that is not wanted is never read whole, however long it is.
         sending = self._transmit(self._request, stream=True, auth=self._auth, follow_redirects=self._follow_redirects)
         return self._within_total_timeout(sending)
+
+    async def _checkpoint(self, response: httpx.Response) -> None:
+        """Let other tasks run, and be cancelled if that is due, unless the app's transport has seen to it."""
+        if not self._options.is_in_process:
+            try:
+                await checkpoint()
+            except BaseException:
+                await close(response)
+                raise
 
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""
@@ -204,7 +218,7 @@ class SendCall:
         error.request = self._failed_request(error)
         if is_foreign(error, error.request) or (self._body is not None and self._body.has_raised(error)):
             return False
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint()
         answered = self._options.answered
         if error.request is not self._request:
             answered.add(self._request.url)  # with the redirect

@@ -13,9 +13,20 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
+import trio.testing
 from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_of, raising
 
-from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
+from prefect_http import (
+    Attempt,
+    PrefectHTTPStatusError,
+    PrefectHttpxClient,
+    PrefectResponse,
+    Receive,
+    RetryPolicy,
+    Scope,
+    Send,
+    Throttle,
+)
 from prefect_http._response import REJECTED
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
@@ -435,6 +446,97 @@ async def test_failures_leave_no_garbage_cycles(answer: Callable[[httpx.Request]
                 gc.enable()
     # A response of httpx is a cycle by itself, to which the errors of its attempts belong.
     assert not kinds & {PrefectHTTPStatusError, httpx.ConnectError, FrameType, TracebackType}
+
+
+# --- Checkpoints
+
+
+async def says_ok(scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond without waiting for anything."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+def mock(*statuses: int) -> httpx.MockTransport:
+    """Return a transport that responds without waiting for anything."""
+    answers = iter(statuses)
+    return httpx.MockTransport(lambda request: httpx.Response(next(answers, 200)))
+
+
+EAGER: dict[str, Callable[[], PrefectHttpxClient]] = {
+    "app": lambda: PrefectHttpxClient(app=says_ok),
+    "mock": lambda: PrefectHttpxClient(transport=mock(), base_url=URL),
+    "throttled mock": lambda: PrefectHttpxClient(transport=mock(), throttle=Throttle(), base_url=URL),
+    "mounted mock": lambda: PrefectHttpxClient(mounts={"all://": mock()}, base_url=URL),
+    "failing mock": lambda: PrefectHttpxClient(transport=httpx.MockTransport(time_out), retry=ONCE, base_url=URL),
+    "rejecting mock": lambda: PrefectHttpxClient(
+        transport=httpx.MockTransport(refuse), retry=ONCE, raise_on_all_errors=False, base_url=URL
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("kind", EAGER)
+async def test_every_send_is_a_checkpoint(kind: str, stream: bool) -> None:
+    """Each send() lets other tasks run, and can be cancelled, also if nothing waits in it."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await anyio.lowlevel.checkpoint()
+            ticks += 1
+
+    async def send() -> None:
+        with contextlib.suppress(httpx.ReadTimeout):
+            await (await client.send(client.build_request("GET", "/"), stream=stream)).aclose()
+
+    with anyio.fail_after(5):
+        async with EAGER[kind]() as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            await anyio.lowlevel.checkpoint()
+            before = ticks
+            for _ in range(20):
+                await send()
+            assert ticks - before >= 19
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                while True:
+                    await send()
+            assert scope.cancelled_caught
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_checkpoint_closes_the_response() -> None:
+    """A response that has come without waiting is closed if the caller has been cancelled meanwhile."""
+    body = Body([b"x"])
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        scope.cancel()
+        return httpx.Response(200, stream=body)
+
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=httpx.MockTransport(respond)) as client:
+            with anyio.CancelScope() as scope:
+                await client.send(client.build_request("GET", URL), stream=True)
+    assert scope.cancelled_caught
+    assert body.is_closed
+
+
+@pytest.mark.trio
+async def test_a_response_from_a_network_costs_no_further_checkpoint() -> None:
+    """Where the network has been waited for, nothing else is."""
+
+    class Network(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, extensions={"network_stream": object()})
+
+    async with PrefectHttpxClient(transport=Network()) as client:
+        with trio.testing.assert_no_checkpoints():
+            await client.get(URL)
 
 
 # --- Several tasks
