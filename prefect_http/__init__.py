@@ -11,6 +11,7 @@ from prefect_http._errors import (
     LifespanStartupError,
     LifespanTimeoutError,
     PrefectHTTPStatusError,
+    ResponseTooLarge,
     ThrottleTimeout,
 )
 from prefect_http._fields.rate_limit import RateLimit
@@ -44,6 +45,7 @@ __all__ = [
     "PrefectResponse",
     "RateLimit",
     "Receive",
+    "ResponseTooLarge",
     "RetryPolicy",
     "Scope",
     "Send",

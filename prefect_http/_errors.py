@@ -6,6 +6,9 @@
     httpx.PoolTimeout
      └─ ThrottleTimeout              a request that the throttle could not let through in time
 
+    httpx.RequestError
+     └─ ResponseTooLarge             a response body beyond the limit of the client
+
     LifespanError                    an app's lifespan cannot be used as requested
      ├─ LifespanNotSupported         mode="on", and the app does not support the lifespan protocol
      ├─ LifespanStartupError         the app's startup failed
@@ -61,6 +64,10 @@ def _without_init(cls: type[PrefectHTTPStatusError], args: tuple[object, ...]) -
 
 class ThrottleTimeout(httpx.PoolTimeout):
     """A request could not be let through the throttle before the caller's deadline or ``max_wait``; it was not sent."""
+
+
+class ResponseTooLarge(httpx.RequestError):
+    """A response body, once decoded, is larger than the client's ``max_response_bytes``. It is not retried."""
 
 
 class LifespanError(Exception):

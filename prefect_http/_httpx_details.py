@@ -7,7 +7,7 @@ tests/test_httpx_details.py fails if a version of httpx, or of httpx2, works dif
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
@@ -58,19 +58,6 @@ class ReadyResponse(httpx.Response):
             del self._body
             # Sets `elapsed` and returns the connection to the pool, even if the body cannot be decoded.
             await stream.aclose()
-
-
-class DecodingResponse(httpx.Response):
-    """A response for ``aiter_bytes()`` alone, which then reads the stream without another generator in between.
-
-    If decoding fails, httpx leaves the generators below ``aiter_bytes()`` to the garbage collector, and trio warns
-    about each of them. The stream must be its own iterator; it is not closed.
-    """
-
-    def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """Return the stream's iterator."""
-        assert isinstance(self.stream, httpx.AsyncByteStream)
-        return aiter(self.stream)
 
 
 _PLAIN_CLASSES = frozenset({httpx.Response, ReadyResponse})

@@ -12,6 +12,7 @@ from typing import Self, cast
 import httpx
 
 from prefect_http._attempt import Attempt
+from prefect_http._bounded_body import read_whole_within
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
@@ -35,6 +36,7 @@ class PrefectResponse(httpx.Response):
     # What `attempts` is made of when it is asked for, since most responses never are.
     _failed_attempts: tuple[Attempt, ...] = ()
     _elapsed_at_last: float | None = None
+    _max_bytes: int | None = None
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -47,6 +49,16 @@ class PrefectResponse(httpx.Response):
         number = len(self._failed_attempts) + 1
         last = Attempt(number, self.status_code, None, None, "the response was accepted", self._elapsed_at_last)
         return (*self._failed_attempts, last)
+
+    async def aread(self) -> bytes:
+        """Return the whole body, decoded.
+
+        Raises:
+            ResponseTooLarge: it is larger than the ``max_response_bytes`` of the client.
+        """
+        if self._max_bytes is None or self.is_closed or self.is_stream_consumed:
+            return await super().aread()
+        return await read_whole_within(self, self._max_bytes)
 
     def raise_for_status(self) -> Self:
         """Return the response if its status is 2xx or 101.
@@ -117,7 +129,10 @@ def is_success(response: httpx.Response) -> bool:
 
 
 def as_prefect_response(
-    response: httpx.Response, failed_attempts: tuple[Attempt, ...], elapsed: float | None
+    response: httpx.Response,
+    failed_attempts: tuple[Attempt, ...],
+    elapsed: float | None,
+    max_bytes: int | None,
 ) -> PrefectResponse:
     """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class.
 
@@ -125,11 +140,11 @@ def as_prefect_response(
         response: the response.
         failed_attempts: the attempts that failed.
         elapsed: for how many seconds the last attempt took, if that succeeded; None if it is one of those that failed.
+        max_bytes: the limit for its body if it is read whole; None: no limit.
     """
     change_class(response, PrefectResponse)
     ours = response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
-    ours._failed_attempts = failed_attempts
-    ours._elapsed_at_last = elapsed
+    vars(ours).update(_failed_attempts=failed_attempts, _elapsed_at_last=elapsed, _max_bytes=max_bytes)
     return ours
 
 

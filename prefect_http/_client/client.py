@@ -48,13 +48,15 @@ class PrefectHttpxClient(VerbsWithRetry):
         on_attempt: called after each attempt that got a response or failed with an httpx.RequestError, the last one
             included, with the request and the attempt; before ``on_retry``, and a function like that. An exception of
             an app in this process, or of the stream of a request body, is not an attempt's.
+        max_response_bytes: how many bytes a body may have, decoded, that is read whole, as by ``get()`` or ``aread()``;
+            0 or more. None: no limit. A body that is streamed has none.
         **httpx_arguments: every keyword of httpx.AsyncClient. The ``User-Agent`` names this package, unless
             ``headers`` has one.
 
     Raises:
         TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` or ``on_attempt`` is
             not a plain function, ``app`` is not callable, or ``app`` comes with ``transport``, ``mounts`` or ``proxy``.
-        ValueError: an environment variable of RetryPolicy is bad.
+        ValueError: an environment variable of RetryPolicy, or ``max_response_bytes``, is bad.
 
     Entering raises, with ``app``:
         LifespanError: the app does not start; see ``app_lifespan_context``.
@@ -73,6 +75,7 @@ class PrefectHttpxClient(VerbsWithRetry):
         raise_on_all_errors: bool = True,
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
         on_attempt: Callable[[httpx.Request, Attempt], object] | None = None,
+        max_response_bytes: int | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
         self._send_options = SendOptions(
@@ -80,6 +83,7 @@ class PrefectHttpxClient(VerbsWithRetry):
             raise_on_all_errors=raise_on_all_errors,
             on_retry=checked_hook(on_retry, "on_retry"),
             on_attempt=checked_hook(on_attempt, "on_attempt"),
+            max_response_bytes=_checked_limit(max_response_bytes),
             is_in_process=app is not None,
             answered=AnsweredOrigins(),
         )
@@ -108,6 +112,7 @@ class PrefectHttpxClient(VerbsWithRetry):
         Raises:
             PrefectHTTPStatusError: the last response has a bad status. Its body is read up to 64 KiB if streamed,
                 otherwise up to 1 MiB, for at most 5 s, and the response is closed.
+            ResponseTooLarge: the body is larger than ``max_response_bytes``; the response is closed, and not retried.
             ThrottleTimeout: the throttle could not let the request through in time; it was not sent and is not
                 retried.
             httpx.RequestError: what ended the last attempt, as httpx raised it; httpx.TimeoutException also if
@@ -120,6 +125,12 @@ class PrefectHttpxClient(VerbsWithRetry):
         # Positional, because every request passes here.
         call = SendCall(self, super().send, self._send_options, request, stream, auth, follow_redirects)
         return await call.run()
+
+
+def _checked_limit(max_bytes: object) -> int | None:
+    if max_bytes is None or (isinstance(max_bytes, int) and not isinstance(max_bytes, bool) and max_bytes >= 0):
+        return max_bytes
+    raise ValueError(f"max_response_bytes must be None or an integer, 0 or more, not {max_bytes!r}")
 
 
 def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> None:

@@ -59,6 +59,7 @@ class SendOptions:
         raise_on_all_errors: whether a bad status raises an error.
         on_retry: called before each wait.
         on_attempt: called after each attempt.
+        max_response_bytes: how large a body that is read whole may be; None: no limit.
         is_in_process: whether there is an app in place of a network.
         answered: the origins that have answered the client.
     """
@@ -67,6 +68,7 @@ class SendOptions:
     raise_on_all_errors: bool
     on_retry: Hook | None
     on_attempt: Hook | None
+    max_response_bytes: int | None
     is_in_process: bool
     answered: AnsweredOrigins
 
@@ -118,6 +120,7 @@ class SendCall:
 
     async def run(self) -> PrefectResponse:
         """Send the request until its response is accepted or no further attempt is made."""
+        limit = self._options.max_response_bytes
         response: httpx.Response | None = None
         try:
             while True:
@@ -128,7 +131,7 @@ class SendCall:
                     self._note_who_answered(response)
                     is_accepted = self._is_accepted(response)
                     if is_accepted and not self._stream:
-                        await self._within_total_timeout(read_whole(response))
+                        await self._within_total_timeout(read_whole(response, limit))
                 except httpx.RequestError as error:
                     if not await self._retries_error(error):
                         raise
@@ -180,7 +183,7 @@ class SendCall:
     def _mark_read_whole(self) -> None:
         """Mark the request, for the app's transport, if its response is read whole, which then costs less."""
         request = self._request
-        if self._stream:
+        if self._stream or self._options.max_response_bytes is not None:
             request.extensions = {name: value for name, value in request.extensions.items() if name != READ_WHOLE}
         else:
             # An event hook may want all of an error's body.
@@ -243,7 +246,8 @@ class SendCall:
     async def _accept(self, response: httpx.Response) -> PrefectResponse:
         """Return the response for the caller."""
         failed = () if self._lazy_state is None else tuple(self._lazy_state.attempts)
-        accepted = as_prefect_response(response, failed, anyio.current_time() - self._started)
+        elapsed = anyio.current_time() - self._started
+        accepted = as_prefect_response(response, failed, elapsed, self._options.max_response_bytes)
         if self._options.on_attempt is not None:
             await self._report(accepted.attempts[-1], accepted)
         return accepted
@@ -251,21 +255,23 @@ class SendCall:
     async def _conclude(self, response: httpx.Response) -> PrefectResponse:
         """Raise the error for the last response, or return the response if it is not one to raise for."""
         await self._report(self._state.attempts[-1], response)
-        attempts = tuple(self._state.attempts)
+        attempts, limit = tuple(self._state.attempts), self._options.max_response_bytes
         if not is_success(response) and self._options.raise_on_all_errors:
-            raise await self._status_error(as_prefect_response(response, attempts, None))
+            raise await self._status_error(as_prefect_response(response, attempts, None, limit))
         try:
             if not self._stream:
-                await self._within_total_timeout(read_whole(response))
+                await self._within_total_timeout(read_whole(response, limit))
         except httpx.RequestError as error:
             error.request = self._failed_request(error)
             error.add_note(self._state.format_attempts())
             raise
-        return as_prefect_response(response, attempts, None)
+        return as_prefect_response(response, attempts, None, limit)
 
     async def _status_error(self, response: PrefectResponse) -> PrefectHTTPStatusError:
         """Read the beginning of the response for its error, close it, and return the error."""
         max_bytes = STREAMED_ERROR_BYTES if self._stream else ERROR_BYTES
+        if self._options.max_response_bytes is not None:
+            max_bytes = min(max_bytes, self._options.max_response_bytes)
         cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=self._state.seconds_for_error())
         error = status_error(response, tuple(self._state.attempts))
         error.add_note(self._state.format_attempts())
