@@ -101,6 +101,8 @@ def set_content(response: httpx.Response, content: bytes) -> None:
 
 # --- The client
 
+# A request extension: its ``Cookie`` header, if there is one, is made of cookies, and not given by hand.
+COOKIES_OF_CLIENT = "prefect_http.cookies"
 _MAX_URLS = 256
 _SET_COOKIE = frozenset({b"set-cookie", b"set-cookie2"})
 _HEADERS = cast(property, httpx.AsyncClient.headers)
@@ -113,6 +115,8 @@ class LeanClient(httpx.AsyncClient):
     - Programs use the same URLs again and again, and parsing one is a quarter of a request's cost in the client. So
       the URLs that were used last are kept; they are immutable.
     - `LeanCookies` take the place of httpx's.
+
+    Requests with cookies have the extension `COOKIES_OF_CLIENT`, because httpx does not tell where a header is from.
 
     Args:
         user_agent: the ``User-Agent`` where no other is set, also in headers that are assigned later.
@@ -145,7 +149,13 @@ class LeanClient(httpx.AsyncClient):
 
         def build_request(self, method: str, url: httpx.URL | str, **arguments: object) -> httpx.Request:
             """Build a request, as httpx does."""
-            return super().build_request(method, self._parse_url(url) if type(url) is str else url, **arguments)
+            request = super().build_request(method, self._parse_url(url) if type(url) is str else url, **arguments)
+            if (self._lean_cookies or arguments.get("cookies")) and not self._has_cookie_header(arguments):
+                request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
+            return request
+
+        def _has_cookie_header(self, arguments: dict[str, object]) -> bool:
+            return "Cookie" in self.headers or "Cookie" in httpx.Headers(arguments.get("headers"))
 
 
 class LeanCookies(httpx.Cookies):

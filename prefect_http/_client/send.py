@@ -27,6 +27,7 @@ from prefect_http._asgi.lifespan_transport import READ_WHOLE
 from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
 from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
+from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.retry_state import RetryState, says_should_retry
@@ -240,6 +241,7 @@ class SendCall:
         """Decide whether a response is followed by another attempt. If so, close it."""
         attempt = self._state.record(response, self._started, client_is_closed=self._client.is_closed)
         if attempt.delay is not None:
+            renew_cookies(self._request, response, self._client.cookies)
             await discard(response, delay=attempt.delay)
         return attempt.delay is not None
 
