@@ -12,6 +12,7 @@ from prefect_http._errors import (
     LifespanStartupError,
     LifespanTimeoutError,
     PrefectHTTPStatusError,
+    ResponseTooLarge,
     ThrottleTimeout,
 )
 from prefect_http._fields.rate_limit import RateLimit
@@ -46,6 +47,7 @@ __all__ = [
     "PrefectResponse",
     "RateLimit",
     "Receive",
+    "ResponseTooLarge",
     "RetryPolicy",
     "Scope",
     "Send",

@@ -10,7 +10,7 @@ from prefect_http._redact import safe_exception
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One failed attempt of a request.
+    """One attempt of a request.
 
     Attributes:
         number: of the attempt, 1-based.
@@ -27,6 +27,17 @@ class Attempt:
     delay: float | None
     reason: str
     elapsed: float
+
+
+def drop_tracebacks(exception: BaseException) -> None:
+    """Take the tracebacks off an exception that will not be raised again, and off those that led to it.
+
+    They hold the frames of the attempt, and from Python 3.12 on also those of its callers, with all that is in them.
+    """
+    error: BaseException | None = exception
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def format_attempts(attempts: Sequence[Attempt], max_retries: int) -> str:

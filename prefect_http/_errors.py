@@ -8,6 +8,8 @@
 
     httpx.RemoteProtocolError
      └─ InvalidResponse              a response that is not valid HTTP, or a redirect to what is not a valid URL
+    httpx.RequestError
+     └─ ResponseTooLarge             a response body beyond the limit of the client
 
     LifespanError                    an app's lifespan cannot be used as requested
      ├─ LifespanNotSupported         mode="on", and the app does not support the lifespan protocol
@@ -72,6 +74,10 @@ class InvalidResponse(httpx.RemoteProtocolError):
     What answers may not be an HTTP server: an SSH port, or a TLS port that is called with ``http://``. A connection
     that is closed too early is a plain httpx.RemoteProtocolError.
     """
+
+
+class ResponseTooLarge(httpx.RequestError):
+    """A response body, once decoded, is larger than the client's ``max_response_bytes``. It is not retried."""
 
 
 class LifespanError(Exception):

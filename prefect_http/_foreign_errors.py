@@ -2,19 +2,24 @@
 
 Whatever their type, they say nothing about the connection or the server. So they are never retried, and they take
 precedence over a bad status that came before them. They reach the caller unwrapped, so their type cannot mark them.
+Nor can the exception object: an app may raise an object that another transport has raised, or raises later. So the
+request is marked.
 """
 
 from __future__ import annotations
 
-_MARK = "prefect_http: foreign"
+import httpx
+
+_MARK = "prefect_http.foreign"
 
 
-def mark_foreign(error: BaseException) -> BaseException:
-    """Mark an error as foreign, and return it."""
-    error.__dict__[_MARK] = True  # not by setattr(), because some exceptions are frozen
-    return error
+def mark_foreign(error: BaseException, request: httpx.Request) -> None:
+    """Mark an error as foreign where it is raised by this request."""
+    # By its id: a reference would make a garbage cycle, because the error refers to the request. A new dict, because
+    # older versions of httpx share the caller's among requests.
+    request.extensions = {**request.extensions, _MARK: id(error)}
 
 
-def is_foreign(error: BaseException) -> bool:
-    """Whether an error has been marked as foreign."""
-    return _MARK in error.__dict__
+def is_foreign(error: BaseException, request: httpx.Request) -> bool:
+    """Whether an error that this request has raised was marked as foreign."""
+    return request.extensions.get(_MARK) == id(error)

@@ -7,7 +7,7 @@ tests/test_httpx_details.py fails if a version of httpx, or of httpx2, works dif
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
@@ -60,19 +60,6 @@ class ReadyResponse(httpx.Response):
             await stream.aclose()
 
 
-class DecodingResponse(httpx.Response):
-    """A response for ``aiter_bytes()`` alone, which then reads the stream without another generator in between.
-
-    If decoding fails, httpx leaves the generators below ``aiter_bytes()`` to the garbage collector, and trio warns
-    about each of them. The stream must be its own iterator; it is not closed.
-    """
-
-    def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """Return the stream's iterator."""
-        assert isinstance(self.stream, httpx.AsyncByteStream)
-        return aiter(self.stream)
-
-
 _PLAIN_CLASSES = frozenset({httpx.Response, ReadyResponse})
 
 
@@ -80,7 +67,7 @@ def change_class(response: httpx.Response, cls: type[httpx.Response]) -> None:
     """Turn a response into one of ``cls`` in place, if it is of httpx's own class; otherwise do nothing.
 
     A new object would need a stream that forwards to the old one, because httpx ties a response's stream to the
-    object that its client has made. ``cls`` must have no state beyond that of httpx.Response.
+    object that its client has made. Any state of ``cls`` beyond that of httpx.Response must have defaults.
     """
     if type(response) in _PLAIN_CLASSES:
         response.__class__ = cls
@@ -114,6 +101,8 @@ def set_content(response: httpx.Response, content: bytes) -> None:
 
 # --- The client
 
+# A request extension: its ``Cookie`` header, if there is one, is made of cookies, and not given by hand.
+COOKIES_OF_CLIENT = "prefect_http.cookies"
 _MAX_URLS = 256
 _SET_COOKIE = frozenset({b"set-cookie", b"set-cookie2"})
 _HEADERS = cast(property, httpx.AsyncClient.headers)
@@ -126,6 +115,8 @@ class LeanClient(httpx.AsyncClient):
     - Programs use the same URLs again and again, and parsing one is a quarter of a request's cost in the client. So
       the URLs that were used last are kept; they are immutable.
     - `LeanCookies` take the place of httpx's.
+
+    Requests with cookies have the extension `COOKIES_OF_CLIENT`, because httpx does not tell where a header is from.
 
     Args:
         user_agent: the ``User-Agent`` where no other is set, also in headers that are assigned later.
@@ -158,7 +149,13 @@ class LeanClient(httpx.AsyncClient):
 
         def build_request(self, method: str, url: httpx.URL | str, **arguments: object) -> httpx.Request:
             """Build a request, as httpx does."""
-            return super().build_request(method, self._parse_url(url) if type(url) is str else url, **arguments)
+            request = super().build_request(method, self._parse_url(url) if type(url) is str else url, **arguments)
+            if (self._lean_cookies or arguments.get("cookies")) and not self._has_cookie_header(arguments):
+                request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
+            return request
+
+        def _has_cookie_header(self, arguments: dict[str, object]) -> bool:
+            return "Cookie" in self.headers or "Cookie" in httpx.Headers(arguments.get("headers"))
 
 
 class LeanCookies(httpx.Cookies):

@@ -12,10 +12,11 @@ from typing import Self, cast
 import httpx
 
 from prefect_http._attempt import Attempt
+from prefect_http._bounded_body import read_whole_within
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
-from prefect_http._fields.retry_after import parse_retry_after
+from prefect_http._fields.retry_after import parse_retry_after_fields
 from prefect_http._httpx_details import change_class, copy_of
 from prefect_http._redact import one_line, safe_url, without_credentials
 
@@ -31,6 +32,33 @@ _PYTHON_ENCODINGS = frozenset(
 
 class PrefectResponse(httpx.Response):
     """An httpx.Response whose ``raise_for_status()`` raises PrefectHTTPStatusError."""
+
+    # What `attempts` is made of when it is asked for, since most responses never are.
+    _failed_attempts: tuple[Attempt, ...] = ()
+    _elapsed_at_last: float | None = None
+    _max_bytes: int | None = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """All attempts of the ``send()`` that led to the response, oldest first; its own is the last.
+
+        Empty if the response does not come from a PrefectHttpxClient. Exceptions among them have no traceback.
+        """
+        if self._elapsed_at_last is None:
+            return self._failed_attempts
+        number = len(self._failed_attempts) + 1
+        last = Attempt(number, self.status_code, None, None, "the response was accepted", self._elapsed_at_last)
+        return (*self._failed_attempts, last)
+
+    async def aread(self) -> bytes:
+        """Return the whole body, decoded.
+
+        Raises:
+            ResponseTooLarge: it is larger than the ``max_response_bytes`` of the client.
+        """
+        if self._max_bytes is None or self.is_closed or self.is_stream_consumed:
+            return await super().aread()
+        return await read_whole_within(self, self._max_bytes)
 
     def raise_for_status(self) -> Self:
         """Return the response if its status is 2xx or 101.
@@ -100,10 +128,24 @@ def is_success(response: httpx.Response) -> bool:
     return 200 <= response.status_code < 300 or response.status_code == 101
 
 
-def as_prefect_response(response: httpx.Response) -> PrefectResponse:
-    """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class."""
+def as_prefect_response(
+    response: httpx.Response,
+    failed_attempts: tuple[Attempt, ...],
+    elapsed: float | None,
+    max_bytes: int | None,
+) -> PrefectResponse:
+    """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class.
+
+    Args:
+        response: the response.
+        failed_attempts: the attempts that failed.
+        elapsed: for how many seconds the last attempt took, if that succeeded; None if it is one of those that failed.
+        max_bytes: the limit for its body if it is read whole; None: no limit.
+    """
     change_class(response, PrefectResponse)
-    return response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
+    ours = response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
+    vars(ours).update(_failed_attempts=failed_attempts, _elapsed_at_last=elapsed, _max_bytes=max_bytes)
+    return ours
 
 
 def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -> PrefectHTTPStatusError:
@@ -119,8 +161,7 @@ def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -
 
 def retry_after(response: httpx.Response) -> float | None:
     """Return how many seconds the response asks to wait; None if it does not ask, or not in a valid form."""
-    headers = response.headers
-    return parse_retry_after(headers.get("Retry-After"), date=headers.get("Date"), now=time.time())
+    return parse_retry_after_fields(response.headers, now=time.time())
 
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:

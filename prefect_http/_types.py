@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from http.cookiejar import CookieJar
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -33,6 +33,15 @@ Headers = (
 )
 Cookies = httpx.Cookies | CookieJar | dict[str, str] | list[tuple[str, str]]
 Auth = tuple[str | bytes, str | bytes] | Callable[[httpx.Request], httpx.Request] | httpx.Auth
+Content = str | bytes | Iterable[bytes] | AsyncIterable[bytes]
+FileContent = IO[bytes] | bytes | str
+File = (
+    FileContent
+    | tuple[str | None, FileContent]
+    | tuple[str | None, FileContent, str | None]
+    | tuple[str | None, FileContent, str | None, Mapping[str, str]]
+)
+Files = Mapping[str, File] | Sequence[tuple[str, File]]
 Certificate = str | tuple[str, str] | tuple[str, str, str]
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 Timeout = float | tuple[float | None, float | None, float | None, float | None] | httpx.Timeout | None

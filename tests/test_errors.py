@@ -21,6 +21,7 @@ from prefect_http import (
     LifespanTimeoutError,
     PrefectHTTPStatusError,
     PrefectResponse,
+    ResponseTooLarge,
     RetryPolicy,
     ThrottleTimeout,
 )
@@ -65,6 +66,7 @@ def status_error() -> PrefectHTTPStatusError:
         (PrefectHTTPStatusError, (httpx.HTTPStatusError,)),
         (ThrottleTimeout, (httpx.PoolTimeout,)),
         (InvalidResponse, (httpx.RemoteProtocolError,)),
+        (ResponseTooLarge, (httpx.RequestError,)),
         (LifespanError, (Exception,)),
         (LifespanNotSupported, (LifespanError,)),
         (LifespanStartupError, (LifespanError,)),
@@ -85,7 +87,7 @@ def test_every_error_is_in_the_tree() -> None:
         for name in prefect_http.__all__
         if isinstance(value := getattr(prefect_http, name), type) and issubclass(value, BaseException)
     }
-    ours = {PrefectHTTPStatusError, ThrottleTimeout, InvalidResponse, LifespanError}
+    ours = {PrefectHTTPStatusError, ThrottleTimeout, InvalidResponse, ResponseTooLarge, LifespanError}
     assert errors == ours | {*LifespanError.__subclasses__()}
 
 

@@ -1,10 +1,8 @@
-"""The mark on foreign errors: any exception can have it, and it affects that exception alone."""
+"""The mark on foreign errors: any exception can have it, and it affects that exception in that request alone."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import pickle
 import traceback
 from typing import NoReturn
 
@@ -65,7 +63,12 @@ ERRORS: list[BaseException] = [
 each_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 
 
-def fresh(error: BaseException) -> BaseException:
+def new_request() -> httpx.Request:
+    """Return a request."""
+    return httpx.Request("GET", "http://server/", extensions={"timeout": {}})
+
+
+def twin(error: BaseException) -> BaseException:
     """Return a new error of the same kind."""
     if isinstance(error, UnicodeDecodeError):
         return UnicodeDecodeError(error.encoding, error.object, error.start, error.end, error.reason)
@@ -74,46 +77,53 @@ def fresh(error: BaseException) -> BaseException:
 
 @each_error
 def test_mark(error: BaseException) -> None:
-    """Any exception can be marked, even twice, whatever its class forbids; the function returns it."""
-    error = fresh(error)
-    assert not is_foreign(error)
+    """Any exception can be marked, even twice, whatever its class forbids."""
+    request = new_request()
+    assert not is_foreign(error, request)
     for _ in range(2):
-        assert mark_foreign(error) is error
-        assert is_foreign(error)
+        mark_foreign(error, request)
+        assert is_foreign(error, request)
 
 
 @each_error
-def test_mark_is_invisible(error: BaseException) -> None:
-    """A marked exception looks as it did before."""
-    error = fresh(error)
-    before = repr(error), str(error), error.args, traceback.format_exception(error)
-    mark_foreign(error)
-    assert (repr(error), str(error), error.args, traceback.format_exception(error)) == before
+def test_mark_leaves_the_exception_alone(error: BaseException) -> None:
+    """A marked exception is as it was before."""
+    before = repr(error), str(error), error.args, dict(error.__dict__), traceback.format_exception(error)
+    mark_foreign(error, new_request())
+    assert (repr(error), str(error), error.args, error.__dict__, traceback.format_exception(error)) == before
 
 
 @each_error
-def test_equal_error_is_not_marked(error: BaseException) -> None:
-    """Another exception of the same kind is not marked, even if it is equal."""
-    mark_foreign(fresh(error))
-    assert not is_foreign(fresh(error))
+def test_mark_belongs_to_the_request(error: BaseException) -> None:
+    """The same exception, raised by another request, is not marked, and neither is an equal one by the same request."""
+    request, other = new_request(), new_request()
+    mark_foreign(error, request)
+    assert not is_foreign(error, other)
+    assert not is_foreign(twin(error), request)
 
 
-def test_related_errors_are_not_marked() -> None:
-    """A mark does not spread to an error that is caused by a marked one, or between a group and its members."""
+def test_one_exception_of_two_requests() -> None:
+    """Each request that raises an exception may mark it."""
+    error, requests = ValueError(), [new_request(), new_request()]
+    for request in requests:
+        mark_foreign(error, request)
+    assert all(is_foreign(error, request) for request in requests)
+
+
+def test_mark_does_not_spread() -> None:
+    """An error that is caused by a marked one is not marked, nor is a group of it."""
+    request = new_request()
     inner, outer = ValueError("text"), OSError("text")
-    outer.__cause__ = outer.__context__ = mark_foreign(inner)
-    assert not is_foreign(outer)
-    assert not is_foreign(ExceptionGroup("group", [inner]))
-    mark_foreign(ExceptionGroup("group", [outer]))
-    assert not is_foreign(outer)
+    outer.__cause__ = outer.__context__ = inner
+    mark_foreign(inner, request)
+    assert not is_foreign(outer, request)
+    assert not is_foreign(ExceptionGroup("group", [inner]), request)
 
 
-def test_mark_is_permanent() -> None:
-    """An exception is still marked after it was raised, and its copies and pickles are marked as well."""
-    error = mark_foreign(ValueError("text"))
-    with pytest.raises(ValueError, match="text"):
-        raise error
-    error.add_note("note")
-    assert is_foreign(error)
-    assert is_foreign(copy.copy(error))
-    assert is_foreign(pickle.loads(pickle.dumps(error)))
+def test_mark_leaves_the_callers_extensions_alone() -> None:
+    """A dict of extensions that requests share, as older versions of httpx let them, is not changed."""
+    shared: dict[str, object] = {}
+    request = new_request()
+    request.extensions = shared
+    mark_foreign(ValueError(), request)
+    assert shared == {}

@@ -87,7 +87,7 @@ def test_raise_for_status_without_a_request() -> None:
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "-7"}, None),
         ({"Retry-After": "Sun, 06 Nov 1994 08:50:07 GMT", "Date": "Sun, 06 Nov 1994 08:49:37 GMT"}, 30.0),
-        ([("Retry-After", "7"), ("Retry-After", "8")], None),
+        ([("Retry-After", "7"), ("Retry-After", "8")], 8.0),
         ({"Retry-After": "Sun, 06 Nov 1994 08:50:07 GMT"}, None),
     ],
     ids=["absent", "seconds", "malformed", "negative", "date", "twice", "past"],

@@ -73,12 +73,26 @@ async def verbs_take_what_httpx_takes(client: PrefectHttpxClient, request: httpx
     await client.send(request, stream=True, auth=None, follow_redirects=httpx.USE_CLIENT_DEFAULT)
     async with client.stream("POST", url, json={}, follow_redirects=True):
         pass
-    await client.get()  # type: ignore[call-arg]
-    await client.get(url, json={})  # type: ignore[call-arg]
-    await client.post(url, jsn={})  # type: ignore[call-arg]
-    await client.post(url, timeout="soon")  # type: ignore[arg-type]
+    policy = RetryPolicy()
+    assert_type(await client.request("GET", url, retry=policy), PrefectResponse)
+    assert_type(await client.get(url, retry=policy, params={"a": 1}), PrefectResponse)
+    assert_type(await client.options(url, retry=policy), PrefectResponse)
+    assert_type(await client.head(url, retry=None), PrefectResponse)
+    assert_type(await client.post(url, retry=policy, json=[1], files=[("f", b"")], auth=("u", "p")), PrefectResponse)
+    assert_type(await client.put(url, retry=policy, content=b""), PrefectResponse)
+    assert_type(await client.patch(url, retry=policy, data={"a": ["b"]}), PrefectResponse)
+    assert_type(await client.delete(url, retry=policy, timeout=3), PrefectResponse)
+    async with client.stream("GET", url, retry=policy) as response:
+        assert_type(response, PrefectResponse)
+        assert_type(response.attempts, tuple[Attempt, ...])
+    await client.get(url, retry=5)  # type: ignore[call-overload]
+    await client.get(url, retry=policy, json={})  # type: ignore[call-overload]
+    await client.get()  # type: ignore[call-overload]
+    await client.get(url, json={})  # type: ignore[call-overload]
+    await client.post(url, jsn={})  # type: ignore[call-overload]
+    await client.post(url, timeout="soon")  # type: ignore[call-overload]
     await client.send(request, auth=5)  # type: ignore[arg-type]
-    client.stream("GET", url, tiemout=5)  # type: ignore[call-arg]
+    client.stream("GET", url, tiemout=5)  # type: ignore[call-overload]
     client.build_request("GET", url, jsn={})  # type: ignore[call-arg]
 
 
@@ -108,7 +122,7 @@ async def a_subclass_returns_our_response(client: Subclass, request: httpx.Reque
     assert_type(await client.send(request), PrefectResponse)
     async with client.stream("GET", "/") as response:
         assert_type(response, PrefectResponse)
-    await client.put("/", jsn={})  # type: ignore[call-arg]
+    await client.put("/", jsn={})  # type: ignore[call-overload]
 
 
 def any_response_becomes_ours(response: httpx.Response) -> None:
@@ -141,7 +155,7 @@ def hook_is_typed(seen: list[Attempt]) -> None:
     def show(request: httpx.Request, attempt: Attempt) -> str:
         return f"{request.url}: {attempt.reason}"
 
-    PrefectHttpxClient(on_retry=show)
+    PrefectHttpxClient(on_retry=show, on_attempt=show)
     PrefectHttpxClient(on_retry=lambda request, attempt: seen.append(assert_type(attempt, Attempt)))
     PrefectHttpxClient(on_retry=seen.append)  # type: ignore[arg-type]
 

@@ -73,7 +73,7 @@ class AppCall:
     Args:
         app: the app.
         scope: the ASGI scope of the request.
-        method: the method of the request.
+        request: the request.
         request_body: the body of the request.
         sink: the caller's side. The call refers to it until it has ended, and no longer.
         raise_app_exceptions: whether the caller gets what the app raises.
@@ -97,17 +97,18 @@ class AppCall:
         self,
         app: ASGIApp,
         scope: Scope,
-        method: str,
+        request: httpx.Request,
         request_body: RequestBody,
         sink: ResponseSink,
         raise_app_exceptions: bool,
         on_end: Callable[[AppCall], None],
     ) -> None:
-        self.protocol = HTTPProtocol(method)
+        self.protocol = HTTPProtocol(request.method)
         self.request_body = request_body
         self.cancel_scope = new_cancel_scope()
         self._app = app
         self._scope = scope
+        self._request = request
         self._sink = sink
         self._raise_app_exceptions = raise_app_exceptions
         self._on_end = on_end
@@ -142,7 +143,7 @@ class AppCall:
             self.failure = failure
         if error is not None:
             if failure is error:
-                mark_foreign(error)
+                mark_foreign(error, self._request)
             if not (reaches_caller and self._raise_app_exceptions):
                 self._log(error)
         self._sink.response_ended()
@@ -167,7 +168,7 @@ class AppCall:
         elif isinstance(failure, StopAsyncIteration) and self.protocol.head is not None:
             cause, failure = failure, RuntimeError("the app raised StopAsyncIteration")
             failure.__cause__ = cause
-            mark_foreign(failure)
+            mark_foreign(failure, self._request)
         try:
             raise failure
         finally:
@@ -185,7 +186,7 @@ class AppCall:
             return
         self.is_disconnected = True
         unread, self.failure = self.failure, failure
-        if unread is not None and is_foreign(unread):
+        if unread is not None and is_foreign(unread, self._request):
             self._log(unread)
         if not self.is_over:
             if not self.protocol.is_complete:
@@ -193,9 +194,16 @@ class AppCall:
             self.request_body.stop()
             self._request_changed.notify()
 
-    def abort(self, failure: BaseException) -> None:
-        """Disconnect and cancel the app, whatever it has sent, and fail its caller with ``failure``."""
+    def abort(self, failure: BaseException, *, is_foreign: bool) -> None:
+        """Disconnect and cancel the app, whatever it has sent, and fail its caller.
+
+        Args:
+            failure: what the caller gets.
+            is_foreign: whether that is the app's; see _foreign_errors.py.
+        """
         if not self.is_disconnected:
+            if is_foreign:
+                mark_foreign(failure, self._request)
             self.disconnect(failure)
             self._sink.response_ended()
         self._cancel_soon()
@@ -212,7 +220,7 @@ class AppCall:
 
     def on_request_body_error(self, error: BaseException) -> None:
         """Note that the caller's stream has failed; its exception is the caller's."""
-        mark_foreign(error)
+        mark_foreign(error, self._request)
         if self.is_disconnected or self.protocol.is_complete:
             self._log(error)  # it failed while it was closed
         else:

@@ -90,6 +90,9 @@ class InlineResponse:
             error = None  # it refers to this frame
         if call.cancel_scope.shield or task.is_natively_cancelled:
             await task.raise_if_cancelled()
+        elif self._timer is None and call.failure is None:
+            # The app has waited for nothing. A loop of such requests could neither be cancelled nor timed out.
+            await checkpoint()
         return self._response()
 
     def _response(self) -> httpx.Response:

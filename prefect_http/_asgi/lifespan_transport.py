@@ -11,7 +11,6 @@ from prefect_http._asgi.inline_response import InlineResponse
 from prefect_http._asgi.patience import Patience
 from prefect_http._asgi.transport import ASGITransport
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
-from prefect_http._foreign_errors import mark_foreign
 from prefect_http._lifespan.context import LifespanContext
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._types import ASGIApp
@@ -90,7 +89,7 @@ class AppTransport(ASGITransport):
                 "the client is not entered, so its app is not started; use `async with PrefectHttpxClient(app=...)`"
             )
         if (crash := self._context.crash_error()) is not None:
-            raise mark_foreign(crash)
+            raise crash
         if READ_WHOLE in request.extensions and isinstance(request.stream, httpx.ByteStream):
             patience = Patience(request.extensions.get("timeout"))
             response = InlineResponse(patience, request.extensions[READ_WHOLE])
@@ -99,9 +98,9 @@ class AppTransport(ASGITransport):
 
     def _on_crash(self) -> None:
         if self._context is not None:
-            self._abort_all(self._crash)
+            self._abort_all(self._crash, is_foreign=True)
 
     def _crash(self) -> BaseException:
         error = None if self._context is None else self._context.crash_error()
         assert error is not None
-        return mark_foreign(error)
+        return error

@@ -102,7 +102,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         head = self._read_head(request.method, tuple(request.headers.raw))
         scope = http_scope(request, head.headers, root_path=self.root_path, client=self.client, state=self.state)
         body = request_body(request, head.content_length)
-        call = AppCall(self.app, scope, request.method, body, sink, self.raise_app_exceptions, self._on_end)
+        call = AppCall(self.app, scope, request, body, sink, self.raise_app_exceptions, self._on_end)
         self._running.add(call)
         return call
 
@@ -114,7 +114,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         Cancellation:
             Takes effect when they have ended, after 6 s at most.
         """
-        self._abort_all(lambda: httpx.ReadError("the transport has been closed"))
+        self._abort_all(lambda: httpx.ReadError("the transport has been closed"), is_foreign=False)
         self._read_head.cache_clear()  # there may be credentials among them
         self._ending |= self._running
         if not self._ending:
@@ -125,10 +125,10 @@ class ASGITransport(httpx.AsyncBaseTransport):
         for _ in self._ending:
             logger.warning("%s is still running a request %g s after its cancellation", app_name(self.app), UNWINDING)
 
-    def _abort_all(self, make_failure: Callable[[], BaseException]) -> None:
+    def _abort_all(self, make_failure: Callable[[], BaseException], *, is_foreign: bool) -> None:
         # Each gets a failure of its own: an exception that several tasks raise collects the tracebacks of all of them.
         for call in tuple(self._running):
-            call.abort(make_failure())
+            call.abort(make_failure(), is_foreign=is_foreign)
 
     def _on_end(self, call: AppCall) -> None:
         self._running.discard(call)

@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, TypedDict, TypeVar
 
 import httpx
 
-from prefect_http._types import Auth, Certificate, Cookies, Headers, QueryParams, Timeout
+from prefect_http._types import Auth, Certificate, Content, Cookies, Files, Headers, QueryParams, Timeout
 
 P = ParamSpec("P")
 Client = TypeVar("Client")
@@ -37,6 +37,27 @@ class HttpxArguments(TypedDict, total=False):
     transport: httpx.AsyncBaseTransport | None
     trust_env: bool
     default_encoding: str | Callable[[bytes], str]
+
+
+class RequestArguments(TypedDict, total=False):
+    """Keywords of every verb, with httpx's meaning and default."""
+
+    params: QueryParams | None
+    headers: Headers | None
+    cookies: Cookies | None
+    auth: Auth | None
+    follow_redirects: bool
+    timeout: Timeout
+    extensions: Mapping[str, object] | None
+
+
+class BodyArguments(RequestArguments, total=False):
+    """Keywords of the verbs that send a body, with httpx's meaning and default."""
+
+    content: Content | None
+    data: Mapping[str, object] | None
+    files: Files | None
+    json: object
 
 
 def with_parameters_of(

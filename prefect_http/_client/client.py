@@ -1,22 +1,20 @@
-"""PrefectHttpxClient: its constructor and its verbs. What a ``send()`` does is in send.py."""
+"""PrefectHttpxClient: its constructor and ``send()``, whose parts are in send.py. The verbs are in verbs.py."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable
+from typing import Unpack
 
 import httpx
 
 from prefect_http._asgi.lifespan_transport import AppTransport
 from prefect_http._attempt import Attempt
-from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.arguments import HttpxArguments, with_parameters_of
 from prefect_http._client.location import LocationCheck
 from prefect_http._client.routing import make_transports
-from prefect_http._client.send import ON_RETRY_MUST_BE, SendCall, SendOptions, checked_policy
-from prefect_http._httpx_details import LeanClient
+from prefect_http._client.send import SendCall, SendOptions, checked_hook, checked_policy
+from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
@@ -28,13 +26,15 @@ from prefect_http._version import __version__
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 
 
-class PrefectHttpxClient(LeanClient):
+class PrefectHttpxClient(VerbsWithRetry):
     """An httpx.AsyncClient that retries what is safe to retry, waits as the server asks, and raises for a bad status.
 
     It can do all that httpx.AsyncClient can. Every verb (``request()``, ``get()``, ..., ``stream()``) goes through
     ``send()`` and returns a PrefectResponse. ``send()`` repeats a request as its RetryPolicy says: the client's, or
-    the one in the request's ``extensions={"retry": policy}``. A bad status is anything but 2xx and 101. A response that
-    is followed by a retry is closed before the wait, so no connection is held.
+    the request's own, which every verb takes as ``retry=``, and ``send()`` in ``extensions={"retry": policy}``. A bad
+    status is anything but 2xx and 101. A response that is followed by a retry is closed before the wait, so no
+    connection is held. Every ``send()`` that returns is a checkpoint, also if an app or a mock responds without
+    waiting.
 
     Args:
         retry: what is repeated and when; None: ``RetryPolicy.from_env()``.
@@ -48,13 +48,19 @@ class PrefectHttpxClient(LeanClient):
         raise_on_all_errors: False: a response with a bad status is returned when there are no more retries.
         on_retry: called before each wait, with the request and the attempt that failed. A function that is not async;
             its return value is ignored, and an exception that it raises ends the request.
+        on_attempt: called after each attempt that got a response or failed with an httpx.RequestError, the last one
+            included, with the request and the attempt; before ``on_retry``, and a function like that. An exception of
+            an app in this process, or of the stream of a request body, does not end an attempt in this sense.
+        max_response_bytes: the largest size, in bytes and decoded, of a body that is read whole, as by ``get()`` or
+            ``aread()``; 0 or more. None: no limit. A body that is streamed has none.
         **httpx_arguments: every keyword of httpx.AsyncClient. The ``User-Agent`` names this package, unless
             ``headers`` has one.
 
     Raises:
-        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` is async or not
-            callable, ``app`` is not callable, or ``app`` is given with ``transport``, ``mounts`` or ``proxy``.
-        ValueError: an environment variable of RetryPolicy is invalid.
+        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` or ``on_attempt`` is
+            async or not callable, ``app`` is not an ASGI 3 app, or ``app`` is given with ``transport``, ``mounts`` or
+            ``proxy``.
+        ValueError: an environment variable of RetryPolicy, or ``max_response_bytes``, is invalid.
 
     Entering raises, with ``app``:
         LifespanError: the app cannot be started; see ``app_lifespan_context``.
@@ -72,14 +78,16 @@ class PrefectHttpxClient(LeanClient):
         throttle: Throttle | None = None,
         raise_on_all_errors: bool = True,
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
+        on_attempt: Callable[[httpx.Request, Attempt], object] | None = None,
+        max_response_bytes: int | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
-        if on_retry is not None and (not callable(on_retry) or is_async(on_retry)):
-            raise TypeError(f"{ON_RETRY_MUST_BE}, not {on_retry!r}")
         self._send_options = SendOptions(
             policy=RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
             raise_on_all_errors=raise_on_all_errors,
-            on_retry=on_retry,
+            on_retry=checked_hook(on_retry, "on_retry"),
+            on_attempt=checked_hook(on_attempt, "on_attempt"),
+            max_response_bytes=_checked_limit(max_response_bytes),
             is_in_process=app is not None,
             answered=AnsweredOrigins(),
         )
@@ -115,6 +123,7 @@ class PrefectHttpxClient(LeanClient):
         Raises:
             PrefectHTTPStatusError: the last response has a bad status. Its body is read up to 64 KiB if streamed,
                 otherwise up to 1 MiB, for at most 5 s, and the response is closed.
+            ResponseTooLarge: the body is larger than ``max_response_bytes``; the response is closed, and not retried.
             ThrottleTimeout: the throttle could not let the request through in time; it was not sent and is not
                 retried.
             httpx.RequestError: the error that ended the last attempt, as httpx raised it; httpx.TimeoutException also
@@ -128,36 +137,11 @@ class PrefectHttpxClient(LeanClient):
         call = SendCall(self, super().send, self._send_options, request, stream, auth, follow_redirects)
         return await call.run()
 
-    if TYPE_CHECKING:
-        # At run time the verbs are httpx's own, which return what send() returns.
 
-        @with_parameters_of(httpx.AsyncClient.request)
-        async def request(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.get)
-        async def get(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.options)
-        async def options(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.head)
-        async def head(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.post)
-        async def post(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.put)
-        async def put(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.patch)
-        async def patch(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.delete)
-        async def delete(self, *args: Any, **kwargs: Any) -> PrefectResponse: ...
-
-        @with_parameters_of(httpx.AsyncClient.stream)
-        @contextlib.asynccontextmanager
-        def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PrefectResponse]: ...
+def _checked_limit(max_bytes: object) -> int | None:
+    if max_bytes is None or (isinstance(max_bytes, int) and not isinstance(max_bytes, bool) and max_bytes >= 0):
+        return max_bytes
+    raise ValueError(f"max_response_bytes must be None or an integer, 0 or more, not {max_bytes!r}")
 
 
 def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> AppTransport:

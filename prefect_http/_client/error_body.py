@@ -9,15 +9,15 @@ import anyio
 import anyio.lowlevel
 import httpx
 
+from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded, read_whole_within
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
-from prefect_http._httpx_details import DecodingResponse, set_content
+from prefect_http._httpx_details import set_content
 from prefect_http._redact import safe_exception
 
 _DISCARD_BYTES = 64 * 1024
 _CLOSE_SECONDS = 5.0
 
-_TOO_LONG = "it is too long to be read whole"
 _SWITCHING_PROTOCOLS = 101
 
 _logger = logging.getLogger("prefect_http")
@@ -30,8 +30,10 @@ class _Beginning(httpx.AsyncByteStream):
         cut: why it ended early, for people; None if it did not.
     """
 
-    def __init__(self, stream: httpx.AsyncByteStream, *, max_bytes: int, deadline: float) -> None:
-        self._stream = stream
+    def __init__(self, response: httpx.Response, *, max_bytes: int, deadline: float) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._response = response
+        self._stream = response.stream
         self._room = max_bytes
         self._deadline = deadline
         self._chunks: AsyncIterator[bytes] | None = None
@@ -47,7 +49,7 @@ class _Beginning(httpx.AsyncByteStream):
             raise StopAsyncIteration
         self._room -= len(chunk)
         if self._room < 0:
-            self.cut = _TOO_LONG
+            self.cut = TOO_LONG
         return chunk
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
@@ -60,13 +62,13 @@ class _Beginning(httpx.AsyncByteStream):
                         return b""
                 return chunk
             except Exception as error:
-                if is_foreign(error):
+                if is_foreign(error, self._response.request):
                     raise
                 # Whatever the network raised: the status that came before it is more useful to the caller.
                 self.cut = f"reading it failed with {safe_exception(error)}"
                 _logger.debug("reading a response body failed", exc_info=True)
                 return b""
-        self.cut = "it took too long to be read whole"
+        self.cut = TOO_SLOW
         return b""
 
     async def end(self) -> None:
@@ -75,10 +77,8 @@ class _Beginning(httpx.AsyncByteStream):
             await end_iteration(self._chunks)
 
 
-async def read_beginning(
-    response: httpx.Response, *, max_bytes: int, max_seconds: float, close_seconds: float = _CLOSE_SECONDS
-) -> str | None:
-    """Read a response up to a limit in bytes and seconds, and close it.
+async def read_beginning(response: httpx.Response, *, max_bytes: int, max_seconds: float) -> str | None:
+    """Read a response up to a limit in bytes, encoded and decoded, and in seconds, and close it.
 
     Afterwards ``response.content`` holds what was read, even if the server broke off.
 
@@ -86,53 +86,58 @@ async def read_beginning(
         Why the body is incomplete; None if it is complete.
 
     Cancellation:
-        The response is closed, shielded for at most ``close_seconds``.
+        The response is closed, shielded for at most 5 s.
     """
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    beginning = _Beginning(stream, max_bytes=max_bytes, deadline=anyio.current_time() + max_seconds)
+    deadline = anyio.current_time() + max_seconds
+    beginning = _Beginning(response, max_bytes=max_bytes, deadline=deadline)
+    cut: str | None = None
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
         if not response.is_closed and not response.is_stream_consumed:
-            set_content(response, await _read_decoded(response, beginning, max_bytes))
+            content = bytearray()
+            try:
+                cut = await read_decoded(response, beginning, content, max_bytes=max_bytes, deadline=deadline)
+            except httpx.DecodingError:
+                cut = "it cannot be decoded"
+            set_content(response, bytes(content))
     finally:
-        with anyio.CancelScope(shield=True):
-            await beginning.end()
-        await close(response, close_seconds)
-    return beginning.cut
-
-
-async def _read_decoded(response: httpx.Response, beginning: _Beginning, max_bytes: int) -> bytes:
-    """Read and decode the beginning. The limit is for the decoded bytes, too: a little gzip unpacks to a lot."""
-    kept = bytearray()
-    decoding = DecodingResponse(response.status_code, headers=response.headers, stream=beginning)
-    try:
-        async for chunk in decoding.aiter_bytes():
-            # Until `cut` ends the stream: a `break` would leave httpx's generators to the garbage collector.
-            room = max_bytes - len(kept)
-            kept += chunk[:room]
-            if len(chunk) > room:
-                beginning.cut = _TOO_LONG
-    except httpx.DecodingError:
-        beginning.cut = "it cannot be decoded"
-    return bytes(kept)
+        await _close_with(beginning, response, _CLOSE_SECONDS)
+    return cut or beginning.cut
 
 
 async def discard(response: httpx.Response, *, delay: float) -> None:
     """Close a response that is not wanted, before a wait of ``delay`` seconds.
 
-    If the body is short and has arrived already, it is read first, so that the connection can be used again.
+    If the body is short and has arrived already, it is read first, so that the connection can be used again. It is
+    not decoded.
     """
-    close_seconds = min(_CLOSE_SECONDS, max(delay, 1.0))
-    await read_beginning(response, max_bytes=_DISCARD_BYTES, max_seconds=0.0, close_seconds=close_seconds)
+    beginning = _Beginning(response, max_bytes=_DISCARD_BYTES, deadline=anyio.current_time())
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if not response.is_closed and not response.is_stream_consumed:
+            async for _ in beginning:
+                pass
+    finally:
+        await _close_with(beginning, response, min(_CLOSE_SECONDS, max(delay, 1.0)))
 
 
-async def read_whole(response: httpx.Response) -> None:
-    """Read a response, and close it if that fails. Not for a 101: reading would close the stream that it hands over."""
+async def _close_with(beginning: _Beginning, response: httpx.Response, seconds: float) -> None:
+    with anyio.CancelScope(shield=True):
+        await beginning.end()
+    await close(response, seconds)
+
+
+async def read_whole(response: httpx.Response, max_bytes: int | None = None) -> None:
+    """Read a response, and close it if that fails. Not for a 101: reading would close the stream that it hands over.
+
+    Args:
+        response: the response.
+        max_bytes: the limit for its body, decoded; None: no limit.
+    """
     if response.status_code == _SWITCHING_PROTOCOLS:
         return
     try:
-        await response.aread()
+        await (response.aread() if max_bytes is None else read_whole_within(response, max_bytes))
     except BaseException:
         await close(response)
         raise

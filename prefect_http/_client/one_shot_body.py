@@ -19,9 +19,15 @@ class OneShotBody(httpx.AsyncByteStream):
         is_spent: whether reading has begun.
     """
 
+    _failure = 0  # the id of what the stream has raised; a reference would keep its frames alive
+
     def __init__(self, stream: httpx.AsyncByteStream) -> None:
         self._stream = stream
         self.is_spent = False
+
+    def has_raised(self, error: BaseException) -> bool:
+        """Whether it was the stream that raised an error: then that says nothing about the connection or the server."""
+        return id(error) == self._failure
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self.is_spent:
@@ -29,8 +35,12 @@ class OneShotBody(httpx.AsyncByteStream):
                 "the request body is a one-shot stream that has already been read; use bytes or a seekable file instead"
             )
         self.is_spent = True
-        async for chunk in self._stream:
-            yield chunk
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except Exception as error:
+            self._failure = id(error)
+            raise
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -11,7 +11,8 @@ import httpx
 from prefect_http._attempt import Attempt, format_attempts
 from prefect_http._client.one_shot_body import OneShotBody
 from prefect_http._error_limits import seconds_for_error
-from prefect_http._response import REJECTED, retry_after
+from prefect_http._fields.retry_after import parse_should_retry
+from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._retry.decision import FailedAttempt, Failure, Retry, classify, decide
 from prefect_http._retry.policy import RetryPolicy
 
@@ -54,7 +55,10 @@ class RetryState:
             origin_has_answered: whether the origin that failed has answered before.
         """
         now = anyio.current_time()
+        wait, wait_name, should_retry = None, "Retry-After", None
         if isinstance(failed, httpx.Response):
+            wait, wait_name = _wait_asked_for(failed)
+            should_retry = says_should_retry(failed)
             status_code, exception, label = failed.status_code, None, str(failed.status_code)
             is_rejected = status_code in self.policy.statuses or REJECTED in failed.extensions
             failure = Failure.REJECTED if is_rejected else Failure.FINAL
@@ -65,7 +69,9 @@ class RetryState:
             number=len(self.attempts) + 1,
             failure=failure,
             label=label,
-            retry_after=retry_after(failed) if isinstance(failed, httpx.Response) else None,
+            retry_after=wait,
+            retry_after_name=wait_name,
+            should_retry=should_retry,
             method=self.request.method,
             redirected_method=failed.request.method,
             has_idempotency_key="Idempotency-Key" in self.request.headers,
@@ -89,3 +95,19 @@ class RetryState:
     def seconds_for_error(self) -> float:
         """Return for how long an error's body may be read, so that the error is raised before the deadlines."""
         return min(seconds_for_error(), self.deadline - anyio.current_time())
+
+
+def says_should_retry(response: httpx.Response) -> bool | None:
+    """Return what a bad response's ``x-should-retry`` says; None if it says nothing."""
+    return parse_should_retry(response.headers.get("x-should-retry")) if response.status_code >= 400 else None
+
+
+def _wait_asked_for(response: httpx.Response) -> tuple[float | None, str]:
+    """Return how many seconds a response asks to wait, and by which name; None if it does not ask."""
+    wait = retry_after(response)
+    if wait is None and response.status_code == 429:
+        limit = rate_limit(response)
+        # A reset of 0 s would mean to repeat the request without any wait.
+        if limit is not None and limit.reset:
+            return limit.reset, "rate limit reset"
+    return wait, "Retry-After"

@@ -24,11 +24,14 @@ import anyio.lowlevel
 import httpx
 
 from prefect_http._asgi.lifespan_transport import READ_WHOLE
-from prefect_http._attempt import Attempt, format_outcome, format_seconds
+from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
+from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
-from prefect_http._client.error_body import discard, read_beginning, read_whole
+from prefect_http._client.cookies import renew_cookies
+from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 from prefect_http._client.one_shot_body import mark_one_shot_body
-from prefect_http._client.retry_state import RetryState
+from prefect_http._client.retry_state import RetryState, says_should_retry
+from prefect_http._concurrency.backend import checkpoint
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._foreign_errors import is_foreign
@@ -39,9 +42,12 @@ from prefect_http._retry.policy import RetryPolicy
 
 T = TypeVar("T")
 
-ON_RETRY_MUST_BE = "on_retry must be a sync function that takes a request and an attempt"
+Hook = Callable[[httpx.Request, Attempt], object]
 
+_HOOK_MUST_BE = "must be a sync function that takes a request and an attempt"
 _NO_AUTH = NoAuth()
+# A response with this extension has come through a network, and the request has waited for it. A mock may not have.
+_NETWORK_STREAM = "network_stream"
 _logger = logging.getLogger("prefect_http")
 
 
@@ -53,13 +59,17 @@ class SendOptions:
         policy: for requests that do not bring their own.
         raise_on_all_errors: whether a bad status raises an error.
         on_retry: called before each wait.
+        on_attempt: called after each attempt.
+        max_response_bytes: how large a body that is read whole may be; None: no limit.
         is_in_process: whether there is an app in place of a network.
         answered: the origins that have answered the client.
     """
 
     policy: RetryPolicy
     raise_on_all_errors: bool
-    on_retry: Callable[[httpx.Request, Attempt], object] | None
+    on_retry: Hook | None
+    on_attempt: Hook | None
+    max_response_bytes: int | None
     is_in_process: bool
     answered: AnsweredOrigins
 
@@ -111,26 +121,30 @@ class SendCall:
 
     async def run(self) -> PrefectResponse:
         """Send the request until its response is accepted or no further attempt is made."""
+        limit = self._options.max_response_bytes
+        response: httpx.Response | None = None
         try:
             while True:
                 try:
                     response = await self._attempt()
+                    if _NETWORK_STREAM not in response.extensions:
+                        await self._checkpoint(response)
                     self._note_who_answered(response)
                     is_accepted = self._is_accepted(response)
                     if is_accepted and not self._stream:
-                        await self._within_total_timeout(read_whole(response))
+                        await self._within_total_timeout(read_whole(response, limit))
                 except httpx.RequestError as error:
                     if not await self._retries_error(error):
                         raise
                 else:
                     if is_accepted:
-                        return as_prefect_response(response)
+                        return await self._accept(response)
                     if not await self._retries_response(response):
                         return await self._conclude(response)
                 await self._wait()
         finally:
-            # The state holds the errors of the attempts, and their tracebacks hold this frame.
-            self._lazy_state = None
+            # They hold the errors of the attempts, and on newer Pythons these hold this frame.
+            self._lazy_state = response = None
 
     # --- Authentication
 
@@ -148,11 +162,20 @@ class SendCall:
         sending = self._transmit(self._request, stream=True, auth=self._auth, follow_redirects=self._follow_redirects)
         return self._within_total_timeout(sending)
 
+    async def _checkpoint(self, response: httpx.Response) -> None:
+        """Let other tasks run, and be cancelled if that is due, unless the app's transport has seen to it."""
+        if not self._options.is_in_process:
+            try:
+                await checkpoint()
+            except BaseException:
+                await close(response)
+                raise
+
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""
         if response.status_code in self._policy.statuses or REJECTED in response.extensions:
             return False
-        return is_success(response) or not self._options.raise_on_all_errors
+        return is_success(response) or not (self._options.raise_on_all_errors or says_should_retry(response))
 
     def _within_total_timeout(self, step: Awaitable[T]) -> Awaitable[T]:
         """Return an awaitable for a step of an attempt; it raises TimeoutException at the end of ``total_timeout``."""
@@ -161,7 +184,7 @@ class SendCall:
     def _mark_read_whole(self) -> None:
         """Mark the request, for the app's transport, if its response is read whole, which then costs less."""
         request = self._request
-        if self._stream:
+        if self._stream or self._options.max_response_bytes is not None:
             request.extensions = {name: value for name, value in request.extensions.items() if name != READ_WHOLE}
         else:
             # An event hook may want all of an error's body.
@@ -196,11 +219,11 @@ class SendCall:
 
     async def _retries_error(self, error: httpx.RequestError) -> bool:
         """Decide whether an error is followed by another attempt. If not, add a note that says why."""
-        if is_foreign(error):
-            return False
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        answered = self._options.answered
         error.request = self._failed_request(error)
+        if is_foreign(error, error.request) or (self._body is not None and self._body.has_raised(error)):
+            return False
+        await checkpoint()
+        answered = self._options.answered
         if error.request is not self._request:
             answered.add(self._request.url)  # with the redirect
         attempt = self._state.record(
@@ -211,31 +234,46 @@ class SendCall:
         )
         if attempt.delay is None:
             error.add_note(self._state.format_attempts())
+            await self._report(attempt)
         return attempt.delay is not None
 
     async def _retries_response(self, response: httpx.Response) -> bool:
         """Decide whether a response is followed by another attempt. If so, close it."""
         attempt = self._state.record(response, self._started, client_is_closed=self._client.is_closed)
         if attempt.delay is not None:
+            renew_cookies(self._request, response, self._client.cookies)
             await discard(response, delay=attempt.delay)
         return attempt.delay is not None
 
+    async def _accept(self, response: httpx.Response) -> PrefectResponse:
+        """Return the response for the caller."""
+        failed = () if self._lazy_state is None else tuple(self._lazy_state.attempts)
+        elapsed = anyio.current_time() - self._started
+        accepted = as_prefect_response(response, failed, elapsed, self._options.max_response_bytes)
+        if self._options.on_attempt is not None:
+            await self._report(accepted.attempts[-1], accepted)
+        return accepted
+
     async def _conclude(self, response: httpx.Response) -> PrefectResponse:
         """Raise the error for the last response, or return the response if it is not one to raise for."""
+        await self._report(self._state.attempts[-1], response)
+        attempts, limit = tuple(self._state.attempts), self._options.max_response_bytes
         if not is_success(response) and self._options.raise_on_all_errors:
-            raise await self._status_error(as_prefect_response(response))
+            raise await self._status_error(as_prefect_response(response, attempts, None, limit))
         try:
             if not self._stream:
-                await self._within_total_timeout(read_whole(response))
+                await self._within_total_timeout(read_whole(response, limit))
         except httpx.RequestError as error:
             error.request = self._failed_request(error)
             error.add_note(self._state.format_attempts())
             raise
-        return as_prefect_response(response)
+        return as_prefect_response(response, attempts, None, limit)
 
     async def _status_error(self, response: PrefectResponse) -> PrefectHTTPStatusError:
         """Read the beginning of the response for its error, close it, and return the error."""
         max_bytes = STREAMED_ERROR_BYTES if self._stream else ERROR_BYTES
+        if self._options.max_response_bytes is not None:
+            max_bytes = min(max_bytes, self._options.max_response_bytes)
         cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=self._state.seconds_for_error())
         error = status_error(response, tuple(self._state.attempts))
         error.add_note(self._state.format_attempts())
@@ -243,10 +281,20 @@ class SendCall:
             error.add_note(f"The response body is incomplete: {cut}.")
         return error
 
+    async def _report(self, attempt: Attempt, response: httpx.Response | None = None) -> None:
+        """Call ``on_attempt``. If that raises an exception, close the response."""
+        if self._options.on_attempt is not None:
+            try:
+                _call(self._options.on_attempt, "on_attempt", self._request, attempt)
+            except BaseException:
+                if response is not None:
+                    await close(response)
+                raise
+
     # --- The wait
 
     async def _wait(self) -> None:
-        """Log the last attempt, call ``on_retry``, and wait until the next attempt is due."""
+        """Log the last attempt, call ``on_attempt`` and ``on_retry``, and wait until the next attempt is due."""
         state = self._state
         attempt = state.attempts[-1]
         assert attempt.delay is not None
@@ -260,12 +308,11 @@ class SendCall:
             format_seconds(attempt.delay),
             attempt.reason,
         )
-        on_retry = self._options.on_retry
-        if on_retry is not None:
-            returned = on_retry(state.request, attempt)
-            if inspect.iscoroutine(returned):
-                returned.close()
-                raise TypeError(f"{ON_RETRY_MUST_BE}, not the async {on_retry!r}")
+        await self._report(attempt)
+        if self._options.on_retry is not None:
+            _call(self._options.on_retry, "on_retry", self._request, attempt)
+        if attempt.exception is not None:
+            drop_tracebacks(attempt.exception)
         await anyio.sleep_until(state.resume_at)
         self._started = anyio.current_time()
 
@@ -274,6 +321,20 @@ async def _until(deadline: float, step: Awaitable[T], policy: RetryPolicy) -> T:
     with anyio.CancelScope(deadline=deadline):
         return await step
     raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
+
+
+def _call(hook: Hook, name: str, request: httpx.Request, attempt: Attempt) -> None:
+    returned = hook(request, attempt)
+    if inspect.iscoroutine(returned):
+        returned.close()
+        raise TypeError(f"{name} {_HOOK_MUST_BE}, not the async {hook!r}")
+
+
+def checked_hook(hook: Hook | None, name: str) -> Hook | None:
+    """Return a hook that is a plain function, or None; otherwise raise a TypeError."""
+    if hook is not None and (not callable(hook) or is_async(hook)):
+        raise TypeError(f"{name} {_HOOK_MUST_BE}, not {hook!r}")
+    return hook
 
 
 def checked_policy(policy: object, where: str) -> RetryPolicy:

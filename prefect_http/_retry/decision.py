@@ -9,6 +9,7 @@ An attempt fails in one of these ways, which decide whether it may be repeated (
     AMBIGUOUS    it broke off on the way            if repeating is safe: the server may have acted on it
     FINAL        anything else                      no
 
+A response can overrule its status: ``x-should-retry: false`` makes it FINAL, and ``true`` turns FINAL into AMBIGUOUS.
 In addition the body must be repeatable, a retry must be left, and the wait must be allowed and must fit.
 """
 
@@ -66,6 +67,8 @@ class FailedAttempt:
         failure: how it failed.
         label: the same for people, "503" or "ReadTimeout".
         retry_after: what the response asked for, in seconds from now.
+        retry_after_name: the name of that for people.
+        should_retry: what the response's ``x-should-retry`` says; None if it says nothing.
         method: of the request as it was first sent.
         redirected_method: of the request that failed, which a redirect may have changed.
         has_idempotency_key: whether the request carries an ``Idempotency-Key``.
@@ -80,6 +83,8 @@ class FailedAttempt:
     failure: Failure
     label: str
     retry_after: float | None = None
+    retry_after_name: str = "Retry-After"
+    should_retry: bool | None = None
     method: str = "GET"
     redirected_method: str = "GET"
     has_idempotency_key: bool = False
@@ -117,6 +122,8 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
     if reason is not None:
         return GiveUp(reason)
     low, high, reason = policy.wait_bounds(failed.number, failed.retry_after)
+    if failed.retry_after is not None:
+        reason = _asked_for(failed.retry_after_name, failed.retry_after)
     for left, limit in ((failed.total_left, "total_timeout"), (failed.deadline_left, "the caller's deadline")):
         if low >= left:
             return GiveUp(f"a {reason} is too long: {format_seconds(max(left, 0))} s are left until {limit}")
@@ -126,25 +133,35 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
 
 def _reason_not_to_retry(policy: RetryPolicy, failed: FailedAttempt) -> str | None:
     """Return why there is no further attempt, however long the wait would be; None if there may be one."""
-    is_repeatable = failed.method in IDEMPOTENT_METHODS or failed.has_idempotency_key or policy.retry_non_idempotent
-    if failed.failure is Failure.FINAL:
+    if failed.should_retry is False:
+        return f"{failed.label} is not retried: x-should-retry is false"
+    failure = failed.failure
+    if failure is Failure.FINAL and failed.should_retry:
+        failure = Failure.AMBIGUOUS
+    if failure is Failure.FINAL:
         return f"{failed.label} is not retried" if failed.total_left > 0 else "total_timeout has passed"
     if failed.client_is_closed:
         return "the client has been closed"
-    if failed.failure is Failure.UNREACHABLE and not failed.origin_has_answered:
+    if failure is Failure.UNREACHABLE and not failed.origin_has_answered:
         return "the host has never answered this client, so the address may be wrong"
-    if failed.failure is Failure.AMBIGUOUS and not is_repeatable:
+    # Before the method, since otherwise the advice about that would not help.
+    if failed.body_is_spent:
+        return "the request body is a one-shot stream, and some of it has been read"
+    is_repeatable = failed.method in IDEMPOTENT_METHODS or failed.has_idempotency_key or policy.retry_non_idempotent
+    if failure is Failure.AMBIGUOUS and not is_repeatable:
         return (
             f"the server may have acted on the {failed.method}; an Idempotency-Key header makes it safe to repeat, "
             "and retry_non_idempotent=True repeats it in any case"
         )
     if failed.redirected_method != failed.method and not is_repeatable:
         return f"the {failed.method} was carried out, and its redirect to a {failed.redirected_method} failed"
-    if failed.body_is_spent:
-        return "the request body is a one-shot stream, and some of it has been read"
     if failed.number > policy.max_retries:
         return "all retries are used up" if policy.max_retries else "max_retries is 0"
     if failed.retry_after is not None and failed.retry_after > policy.max_retry_after:
         limit = format_seconds(policy.max_retry_after)
-        return f"Retry-After of {format_seconds(failed.retry_after)} s exceeds max_retry_after of {limit} s"
+        return f"{_asked_for(failed.retry_after_name, failed.retry_after)} exceeds max_retry_after of {limit} s"
     return None
+
+
+def _asked_for(name: str, seconds: float) -> str:
+    return f"{name} of {format_seconds(seconds)} s"

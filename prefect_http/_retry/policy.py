@@ -19,7 +19,7 @@ class RetryPolicy:
 
     Attributes:
         max_retries: the number of attempts after the first; 0: no retries. ``PREFECT_CLIENT_MAX_RETRIES``.
-        statuses: the statuses that are retried, for any method.
+        statuses: the statuses that are retried, for any method; from 300 to 999.
             ``PREFECT_CLIENT_RETRY_EXTRA_CODES`` ("408,504") adds to the default.
         backoff_base: before retry n, the client waits ``backoff_base ** n`` seconds, unless there is a ``Retry-After``.
         max_backoff: the longest such wait in seconds, jitter included.
@@ -113,7 +113,7 @@ def _statuses_with(text: str) -> frozenset[int]:
 
 _VARIABLES: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
     ("PREFECT_CLIENT_MAX_RETRIES", "max_retries", _whole_number, "a whole number, 0 or more"),
-    ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with, "status codes, as in '408,504'"),
+    ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "statuses", _statuses_with, "status codes from 300 to 999, as in '408,504'"),
     ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "jitter", float, "a number from 0 to 1"),
 )
 
@@ -126,8 +126,9 @@ def _frozen(statuses: Set[int]) -> frozenset[int]:
     except TypeError:
         raise ValueError(f"statuses must be a set of status codes, not {statuses!r}") from None
     for code in codes:
-        if not _is_int(code) or not 100 <= code <= 599:
-            raise ValueError(f"statuses must contain integers from 100 to 599, not {code!r}")
+        # Servers send codes above 599 as well. A retry of a 1xx or 2xx would repeat what has succeeded.
+        if not _is_int(code) or not 300 <= code <= 999:
+            raise ValueError(f"statuses must contain integers from 300 to 999, not {code!r}")
     return codes
 
 

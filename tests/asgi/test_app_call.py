@@ -20,6 +20,7 @@ from prefect_http._types import ASGIApp, Receive, Scope, Send
 pytestmark = pytest.mark.anyio
 
 DISCONNECT = {"type": "http.disconnect"}
+REQUEST = httpx.Request("POST", "http://app/path")
 
 
 class FakeSink:
@@ -62,7 +63,7 @@ def new_call(
     scope: Scope = {"type": "http", "method": "POST", "path": "/path"}
     ended = sink.log.append
     return AppCall(
-        app, scope, "POST", body or WholeBody(b"content"), sink, raise_app_exceptions, lambda _: ended("over")
+        app, scope, REQUEST, body or WholeBody(b"content"), sink, raise_app_exceptions, lambda _: ended("over")
     )
 
 
@@ -133,7 +134,7 @@ async def test_end_from_the_callers_side(how: str) -> None:
     async def leave() -> None:
         await anyio.wait_all_tasks_blocked()
         if how == "abort":
-            call.abort(failure)
+            call.abort(failure, is_foreign=False)
         call.disconnect(failure)
         assert call.cancel_scope.deadline == pytest.approx(anyio.current_time() + GRACE, abs=0.5)
 
@@ -144,7 +145,7 @@ async def test_end_from_the_callers_side(how: str) -> None:
         await run(call)
     assert sink.log == ["request", "head", "wait for request", *["end"] * (how == "abort"), "end", "over"]
     assert call.failure is failure
-    assert not is_foreign(failure)
+    assert not is_foreign(failure, REQUEST)
 
 
 async def test_streamed_request_body() -> None:
@@ -176,7 +177,7 @@ async def test_failure_is_raised_once() -> None:
     boom = Boom()
     await run(call := new_call(app, FakeSink()))
     assert call.failure is boom
-    assert is_foreign(boom)
+    assert is_foreign(boom, REQUEST)
     with pytest.raises(Boom):
         call.raise_failure()
     with pytest.raises(httpx.ReadError, match="the response has been closed"):

@@ -29,8 +29,10 @@ from support.asgi_apps import (
     wait_until,
 )
 from support.lifespan_apps import nothing_left
+from support.scripted_transport import URL, Server, notes_of
 
 from prefect_http import (
+    ASGITransport,
     LifespanCrashed,
     LifespanShutdownError,
     LifespanStartupError,
@@ -426,6 +428,27 @@ async def test_exception_of_the_app_is_never_retried(error: type[Exception], bef
                 await response.aread()
         assert raised.value is raised_by_app
     assert len(app.scopes) == 2
+
+
+@pytest.mark.anyio
+async def test_the_same_exception_elsewhere_is_retried() -> None:
+    """An exception that an app has raised is retried where another transport raises the same object."""
+    shared = httpx.ReadTimeout("upstream is slow")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise shared
+
+    async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://app") as plain:
+        with pytest.raises(httpx.ReadTimeout):
+            await plain.get("/")
+    server = Server(shared, shared, 200)
+    async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+        assert (await client.get(URL)).status_code == 200
+    assert server.count == 3
+    async with app_client(app, AT_ONCE) as client:
+        with pytest.raises(httpx.ReadTimeout) as caught:
+            await client.get("/")
+    assert notes_of(caught.value) == ""
 
 
 @pytest.mark.anyio

@@ -6,16 +6,28 @@ import contextlib
 import gc
 import inspect
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import httpx
 import pytest
+import trio.testing
 from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_of, raising
 
-from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
+from prefect_http import (
+    Attempt,
+    PrefectHTTPStatusError,
+    PrefectHttpxClient,
+    PrefectResponse,
+    Receive,
+    RetryPolicy,
+    Scope,
+    Send,
+    Throttle,
+)
+from prefect_http._response import REJECTED
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
@@ -151,14 +163,13 @@ async def test_the_error_has_no_context() -> None:
 
 @pytest.mark.parametrize("name", ["request", *map(str.lower, METHODS), "stream", "send", "build_request"])
 def test_verbs_have_the_signatures_of_httpxs(name: str) -> None:
-    """What help() and inspect show of a verb is what httpx has, with its docstring."""
+    """What help() and inspect show of a verb is what httpx has, and ``retry``, with its docstring."""
     ours, theirs = getattr(PrefectHttpxClient, name), getattr(httpx.AsyncClient, name)
-    if name not in ("send", "build_request"):
-        assert ours is theirs
     assert inspect.iscoroutinefunction(ours) is inspect.iscoroutinefunction(theirs)
     assert ours.__doc__
     if name != "build_request":
-        assert inspect.signature(ours).parameters.keys() == inspect.signature(theirs).parameters.keys()
+        added = set() if name == "send" else {"retry"}
+        assert inspect.signature(ours).parameters.keys() == inspect.signature(theirs).parameters.keys() | added
 
 
 # --- raise_on_all_errors=False
@@ -220,20 +231,25 @@ async def test_a_body_that_breaks_off_while_its_response_is_returned() -> None:
     assert "attempt" in notes_of(caught.value)
 
 
-# --- A policy may list a good status
+# --- A throttle may reject a good status
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-async def test_a_listed_good_status_is_retried_and_then_returned(stream: bool) -> None:
-    """A 202 that the policy lists is repeated; when the retries are used up it is returned."""
-    policy = RetryPolicy(statuses={202}, max_retries=1, backoff_base=0, jitter=0)
-    server = Server(202, httpx.Response(202, stream=Body([b"later"])))
+async def test_a_rejected_good_status_is_retried_and_then_returned(stream: bool) -> None:
+    """A 202 that a throttle has marked as a rejection is repeated; when the retries are used up it is returned."""
+    policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+    rejected = {REJECTED: True}
+    server = Server(
+        httpx.Response(202, extensions=rejected), httpx.Response(202, stream=Body([b"later"]), extensions=rejected)
+    )
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=policy) as client:
             response = await client.send(client.build_request("GET", URL), stream=stream)
             assert await response.aread() == b"later"
     assert server.count == 2
+    assert [attempt.number for attempt in response.attempts] == [1, 2]
+    assert response.attempts[-1].reason == "all retries are used up"
 
 
 # --- Unusual transports
@@ -398,8 +414,13 @@ def refuse(request: httpx.Request) -> httpx.Response:
     return httpx.Response(503, text="busy")
 
 
+def succeed(request: httpx.Request) -> httpx.Response:
+    """Succeed."""
+    return httpx.Response(200)
+
+
 @pytest.mark.anyio
-@pytest.mark.parametrize("answer", [fail_to_connect, time_out, refuse])
+@pytest.mark.parametrize("answer", [fail_to_connect, time_out, refuse, succeed])
 async def test_failures_leave_no_garbage_cycles(answer: Callable[[httpx.Request], httpx.Response]) -> None:
     """A failed request is freed without the garbage collector: no exception holds the frame that holds it."""
     calls = iter((time_out, answer, answer))
@@ -423,8 +444,99 @@ async def test_failures_leave_no_garbage_cycles(answer: Callable[[httpx.Request]
                 gc.set_debug(0)
                 gc.garbage.clear()
                 gc.enable()
-    # A response of httpx is a cycle by itself.
-    assert not kinds & {PrefectHTTPStatusError, httpx.ConnectError, httpx.ReadTimeout, FrameType}
+    # A response of httpx is a cycle by itself, to which the errors of its attempts belong.
+    assert not kinds & {PrefectHTTPStatusError, httpx.ConnectError, FrameType, TracebackType}
+
+
+# --- Checkpoints
+
+
+async def says_ok(scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond without waiting for anything."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+def mock(*statuses: int) -> httpx.MockTransport:
+    """Return a transport that responds without waiting for anything."""
+    answers = iter(statuses)
+    return httpx.MockTransport(lambda request: httpx.Response(next(answers, 200)))
+
+
+EAGER: dict[str, Callable[[], PrefectHttpxClient]] = {
+    "app": lambda: PrefectHttpxClient(app=says_ok),
+    "mock": lambda: PrefectHttpxClient(transport=mock(), base_url=URL),
+    "throttled mock": lambda: PrefectHttpxClient(transport=mock(), throttle=Throttle(), base_url=URL),
+    "mounted mock": lambda: PrefectHttpxClient(mounts={"all://": mock()}, base_url=URL),
+    "failing mock": lambda: PrefectHttpxClient(transport=httpx.MockTransport(time_out), retry=ONCE, base_url=URL),
+    "rejecting mock": lambda: PrefectHttpxClient(
+        transport=httpx.MockTransport(refuse), retry=ONCE, raise_on_all_errors=False, base_url=URL
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("kind", EAGER)
+async def test_every_send_is_a_checkpoint(kind: str, stream: bool) -> None:
+    """Each send() lets other tasks run, and can be cancelled, also if nothing waits in it."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await anyio.lowlevel.checkpoint()
+            ticks += 1
+
+    async def send() -> None:
+        with contextlib.suppress(httpx.ReadTimeout):
+            await (await client.send(client.build_request("GET", "/"), stream=stream)).aclose()
+
+    with anyio.fail_after(5):
+        async with EAGER[kind]() as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            await anyio.lowlevel.checkpoint()
+            before = ticks
+            for _ in range(20):
+                await send()
+            assert ticks - before >= 19
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                while True:
+                    await send()
+            assert scope.cancelled_caught
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_checkpoint_closes_the_response() -> None:
+    """A response that has come without waiting is closed if the caller has been cancelled meanwhile."""
+    body = Body([b"x"])
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        scope.cancel()
+        return httpx.Response(200, stream=body)
+
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=httpx.MockTransport(respond)) as client:
+            with anyio.CancelScope() as scope:
+                await client.send(client.build_request("GET", URL), stream=True)
+    assert scope.cancelled_caught
+    assert body.is_closed
+
+
+@pytest.mark.trio
+async def test_a_response_from_a_network_costs_no_further_checkpoint() -> None:
+    """Where the network has been waited for, nothing else is."""
+
+    class Network(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, extensions={"network_stream": object()})
+
+    async with PrefectHttpxClient(transport=Network()) as client:
+        with trio.testing.assert_no_checkpoints():
+            await client.get(URL)
 
 
 # --- Several tasks

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import time
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -13,8 +15,10 @@ import anyio.lowlevel
 import httpx
 import pytest
 import trio
+from support.compression import gzip_bomb, gzip_of_nothing
 from support.scripted_transport import Body, raising
 
+from prefect_http import ResponseTooLarge
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 
 KIB = 1024
@@ -471,3 +475,185 @@ async def test_read_whole_leaves_a_101_alone() -> None:
     await read_whole(response)
     assert not body.is_started
     assert not body.is_closed
+
+
+# --- Bombs
+
+MIB = 1024 * KIB
+
+
+class Ticker:
+    """A task that looks at the clock whenever it may run, and so finds out for how long the loop was stalled."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def run(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await anyio.lowlevel.checkpoint()
+            now = time.perf_counter()
+            self.longest, last = max(self.longest, now - last), now
+
+
+BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "gzip": ("gzip", lambda: gzip_bomb(256 * MIB)),
+    "gzip twice": ("gzip, gzip", lambda: gzip_bomb(256 * MIB, layers=2)),
+    "three times": ("gzip, gzip, gzip", lambda: gzip_bomb(256 * MIB, layers=3)),
+    "to nothing": ("gzip, gzip", lambda: gzip_of_nothing(256 * MIB)),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", BOMBS)
+async def test_a_bomb_neither_takes_memory_nor_stalls_the_loop(kind: str) -> None:
+    """What a bomb unpacks to is bounded, and other tasks run meanwhile."""
+    encoding, make = BOMBS[kind]
+    response, body = response_of([make()], encoding)
+    ticker = Ticker()
+    tracemalloc.start()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ticker.run)
+            cut = await beginning_of(response)
+            tasks.cancel_scope.cancel()
+        assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+    finally:
+        tracemalloc.stop()
+    assert cut is not None
+    assert "too long" in cut
+    assert len(response.content) == (0 if kind == "to nothing" else LIMIT)
+    assert ticker.longest < 2.0  # 0.2 s on a machine that does nothing else
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_decoding_can_be_cancelled() -> None:
+    """A cancellation ends the decoding, with the response closed."""
+    response, body = response_of([gzip_of_nothing(64 * MIB)], "gzip, gzip")
+
+    async def cancel() -> None:
+        await anyio.lowlevel.checkpoint()
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            await read_beginning(response, max_bytes=100 * MIB, max_seconds=1e9)
+    assert scope.cancelled_caught
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_decoding_ends_in_time() -> None:
+    """Decoding counts towards the time that reading may take."""
+    response, body = response_of([gzip_bomb(64 * MIB)], "gzip")
+    cut = await beginning_of(response, max_bytes=100 * MIB, max_seconds=0.01)
+    assert cut is not None
+    assert "took too long" in cut
+    assert 0 < len(response.content) < 64 * MIB
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip"])
+async def test_what_is_discarded_is_not_decoded(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a response that is thrown away is decoded."""
+    monkeypatch.setattr("prefect_http._bounded_body.ContentDecoder", None)
+    response, body = response_of([gzip_bomb(MIB)], encoding)
+    await discard(response, delay=0)
+    assert body.is_closed
+
+
+# --- Reading whole, within a limit
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("parts", "encoding"),
+    [([b"x" * LIMIT], None), ([b"x" * 1000, b"y" * 64], None), ([gzip.compress(b"x" * LIMIT)], "gzip"), ([], None)],
+)
+async def test_a_body_within_max_bytes(parts: list[bytes], encoding: str | None) -> None:
+    """A body of at most ``max_bytes`` is read whole, decoded, and the response is closed, as in httpx."""
+    limited, body = response_of(parts, encoding)
+    unlimited, _ = response_of(parts, encoding)
+    await read_whole(limited, LIMIT)
+    await read_whole(unlimited)
+    assert limited.content == unlimited.content
+    assert limited.headers == unlimited.headers
+    assert limited.is_closed
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("parts", "encoding"),
+    [
+        ([b"x" * (LIMIT + 1)], None),
+        ([b"x" * LIMIT, b"y", b"z"], None),
+        (itertools.repeat(b"x" * 1000), None),
+        ([gzip.compress(b"x" * (LIMIT + 1))], "gzip"),
+        ([gzip_bomb(64 * MIB, layers=2)], "gzip, gzip"),
+        ([gzip_of_nothing(64 * MIB)], "gzip, gzip"),
+    ],
+    ids=["one more", "one more after", "endless", "gzip", "bomb", "bomb to nothing"],
+)
+async def test_a_body_beyond_max_bytes(parts: Iterable[bytes], encoding: str | None) -> None:
+    """A longer one is a ResponseTooLarge, with the response closed and not much more than the limit read."""
+    response, body = response_of(parts, encoding)
+    with pytest.raises(ResponseTooLarge, match=f"max_response_bytes of {LIMIT} bytes") as caught:
+        await read_whole(response, LIMIT)
+    assert caught.value.request is response.request
+    assert body.given <= 2 * LIMIT
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("method", "status", "length", "is_refused"),
+    [
+        ("GET", 200, "65537", True),
+        ("GET", 200, "65536", False),
+        ("GET", 200, "9" * 30, False),
+        ("GET", 200, "many", False),
+        ("HEAD", 200, "65537", False),
+        ("GET", 304, "65537", False),
+    ],
+)
+async def test_a_content_length_beyond_max_bytes(method: str, status: int, length: str, *, is_refused: bool) -> None:
+    """If the Content-Length says that the body is too long, it is not read."""
+    body = Body([])
+    request = httpx.Request(method, "http://server/")
+    response = httpx.Response(status, headers={"Content-Length": length}, stream=body, request=request)
+    if is_refused:
+        with pytest.raises(ResponseTooLarge):
+            await read_whole(response, LIMIT)
+    else:
+        await read_whole(response, LIMIT)
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_response_that_a_hook_has_read_is_within_any_limit() -> None:
+    """What an event hook has read already is kept."""
+    response, _ = response_of([b"body"])
+    await response.aread()
+    await read_whole(response, 1)
+    assert response.content == b"body"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("parts", "encoding", "kind"),
+    [([b"half", httpx.ReadError("broken")], None, httpx.ReadError), ([b"not gzip"], "gzip", httpx.DecodingError)],
+    ids=["broken", "undecodable"],
+)
+async def test_a_body_that_fails_within_max_bytes(
+    parts: list[Part], encoding: str | None, kind: type[httpx.RequestError]
+) -> None:
+    """What goes wrong is raised as without a limit, with the request, and the response is closed."""
+    response, body = response_of(parts, encoding)
+    with pytest.raises(kind) as caught:
+        await read_whole(response, LIMIT)
+    assert caught.value.request is response.request
+    assert body.is_closed

@@ -121,7 +121,7 @@ async def test_rejected_request_is_repeated_over_its_connection(url: str) -> Non
     with anyio.fail_after(10):
         async with new_client(url) as client:
             client.event_hooks["response"].append(note)
-            assert (await client.post("/flaky")).status_code == 200
+            assert (await client.put("/flaky")).status_code == 200
     assert len(ports) == 3
     assert len(set(ports)) == 1
 

@@ -11,9 +11,16 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
+from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_of
 
-from prefect_http import Attempt, InvalidResponse, PrefectHTTPStatusError, PrefectHttpxClient, RetryPolicy
+from prefect_http import (
+    Attempt,
+    InvalidResponse,
+    PrefectHTTPStatusError,
+    PrefectHttpxClient,
+    PrefectResponse,
+    RetryPolicy,
+)
 
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
 UNSAFE = ("POST", "PATCH", "CONNECT", "PROPFIND")
@@ -96,6 +103,50 @@ async def test_statuses_are_the_policys() -> None:
     with pytest.raises(PrefectHTTPStatusError) as caught:
         await send(server, retry=RetryPolicy(statuses={500}, backoff_base=0, jitter=0))
     assert [attempt.status_code for attempt in caught.value.attempts] == [500, 503]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [300, 600, 777, 999])
+async def test_a_policy_may_list_any_bad_status(status: int) -> None:
+    """Servers send codes above 599, and a policy may list them."""
+    server = Server(status, 200)
+    assert (await send(server, retry=dataclasses.replace(AT_ONCE, statuses={status}))).status_code == 200
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
+@pytest.mark.parametrize(
+    ("status", "method", "value", "count"),
+    [
+        (503, "GET", "false", 1),
+        (503, "POST", "true", 2),
+        (500, "GET", "true", 2),
+        (500, "PUT", "True", 2),
+        (500, "POST", "true", 1),
+        (500, "GET", "maybe", 1),
+        (409, "GET", "true", 2),
+        (304, "GET", "true", 1),
+    ],
+)
+async def test_a_response_may_say_whether_to_retry(
+    status: int, method: str, value: str, count: int, *, raises: bool
+) -> None:
+    """``x-should-retry`` forbids a retry of any status, and allows one where repeating the method is safe."""
+    server = Server(httpx.Response(status, headers={"x-should-retry": value}), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE, raise_on_all_errors=raises) as client:
+            with contextlib.suppress(PrefectHTTPStatusError):
+                await client.request(method, URL)
+    assert server.count == count
+
+
+@pytest.mark.anyio
+async def test_a_good_response_is_not_retried_whatever_it_says() -> None:
+    """``x-should-retry`` is for bad statuses."""
+    server = Server(httpx.Response(200, headers={"x-should-retry": "true"}))
+    await send(server)
+    assert server.count == 1
 
 
 # --- Exceptions
@@ -390,6 +441,60 @@ async def test_a_streamed_request_may_have_its_own_policy() -> None:
             assert response.status_code == 200
 
 
+VERBS = ("get", "options", "head", "post", "put", "patch", "delete")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_verb_takes_a_policy(verb: str) -> None:
+    """``retry=`` replaces the client's policy for one request, in whatever way it is sent."""
+    server = Server(503, 200, 503)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=ONCE) as client:
+            send = getattr(client, verb)
+            response = await send(URL, retry=AT_ONCE, headers={"X-A": "b"}, extensions={"timeout": {"read": 5}})
+            assert response.request.method == verb.upper()
+            assert response.request.extensions["timeout"] == {"read": 5}
+            with pytest.raises(PrefectHTTPStatusError):
+                await send(URL, retry=None)
+    assert [seen.headers["X-A"] for seen in server.seen[:2]] == ["b", "b"]
+
+
+@pytest.mark.anyio
+async def test_request_and_stream_take_a_policy() -> None:
+    """So do request() and stream()."""
+    server = Server(503, 200, 503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=ONCE) as client:
+            await client.request("GET", URL, retry=AT_ONCE)
+            async with client.stream("POST", URL, content=b"body", retry=AT_ONCE) as response:
+                assert response.status_code == 200
+    assert [seen.body for seen in server.seen] == [b"", b"", b"body", b"body"]
+
+
+@pytest.mark.anyio
+async def test_the_verbs_policy_wins() -> None:
+    """``retry=`` wins over the extension, which is left as it was."""
+    server = Server(503)
+    extensions = {"retry": AT_ONCE, "mine": 1}
+    with anyio.fail_after(5), pytest.raises(PrefectHTTPStatusError) as caught:
+        async with PrefectHttpxClient(transport=server) as client:
+            await client.get(URL, retry=ONCE, extensions=extensions)
+    assert caught.value.request.extensions["mine"] == 1
+    assert extensions == {"retry": AT_ONCE, "mine": 1}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wrong", [5, "never", True, {"max_retries": 1}, RetryPolicy])
+async def test_a_verb_refuses_what_is_no_policy(wrong: Any) -> None:
+    """Anything but a RetryPolicy is a TypeError, before the request is sent."""
+    async with PrefectHttpxClient(transport=Server()) as client:
+        with pytest.raises(TypeError, match=r"^retry must be a RetryPolicy, not "):
+            await client.get(URL, retry=wrong)
+        with pytest.raises(TypeError, match=r"^retry must be a RetryPolicy, not "):
+            client.stream("GET", URL, retry=wrong)
+
+
 @pytest.mark.anyio
 async def test_a_requests_policy_survives_a_redirect() -> None:
     """The request's policy also holds for its redirects."""
@@ -593,3 +698,151 @@ async def test_an_exception_from_on_retry_ends_the_request(error: BaseException)
     assert raised is error
     assert server.count == 1
     assert body.is_closed
+
+
+# --- on_attempt and response.attempts
+
+
+async def recorded(
+    *script: object, stream: bool = False, **more: Any
+) -> tuple[list[Attempt], httpx.Response | Exception]:
+    """Return the attempts that on_attempt was told of, and how the request ended."""
+    seen: list[Attempt] = []
+    client = PrefectHttpxClient(
+        transport=Server(*script),
+        retry=dataclasses.replace(AT_ONCE, max_retries=2),
+        on_attempt=lambda _, attempt: seen.append(attempt),
+        **more,
+    )
+    with anyio.fail_after(5):
+        async with client:
+            try:
+                response = await client.send(client.build_request("GET", URL), stream=stream)
+            except (httpx.RequestError, PrefectHTTPStatusError) as error:
+                return seen, error
+            await response.aclose()
+            return seen, response
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize(
+    ("script", "outcomes"),
+    [
+        ((200,), [200]),
+        ((503, 200), [503, 200]),
+        ((429, httpx.ReadError("broken"), 204), [429, httpx.ReadError, 204]),
+        ((404,), [404]),
+        ((503, 502, 503), [503, 502, 503]),
+        ((503, httpx.ProxyError("no")), [503, httpx.ProxyError]),
+    ],
+    ids=["good", "retried", "error", "bad", "used up", "final"],
+)
+@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
+async def test_on_attempt_is_called_after_each_attempt(
+    script: tuple[object, ...], outcomes: list[object], *, raises: bool, stream: bool
+) -> None:
+    """on_attempt gets every attempt, the last one included, and the response and the error have the same ones."""
+    seen, end = await recorded(*script, stream=stream, raise_on_all_errors=raises)
+    assert [attempt.status_code or type(attempt.exception) for attempt in seen] == outcomes
+    assert [attempt.number for attempt in seen] == list(range(1, len(script) + 1))
+    assert [attempt.delay is None for attempt in seen] == [*[False] * (len(script) - 1), True]
+    assert all(attempt.elapsed >= 0 and attempt.reason for attempt in seen)
+    if isinstance(end, PrefectHTTPStatusError):
+        assert end.attempts == tuple(seen)
+        end = end.response
+    if isinstance(end, httpx.Response):
+        assert isinstance(end, PrefectResponse)
+        assert end.attempts == tuple(seen)
+
+
+@pytest.mark.anyio
+async def test_on_attempt_comes_before_on_retry() -> None:
+    """on_attempt is called before on_retry, with the same request and attempt; the response is closed by then."""
+    story: list[object] = []
+    body = Body([b"no"])
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=Server(httpx.Response(503, stream=body), 200),
+            retry=AT_ONCE,
+            on_attempt=lambda request, attempt: story.append(("attempt", request, attempt.number, body.is_closed)),
+            on_retry=lambda request, attempt: story.append(("retry", request, attempt.number, body.is_closed)),
+        ) as client:
+            sent = client.build_request("GET", URL)
+            await client.send(sent)
+    assert story == [("attempt", sent, 1, True), ("retry", sent, 1, True), ("attempt", sent, 2, True)]
+
+
+@pytest.mark.anyio
+async def test_on_attempt_is_called_once_the_body_is_there() -> None:
+    """A response that is read whole is an attempt only then, and one whose body breaks off is a failed one."""
+    seen, end = await recorded(httpx.Response(200, stream=Body([b"half", httpx.ReadError("broken")])), 200)
+    assert [(attempt.status_code, type(attempt.exception)) for attempt in seen] == [
+        (None, httpx.ReadError),
+        (200, type(None)),
+    ]
+    assert isinstance(end, PrefectResponse)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
+@pytest.mark.parametrize("status", [200, 503, 404])
+@pytest.mark.parametrize("error", [RuntimeError("hook"), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+async def test_an_exception_from_on_attempt_ends_the_request(
+    error: BaseException, status: int, *, raises: bool, stream: bool
+) -> None:
+    """What on_attempt raises ends the request, with the response closed."""
+    body = Body([b"body"])
+    server = Server(httpx.Response(status, stream=body), 200)
+
+    def on_attempt(*_: object) -> None:
+        raise error
+
+    raised: BaseException | None = None
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, retry=AT_ONCE, on_attempt=on_attempt, raise_on_all_errors=raises
+        ) as client:
+            try:
+                await client.send(client.build_request("GET", URL), stream=stream)
+            except BaseException as caught:
+                raised = caught
+    assert raised is error
+    assert server.count == 1
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_on_attempt_must_be_a_plain_function() -> None:
+    """An async function, or what is no function, is a TypeError; a coroutine that is returned as well."""
+
+    async def hook(*_: object) -> None: ...
+
+    for wrong in (hook, 5):
+        with pytest.raises(
+            TypeError, match=r"^on_attempt must be a sync function that takes a request and an attempt, not "
+        ):
+            PrefectHttpxClient(on_attempt=wrong)  # type: ignore[arg-type]
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(200), on_attempt=lambda *_: hook()) as client:
+            with pytest.raises(TypeError, match="on_attempt must be a sync function"):
+                await client.get(URL)
+
+
+@pytest.mark.anyio
+async def test_attempts_are_pickled_with_the_response() -> None:
+    """A response is pickled with its attempts, whose exceptions have no traceback."""
+    response = await send(Server(503, httpx.ReadTimeout("slow"), 200))
+    assert isinstance(response, PrefectResponse)
+    again = pickle.loads(pickle.dumps(response))
+    for attempts in (response.attempts, again.attempts):
+        assert [attempt.status_code for attempt in attempts] == [503, None, 200]
+        assert isinstance(attempts[1].exception, httpx.ReadTimeout)
+        assert attempts[1].exception.__traceback__ is None
+    assert again.attempts[-1] == response.attempts[-1]
+
+
+def test_a_response_without_a_client_has_no_attempts() -> None:
+    """A response that does not come from the client has no attempts."""
+    assert PrefectResponse.from_httpx_response(httpx.Response(200)).attempts == ()

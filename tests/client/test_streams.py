@@ -16,6 +16,7 @@ from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
 from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse, RetryPolicy
+from prefect_http._response import REJECTED
 
 LIMIT = 64 * 1024
 
@@ -442,11 +443,11 @@ async def test_a_101_comes_after_retries(stream: bool) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-async def test_a_101_on_the_list_is_handed_over_at_the_end(stream: bool) -> None:
-    """Even a 101 that a policy lists is returned open when the retries are used up."""
+async def test_a_rejected_101_is_handed_over_at_the_end(stream: bool) -> None:
+    """Even a 101 that a throttle rejects is returned open when the retries are used up."""
     bodies = [Body(), Body()]
-    server = Server(*(httpx.Response(101, stream=body) for body in bodies))
-    policy = RetryPolicy(statuses={101}, max_retries=1, backoff_base=0, jitter=0)
+    server = Server(*(httpx.Response(101, stream=body, extensions={REJECTED: True}) for body in bodies))
+    policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=policy) as client:
             response = await client.send(client.build_request("GET", URL), stream=stream)

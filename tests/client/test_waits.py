@@ -157,13 +157,6 @@ async def test_a_malformed_retry_after_counts_as_absent(value: str, autojump_clo
 
 
 @pytest.mark.trio
-async def test_a_retry_after_that_is_sent_twice_counts_as_absent(autojump_clock: MockClock) -> None:
-    """Two fields are not a valid field."""
-    twice = httpx.Response(503, headers=[("Retry-After", "1"), ("Retry-After", "60")])
-    assert await waits_of(Server(twice, 200)) == [2]
-
-
-@pytest.mark.trio
 async def test_a_retry_after_never_outlives_its_response(autojump_clock: MockClock) -> None:
     """A Retry-After does not affect the wait after the next failure, of whatever kind."""
     server = Server(busy("10"), 503, busy("20"), httpx.ReadError("broken"), 200)
@@ -205,6 +198,44 @@ async def test_too_long_a_retry_after_is_refused(autojump_clock: MockClock) -> N
     assert caught.value.retry_after == 301
     assert "max_retry_after" in caught.value.attempts[-1].reason
     assert "max_retry_after" in notes_of(caught.value)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("status", "headers", "wait"),
+    [
+        (503, [("Retry-After", "59"), ("Retry-After", "59")], 59),
+        (503, [("Retry-After", "7"), ("Retry-After", "59"), ("Retry-After", "soon")], 59),
+        (503, [("Date", DATE), ("Retry-After", DATE_PLUS_30), ("Retry-After", "5")], 30),
+        (429, [("retry-after-ms", "1500"), ("Retry-After", "2")], 1.5),
+        (429, [("x-ms-retry-after-ms", "2500")], 2.5),
+        (429, [("retry-after-ms", "soon"), ("Retry-After", "3")], 3),
+        (429, [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "90")], 90),
+        (429, [("X-RateLimit-Remaining", "14"), ("X-RateLimit-Reset", "90")], 90),
+        (429, [("RateLimit", '"default";r=0;t=30')], 30),
+        (429, [("X-RateLimit-Reset", "90"), ("Retry-After", "3")], 3),
+        (429, [("X-RateLimit-Reset", "90"), ("Retry-After", "soon")], 90),
+        (429, [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "0")], 2),
+        (429, [("X-RateLimit-Remaining", "0")], 2),
+        (503, [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "90")], 2),
+    ],
+)
+async def test_the_wait_that_a_response_asks_for(
+    status: int, headers: list[tuple[str, str]], wait: float, autojump_clock: MockClock
+) -> None:
+    """The longest Retry-After counts, milliseconds win over it, and a 429 without them waits for its reset."""
+    assert await waits_of(Server(httpx.Response(status, headers=headers), 200)) == [wait]
+
+
+@pytest.mark.trio
+async def test_a_reset_is_treated_as_a_retry_after(autojump_clock: MockClock) -> None:
+    """The wait for a reset is spread upwards only, and given up if it exceeds max_retry_after."""
+    limited = httpx.Response(429, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "100"})
+    (wait,) = await waits_of(Server(limited, 200), RetryPolicy(jitter=1))
+    assert 100 <= wait <= 200
+    with pytest.raises(PrefectHTTPStatusError) as caught:
+        await get(Server(limited), RetryPolicy(max_retry_after=99))
+    assert caught.value.attempts[-1].reason == "rate limit reset of 100 s exceeds max_retry_after of 99 s"
 
 
 # --- Jitter

@@ -6,12 +6,13 @@ import math
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.http_dates import FORMS, SENT, SENT_AT, VALUES
 
-from prefect_http._fields.retry_after import parse_retry_after
+from prefect_http._fields.retry_after import parse_retry_after, parse_retry_after_fields, parse_should_retry
 
 # Neither delay-seconds nor an HTTP-date, or not a time that can be waited for.
 MALFORMED = [
@@ -36,9 +37,9 @@ MALFORMED = [
     "1.",
     ".5",
     "1.2.3",
-    "1,5",
-    "5, 10",
-    "5,",
+    "soon, later",
+    ",",
+    "Sun,",
     "５",
     "٣",
     "9" * 400,
@@ -52,9 +53,7 @@ MALFORMED = [
     "Sun, 06 Foo 1994 08:50:07 GMT",
     "Sun, 06 Nov 99999 08:50:07 GMT",
     "Sun, 06 Nov 1994 08:50:07 +99999999999999999999",
-    f"{FORMS['imf-fixdate']}, {FORMS['imf-fixdate']}",
     f"{FORMS['imf-fixdate']} or so",
-    f"{FORMS['imf-fixdate']}, 5",
 ]
 
 
@@ -126,8 +125,92 @@ def test_absent() -> None:
 
 @pytest.mark.parametrize("value", MALFORMED, ids=lambda value: ascii(value)[:40])
 def test_malformed_counts_as_absent(value: str) -> None:
-    """Anything malformed, negative, NaN, infinite or repeated counts as absent."""
+    """Anything malformed, negative, NaN or infinite counts as absent."""
     assert parse_retry_after(value, date=SENT, now=SENT_AT) is None
+
+
+# --- Repeated fields
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("59, 59", 59.0),
+        ("5, 10", 10.0),
+        ("10,5,7", 10.0),
+        ("5,", 5.0),
+        ("5, soon, -3", 5.0),
+        ("soon, 5", 5.0),
+        ("0, 0", 0.0),
+        (f"{FORMS['imf-fixdate']}, {FORMS['imf-fixdate']}", 30.0),
+        (f"{FORMS['imf-fixdate']}, 5", 30.0),
+        (f"5, {FORMS['rfc850']}", 30.0),
+        (f"{FORMS['asctime']}, 31, {FORMS['rfc850']}", 31.0),
+        (f"{SENT}, {FORMS['imf-fixdate']} or so", 0.0),
+    ],
+)
+def test_of_several_values_the_longest_counts(value: str, seconds: float) -> None:
+    """Of several valid values the longest counts, and the others do not matter."""
+    assert parse_retry_after(value, date=SENT, now=0.0) == seconds
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 10**6), min_size=1))
+def test_the_longest_of_any_number(waits: list[int]) -> None:
+    """The longest of any number of valid values counts."""
+    assert parse_retry_after(", ".join(map(str, waits)), date=None, now=0.0) == max(waits)
+
+
+# --- Milliseconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "5"}, 5.0),
+        ({"Retry-After-Ms": "1500"}, 1.5),
+        ({"x-ms-retry-after-ms": "20"}, 0.02),
+        ({"retry-after-ms": "0.5"}, 0.0005),
+        ({"retry-after-ms": "1500", "Retry-After": "2"}, 1.5),
+        ({"retry-after-ms": "1500", "Retry-After": "1"}, 1.5),
+        ({"retry-after-ms": "0", "Retry-After": "1"}, 0.0),
+        ({"retry-after-ms": "100", "x-ms-retry-after-ms": "200"}, 0.2),
+        ({"retry-after-ms": "100, 300"}, 0.3),
+        ({"retry-after-ms": "soon", "x-ms-retry-after-ms": "200"}, 0.2),
+        ({"retry-after-ms": "-1", "Retry-After": "2"}, 2.0),
+        ({"retry-after-ms": "nan", "x-ms-retry-after-ms": "9" * 400, "Retry-After": "2"}, 2.0),
+        ({"retry-after-ms": FORMS["imf-fixdate"]}, None),
+        ({"Retry-After": FORMS["imf-fixdate"], "Date": SENT}, 30.0),
+    ],
+)
+def test_milliseconds_win(fields: dict[str, str], seconds: float | None) -> None:
+    """A valid field in milliseconds wins over Retry-After, because it is exact; an invalid one counts as absent."""
+    assert parse_retry_after_fields(httpx.Headers(fields), now=0.0) == seconds
+
+
+# --- Whether to retry
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, None),
+        ("", None),
+        ("true", True),
+        (" TRUE ", True),
+        ("false", False),
+        ("False", False),
+        ("true, false", False),
+        ("true, true", True),
+        ("yes", None),
+        ("true, maybe", None),
+        ("0", None),
+    ],
+)
+def test_should_retry(value: str | None, said: bool | None) -> None:
+    """x-should-retry is true or false, in any case; anything else counts as absent."""
+    assert parse_should_retry(value) is said
 
 
 # --- Any input

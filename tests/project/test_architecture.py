@@ -30,6 +30,7 @@ LAYERS = (
         "_app",
         "_attempt",
         "_callbacks",
+        "_content_encoding",
         "_errors",
         "_foreign_errors",
         "_httpx_details",
@@ -40,7 +41,7 @@ LAYERS = (
         "_version",
     },
     {"_concurrency", "_fields"},
-    {"_error_limits", "_response", "_retry"},
+    {"_bounded_body", "_error_limits", "_response", "_retry"},
     {"_lifespan", "_throttle", "_wire"},
     {"_asgi"},
     {"_client"},
@@ -52,12 +53,14 @@ DOORS = {
     ("_app", "_types"),
     ("_attempt", "_redact"),
     ("_errors", "_attempt"),
+    ("_response", "_bounded_body"),
     ("_httpx_details", "_types"),
 }
 
 # Decide, and do no I/O: clock readings and random numbers come in as arguments.
 PURE = {
     "_attempt",
+    "_content_encoding",
     "_errors",
     "_ports",
     "_redact",

@@ -141,9 +141,7 @@ def test_ambiguous_says_what_would_make_it_safe() -> None:
     ],
     ids=["", "key"],
 )
-def test_a_post_that_was_carried_out_is_not_repeated(
-    failure: Failure, more: dict[str, bool], *, repeated: bool
-) -> None:
+def test_a_post_that_was_carried_out_is_not_repeated(failure: Failure, more: dict[str, Any], *, repeated: bool) -> None:
     """A POST whose redirect to a GET failed has been carried out, so it is repeated only if that is safe."""
     facts = FailedAttempt(number=1, failure=failure, label="503", method="POST", redirected_method="GET", **more)
     assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry) is repeated
@@ -187,6 +185,41 @@ def test_max_retries_counts_the_attempts_after_the_first(number: int, *, repeate
 def test_the_reason_when_no_retry_is_left(max_retries: int, reason: str) -> None:
     """The reason distinguishes retries that are used up from a policy without retries."""
     assert reason_of(RetryPolicy(max_retries=max_retries), rejected(max_retries + 1)) == reason
+
+
+@pytest.mark.parametrize("redirected", ["POST", "GET"])
+@pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.AMBIGUOUS])
+def test_a_spent_body_comes_before_the_method(failure: Failure, redirected: str) -> None:
+    """The reason for a spent body does not advise what would not help, such as an Idempotency-Key."""
+    facts = FailedAttempt(
+        number=1, failure=failure, label="x", method="POST", redirected_method=redirected, body_is_spent=True
+    )
+    assert reason_of(RetryPolicy(), facts) == "the request body is a one-shot stream, and some of it has been read"
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_response_can_forbid_a_retry(failure: Failure) -> None:
+    """``x-should-retry: false`` rules out a retry."""
+    facts = FailedAttempt(number=1, failure=failure, label="503", should_retry=False)
+    assert reason_of(RetryPolicy(), facts) == "503 is not retried: x-should-retry is false"
+
+
+@pytest.mark.parametrize(
+    ("failure", "method", "repeated"),
+    [
+        (Failure.FINAL, "GET", True),
+        (Failure.FINAL, "POST", False),
+        (Failure.REJECTED, "GET", True),
+        (Failure.REJECTED, "POST", True),
+        (Failure.AMBIGUOUS, "POST", False),
+    ],
+)
+def test_a_response_can_allow_a_retry(failure: Failure, method: str, *, repeated: bool) -> None:
+    """``x-should-retry: true`` allows a retry of any status, as far as the method is safe to repeat."""
+    facts = FailedAttempt(
+        number=1, failure=failure, label="500", method=method, redirected_method=method, should_retry=True
+    )
+    assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry) is repeated
 
 
 # --- The wait
@@ -244,6 +277,13 @@ def test_the_reason_says_where_the_wait_comes_from() -> None:
     assert reasons == ["backoff of 2 s", "Retry-After of 7 s"]
 
 
+def test_the_reason_names_the_field_that_asked() -> None:
+    """The reason names the field that the wait comes from, also if it is too long."""
+    facts = dataclasses.replace(rejected(retry_after=90.0), retry_after_name="rate limit reset")
+    assert decide(RetryPolicy(), facts, MIDDLE).reason == "rate limit reset of 90 s"
+    assert reason_of(RetryPolicy(max_retry_after=60), facts).startswith("rate limit reset of 90 s exceeds")
+
+
 @pytest.mark.parametrize(
     ("limit", "name"), [("total_left", "total_timeout"), ("deadline_left", "the caller's deadline")]
 )
@@ -293,6 +333,7 @@ failed_attempts = st.builds(
     number=st.integers(1, 10),
     failure=st.sampled_from(Failure),
     label=st.just("it"),
+    should_retry=st.sampled_from([None, True, False]),
     retry_after=st.one_of(st.none(), seconds),
     method=methods,
     redirected_method=methods,
@@ -321,6 +362,7 @@ def may_be_repeated(policy: RetryPolicy, facts: FailedAttempt) -> bool:
     safe = facts.method in IDEMPOTENT or facts.has_idempotency_key or policy.retry_non_idempotent
     return (
         facts.number <= policy.max_retries
+        and facts.should_retry is not False
         and not facts.body_is_spent
         and (safe or facts.redirected_method == facts.method)
         and {
@@ -328,7 +370,7 @@ def may_be_repeated(policy: RetryPolicy, facts: FailedAttempt) -> bool:
             Failure.NEVER_SENT: True,
             Failure.UNREACHABLE: facts.origin_has_answered,
             Failure.AMBIGUOUS: safe,
-            Failure.FINAL: False,
+            Failure.FINAL: safe and facts.should_retry is True,
         }[facts.failure]
     )
 

@@ -94,7 +94,7 @@ def test_a_policy_can_be_copied_and_pickled(copied: Callable[[RetryPolicy], Retr
         ("max_retries", 0),
         ("max_retries", 10_000),
         ("statuses", frozenset()),
-        ("statuses", {100, 599}),
+        ("statuses", {300, 599, 600, 999}),
         ("statuses", {http.HTTPStatus.BAD_GATEWAY}),
         ("backoff_base", 0),
         ("backoff_base", 0.5),
@@ -125,7 +125,10 @@ def test_good_value(field: str, value: object) -> None:
         ("statuses", None),
         ("statuses", 503),
         ("statuses", {99}),
-        ("statuses", {600}),
+        ("statuses", {100}),
+        ("statuses", {200, 503}),
+        ("statuses", {299}),
+        ("statuses", {1000}),
         ("statuses", {"503"}),
         ("statuses", {503.0}),
         ("statuses", {True}),
@@ -176,6 +179,7 @@ def test_a_changed_copy_is_checked() -> None:
         ({"PREFECT_CLIENT_MAX_RETRIES": "3"}, {"max_retries": 3}),
         ({"PREFECT_CLIENT_MAX_RETRIES": " 0 "}, {"max_retries": 0}),
         ({"PREFECT_CLIENT_RETRY_EXTRA_CODES": "408,504"}, {"statuses": {408, 429, 502, 503, 504}}),
+        ({"PREFECT_CLIENT_RETRY_EXTRA_CODES": "600,999"}, {"statuses": {429, 502, 503, 600, 999}}),
         ({"PREFECT_CLIENT_RETRY_EXTRA_CODES": " 408 , 504, "}, {"statuses": {408, 429, 502, 503, 504}}),
         ({"PREFECT_CLIENT_RETRY_EXTRA_CODES": "503"}, {}),
         ({"PREFECT_CLIENT_RETRY_JITTER_FACTOR": "0.5"}, {"jitter": 0.5}),
@@ -210,6 +214,7 @@ def test_from_env(environ: dict[str, str], changes: dict[str, object]) -> None:
         ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "408,teapot"),
         ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "4080"),
         ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "-408"),
+        ("PREFECT_CLIENT_RETRY_EXTRA_CODES", "200"),
         ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "much"),
         ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "1.1"),
         ("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "-0.1"),
@@ -221,7 +226,7 @@ def test_from_env_names_the_bad_variable(variable: str, text: str) -> None:
     """An invalid value is a ValueError that names the variable, and says what it may be."""
     expected = {
         "PREFECT_CLIENT_MAX_RETRIES": "a whole number, 0 or more",
-        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "status codes, as in '408,504'",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "status codes from 300 to 999, as in '408,504'",
         "PREFECT_CLIENT_RETRY_JITTER_FACTOR": "a number from 0 to 1",
     }[variable]
     with pytest.raises(ValueError, match=r"^environment variable ") as raised:

@@ -96,7 +96,7 @@ class Exchange:
 
         Raises:
             httpx.TransportError: that fails.
-            Exception: the stream of the request body fails; what it raises is marked as foreign.
+            Exception: what the stream of the request body raises.
         """
         request = self._request
         framer = BodyFramer(request.headers.content_length)

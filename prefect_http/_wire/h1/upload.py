@@ -16,7 +16,6 @@ import httpx
 
 from prefect_http._concurrency.backend import new_cancel_scope, new_event, open_nursery
 from prefect_http._concurrency.iteration import cancel_iteration, end_iteration
-from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.request_head import BodyFramer
 from prefect_http._wire.h1.response_parser import ResponseParser
@@ -59,6 +58,7 @@ class Upload:
         self._has_read = new_event()  # the head, or the failure to read it
         self._read_failures: list[Exception] = []  # one at most; a list, so that it can be taken out and raised
         self._has_stopped_sending = False
+        self._has_stream_failed = False
         self.initial_body = b""
         self.is_sent = False
 
@@ -71,7 +71,7 @@ class Upload:
 
         Raises:
             httpx.TransportError: that fails.
-            BaseException: the stream fails; what it raises is marked as foreign.
+            BaseException: what the stream raises.
         """
         failures: list[BaseException] = []
         try:
@@ -95,8 +95,8 @@ class Upload:
         # If the connection breaks, the server may have said why. httpx, too, raises what reading comes to then.
         try:
             await step(trace, "http11.send_request_body", lambda: self._send(chunks))
-        except httpx.WriteError as error:
-            if is_foreign(error):
+        except httpx.WriteError:
+            if self._has_stream_failed:
                 raise
         self._has_stopped_sending = True
         self._connection.limit_wait(self._read_timeout)
@@ -111,7 +111,7 @@ class Upload:
         with self._sending:
             iterator = aiter(chunks)
             try:
-                while (chunk := await _next(iterator)) is not None:
+                while (chunk := await self._next(iterator)) is not None:
                     if framed := self._framer.frame(chunk):
                         await self._connection.send(framed, self._write_timeout)
                 if end := self._framer.end():
@@ -124,6 +124,13 @@ class Upload:
                 await end_iteration(iterator)
                 raise
             self.is_sent = True
+
+    async def _next(self, iterator: AsyncIterator[bytes]) -> bytes | None:
+        try:
+            return await anext(iterator, None)
+        except Exception:  # the caller's own, which says nothing about the connection
+            self._has_stream_failed = True
+            raise
 
     async def _read(self) -> None:
         """Read until the head is there, and stop the sending if it says that there is no point in it."""
@@ -156,11 +163,3 @@ class Upload:
         self._connection.limit_wait(None)
         if self._read_failures:
             raise self._read_failures.pop()
-
-
-async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
-    try:
-        return await anext(iterator, None)
-    except Exception as error:  # the caller's own, which says nothing about the connection
-        mark_foreign(error)
-        raise

@@ -1,0 +1,100 @@
+"""Reading a body up to a limit, and decoding it in steps between which other tasks run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+
+import anyio
+import httpx
+
+from prefect_http._concurrency.backend import checkpoint
+from prefect_http._concurrency.iteration import end_iteration
+from prefect_http._content_encoding import ContentDecoder
+from prefect_http._errors import ResponseTooLarge
+from prefect_http._httpx_details import set_content
+
+TOO_LONG = "it is too long to be read whole"
+TOO_SLOW = "it took too long to be read whole"
+
+
+async def read_decoded(
+    response: httpx.Response,
+    chunks: AsyncIterator[bytes],
+    into: bytearray,
+    *,
+    max_bytes: int,
+    deadline: float = math.inf,
+) -> str | None:
+    """Read and decode the beginning of a response's body.
+
+    Args:
+        response: the response.
+        chunks: its body, encoded.
+        into: what it is appended to, also if reading fails.
+        max_bytes: how much to keep.
+        deadline: when to stop decoding, on the event loop's clock.
+
+    Returns:
+        Why there is more that was not read, for people; None if that was all.
+
+    Raises:
+        httpx.DecodingError: it does not match its Content-Encoding.
+    """
+    decoder = ContentDecoder(response.headers.get("Content-Encoding", ""))
+    async for chunk in chunks:
+        for piece in decoder.decode(chunk):
+            into += piece
+            # What unpacks to a lot that then unpacks to nothing is as endless.
+            if len(into) > max_bytes or decoder.intermediate > 16 * max_bytes + 1024 * 1024:
+                del into[max_bytes:]
+                return TOO_LONG
+            if not decoder.is_identity:
+                await checkpoint()
+                if anyio.current_time() > deadline:
+                    return TOO_SLOW
+    return None
+
+
+async def read_whole_within(response: httpx.Response, max_bytes: int) -> bytes:
+    """Read a response whole, if its body has at most ``max_bytes`` once it is decoded, and close it.
+
+    Returns:
+        The body, decoded.
+
+    Raises:
+        ResponseTooLarge: it is longer.
+        httpx.RequestError: reading or decoding it fails.
+    """
+    if response.is_closed or response.is_stream_consumed:
+        return await response.aread()
+    content = bytearray()
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    chunks = aiter(stream)
+    try:
+        is_longer = _announces_more_than(max_bytes, response)
+        if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
+            raise ResponseTooLarge(f"the response body is larger than max_response_bytes of {max_bytes} bytes")
+        set_content(response, bytes(content))
+    except httpx.RequestError as error:
+        error.request = response.request
+        raise
+    finally:
+        await end_iteration(chunks)
+        await response.aclose()
+    return response.content
+
+
+def _announces_more_than(max_bytes: int, response: httpx.Response) -> bool:
+    """Whether a body that is not encoded has a larger Content-Length."""
+    length = response.headers.get("Content-Length", "")
+    return (
+        "Content-Encoding" not in response.headers
+        and length.isascii()
+        and length.isdigit()
+        and len(length) < 20
+        and int(length) > max_bytes
+        and response.request.method != "HEAD"
+        and response.status_code != 304
+    )

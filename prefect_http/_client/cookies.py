@@ -1,0 +1,38 @@
+"""The cookies of a request that is sent again."""
+
+from __future__ import annotations
+
+import httpx
+
+from prefect_http._httpx_details import COOKIES_OF_CLIENT
+
+
+def renew_cookies(request: httpx.Request, response: httpx.Response, cookies: httpx.Cookies) -> None:
+    """Let a request that is sent again have the cookies that its last response has set.
+
+    A load balancer may set one that leads to another server. A ``Cookie`` header by hand is left as it is.
+
+    Args:
+        request: the request, which is changed.
+        response: its response, whose history may have set cookies as well.
+        cookies: those of the client, into which they have been taken, as far as its policy allows.
+    """
+    fields = [field for each in (*response.history, response) for field in each.headers.get_list("Set-Cookie")]
+    if not fields or ("Cookie" in request.headers and COOKIES_OF_CLIENT not in request.extensions):
+        return
+    names = {_name(field) for field in fields}
+    pairs = [pair for pair in _pairs(request) if _name(pair) not in names]
+    # httpx knows which of them go to the URL.
+    pairs += [pair for pair in _pairs(httpx.Request("GET", request.url, cookies=cookies)) if _name(pair) in names]
+    request.headers.pop("Cookie", None)
+    if pairs:
+        request.headers["Cookie"] = "; ".join(pairs)
+        request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
+
+
+def _pairs(request: httpx.Request) -> list[str]:
+    return [pair for pair in request.headers.get("Cookie", "").split("; ") if pair]
+
+
+def _name(pair: str) -> str:
+    return pair.partition("=")[0].strip()

@@ -1,0 +1,190 @@
+"""Decoding a body (``Content-Encoding``, RFC 9110 section 8.4) in steps that are bounded in memory and time. Pure.
+
+httpx decodes whatever has arrived in one step, however much it unpacks to: 4 KiB of gzip in gzip make gigabytes. Here
+a step makes 64 KiB with zlib, brotli and Python's zstd, and a few MiB at most with the package zstandard, which has no
+limit of its own. An encoding that is unknown, or whose package is not installed, is passed over, as by httpx.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, Protocol
+
+import httpx
+
+_STEP = 64 * 1024
+# More than one is rare, and each keeps its state.
+_MAX_ENCODINGS = 5
+_ZLIB_HEADER = 2
+# RFC 9659: what a decoder of HTTP must support, and need not exceed.
+_ZSTD_WINDOW_LOG = 23
+# A block of zstd takes at least 4 bytes, and makes 128 KiB at most: 4 MiB per slice.
+_ZSTD_SLICE = 128
+
+
+class ContentDecoder:
+    """Decodes a body in bounded steps.
+
+    Args:
+        encodings: the value of ``Content-Encoding``.
+
+    Attributes:
+        is_identity: whether there is nothing to decode.
+        intermediate: how many bytes have been unpacked only to be decoded once more.
+
+    Raises:
+        httpx.DecodingError: there are too many encodings, or one that the installed package cannot decode in steps.
+    """
+
+    def __init__(self, encodings: str) -> None:
+        names = [name.strip().lower() for name in reversed(encodings.split(","))]
+        found = [decoder for decoder in map(_decoder, names) if decoder is not None]
+        if len(found) > _MAX_ENCODINGS:
+            raise httpx.DecodingError(f"the body has {len(found)} encodings, more than the limit of {_MAX_ENCODINGS}")
+        self._decoders = found
+        self.is_identity = not found
+        self.intermediate = 0
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """Yield what the data decodes to, in pieces. Some are empty: each is made in one step.
+
+        Raises:
+            httpx.DecodingError: the data does not match the encoding.
+        """
+        return self._decode(data, 0)
+
+    def _decode(self, data: bytes, number: int) -> Iterator[bytes]:
+        if number == len(self._decoders):
+            yield data
+            return
+        if number:
+            self.intermediate += len(data)
+        for start in range(0, len(data), _STEP):
+            for piece in self._steps(data[start : start + _STEP], number):
+                if piece:
+                    yield from self._decode(piece, number + 1)
+                else:
+                    yield b""
+
+    def _steps(self, data: bytes, number: int) -> Iterator[bytes]:
+        try:
+            yield from self._decoders[number].decode(data)
+        except Exception as error:  # each package has its own
+            raise httpx.DecodingError(str(error)) from error
+
+
+class _Decoder(Protocol):
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """Yield what the data decodes to, each piece made in one step."""
+        ...
+
+
+class _ZlibDecoder:
+    """gzip, or deflate, which some servers send without the header of zlib."""
+
+    def __init__(self, wbits: int, other_wbits: int | None = None) -> None:
+        self._zlib = zlib.decompressobj(wbits)
+        self._other_wbits = other_wbits
+        self._beginning = b""
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        piece = b""
+        while (data or len(piece) == _STEP) and not self._zlib.eof:
+            piece = self._decompress(data)
+            data = self._zlib.unconsumed_tail
+            yield piece
+
+    def _decompress(self, data: bytes) -> bytes:
+        if self._other_wbits is None:
+            return self._zlib.decompress(data, _STEP)
+        self._beginning += data
+        try:
+            piece = self._zlib.decompress(data, _STEP)
+        except zlib.error:
+            self._zlib = zlib.decompressobj(self._other_wbits)
+            piece = self._zlib.decompress(self._beginning, _STEP)
+        if len(self._beginning) >= _ZLIB_HEADER:
+            self._other_wbits, self._beginning = None, b""
+        return piece
+
+
+class _BrotliDecoder:
+    """br, with the packages brotli or brotlicffi, since 1.2."""
+
+    def __init__(self, package: Any) -> None:
+        self._brotli = package.Decompressor()
+        if not hasattr(self._brotli, "can_accept_more_data"):
+            raise httpx.DecodingError("the installed version of brotli has no limit for its output; 1.2 has one")
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        size = 0
+        # It also "can accept more data" when it has stopped at the limit, and would then mix up the two.
+        while not self._brotli.is_finished() and (data or size >= _STEP or not self._brotli.can_accept_more_data()):
+            piece = self._brotli.process(data, output_buffer_limit=_STEP)
+            data, size = b"", len(piece)
+            yield piece
+
+
+class _ZstdDecoder:
+    """zstd, with the module of Python 3.14 or its backport."""
+
+    def __init__(self, package: Any) -> None:
+        options = {package.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+        self._new: Callable[[], Any] = lambda: package.ZstdDecompressor(options=options)
+        self._zstd = self._new()
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            yield self._zstd.decompress(data, _STEP)
+            data = b""
+            if self._zstd.eof:
+                data = self._zstd.unused_data
+                self._zstd = self._new()
+            if not data and self._zstd.needs_input:
+                return
+
+
+class _SlicedZstdDecoder:
+    """zstd, with the package zstandard."""
+
+    def __init__(self, package: Any) -> None:
+        self._new: Callable[[], Any] = package.ZstdDecompressor(max_window_size=1 << _ZSTD_WINDOW_LOG).decompressobj
+        self._zstd = self._new()
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), _ZSTD_SLICE):
+            rest = data[start : start + _ZSTD_SLICE]
+            while rest:
+                yield self._zstd.decompress(rest)
+                rest = self._zstd.unused_data
+                if self._zstd.eof:
+                    self._zstd = self._new()
+
+
+def _decoder(encoding: str) -> _Decoder | None:
+    """Return a decoder; None if the encoding is to be passed over."""
+    if encoding == "gzip":
+        return _ZlibDecoder(zlib.MAX_WBITS | 16)
+    if encoding == "deflate":
+        return _ZlibDecoder(zlib.MAX_WBITS, -zlib.MAX_WBITS)
+    if encoding == "br" and (package := _first_of("brotli", "brotlicffi")):
+        return _BrotliDecoder(package)
+    if encoding == "zstd":
+        if package := _first_of("compression.zstd", "backports.zstd"):
+            return _ZstdDecoder(package)
+        if package := _first_of("zstandard"):
+            return _SlicedZstdDecoder(package)
+    return None
+
+
+def _first_of(*names: str) -> ModuleType | None:
+    """Return the first module that is installed."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
