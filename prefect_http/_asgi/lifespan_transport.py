@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+import anyio.lowlevel
 import httpx
 
 from prefect_http._asgi.inline_response import InlineResponse
@@ -56,6 +57,8 @@ class AppTransport(ASGITransport):
     ) -> None:
         if self._closed is not None:
             await wait_shielded(self._closed)  # another task is closing it, which takes a bounded time
+            if exc is None:
+                await anyio.lowlevel.checkpoint_if_cancelled()
             return
         self._closed = new_event()
         # From here on there are no new requests, not even as a redirect of one that has just ended.
@@ -74,11 +77,13 @@ class AppTransport(ASGITransport):
         tb: TracebackType | None,
     ) -> None:
         try:
-            await super().aclose()
-        except BaseException as error:  # a cancellation that had been held back
+            had_requests = await self._end_all()
+        except BaseException as error:  # a native cancellation that had been held back
             await context.leave(type(error), error, error.__traceback__)
             raise
         await context.leave(exc_type, exc, tb)
+        if had_requests and exc is None:
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
     async def aclose(self) -> None:
         await self.__aexit__()

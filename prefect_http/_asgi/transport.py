@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 
 from prefect_http._app import app_name, check_app
@@ -114,16 +115,22 @@ class ASGITransport(httpx.AsyncBaseTransport):
         Cancellation:
             Takes effect when they have ended, after 6 s at most.
         """
+        if await self._end_all():
+            await anyio.lowlevel.checkpoint_if_cancelled()
+
+    async def _end_all(self) -> bool:
+        """End all requests, and return whether there were any; only a native cancellation is raised in the end."""
         self._abort_all(lambda: httpx.ReadError("the transport has been closed"), is_foreign=False)
         self._read_head.cache_clear()  # there may be credentials among them
         self._ending |= self._running
         if not self._ending:
-            return
+            return False
         if self._all_ended is None:
             self._all_ended = new_event()
         await wait_shielded(self._all_ended, anyio.current_time() + GRACE + UNWINDING)
         for _ in self._ending:
             logger.warning("%s is still running a request %g s after its cancellation", app_name(self.app), UNWINDING)
+        return True
 
     def _abort_all(self, make_failure: Callable[[], BaseException], *, is_foreign: bool) -> None:
         # Each gets a failure of its own: an exception that several tasks raise collects the tracebacks of all of them.

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal
 
+import anyio.lowlevel
+
 from prefect_http._app import check_app
 from prefect_http._concurrency.backend import checkpoint, wait_shielded
 from prefect_http._errors import LifespanCrashed
@@ -73,8 +75,9 @@ def app_lifespan_context(
 
     Cancellation:
         While entering: the startup goes on for the other tasks that wait for it, and is cancelled if there are none.
-        While leaving: the shutdown is shielded, for at most ``shutdown_timeout``, and the cancellation takes effect
-            after it. An app that is cancelled after a timeout has one more second to clean up.
+        While leaving: the shutdown is shielded, for at most ``shutdown_timeout``. An app that is cancelled after a
+            timeout has one more second to clean up. A cancellation in the meantime takes effect afterwards, unless the
+            body has raised an exception; a native one of the asyncio task takes effect in any case.
 
     https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """
@@ -133,9 +136,11 @@ class LifespanContext:
             _check(run, self._mode)
         except BaseException:
             if run.release():
-                await wait_shielded(run.over)
-                if (problem := run.outcome.shutdown_error()) is not None:
-                    logger.error("%s", problem, exc_info=problem)
+                try:
+                    await wait_shielded(run.over)
+                finally:  # a native cancellation may have been held back
+                    if (problem := run.outcome.shutdown_error()) is not None:
+                        logger.error("%s", problem, exc_info=problem)
             raise
         self._run, self._is_held = run, True
         if on_crash is not None:
@@ -169,7 +174,9 @@ class LifespanContext:
         try:
             if is_last:
                 await wait_shielded(run.over)
-        except BaseException as cancellation:  # a native one that was held back
+                if rest is None:
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+        except BaseException as cancellation:  # it was held back
             rest = cancellation
         problems = run.outcome.crash_error(), misuse, run.outcome.shutdown_error() if is_last else None
         error = _settle(rest, [problem for problem in problems if problem is not None])

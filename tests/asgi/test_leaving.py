@@ -31,7 +31,7 @@ from support.asgi_apps import (
 )
 from support.virtual_time import virtual_time_backend
 
-from prefect_http import ASGITransport
+from prefect_http import ASGITransport, app_lifespan_context
 from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 
@@ -352,21 +352,57 @@ async def test_closing_ends_background_work(autojump_clock: trio.abc.Clock) -> N
     assert app.log == ["cancelled"]
 
 
-@pytest.mark.trio
-async def test_closing_under_cancellation_still_ends_everything(autojump_clock: trio.abc.Clock) -> None:
+@pytest.mark.anyio
+@both_clients
+async def test_closing_under_cancellation_still_ends_everything(make_client: MakeClient) -> None:
     """A cancellation of closing is held back until the apps have ended, because they must not outlive the client."""
-    app = FakeApp(endless)
-    client = plain_client(app)
+    client = make_client(app := FakeApp(endless))
+    await client.__aenter__()
+    began = anyio.current_time()
     response = await client.send(client.build_request("GET", "/"), stream=True)
-    with trio.CancelScope() as scope:
+    with anyio.CancelScope() as scope:
         scope.cancel()
         await client.aclose()
-        assert trio.current_time() == pytest.approx(1)
-        assert app.log == ["cancelled"]
-        await trio.sleep(1)
+        app.log.append("the code goes on")
     assert scope.cancelled_caught
-    assert trio.current_time() == pytest.approx(1)
+    assert anyio.current_time() - began == pytest.approx(1)
+    assert [line for line in app.log if line not in {"startup", "shutdown"}] == ["cancelled"]
     await response.aclose()
+
+
+@pytest.mark.anyio
+@both_clients
+async def test_nothing_to_close_under_cancellation(make_client: MakeClient) -> None:
+    """Closing while nothing is running is done at once; an exception of the block is raised in any case."""
+    client = make_client(FakeApp(hello))
+    with anyio.CancelScope() as scope, pytest.raises(Boom):
+        async with client:
+            scope.cancel()
+            raise Boom
+
+
+@pytest.mark.anyio
+async def test_app_that_others_hold_is_closed_under_cancellation() -> None:
+    """So it is if the app goes on afterwards, because others hold it, and for a second task that closes the client."""
+
+    async def close() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await client.__aexit__()
+            log.append("the code goes on")
+        log.append("closed")
+
+    app, log = FakeApp(endless), list[str]()
+    client = app_client(app)
+    async with app_lifespan_context(app):
+        await client.__aenter__()
+        response = await client.send(client.build_request("GET", "/"), stream=True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(close)
+            tasks.start_soon(close)
+        assert app.log == ["startup", "cancelled"]
+        await response.aclose()
+    assert log == ["closed", "closed"]
 
 
 @pytest.mark.trio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Literal
 
 import anyio
@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 from support.lifespan_apps import LIFESPAN, Boom, FakeApp, Hook, nothing, nothing_left, steps
 
-from prefect_http import LifespanShutdownError, app_lifespan_context
+from prefect_http import LifespanShutdownError, PrefectHttpxClient, app_lifespan_context
 from prefect_http._types import ASGIApp
 
 EVERY_AWAIT = range(30)
@@ -146,6 +146,98 @@ async def test_shutdown_problem_after_a_cancellation(caplog: pytest.LogCaptureFi
             shutdowns += "shutdown" in app.log
             caplog.clear()
     assert 0 < shutdowns < len(EVERY_AWAIT)
+
+
+def client_of(app: ASGIApp) -> AbstractAsyncContextManager[object]:
+    """Return a client that holds an app."""
+    return PrefectHttpxClient(app=app)
+
+
+@pytest.mark.anyio
+@ways_to_cancel
+@pytest.mark.parametrize("hold", [app_lifespan_context, client_of])
+async def test_cancelled_during_the_shutdown(
+    run: Run, hold: Callable[[ASGIApp], AbstractAsyncContextManager[object]]
+) -> None:
+    """A cancellation that comes due during the shutdown is held back until its end, and raised then."""
+    log: list[str] = []
+    go_on = anyio.Event()
+
+    async def user() -> None:
+        try:
+            async with hold(app):
+                pass
+            log.append("the code goes on")
+        finally:
+            log.append(app.log[-1])
+
+    async def drive(stop: Stop) -> None:
+        while app.log[-1:] != ["shutdown"]:
+            await anyio.lowlevel.checkpoint()
+        stop()
+        await steps()
+        assert log == []
+        go_on.set()
+
+    app = FakeApp(shutdown=go_on.wait)
+    with anyio.fail_after(30), nothing_left():
+        await run(user, drive)
+    assert log == ["down"]
+
+
+@pytest.mark.anyio
+@ways_to_cancel
+@pytest.mark.parametrize("hold", [app_lifespan_context, client_of])
+async def test_cancelled_during_a_shutdown_that_fails(
+    run: Run, hold: Callable[[ASGIApp], AbstractAsyncContextManager[object]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cancellation is raised, and the problem is logged and noted on it."""
+    notes: list[str] = []
+    go_on = anyio.Event()
+
+    async def fail() -> None:
+        await go_on.wait()
+        raise Boom("disk full")
+
+    async def user() -> None:
+        try:
+            async with hold(app):
+                pass
+        except anyio.get_cancelled_exc_class() as error:
+            notes.extend(error.__notes__)
+            raise
+
+    async def drive(stop: Stop) -> None:
+        while app.log[-1:] != ["shutdown"]:
+            await anyio.lowlevel.checkpoint()
+        stop()
+        await steps()
+        go_on.set()
+
+    app = FakeApp(shutdown=fail)
+    with anyio.fail_after(30), nothing_left():
+        await run(user, drive)
+    assert "disk full" in caplog.text
+    assert len(notes) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("hold", [app_lifespan_context, client_of])
+async def test_body_that_raises_and_is_cancelled_during_the_shutdown(
+    hold: Callable[[ASGIApp], AbstractAsyncContextManager[object]],
+) -> None:
+    """The body's own exception wins over a cancelled scope, which takes effect at the next checkpoint."""
+
+    async def shutdown() -> None:
+        scope.cancel()
+        await steps()
+
+    app = FakeApp(shutdown=shutdown)
+    with anyio.fail_after(30), nothing_left():
+        with anyio.CancelScope() as scope, pytest.raises(Boom):
+            async with hold(app):
+                raise Boom
+    assert app.log == LIFESPAN
 
 
 @pytest.mark.anyio
