@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType, TracebackType
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import anyio
 import anyio.lowlevel
@@ -126,6 +126,17 @@ def loop_getter() -> Callable[[], object]:
     """Return what ``current_loop()`` asks under the running backend; under the other one, it raises a RuntimeError."""
     trio = _running_trio()
     return asyncio.get_running_loop if trio is None else trio.lowlevel.current_trio_token
+
+
+def has_ended(loop: object) -> bool:
+    """Return whether the run of an event loop, as from ``current_loop()``, has ended; may be asked anywhere."""
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.is_closed()
+    try:
+        cast(Any, loop).run_sync_soon(lambda: None)  # the one question that a TrioToken answers
+    except RuntimeError:  # trio.RunFinishedError
+        return True
+    return False
 
 
 def spawn_root_task(

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import anyio.lowlevel
 import httpx
 
-from prefect_http._concurrency.backend import clock, loop_getter, max_receive_bytes, new_cancel_scope, new_event
+from prefect_http._concurrency.backend import (
+    clock,
+    has_ended,
+    loop_getter,
+    max_receive_bytes,
+    new_cancel_scope,
+    new_event,
+)
 from prefect_http._errors import InvalidResponse
 from prefect_http._httpx_details import ReadyResponse
 from prefect_http._wire.connection import Connection
@@ -26,8 +33,8 @@ from prefect_http._wire.timeouts import TimeoutWatcher
 
 _MAX_CACHED_HEADERS = 16
 _OTHER_LOOP = (
-    "this HTTPTransport has open connections that belong to another event loop; close it in that loop before it ends, "
-    "or use one transport for each loop"
+    "this HTTPTransport has open connections that belong to another event loop, which has not ended; "
+    "use one transport for each event loop"
 )
 # Every request is compared with these, and Python 3.11 takes 0.2 us to look up a member of an enum.
 _GRANTED, _TUNNEL = RequestState.GRANTED, Framing.TUNNEL
@@ -191,12 +198,14 @@ class Wire(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
         self._encode_headers.cache_clear()  # there may be credentials among them
-        self._pool.close()
         if not self._is_own_loop():
+            self._drop_if_loop_has_ended()
+            self._pool.close()
             if self._pool.discarded:
                 self._pool.discarded.clear()  # only their own loop can close them
                 raise RuntimeError(_OTHER_LOOP)
             return
+        self._pool.close()
         try:
             if self._pool.discarded:
                 await self._close_discarded()
@@ -207,14 +216,23 @@ class Wire(httpx.AsyncBaseTransport):
         """Use the running event loop from now on.
 
         Raises:
-            RuntimeError: there are connections that belong to another one.
+            RuntimeError: there are connections that belong to another one, which has not ended.
         """
         if self._is_own_loop():
             return
+        self._drop_if_loop_has_ended()
         if self._pool.in_use or self._pool.idle:
             raise RuntimeError(_OTHER_LOOP)
         self._current_loop = loop_getter()
         self._loop, self._now, self._watcher = self._current_loop(), clock(), TimeoutWatcher()
+
+    def _drop_if_loop_has_ended(self) -> None:
+        """Drop all connections if the event loop that they belong to has ended."""
+        if self._loop is None or not has_ended(self._loop):
+            return
+        self._pool.close(silently=True)
+        while self._pool.discarded:
+            self._pool.discarded.pop().abandon()
 
     def _is_own_loop(self) -> bool:
         try:

@@ -785,37 +785,90 @@ def test_one_loop_after_the_other(first: str, second: str) -> None:
         anyio.run(use, backend=backend)
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Python warns of connections that are left open
+UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Python warns of what is left open
+
+
+@UNCLOSED
 @pytest.mark.parametrize("first", BACKENDS)
 @TWO_LOOPS
-@pytest.mark.parametrize("is_idle", [True, False], ids=["idle", "in-use"])
-def test_connections_left_over_in_another_loop(first: str, second: str, is_idle: bool) -> None:
-    """With open connections of another event loop, requests are refused; closing makes the transport usable again."""
-    transport = new_transport()
+@pytest.mark.parametrize("state", ["idle", "in-use", "closed-first"])
+def test_connections_left_over_by_a_loop(first: str, second: str, state: str) -> None:
+    """What an event loop that has ended leaves open is dropped by the next request, or by closing the transport."""
+    transport = new_transport(httpx.Limits(max_connections=1))
+    responses: list[httpx.Response] = []
 
     async def leave() -> None:
         async with raw_server(FINE) as server:
             [response] = await open_responses(transport, server.url)
-            if is_idle:
+            if state == "idle":
                 await response.aread()
             responses.append(response)
 
     async def use() -> None:
         async with raw_server(FINE) as server:
-            with anyio.fail_after(5):
-                with pytest.raises(RuntimeError, match="another event loop"):
-                    await fetch(transport, server.url)
-                assert server.connections == 0
-                with contextlib.suppress(RuntimeError, trio.ClosedResourceError):  # their loop may have ended
-                    await transport.aclose()
+            if state == "closed-first":
+                await transport.aclose()
                 assert figures(transport) == (0, 0, 0)
-                assert await fetch(transport, server.url) == b"fine"
+            assert await fetch(transport, server.url) == b"fine"
+            assert figures(transport) == (1, 1, 0)
+            for response in responses:
+                await response.aclose()
+            assert figures(transport) == (1, 1, 0)
             await transport.aclose()
 
-    responses: list[httpx.Response] = []
     anyio.run(leave, backend=first)
     anyio.run(use, backend=second)
     responses.clear()
+    gc.collect()
+
+
+@UNCLOSED
+def test_waiting_requests_left_over_by_a_loop() -> None:
+    """So are the requests that still wait for a connection in a loop that is closed without having ended its tasks."""
+    transport = new_transport(httpx.Limits(max_connections=1))
+    loop = asyncio.new_event_loop()
+
+    async def leave(port: int) -> None:
+        tasks.extend(asyncio.create_task(fetch(transport, f"http://127.0.0.1:{port}/")) for _ in range(2))
+        await until_waiting(transport, 1)
+
+    async def use() -> None:
+        async with raw_server(FINE) as server, transport:
+            assert await fetch(transport, server.url) == b"fine"
+
+    tasks: list[asyncio.Task[bytes]] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        loop.run_until_complete(leave(silent.getsockname()[1]))
+    loop.close()
+    anyio.run(use, backend="trio")
+    assert figures(transport) == (0, 0, 0)
+
+
+@UNCLOSED
+def test_two_loops_at_once() -> None:
+    """With open connections of an event loop that has not ended, requests are refused; closing drops them, too."""
+    transport = new_transport()
+    loop = asyncio.new_event_loop()
+
+    async def leave() -> None:
+        async with raw_server(FINE) as server:
+            assert await fetch(transport, server.url) == b"fine"
+
+    async def use() -> None:
+        async with raw_server(FINE) as server:
+            with pytest.raises(RuntimeError, match="another event loop, which has not ended"):
+                await fetch(transport, server.url)
+            assert figures(transport) == (1, 1, 0)
+            with pytest.raises(RuntimeError, match="another event loop, which has not ended"):
+                await transport.aclose()
+            assert figures(transport) == (0, 0, 0)
+            assert await fetch(transport, server.url) == b"fine"
+            await transport.aclose()
+
+    for backend in BACKENDS:
+        loop.run_until_complete(leave())
+        anyio.run(use, backend=backend)
+    loop.close()
     gc.collect()
 
 
@@ -837,36 +890,6 @@ def test_loop_that_ends_in_mid_request(backend: str) -> None:
     anyio.run(leave, backend=backend)
     assert figures(transport) == (0, 0, 0)
     anyio.run(use, backend="trio" if backend == "asyncio" else "asyncio")
-
-
-@pytest.mark.filterwarnings("ignore:unclosed", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_closing_in_another_loop() -> None:
-    """Closing in another event loop drops the connections of one that has ended, with an error."""
-
-    async def get(url: str) -> None:
-        async with httpx.AsyncClient(transport=transport) as client:
-            await client.get(url)
-
-    async def use_it_and_leave_it() -> None:
-        async with raw_server(answer()) as server:
-            response = await transport.handle_async_request(httpx.Request("GET", server.url))
-            await response.aread()
-
-    async def use_and_close_it() -> None:
-        async with raw_server(answer()) as server:
-            await get(server.url)
-
-    transport = HTTPTransport()
-    trio.run(use_it_and_leave_it)
-    assert transport.statistics().idle == 1
-    with pytest.raises(RuntimeError, match="another event loop"):
-        asyncio.run(transport.aclose())
-    assert transport.statistics().connections == 0
-    asyncio.run(transport.aclose())
-    asyncio.run(use_and_close_it())
-    trio.run(transport.aclose)
-    trio.run(use_and_close_it)
-    gc.collect()  # what was dropped
 
 
 def test_asyncio_run_twice() -> None:
