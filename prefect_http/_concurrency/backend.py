@@ -182,6 +182,25 @@ def spawn_root_task(
     return trio.lowlevel.spawn_system_task(main_to_the_end, name=name, context=context)
 
 
+def spawn_root_task_soon(loop: object, main: Callable[[], Coroutine[object, object, None]], name: str) -> None:
+    """Start a root task in an event loop, from anywhere: from another thread, or from a finalizer.
+
+    Args:
+        loop: as from ``current_loop()``.
+        main: what the task runs, as for ``spawn_root_task()``. It must wait for nothing but a few turns of the loop,
+            since nothing holds on to the task.
+        name: the task's name.
+
+    Raises:
+        RuntimeError: the loop has ended.
+    """
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        loop.call_soon_threadsafe(lambda: loop.create_task(main(), name=name))
+    else:
+        spawn = sys.modules["trio"].lowlevel.spawn_system_task
+        cast(Any, loop).run_sync_soon(lambda: spawn(main, name=name))
+
+
 def is_root_task_cancelled(root_task: object) -> bool:
     """Whether a root task is being cancelled, as at the end of the event loop's run; asked in a task of its nursery."""
     if isinstance(root_task, asyncio.Task):

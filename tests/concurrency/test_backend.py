@@ -26,6 +26,7 @@ from prefect_http._concurrency.backend import (
     new_lock,
     open_nursery,
     spawn_root_task,
+    spawn_root_task_soon,
     wait_shielded,
 )
 
@@ -64,6 +65,29 @@ def test_end_of_a_loop(backend: str) -> None:
 
     for other in BACKENDS:
         assert anyio.run(ask, backend=other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_spawned_from_anywhere(backend: str) -> None:
+    """A root task can be started from another thread, and not in a loop that has ended."""
+
+    async def main() -> object:
+        loop, done = current_loop(), anyio.Event()
+
+        async def set_done() -> None:
+            done.set()
+
+        await anyio.to_thread.run_sync(spawn_root_task_soon, loop, set_done, "set")
+        with anyio.fail_after(30):
+            await done.wait()
+        return loop
+
+    async def never() -> None:
+        raise AssertionError
+
+    loop = anyio.run(main, backend=backend)
+    with pytest.raises(RuntimeError):
+        spawn_root_task_soon(loop, never, "never")
 
 
 @pytest.mark.anyio
