@@ -60,6 +60,18 @@ class BodyArguments(RequestArguments, total=False):
     json: object
 
 
+def refuse_unknown(arguments: HttpxArguments) -> None:
+    """Refuse what is not in ``HttpxArguments``, even if a newer httpx.AsyncClient knows it.
+
+    That would only pass it on to transports that it makes itself, and it makes none here, so it would have no effect.
+
+    Raises:
+        TypeError: there is an unknown argument.
+    """
+    for name in arguments.keys() - HttpxArguments.__annotations__.keys():
+        raise TypeError(f"PrefectHttpxClient() got an unexpected keyword argument {name!r}")
+
+
 def with_parameters_of(
     method: Callable[Concatenate[Client, P], object],
 ) -> Callable[[Callable[..., Returned]], Callable[Concatenate[Client, P], Returned]]:

@@ -10,7 +10,7 @@ import httpx
 from prefect_http._asgi.lifespan_transport import AppTransport
 from prefect_http._attempt import Attempt
 from prefect_http._client.answered_origins import AnsweredOrigins
-from prefect_http._client.arguments import HttpxArguments, with_parameters_of
+from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_parameters_of
 from prefect_http._client.location import LocationCheck
 from prefect_http._client.routing import make_transports
 from prefect_http._client.send import SendCall, SendOptions, checked_hook, checked_policy
@@ -96,6 +96,7 @@ class PrefectHttpxClient(VerbsWithRetry):
             httpx_arguments,
             lambda transport: LocationCheck(transport if throttle is None else ThrottledTransport(transport, throttle)),
         )
+        refuse_unknown(httpx_arguments)
         super().__init__(user_agent=_USER_AGENT, **httpx_arguments)
 
     @property

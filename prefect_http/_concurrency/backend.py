@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType, TracebackType
-from typing import ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -186,6 +186,17 @@ def loop_getter() -> Callable[[], object]:
     return asyncio.get_running_loop if trio is None else trio.lowlevel.current_trio_token
 
 
+def has_ended(loop: object) -> bool:
+    """Return whether the run of an event loop, as from ``current_loop()``, has ended; may be asked anywhere."""
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.is_closed()
+    try:
+        cast(Any, loop).run_sync_soon(lambda: None)  # the one question that a TrioToken answers
+    except RuntimeError:  # trio.RunFinishedError
+        return True
+    return False
+
+
 def spawn_root_task(
     main: Callable[[], Coroutine[object, object, None]],
     name: str,
@@ -227,6 +238,25 @@ def spawn_root_task(
             on_exit()
 
     return trio.lowlevel.spawn_system_task(main_to_the_end, name=name, context=context)
+
+
+def spawn_root_task_soon(loop: object, main: Callable[[], Coroutine[object, object, None]], name: str) -> None:
+    """Start a root task in an event loop, from anywhere: from another thread, or from a finalizer.
+
+    Args:
+        loop: as from ``current_loop()``.
+        main: what the task runs, as for ``spawn_root_task()``. It must wait for nothing but a few turns of the loop,
+            since nothing holds on to the task.
+        name: the task's name.
+
+    Raises:
+        RuntimeError: the loop has ended.
+    """
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        loop.call_soon_threadsafe(lambda: loop.create_task(main(), name=name))
+    else:
+        spawn = sys.modules["trio"].lowlevel.spawn_system_task
+        cast(Any, loop).run_sync_soon(lambda: spawn(main, name=name))
 
 
 def is_root_task_cancelled(root_task: object) -> bool:

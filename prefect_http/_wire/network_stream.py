@@ -25,11 +25,13 @@ class NetworkStream:
     Args:
         stream: the stream.
         trailing_data: bytes that have been received already, and not read.
+        owner: what closes the stream when it is freed, and so must live as long as this object.
     """
 
-    __slots__ = ("_stream", "_trailing_data")
+    __slots__ = ("_owner", "_stream", "_trailing_data")
 
-    def __init__(self, stream: ByteStream, trailing_data: bytes = b"") -> None:
+    def __init__(self, stream: ByteStream, trailing_data: bytes = b"", owner: object = None) -> None:
+        self._owner = owner
         self._stream = stream
         self._trailing_data = trailing_data
 
@@ -79,7 +81,8 @@ class NetworkStream:
             httpx.ConnectError: the handshake fails.
         """
         peer = server_hostname or "the server"
-        return NetworkStream(await start_tls(self._stream, ssl_context, server_hostname, timeout, peer))
+        stream = await start_tls(self._stream, ssl_context, server_hostname, timeout, peer)
+        return NetworkStream(stream, owner=self._owner)
 
     def get_extra_info(self, info: str) -> object:
         """Return ``ssl_object``, ``client_addr``, ``server_addr``, ``socket`` or ``is_readable``; else None."""

@@ -160,8 +160,12 @@ class Pool(Generic[C]):
         elif connection is not None:
             self._add_idle(connection, request, now)
 
-    def close(self) -> None:
-        """Discard all connections, those in use included, and refuse all requests that wait."""
+    def close(self, *, silently: bool = False) -> None:
+        """Discard all connections, those in use included, and refuse all requests that wait.
+
+        Args:
+            silently: whether not to tell those requests, whose event loop has ended.
+        """
         while self._idle:
             self._discard_oldest()
         for request in self._granted:
@@ -171,6 +175,8 @@ class Pool(Generic[C]):
         self._granted.clear()
         while self._queue:
             request, _ = self._queue.popitem(last=False)
+            if silently:
+                request.on_resolved = None
             self._resolve(request, _REFUSED)
 
     def _hand_on(self, connection: C | None, released: PoolRequest[C]) -> None:

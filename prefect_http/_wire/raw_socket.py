@@ -19,6 +19,14 @@ def raw_socket_of(stream: ByteStream) -> socket.socket | None:
         return None
 
 
+def close_without_loop(raw_socket: socket.socket) -> None:
+    """Close a socket whose event loop has ended. asyncio's can only be shut down; it is closed when it is freed."""
+    with contextlib.suppress(OSError):
+        raw_socket.shutdown(socket.SHUT_RDWR)
+    if isinstance(raw_socket, socket.socket):
+        raw_socket.close()
+
+
 def has_early_data(raw_socket: socket.socket) -> bool:
     """Return whether data has arrived on a socket that is readable; if not, the other side has closed it."""
     with contextlib.suppress(OSError), raw_socket.dup() as copy:

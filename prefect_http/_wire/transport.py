@@ -66,7 +66,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         httpx.LocalProtocolError: the request cannot be sent.
         httpx.UnsupportedProtocol: the URL scheme is not http, https, ws or wss.
         TypeError, ValueError: a value in the request's extensions is invalid.
-        RuntimeError: there are open connections that belong to another event loop.
+        RuntimeError: there are open connections that belong to another event loop, which has not ended. Those of one
+            that has ended are dropped.
 
     Cancellation:
         Closes the request's connection, and lets the next request open one in its place.
@@ -154,7 +155,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             Takes effect afterwards; nothing here waits for the network.
 
         Raises:
-            RuntimeError: the connections belong to another event loop. They are dropped without being closed.
+            RuntimeError: the connections belong to another event loop, which has not ended. They are dropped without
+                being closed.
         """
         try:
             await self._sender.aclose()

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio.lowlevel
 import httpx
 
-from prefect_http._concurrency.backend import clock, loop_getter, max_receive_bytes, new_cancel_scope, new_event
+from prefect_http._concurrency.backend import (
+    clock,
+    has_ended,
+    loop_getter,
+    max_receive_bytes,
+    new_cancel_scope,
+    new_event,
+    spawn_root_task_soon,
+)
 from prefect_http._errors import InvalidResponse
 from prefect_http._httpx_details import ReadyResponse
 from prefect_http._wire.connection import Connection
@@ -26,11 +37,14 @@ from prefect_http._wire.timeouts import TimeoutWatcher
 
 _MAX_CACHED_HEADERS = 16
 _OTHER_LOOP = (
-    "this HTTPTransport has open connections that belong to another event loop; close it in that loop before it ends, "
-    "or use one transport for each loop"
+    "this HTTPTransport has open connections that belong to another event loop, which has not ended; "
+    "use one transport for each event loop"
 )
 # Every request is compared with these, and Python 3.11 takes 0.2 us to look up a member of an enum.
 _GRANTED, _TUNNEL = RequestState.GRANTED, Framing.TUNNEL
+
+
+_logger = logging.getLogger("prefect_http")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,14 +174,18 @@ class Wire(httpx.AsyncBaseTransport):
         async def release(can_reuse: bool) -> None:
             await self._release(pool_request, keep=can_reuse and may_keep)
 
-        body = ResponseBody(connection, parser, initial_body, request.timeouts.get("read"), release, request.trace)
+        def drop() -> None:
+            self._drop(pool_request)
+
+        read_timeout = request.timeouts.get("read")
+        body = ResponseBody(connection, parser, initial_body, read_timeout, release, drop, request.trace)
         extensions: dict[str, object] = {
             "http_version": head.version,
             "reason_phrase": head.reason,
             "network_stream": connection.network_stream,
         }
         if head.framing is _TUNNEL:
-            extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data)
+            extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data, body)
         elif parser.is_complete and request.trace is None:
             return ReadyResponse(head.status, head.headers, initial_body, body, extensions)
         return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
@@ -176,6 +194,25 @@ class Wire(httpx.AsyncBaseTransport):
         self._pool.release(pool_request, self._now(), keep=keep)
         if self._pool.discarded:
             await self._close_discarded()
+
+    def _drop(self, pool_request: PoolRequest[Connection]) -> None:
+        """Release a request whose response was never closed, from a finalizer, which may run anywhere."""
+        if not self._pool.holds(pool_request):  # closed with the transport, or dropped with its event loop
+            return
+
+        async def release() -> None:
+            try:
+                await self._release(pool_request, keep=False)
+            except Exception:
+                _logger.debug("closing a connection failed", exc_info=True)
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            spawn_root_task_soon(self._loop, release, "prefect_http release")
+        warnings.warn(
+            f"unclosed response from {pool_request.origin.peer}; its connection is closed now",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
     async def _close_discarded(self) -> None:
         """Close what the pool has discarded. If that fails for one connection, the others are closed all the same."""
@@ -191,12 +228,14 @@ class Wire(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
         self._encode_headers.cache_clear()  # there may be credentials among them
-        self._pool.close()
         if not self._is_own_loop():
+            self._drop_if_loop_has_ended()
+            self._pool.close()
             if self._pool.discarded:
                 self._pool.discarded.clear()  # only their own loop can close them
                 raise RuntimeError(_OTHER_LOOP)
             return
+        self._pool.close()
         try:
             if self._pool.discarded:
                 await self._close_discarded()
@@ -207,14 +246,23 @@ class Wire(httpx.AsyncBaseTransport):
         """Use the running event loop from now on.
 
         Raises:
-            RuntimeError: there are connections that belong to another one.
+            RuntimeError: there are connections that belong to another one, which has not ended.
         """
         if self._is_own_loop():
             return
+        self._drop_if_loop_has_ended()
         if self._pool.in_use or self._pool.idle:
             raise RuntimeError(_OTHER_LOOP)
         self._current_loop = loop_getter()
         self._loop, self._now, self._watcher = self._current_loop(), clock(), TimeoutWatcher()
+
+    def _drop_if_loop_has_ended(self) -> None:
+        """Drop all connections if the event loop that they belong to has ended."""
+        if self._loop is None or not has_ended(self._loop):
+            return
+        self._pool.close(silently=True)
+        while self._pool.discarded:
+            self._pool.discarded.pop().abandon()
 
     def _is_own_loop(self) -> bool:
         try:

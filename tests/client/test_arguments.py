@@ -183,6 +183,19 @@ def test_an_unknown_keyword_is_rejected() -> None:
         PrefectHttpxClient(retries=3)  # type: ignore[call-arg]
 
 
+def test_a_keyword_of_a_newer_httpx_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keyword that only a newer httpx knows is rejected as well: it would have no effect on our transports."""
+    init = httpx.AsyncClient.__init__
+
+    def newer(self: httpx.AsyncClient, *, http3: bool = False, **arguments: Any) -> None:
+        init(self, **arguments)
+
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", newer)
+    PrefectHttpxClient(trust_env=False)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'http3'"):
+        PrefectHttpxClient(http3=True)  # type: ignore[call-arg]
+
+
 def test_positional_arguments_are_rejected() -> None:
     """There are no positional arguments."""
     with pytest.raises(TypeError):

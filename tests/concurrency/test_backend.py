@@ -12,19 +12,23 @@ import weakref
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import trio
 from support.lifespan_apps import steps
 
 from prefect_http._concurrency.backend import (
     BorrowedTask,
+    current_loop,
     current_task,
+    has_ended,
     is_root_task_cancelled,
     new_cancel_scope,
     new_event,
     new_lock,
     open_nursery,
     spawn_root_task,
+    spawn_root_task_soon,
     wait_shielded,
 )
 
@@ -43,6 +47,49 @@ async def test_primitives_are_the_backends_own(anyio_backend: str) -> None:
     assert isinstance(new_cancel_scope(), home.CancelScope)
     async with open_nursery() as nursery:
         assert isinstance(nursery, trio.Nursery if anyio_backend == "trio" else anyio.abc.TaskGroup)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_end_of_a_loop(backend: str) -> None:
+    """The run of an event loop has ended once it is over, whoever asks."""
+
+    async def main() -> object:
+        loop = current_loop()
+        assert not has_ended(loop)
+        assert not await anyio.to_thread.run_sync(has_ended, loop)
+        return loop
+
+    loop = anyio.run(main, backend=backend)
+    assert has_ended(loop)
+
+    async def ask() -> bool:
+        return has_ended(loop)
+
+    for other in BACKENDS:
+        assert anyio.run(ask, backend=other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_spawned_from_anywhere(backend: str) -> None:
+    """A root task can be started from another thread, and not in a loop that has ended."""
+
+    async def main() -> object:
+        loop, done = current_loop(), anyio.Event()
+
+        async def set_done() -> None:
+            done.set()
+
+        await anyio.to_thread.run_sync(spawn_root_task_soon, loop, set_done, "set")
+        with anyio.fail_after(30):
+            await done.wait()
+        return loop
+
+    async def never() -> None:
+        raise AssertionError
+
+    loop = anyio.run(main, backend=backend)
+    with pytest.raises(RuntimeError):
+        spawn_root_task_soon(loop, never, "never")
 
 
 @pytest.mark.anyio

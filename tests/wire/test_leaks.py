@@ -43,7 +43,7 @@ WAYS = (
 )
 OUTCOMES = {
     *("through", "cancelled", "natively cancelled", "RemoteProtocolError", "ReadError", "ReadTimeout", "PoolTimeout"),
-    *("ConnectTimeout", "ConnectError", "WriteError", "WriteTimeout"),
+    *("InvalidResponse", "ConnectTimeout", "ConnectError", "WriteError", "WriteTimeout"),
 }
 
 

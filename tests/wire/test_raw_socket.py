@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.origin import Origin
-from prefect_http._wire.raw_socket import has_early_data, raw_socket_of
+from prefect_http._wire.raw_socket import close_without_loop, has_early_data, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
 
 
@@ -40,6 +41,35 @@ def test_early_data(pair: tuple[socket.socket, socket.socket]) -> None:
     assert not has_early_data(one)
     one.close()
     assert not has_early_data(one)
+
+
+def test_closing_without_a_loop(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The socket is closed; asyncio's, which has no such method, is shut down; a closed one stays so."""
+    one, other = pair
+    other.settimeout(5)
+    close_without_loop(cast(socket.socket, TransportSocket(one)))
+    assert other.recv(1) == b""
+    assert one.fileno() >= 0
+    for _ in range(2):
+        close_without_loop(one)
+        assert one.fileno() < 0
+
+
+def test_abandoned_connection(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A connection can be given up without an event loop, whether it still has a socket or not."""
+    sockets: list[socket.socket | None] = [pair[0]]
+
+    class Losing(FakeStream):
+        @property
+        def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+            return {SocketAttribute.raw_socket: lambda: sockets[0]}
+
+    for _ in range(2):
+        connection = Connection(Losing(), "x:80", TimeoutWatcher(), lambda: 0.0, 100)
+        connection.abandon()
+        assert connection.is_closed
+        sockets[0] = None
+    assert pair[0].fileno() < 0
 
 
 class Reset(FakeStream):

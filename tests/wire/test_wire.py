@@ -8,6 +8,8 @@ import gc
 import inspect
 import socket
 import sys
+import threading
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -18,7 +20,8 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from support.servers import Act, answer, free_port, raw_server
+from support.scripted_servers import new_client
+from support.servers import Act, answer, free_port, raw_server, stall, upgrade_to_echo
 from support.sockets import open_sockets, reset_on_close, sockets_closed
 from support.wire import (
     fetch,
@@ -32,6 +35,7 @@ from support.wire import (
 )
 
 from prefect_http import HTTPTransport, InvalidResponse, PrefectHttpxClient
+from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.wire import Wire
 
@@ -785,37 +789,90 @@ def test_one_loop_after_the_other(first: str, second: str) -> None:
         anyio.run(use, backend=backend)
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Python warns of connections that are left open
+UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Python warns of what is left open
+
+
+@UNCLOSED
 @pytest.mark.parametrize("first", BACKENDS)
 @TWO_LOOPS
-@pytest.mark.parametrize("is_idle", [True, False], ids=["idle", "in-use"])
-def test_connections_left_over_in_another_loop(first: str, second: str, is_idle: bool) -> None:
-    """With open connections of another event loop, requests are refused; closing makes the transport usable again."""
-    transport = new_transport()
+@pytest.mark.parametrize("state", ["idle", "in-use", "closed-first"])
+def test_connections_left_over_by_a_loop(first: str, second: str, state: str) -> None:
+    """What an event loop that has ended leaves open is dropped by the next request, or by closing the transport."""
+    transport = new_transport(httpx.Limits(max_connections=1))
+    responses: list[httpx.Response] = []
 
     async def leave() -> None:
         async with raw_server(FINE) as server:
             [response] = await open_responses(transport, server.url)
-            if is_idle:
+            if state == "idle":
                 await response.aread()
             responses.append(response)
 
     async def use() -> None:
         async with raw_server(FINE) as server:
-            with anyio.fail_after(5):
-                with pytest.raises(RuntimeError, match="another event loop"):
-                    await fetch(transport, server.url)
-                assert server.connections == 0
-                with contextlib.suppress(RuntimeError, trio.ClosedResourceError):  # their loop may have ended
-                    await transport.aclose()
+            if state == "closed-first":
+                await transport.aclose()
                 assert figures(transport) == (0, 0, 0)
-                assert await fetch(transport, server.url) == b"fine"
+            assert await fetch(transport, server.url) == b"fine"
+            assert figures(transport) == (1, 1, 0)
+            for response in responses:
+                await response.aclose()
+            assert figures(transport) == (1, 1, 0)
             await transport.aclose()
 
-    responses: list[httpx.Response] = []
     anyio.run(leave, backend=first)
     anyio.run(use, backend=second)
     responses.clear()
+    gc.collect()
+
+
+@UNCLOSED
+def test_waiting_requests_left_over_by_a_loop() -> None:
+    """So are the requests that still wait for a connection in a loop that is closed without having ended its tasks."""
+    transport = new_transport(httpx.Limits(max_connections=1))
+    loop = asyncio.new_event_loop()
+
+    async def leave(port: int) -> None:
+        tasks.extend(asyncio.create_task(fetch(transport, f"http://127.0.0.1:{port}/")) for _ in range(2))
+        await until_waiting(transport, 1)
+
+    async def use() -> None:
+        async with raw_server(FINE) as server, transport:
+            assert await fetch(transport, server.url) == b"fine"
+
+    tasks: list[asyncio.Task[bytes]] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        loop.run_until_complete(leave(silent.getsockname()[1]))
+    loop.close()
+    anyio.run(use, backend="trio")
+    assert figures(transport) == (0, 0, 0)
+
+
+@UNCLOSED
+def test_two_loops_at_once() -> None:
+    """With open connections of an event loop that has not ended, requests are refused; closing drops them, too."""
+    transport = new_transport()
+    loop = asyncio.new_event_loop()
+
+    async def leave() -> None:
+        async with raw_server(FINE) as server:
+            assert await fetch(transport, server.url) == b"fine"
+
+    async def use() -> None:
+        async with raw_server(FINE) as server:
+            with pytest.raises(RuntimeError, match="another event loop, which has not ended"):
+                await fetch(transport, server.url)
+            assert figures(transport) == (1, 1, 0)
+            with pytest.raises(RuntimeError, match="another event loop, which has not ended"):
+                await transport.aclose()
+            assert figures(transport) == (0, 0, 0)
+            assert await fetch(transport, server.url) == b"fine"
+            await transport.aclose()
+
+    for backend in BACKENDS:
+        loop.run_until_complete(leave())
+        anyio.run(use, backend=backend)
+    loop.close()
     gc.collect()
 
 
@@ -839,36 +896,6 @@ def test_loop_that_ends_in_mid_request(backend: str) -> None:
     anyio.run(use, backend="trio" if backend == "asyncio" else "asyncio")
 
 
-@pytest.mark.filterwarnings("ignore:unclosed", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_closing_in_another_loop() -> None:
-    """Closing in another event loop drops the connections of one that has ended, with an error."""
-
-    async def get(url: str) -> None:
-        async with httpx.AsyncClient(transport=transport) as client:
-            await client.get(url)
-
-    async def use_it_and_leave_it() -> None:
-        async with raw_server(answer()) as server:
-            response = await transport.handle_async_request(httpx.Request("GET", server.url))
-            await response.aread()
-
-    async def use_and_close_it() -> None:
-        async with raw_server(answer()) as server:
-            await get(server.url)
-
-    transport = HTTPTransport()
-    trio.run(use_it_and_leave_it)
-    assert transport.statistics().idle == 1
-    with pytest.raises(RuntimeError, match="another event loop"):
-        asyncio.run(transport.aclose())
-    assert transport.statistics().connections == 0
-    asyncio.run(transport.aclose())
-    asyncio.run(use_and_close_it())
-    trio.run(transport.aclose)
-    trio.run(use_and_close_it)
-    gc.collect()  # what was dropped
-
-
 def test_asyncio_run_twice() -> None:
     """A transport may serve several asyncio.run() in turn, if it is closed in between."""
     transport = new_transport()
@@ -880,6 +907,116 @@ def test_asyncio_run_twice() -> None:
     asyncio.run(use())
     asyncio.run(use())
     assert figures(transport) == (0, 0, 0)
+
+
+# --- Responses that are dropped
+
+
+def drop(responses: list[httpx.Response]) -> None:
+    """Drop responses, which are parts of cycles."""
+    responses.clear()
+    gc.collect()
+
+
+def drop_in_a_thread(responses: list[httpx.Response]) -> None:
+    """Drop responses, and let another thread collect them, as may happen in any program with threads."""
+    responses.clear()
+    thread = threading.Thread(target=gc.collect)
+    thread.start()
+    thread.join()
+
+
+DROPPED = pytest.mark.filterwarnings("ignore:unclosed response:ResourceWarning")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("drop", [drop, drop_in_a_thread])
+@pytest.mark.parametrize("act", [FINE, stall], ids=["complete", "half"])
+async def test_dropped_response(act: Act, drop: Callable[[list[httpx.Response]], None]) -> None:
+    """A response that is dropped without being closed gives up its connection when it is collected, with a warning."""
+    transport, sockets = new_transport(httpx.Limits(max_connections=1)), open_sockets()
+    async with raw_server(act, FINE) as server, new_client(transport) as client, anyio.create_task_group() as tasks:
+        responses = [await client.send(client.build_request("GET", server.url), stream=True)]
+        tasks.start_soon(fetch, transport, server.url)
+        await until_waiting(transport, 1)
+        with pytest.warns(ResourceWarning, match=rf"unclosed response from 127\.0\.0\.1:{server.port}; its connection"):
+            drop(responses)
+        await until(lambda: figures(transport) == (1, 1, 0))
+        assert server.connections == 2
+    await sockets_closed(sockets)
+
+
+@pytest.mark.anyio
+async def test_responses_that_are_not_dropped() -> None:
+    """A response that was closed, read to its end, or whose transport was closed, is collected without a warning."""
+    async with raw_server(FINE) as server:
+        async with new_transport() as transport:
+            for response in await open_responses(transport, *[server.url] * 2):
+                await response.aread()
+            [response] = await open_responses(transport, server.url)
+            await response.aclose()
+            [response] = await open_responses(transport, server.url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            del response
+            gc.collect()
+
+
+@pytest.mark.anyio
+@DROPPED
+async def test_dropped_response_whose_connection_cannot_be_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If closing the connection fails, that is logged: there is nobody to raise it to."""
+    caplog.set_level("DEBUG", "prefect_http")
+    transport = new_transport()
+
+    async def fail(connection: Connection) -> None:
+        monkeypatch.undo()
+        await connection.aclose()
+        raise OSError("broken")
+
+    async with raw_server(FINE) as server, transport:
+        await open_responses(transport, server.url)
+        monkeypatch.setattr(Connection, "aclose", fail)
+        gc.collect()
+        await until(lambda: figures(transport) == (0, 0, 0) and "closing a connection failed" in caplog.text)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@UNCLOSED
+def test_response_that_is_dropped_after_its_loop(backend: str) -> None:
+    """If its event loop has ended, there is only the warning."""
+    transport = new_transport()
+    responses: list[httpx.Response] = []
+
+    async def leave() -> None:
+        async with raw_server(FINE) as server:
+            responses.extend(await open_responses(transport, server.url))
+
+    anyio.run(leave, backend=backend)
+    with pytest.warns(ResourceWarning, match="unclosed response"):
+        drop(responses)
+    anyio.run(transport.aclose, backend=backend)
+    assert figures(transport) == (0, 0, 0)
+
+
+@pytest.mark.anyio
+@DROPPED
+async def test_dropped_response_of_a_tunnel() -> None:
+    """The connection of a tunnel stays open while its network stream is in use, even if the response is dropped."""
+    transport = new_transport()
+    async with raw_server(upgrade_to_echo) as server, transport:
+        headers = {"Connection": "upgrade", "Upgrade": "echo"}
+        request = httpx.Request("GET", server.url, headers=headers)
+        stream = (await transport.handle_async_request(request)).extensions["network_stream"]
+        gc.collect()
+        await stream.write(b"ping", 5)
+        assert await stream.read(4, 5) == b"ping"
+        assert figures(transport) == (1, 0, 0)
+        del stream
+        gc.collect()
+        await until(lambda: figures(transport) == (0, 0, 0))
 
 
 # --- Sockets

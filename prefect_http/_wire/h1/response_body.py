@@ -24,10 +24,13 @@ class ResponseBody(httpx.AsyncByteStream):
         initial_body: the part of the body that arrived along with the head.
         read_timeout: in seconds, for each part; None: no limit.
         release: called once, when the body is closed, with whether the connection can be reused.
+        drop: called instead if the body is never closed, when it is freed, perhaps in another thread.
         trace: what listens.
     """
 
-    __slots__ = ("_connection", "_has_started", "_initial_body", "_parser", "_read_timeout", "_release", "_trace")
+    __slots__ = (
+        *("_connection", "_drop", "_has_started", "_initial_body", "_parser", "_read_timeout", "_release", "_trace"),
+    )
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class ResponseBody(httpx.AsyncByteStream):
         initial_body: bytes,
         read_timeout: float | None,
         release: Callable[[bool], Awaitable[None]],
+        drop: Callable[[], None],
         trace: Trace | None,
     ) -> None:
         self._connection = connection
@@ -43,8 +47,13 @@ class ResponseBody(httpx.AsyncByteStream):
         self._initial_body = initial_body
         self._read_timeout = read_timeout
         self._release: Callable[[bool], Awaitable[None]] | None = release
+        self._drop = drop
         self._trace = trace
         self._has_started = False
+
+    def __del__(self) -> None:
+        if self._release is not None:
+            self._drop()
 
     def __aiter__(self) -> Self:
         return self
