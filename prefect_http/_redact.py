@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import re
+from urllib.parse import quote
 
 import httpx
 
 # Shorter ones occur in texts by chance.
 _SHORTEST_SECRET = 4
-_QUOTATION = re.compile(r"""(?:bytearray\()?(?:\bb)?['"]""")
+_SECURE = "[secure]"
+_MAX_MESSAGE = 500
+# What Python's repr() makes of bytes and strings; one that is cut off goes on to the end.
+_LITERAL = r"""b?(?:'(?:[^'\\]|\\.)*(?:'|\\?$)|"(?:[^"\\]|\\.)*(?:"|\\?$))"""
+_QUOTATION = re.compile(rf"(?<!\w)(?:bytearray\({_LITERAL}\)?|{_LITERAL})", re.DOTALL)
+# Quotations in a message with these words may be credentials, of the request and of the response.
+_OUTGOING = re.compile(r"header|value|cookie|authorization", re.IGNORECASE)
+_INCOMING = re.compile(r"value|cookie|authorization", re.IGNORECASE)
 
 
 def safe_url(url: httpx.URL) -> str:
@@ -18,18 +28,22 @@ def safe_url(url: httpx.URL) -> str:
 
 
 def safe_exception(exception: BaseException) -> str:
-    """Return an exception in one line: its class and its message.
+    """Return an exception in one line: its class and its message, without credentials.
 
-    The message of a protocol error quotes the invalid header, which may be the ``Authorization`` or a cookie, so it is
-    cut before the quotation.
+    The message of a protocol error quotes the header that is invalid, which may be the ``Authorization`` or a cookie.
     """
     try:
         text = str(exception)
     except Exception:  # from its own __str__
         text = ""
     if isinstance(exception, httpx.ProtocolError):
-        text = _QUOTATION.split(text, maxsplit=1)[0].rstrip(" :")
-    text = one_line(text, limit=200)
+        words = _OUTGOING if isinstance(exception, httpx.LocalProtocolError) else _INCOMING
+        if words.search(text):
+            text = _QUOTATION.sub(_SECURE, text)
+    if isinstance(exception, httpx.RequestError):
+        with contextlib.suppress(RuntimeError):  # it has no request
+            text = without_credentials(text, exception.request)
+    text = one_line(text, limit=_MAX_MESSAGE)
     return f"{type(exception).__name__}{text and ': '}{text}"
 
 
@@ -37,13 +51,28 @@ def without_credentials(text: str, request: httpx.Request) -> str:
     """Replace the credentials in the request's headers and URL; a server may echo them."""
     secrets = {request.url.password}
     for name in ("Authorization", "Proxy-Authorization"):
-        secrets.add(request.headers.get(name, "").partition(" ")[2] or request.headers.get(name, ""))
+        field = request.headers.get(name, "")
+        scheme, _, credentials = field.partition(" ")
+        secrets.add(credentials.strip() or field)
+        if scheme.lower() == "basic":
+            secrets.update(_basic_credentials(credentials))
     for cookie in request.headers.get("Cookie", "").split(";"):
         secrets.add((cookie.partition("=")[2] or cookie).strip())
-    for secret in secrets:
+    # The longest first, because one may be a part of another.
+    for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "[secure]").replace(json.dumps(secret)[1:-1], "[secure]")
+            for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+                text = text.replace(form, _SECURE)
     return text
+
+
+def _basic_credentials(encoded: str) -> tuple[str, ...]:
+    """Return user and password together, and the password alone."""
+    try:
+        decoded = base64.b64decode(encoded, validate=True).decode()
+    except ValueError:
+        return ()
+    return decoded, decoded.partition(":")[2]
 
 
 def one_line(text: str, *, limit: int) -> str:

@@ -55,13 +55,34 @@ class Unprintable(Exception):
     ("exception", "shown"),
     [
         (httpx.ReadTimeout(""), "ReadTimeout"),
-        (httpx.LocalProtocolError("Illegal header value: b'a' or b'b'"), "LocalProtocolError: Illegal header value"),
+        (
+            httpx.LocalProtocolError("Illegal header value: b'a' or b'b' it is"),
+            "LocalProtocolError: Illegal header value: [secure] or [secure] it is",
+        ),
+        (
+            httpx.RemoteProtocolError("headers must be pairs of bytes, not ('content-type', 'text/plain'), before it"),
+            "RemoteProtocolError: headers must be pairs of bytes, not ('content-type', 'text/plain'), before it",
+        ),
+        (
+            httpx.RemoteProtocolError("headers must be pairs of bytes, not ('set-cookie', 'a=s3cret'), before it"),
+            "RemoteProtocolError: headers must be pairs of bytes, not ([secure], [secure]), before it",
+        ),
+        (
+            httpx.RemoteProtocolError("illegal status line: bytearray(b'SSH-2.0-OpenSSH')"),
+            "RemoteProtocolError: illegal status line: bytearray(b'SSH-2.0-OpenSSH')",
+        ),
+        (httpx.LocalProtocolError("invalid method 'GE T'"), "LocalProtocolError: invalid method 'GE T'"),
+        (
+            httpx.RemoteProtocolError("the server's cookie isn't valid: b'a', so it's ignored"),
+            "RemoteProtocolError: the server's cookie isn't valid: [secure], so it's ignored",
+        ),
         (httpx.ReadError("it said 'no'"), "ReadError: it said 'no'"),
         (Unprintable(), "Unprintable"),
         (httpx.ReadError("connection reset"), "ReadError: connection reset"),
         (httpx.ConnectError("first\r\nsecond\tthird"), "ConnectError: first second third"),
         (httpx.RemoteProtocolError("Server disconnected"), "RemoteProtocolError: Server disconnected"),
-        (httpx.ConnectError("x" * 1000), "ConnectError: " + "x" * 199 + "…"),
+        (httpx.ConnectError("x" * 500), "ConnectError: " + "x" * 500),
+        (httpx.ConnectError("x" * 501), "ConnectError: " + "x" * 499 + "…"),
     ],
 )
 def test_safe_exception(exception: Exception, shown: str) -> None:
@@ -88,8 +109,11 @@ def test_an_exception_without_a_message() -> None:
         # h2 quotes the decoded header.
         httpx.LocalProtocolError("Received header value surrounded by whitespace ' s3cret '"),
         httpx.LocalProtocolError('Illegal header value b"s3cret\'s"'),
+        httpx.LocalProtocolError("Illegal header value b'a\\' s3cret'"),
+        httpx.LocalProtocolError("Illegal header value b'a s3cret"),
+        httpx.LocalProtocolError("Illegal header value b'a s3cret\\"),
     ],
-    ids=["request", "response", "text", "double quotes"],
+    ids=["request", "response", "text", "double quotes", "escaped", "cut off", "cut off in an escape"],
 )
 def test_an_exception_that_quotes_a_header_is_shown_without_it(exception: Exception) -> None:
     """The header values in a protocol error's message are not shown."""
@@ -108,14 +132,29 @@ def test_an_exception_that_quotes_a_header_is_shown_without_it(exception: Except
         ("Cookie", "a=1; session=s3cret", "a=1; session=s3cret"),
         ("Cookie", "session=s3cret==; b=2", "s3cret=="),
         ("Cookie", "s3cret", "Cookie: s3cret"),
+        ("Authorization", "Basic dXNlcjpzM2NyZXQ=", "user, s3cret is wrong"),
+        ("Authorization", "basic dXNlcjpzM2NyZXQ=", "no user:s3cret here"),
+        ("Proxy-Authorization", "Basic dXNlcjpzM2NyZXQ=", "s3cret"),
+        ("Authorization", "Basic s3cret!", "s3cret!"),
+        ("Authorization", "Basic /////w==", "/////w== as %2F%2F%2F%2F%2Fw%3D%3D"),
     ],
-    ids=["bearer", "bare", "basic", "proxy", "cookie", "padded cookie", "nameless cookie"],
+    ids=[
+        *("bearer", "bare", "basic", "proxy", "cookie", "padded cookie", "nameless cookie"),
+        *("password", "user and password", "proxy's password", "no base64", "no text"),
+    ],
 )
 def test_credentials_that_a_server_echoes_are_replaced(name: str, value: str, text: str) -> None:
     """Credentials in the request's headers are replaced if the server echoes them."""
     shown = without_credentials(text, httpx.Request("GET", "http://server/", headers={name: value}))
     assert "s3cret" not in shown
     assert "dXNlcj" not in shown
+
+
+def test_an_exception_that_echoes_a_credential_of_its_request() -> None:
+    """Whatever an error quotes, such as the name of a header, the credentials of its request are not shown."""
+    request = httpx.Request("GET", "http://user:s3cret@server/", headers={"Authorization": "Bearer t0ken"})
+    error = httpx.RemoteProtocolError("illegal header line: b't0ken-s3cret: x'", request=request)
+    assert safe_exception(error) == "RemoteProtocolError: illegal header line: b'[secure]-[secure]: x'"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +171,13 @@ def test_a_password_that_a_server_echoes_is_replaced(text: str, shown: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("password", "echoed"), [("abcd", "abcd"), ('p"w\\d', '{"echo": "p\\"w\\\\d"}'), ("pässword", '"p\\u00e4ssword"')]
+    ("password", "echoed"),
+    [
+        ("s3/cr?t", "s3%2Fcr%3Ft"),
+        ("abcd", "abcd"),
+        ('p"w\\d', '{"echo": "p\\"w\\\\d"}'),
+        ("pässword", '"p\\u00e4ssword"'),
+    ],
 )
 def test_a_credential_is_found_as_json_writes_it(password: str, echoed: str) -> None:
     """A credential of four characters or more is replaced also where JSON has escaped it."""

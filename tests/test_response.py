@@ -119,6 +119,18 @@ def test_the_message_has_the_servers_own_phrase() -> None:
     assert message_of(response) == "404 Nowhere for GET https://server/path?q=1"
 
 
+def test_the_message_hides_what_the_reason_phrase_echoes() -> None:
+    """Credentials that a server echoes in its reason phrase are not shown, a password in clear text included."""
+    headers = {"Authorization": "Basic dXNlcjpzM2NyZXQ="}
+    response = httpx.Response(
+        401,
+        request=httpx.Request("GET", "http://server/", headers=headers),
+        extensions={"reason_phrase": b"No s3cret, dXNlcjpzM2NyZXQ="},
+    )
+    with pytest.raises(PrefectHTTPStatusError, match=r"^401 No \[secure\], \[secure\] for GET http://server/$"):
+        PrefectResponse.from_httpx_response(response).raise_for_status()
+
+
 def test_a_strange_phrase_is_one_line() -> None:
     """A strange reason phrase neither breaks the line nor fills it."""
     response = response_of(404, extensions={"reason_phrase": b"No\r\n\x1b[31m" + b"x" * 1000})

@@ -16,6 +16,11 @@ from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._retry.decision import FailedAttempt, Failure, Retry, classify, decide
 from prefect_http._retry.policy import RetryPolicy
 
+# In seconds, from the beginning of an attempt: later, it is not the client's certificate that a server has looked at.
+_BEHIND_HANDSHAKE = 5.0
+# How a message begins, in httpx and here, if a server closes the connection without sending a response.
+_DISCONNECTED = "Server disconnected"
+
 
 class RetryState:
     """The failed attempts of one ``send()``, and what decides about the next. Times are on the event loop's clock.
@@ -28,12 +33,13 @@ class RetryState:
         resume_at: when the next attempt is due.
     """
 
-    __slots__ = ("_body", "attempts", "deadline", "policy", "request", "resume_at")
+    __slots__ = ("_body", "_has_broken_tls", "attempts", "deadline", "policy", "request", "resume_at")
 
     def __init__(self, request: httpx.Request, policy: RetryPolicy, body: OneShotBody | None, deadline: float) -> None:
         self.request = request
         self.policy = policy
         self._body = body
+        self._has_broken_tls = False
         self.deadline = deadline
         self.attempts: list[Attempt] = []
         self.resume_at = -math.inf
@@ -56,6 +62,7 @@ class RetryState:
         """
         now = anyio.current_time()
         wait, wait_name, should_retry = None, "Retry-After", None
+        needs_certificate = False
         if isinstance(failed, httpx.Response):
             wait, wait_name = _wait_asked_for(failed)
             should_retry = says_should_retry(failed)
@@ -65,6 +72,9 @@ class RetryState:
         else:
             status_code, exception, label = None, failed, type(failed).__name__
             failure = classify(failed)
+            needs_certificate = (
+                not origin_has_answered and now - started < _BEHIND_HANDSHAKE and self._needs_certificate(failed)
+            )
         facts = FailedAttempt(
             number=len(self.attempts) + 1,
             failure=failure,
@@ -76,6 +86,7 @@ class RetryState:
             redirected_method=failed.request.method,
             has_idempotency_key="Idempotency-Key" in self.request.headers,
             body_is_spent=self._body is not None and self._body.is_spent,
+            needs_certificate=needs_certificate,
             origin_has_answered=origin_has_answered,
             client_is_closed=client_is_closed,
             total_left=self.deadline - now,
@@ -87,6 +98,20 @@ class RetryState:
         self.attempts.append(attempt)
         self.resume_at = now + (delay or 0.0)
         return attempt
+
+    def _needs_certificate(self, error: httpx.RequestError) -> bool:
+        """Whether a server that has never answered seems to want a client certificate.
+
+        With TLS 1.3 it refuses the client behind the handshake, as the client sees it. It says so in an alert, but that
+        is mostly lost in the reset that follows. So a reset counts the second time: one may happen to any server.
+        """
+        is_broken = isinstance(error, httpx.ReadError | httpx.WriteError) or (
+            isinstance(error, httpx.RemoteProtocolError) and str(error).startswith(_DISCONNECTED)
+        )
+        if error.request.url.scheme != "https" or not is_broken:
+            return False
+        had_broken, self._has_broken_tls = self._has_broken_tls, True
+        return had_broken or "CERTIFICATE_REQUIRED" in str(error)
 
     def format_attempts(self) -> str:
         """Return the note for the error that ends the attempts."""

@@ -17,6 +17,7 @@ from urllib.request import getproxies
 import httpx
 
 from prefect_http._client.arguments import HttpxArguments
+from prefect_http._redact import safe_url
 from prefect_http._types import Certificate
 from prefect_http._wire.transport import HTTPTransport
 
@@ -33,6 +34,30 @@ class _PoolArguments(TypedDict, total=False):
     http1: bool
     http2: bool
     limits: httpx.Limits
+
+
+class _ProxyTransport(httpx.AsyncHTTPTransport):
+    """An httpx.AsyncHTTPTransport whose errors name the proxy that it connects to."""
+
+    def __init__(self, proxy: httpx.URL | str | httpx.Proxy, pool: _PoolArguments) -> None:
+        super().__init__(proxy=proxy, **pool)
+        self._name = safe_url(proxy.url if isinstance(proxy, httpx.Proxy) else httpx.URL(proxy))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            # TLS may have failed with the proxy or, through it, with the server.
+            how = "through" if _is_of_tls(error) else "to"
+            message = f"could not connect {how} the proxy {self._name}: {error}".removesuffix(": ")
+            raise type(error)(message, request=request) from error
+
+
+def _is_of_tls(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None and (not isinstance(cause, ssl.SSLError) or isinstance(cause, ssl.SSLWantReadError)):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def make_transports(
@@ -58,7 +83,7 @@ def make_transports(
         _PoolArguments, {name: value for name, value in arguments.items() if name in _PoolArguments.__annotations__}
     )
     routes: dict[str, httpx.AsyncBaseTransport | None] = {
-        pattern: None if proxy is None else httpx.AsyncHTTPTransport(proxy=proxy, **pool)
+        pattern: None if proxy is None else _ProxyTransport(proxy, pool)
         for pattern, proxy in _proxies(arguments).items()
     }
     if mounts is not None:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
-import anyio.lowlevel
 import httpx
 
 from prefect_http._asgi.lifespan_transport import READ_WHOLE

@@ -73,6 +73,7 @@ class FailedAttempt:
         redirected_method: of the request that failed, which a redirect may have changed.
         has_idempotency_key: whether the request carries an ``Idempotency-Key``.
         body_is_spent: whether the body is a one-shot stream that has been read, at least in part.
+        needs_certificate: whether the server seems to have broken off for want of a client certificate.
         origin_has_answered: whether the origin that failed has answered this client before.
         client_is_closed: whether the client has been closed meanwhile.
         total_left: seconds until ``total_timeout``; infinity without one.
@@ -89,6 +90,7 @@ class FailedAttempt:
     redirected_method: str = "GET"
     has_idempotency_key: bool = False
     body_is_spent: bool = False
+    needs_certificate: bool = False
     origin_has_answered: bool = True
     client_is_closed: bool = False
     total_left: float = math.inf
@@ -144,6 +146,8 @@ def _reason_not_to_retry(policy: RetryPolicy, failed: FailedAttempt) -> str | No
         return "the client has been closed"
     if failure is Failure.UNREACHABLE and not failed.origin_has_answered:
         return "the host has never answered this client, so the address may be wrong"
+    if failed.needs_certificate:
+        return "the server closes the connection right after the TLS handshake; it may require a client certificate"
     # Before the method, since otherwise the advice about that would not help.
     if failed.body_is_spent:
         return "the request body is a one-shot stream, and some of it has been read"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
 
 import anyio
@@ -19,6 +20,7 @@ from support.servers import (
     stall,
     stay_silent,
 )
+from support.tls_servers import TLS_1_2, TLS_1_3, authority, client_context, listening, server_context
 
 from prefect_http import Attempt, InvalidResponse, PrefectHttpxClient, RetryPolicy
 
@@ -172,3 +174,80 @@ async def test_request_survives_a_restart_of_the_server(
                 await client.post(server.url, content=make_content())
                 is_done.set()
     assert bodies == [b"only once"]
+
+
+# --- A dead proxy
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_dead_proxy_is_called_a_proxy(scheme: str) -> None:
+    """If the proxy refuses the connection, the error and its note name the proxy, without its credentials."""
+    port = free_port()
+    proxy = f"http://user:s3cret@127.0.0.1:{port}"
+    async with PrefectHttpxClient(retry=retrying_at_once(2), proxy=proxy, trust_env=False) as client:
+        with pytest.raises(httpx.ConnectError) as caught:
+            await client.get(f"{scheme}://server/")
+    assert type(caught.value) is httpx.ConnectError
+    assert str(caught.value).startswith(f"could not connect to the proxy http://127.0.0.1:{port}: ")
+    assert f"the proxy http://127.0.0.1:{port}" in caught.value.__notes__[0]
+    assert "s3cret" not in str(caught.value) + caught.value.__notes__[0]
+    assert caught.value.request.url == f"{scheme}://server/"
+
+
+async def test_a_proxy_that_does_not_answer_in_time() -> None:
+    """A timeout while the connection is opened names the proxy, too."""
+
+    async def ignore(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            async for _ in stream:
+                pass
+
+    async with listening(ignore) as port:
+        proxy = httpx.Proxy(f"https://127.0.0.1:{port}")
+        async with PrefectHttpxClient(retry=retrying_at_once(0), proxy=proxy, timeout=0.1, trust_env=False) as client:
+            with pytest.raises(httpx.ConnectTimeout, match=r"could not connect to the proxy https://127\.0\.0\.1"):
+                await client.get("http://server/")
+
+
+async def test_a_certificate_behind_a_proxy() -> None:
+    """If TLS fails through a proxy, the proxy is named as what the connection went through."""
+
+    async def tunnel(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+            await stream.receive()
+            await stream.send(b"this is not TLS")
+
+    async with listening(tunnel) as port:
+        proxy = f"http://127.0.0.1:{port}"
+        async with PrefectHttpxClient(retry=retrying_at_once(0), proxy=proxy, trust_env=False) as client:
+            with pytest.raises(httpx.ConnectError, match=f"^could not connect through the proxy {proxy}"):
+                await client.get("https://server/")
+
+
+# --- A missing client certificate
+
+
+@pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3])
+async def test_a_missing_client_certificate_is_not_repeated_for_a_minute(version: ssl.TLSVersion) -> None:
+    """A server that wants a client certificate is asked twice at most, and the note says what may be missing."""
+    context = server_context(version=version)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority().configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
+    attempts: list[Attempt] = []
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        pytest.fail("the handshake has succeeded")
+
+    async with listening(serve, context) as port:
+        async with PrefectHttpxClient(
+            retry=retrying_at_once(5),
+            verify=client_context(),
+            on_attempt=lambda _, attempt: attempts.append(attempt),
+            trust_env=False,
+        ) as client:
+            with pytest.raises(httpx.TransportError):
+                await client.get(f"https://127.0.0.1:{port}/")
+    assert len(attempts) == (1 if version is TLS_1_2 else 2)
+    assert version is TLS_1_2 or attempts[-1].reason.endswith("it may require a client certificate")

@@ -244,6 +244,42 @@ async def test_a_connect_error_fails_fast_at_first() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "script", "count"),
+    [
+        ("https://server/", [httpx.ReadError("reset"), ...], 2),
+        ("https://server/", [httpx.WriteError("reset"), httpx.ReadError("reset"), ...], 2),
+        ("https://server/", [httpx.ReadError("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"), ...], 1),
+        ("https://server/", [httpx.ReadError("reset"), 503, httpx.ReadError("reset"), ...], 6),
+        ("https://server/", [503, httpx.ReadError("reset"), ...], 6),
+        ("https://server/", [httpx.RemoteProtocolError("Server disconnected without"), ...], 2),
+        ("https://server/", [httpx.RemoteProtocolError("bad"), ...], 6),
+        ("https://server/", [httpx.ReadTimeout("slow"), ...], 6),
+        ("http://server/", [httpx.ReadError("reset"), ...], 6),
+    ],
+)
+async def test_a_server_that_breaks_off_behind_the_handshake(url: str, script: list[object], count: int) -> None:
+    """A reset over TLS, by a server that has never answered, is repeated once: it may want a client certificate."""
+    server = Server(*script)
+    with anyio.fail_after(5), pytest.raises(httpx.RequestError) as caught:
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            await client.get(url)
+    assert server.count == count
+    assert ("client certificate" in notes_of(caught.value)) is (count < 6)
+
+
+@pytest.mark.anyio
+async def test_a_late_reset_is_not_about_a_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that breaks off after a while has looked at the request, and not at the certificate."""
+    monkeypatch.setattr("prefect_http._client.retry_state._BEHIND_HANDSHAKE", 0.0)
+    server = Server(httpx.ReadError("reset"), ...)
+    with anyio.fail_after(5), pytest.raises(httpx.ReadError):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            await client.get("https://server/")
+    assert server.count == 6
+
+
+@pytest.mark.anyio
 async def test_an_answer_within_the_same_send_counts() -> None:
     """A 503 counts as an answer for the next attempt of the same request."""
     server = Server(503, httpx.ConnectError("refused"), 200)

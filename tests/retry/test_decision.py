@@ -187,6 +187,20 @@ def test_the_reason_when_no_retry_is_left(max_retries: int, reason: str) -> None
     assert reason_of(RetryPolicy(max_retries=max_retries), rejected(max_retries + 1)) == reason
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_missing_certificate_is_not_mended_by_a_retry(method: str) -> None:
+    """Nothing is repeated if the server wants a certificate, whatever the method, and the reason says so."""
+    facts = FailedAttempt(
+        number=1,
+        failure=Failure.AMBIGUOUS,
+        label="ReadError",
+        method=method,
+        redirected_method=method,
+        needs_certificate=True,
+    )
+    assert "client certificate" in reason_of(RetryPolicy(), facts)
+
+
 @pytest.mark.parametrize("redirected", ["POST", "GET"])
 @pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.AMBIGUOUS])
 def test_a_spent_body_comes_before_the_method(failure: Failure, redirected: str) -> None:
@@ -334,6 +348,7 @@ failed_attempts = st.builds(
     failure=st.sampled_from(Failure),
     label=st.just("it"),
     should_retry=st.sampled_from([None, True, False]),
+    needs_certificate=st.booleans(),
     retry_after=st.one_of(st.none(), seconds),
     method=methods,
     redirected_method=methods,
@@ -363,6 +378,7 @@ def may_be_repeated(policy: RetryPolicy, facts: FailedAttempt) -> bool:
     return (
         facts.number <= policy.max_retries
         and facts.should_retry is not False
+        and not facts.needs_certificate
         and not facts.body_is_spent
         and (safe or facts.redirected_method == facts.method)
         and {
