@@ -20,6 +20,7 @@ from prefect_http import (
     LifespanTimeoutError,
     PrefectHTTPStatusError,
     PrefectResponse,
+    ResponseTooLarge,
     RetryPolicy,
     ThrottleTimeout,
 )
@@ -62,6 +63,7 @@ def status_error() -> PrefectHTTPStatusError:
     ("error", "bases"),
     [
         (PrefectHTTPStatusError, (httpx.HTTPStatusError,)),
+        (ResponseTooLarge, (httpx.RequestError,)),
         (ThrottleTimeout, (httpx.PoolTimeout,)),
         (LifespanError, (Exception,)),
         (LifespanNotSupported, (LifespanError,)),
@@ -83,7 +85,8 @@ def test_every_error_is_in_the_tree() -> None:
         for name in prefect_http.__all__
         if isinstance(value := getattr(prefect_http, name), type) and issubclass(value, BaseException)
     }
-    assert errors == {PrefectHTTPStatusError, ThrottleTimeout, LifespanError, *LifespanError.__subclasses__()}
+    of_httpx = {PrefectHTTPStatusError, ResponseTooLarge, ThrottleTimeout}
+    assert errors == {*of_httpx, LifespanError, *LifespanError.__subclasses__()}
 
 
 @pytest.mark.parametrize("error", LifespanError.__subclasses__())
