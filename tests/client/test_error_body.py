@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import logging
 import time
 import tracemalloc
 import zlib
@@ -263,6 +264,21 @@ async def test_a_body_that_raises_something_else_is_cut() -> None:
     assert "RuntimeError: bug" in cut
     assert response.content == b"x"
     assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_credential_in_the_reason_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the reason nor the log shows a credential that the server has echoed where it broke off."""
+    caplog.set_level(logging.DEBUG, "prefect_http")
+    error = httpx.RemoteProtocolError("illegal chunk header: bytearray(b's3cret')")
+    response, _ = response_of(
+        [b"x", error], on_close=raising(httpx.LocalProtocolError("Illegal header value b's3cret'"))
+    )
+    response.request.headers["Authorization"] = "Bearer s3cret"
+    cut = await beginning_of(response)
+    assert cut == "it broke off with RemoteProtocolError: illegal chunk header: bytearray(b'[secure]')"
+    assert "s3cret" not in caplog.text
+    assert len(caplog.messages) == 2
 
 
 @pytest.mark.anyio
