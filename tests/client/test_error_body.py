@@ -513,10 +513,10 @@ class Ticker:
 
 
 BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "gzip": ("gzip", lambda: gzip_bomb(256 * MIB)),
-    "gzip twice": ("gzip, gzip", lambda: gzip_bomb(256 * MIB, layers=2)),
-    "three times": ("gzip, gzip, gzip", lambda: gzip_bomb(256 * MIB, layers=3)),
-    "to nothing": ("gzip, gzip", lambda: gzip_of_nothing(256 * MIB)),
+    "gzip": ("gzip", lambda: gzip_bomb(64 * MIB)),
+    "gzip twice": ("gzip, gzip", lambda: gzip_bomb(64 * MIB, layers=2)),
+    "three times": ("gzip, gzip, gzip", lambda: gzip_bomb(64 * MIB, layers=3)),
+    "to nothing": ("gzip, gzip", lambda: gzip_of_nothing(64 * MIB)),
 }
 
 
