@@ -13,7 +13,7 @@ from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded, read_wh
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._httpx_details import set_content
-from prefect_http._redact import safe_exception
+from prefect_http._redact import safe_exception, without_credentials
 
 _DISCARD_BYTES = 64 * 1024
 _CLOSE_SECONDS = 5.0
@@ -65,8 +65,9 @@ class _Beginning(httpx.AsyncByteStream):
                 if is_foreign(error, self._response.request):
                     raise
                 # Whatever the network raised: the status that came before it is more useful to the caller.
-                self.cut = f"reading it failed with {safe_exception(error)}"
-                _logger.debug("reading a response body failed", exc_info=True)
+                reason = without_credentials(safe_exception(error), self._response.request)
+                self.cut = f"reading it failed with {reason}"
+                _logger.debug("reading a response body failed: %s", reason)
                 return b""
         self.cut = TOO_SLOW
         return b""
@@ -148,6 +149,6 @@ async def close(response: httpx.Response, seconds: float = _CLOSE_SECONDS) -> No
     with anyio.move_on_after(seconds, shield=True):
         try:
             await response.aclose()
-        except Exception:
+        except Exception as error:
             # There is a better error to raise, or a retry to make, and this affects neither.
-            _logger.debug("closing a response failed", exc_info=True)
+            _logger.debug("closing a response failed: %s", safe_exception(error))

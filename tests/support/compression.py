@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import zlib
 from types import ModuleType, SimpleNamespace
@@ -69,6 +70,7 @@ STAND_INS["backports.zstd"] = STAND_INS["compression.zstd"]
 OLD_BROTLI = _module(Decompressor=_Stepwise)
 
 
+@functools.cache
 def gzip_bomb(size: int, *, layers: int = 1) -> bytes:
     """Return a little gzip that unpacks, layer by layer, to so many zeros."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
@@ -79,6 +81,7 @@ def gzip_bomb(size: int, *, layers: int = 1) -> bytes:
     return bomb
 
 
+@functools.cache
 def gzip_of_nothing(size: int) -> bytes:
     """Return a little gzip that unpacks to so many bytes of gzip that unpack to nothing."""
     empty_block = b"\x00\x00\x00\xff\xff"  # stored, not the last
