@@ -51,9 +51,11 @@ class Origin(NamedTuple):
         port = url.port or _DEFAULT_PORTS[scheme]
         if not 0 < port <= _MAX_PORT:
             raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
-        # TLS knows no trailing dot, which only says that a host name is complete (RFC 6066 section 3).
-        name = request.extensions.get("sni_hostname") or host.decode("ascii").removesuffix(".")
-        if not isinstance(name, str) or not _SERVER_NAME.fullmatch(name):
+        name = request.extensions.get("sni_hostname")
+        if not name:
+            # TLS knows no trailing dot, which only says that a host name is complete (RFC 6066 section 3).
+            name = host.decode("ascii").removesuffix(".")
+        elif not isinstance(name, str) or not _SERVER_NAME.fullmatch(name):
             raise TypeError(f'extensions["sni_hostname"] must be the name of a host, not {name!r}')
         return cls(scheme, host, port, name)
 

@@ -276,7 +276,7 @@ async def test_a_credential_in_the_reason_is_not_shown(caplog: pytest.LogCapture
     )
     response.request.headers["Authorization"] = "Bearer s3cret"
     cut = await beginning_of(response)
-    assert cut == "it broke off with RemoteProtocolError: illegal chunk header: bytearray(b'[secure]')"
+    assert cut == "reading it failed with RemoteProtocolError: illegal chunk header: bytearray(b'[secure]')"
     assert "s3cret" not in caplog.text
     assert len(caplog.messages) == 2
 

@@ -18,6 +18,7 @@ TOO_MANY_FIELDS = f"the response has more than {MAX_FIELDS} headers"
 FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
 # RFC 9110 section 2.5: a higher minor version is to be read as the highest known one.
 _VERSION = re.compile(r"1\.[0-9]")
+_LONG = 19  # digits are too many for a length
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ); llhttp lets anything pass.
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -83,7 +84,7 @@ def response_head(
         InvalidResponse: the version, the status code or the reason phrase is invalid, there are different lengths, the
             body has a transfer coding other than chunked, or a 101 lacks what belongs to it.
     """
-    if not _VERSION.fullmatch(version):
+    if version != "1.1" and not _VERSION.fullmatch(version):
         raise InvalidResponse(f"unsupported HTTP version {version} in the response")
     if not _REASON.fullmatch(reason):
         raise InvalidResponse("control character in the response's reason phrase")
@@ -97,7 +98,10 @@ def response_head(
         if (key := name.lower()) not in FRAMING_HEADERS:
             continue
         if key == b"content-length":
-            content_length = _length(value, content_length)
+            if content_length is None and value.isdigit() and len(value) < _LONG:  # almost always
+                content_length = int(value)
+            else:
+                content_length = _length(value, content_length)
         elif key == b"transfer-encoding":
             codings.append(value.strip(b" \t").lower())
         elif key == b"connection":
@@ -141,8 +145,7 @@ def _length(value: bytes, before: int | None) -> int:
         value: the header's value.
         before: what an earlier Content-Length said; None: there was none.
     """
-    # Most are a single number.
-    for item in (value,) if value.isdigit() else _items(value):
+    for item in _items(value):
         if not _LENGTH.fullmatch(item):
             raise InvalidResponse("invalid Content-Length in the response")
         if before is not None and int(item) != before:
