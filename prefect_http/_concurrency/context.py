@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -11,7 +12,7 @@ R = TypeVar("R")
 
 
 class Runner(Protocol):
-    """A contextvars.Context, or what has its ``run()``."""
+    """What has the ``run()`` of a contextvars.Context."""
 
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function in the context."""
@@ -19,7 +20,7 @@ class Runner(Protocol):
 
 
 async def in_context(
-    context: Runner,
+    context: Runner | contextvars.Context,
     coroutine: Coroutine[Any, Any, None],
     before_first_wait: Callable[[], None],
     guard: Callable[[object], object] = lambda awaited: awaited,
@@ -52,7 +53,10 @@ async def in_context(
 
 @types.coroutine
 def _resume(
-    context: Runner, coroutine: Coroutine[Any, Any, None], awaited: object, guard: Callable[[object], object]
+    context: Runner | contextvars.Context,
+    coroutine: Coroutine[Any, Any, None],
+    awaited: object,
+    guard: Callable[[object], object],
 ) -> Generator[Any, Any, None]:
     while True:
         try:
