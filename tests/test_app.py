@@ -147,18 +147,19 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("app", ASGI_3_APPS, ids=lambda app: type(app).__name__)
+@pytest.mark.parametrize("app", ASGI_3_APPS, ids=[str(number) for number in range(len(ASGI_3_APPS))])
 def test_asgi_3_apps(app: object) -> None:
     """A callable that may take three arguments is taken for an app, and so is one of which nothing is known."""
     check_app(app)
 
 
+def client_of(app: Any) -> PrefectHttpxClient:
+    """Return a client of an app."""
+    return PrefectHttpxClient(app=app)
+
+
 @pytest.mark.parametrize(("other", "instead"), OTHERS, ids=[instead.split(";")[0] for _, instead in OTHERS])
-@pytest.mark.parametrize(
-    "use",
-    [ASGITransport, app_lifespan_context, lambda app: PrefectHttpxClient(app=app)],
-    ids=["transport", "lifespan", "client"],
-)
+@pytest.mark.parametrize("use", [ASGITransport, app_lifespan_context, client_of])
 def test_everything_else(other: object, instead: str, use: Callable[[Any], object]) -> None:
     """Anything else is a TypeError at once, which says what it looks like, and what to do."""
     with pytest.raises(TypeError) as raised:

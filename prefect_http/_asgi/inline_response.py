@@ -29,7 +29,7 @@ class InlineResponse:
     """The caller's side of an app's call: the whole response, collected while the caller's task runs the app.
 
     A timeout, or the caller's cancellation, becomes a disconnect if the app waits in ``receive()``. It then has its
-    grace period, while the caller's cancellation is shielded off. An app that waits for anything else is cancelled.
+    grace period, while the caller's cancellation is held back. An app that waits for anything else is cancelled.
 
     Args:
         patience: how long to wait for the app.
@@ -38,6 +38,9 @@ class InlineResponse:
     """
 
     _call: AppCall
+    _request_changed: RepeatedEvent  # set once the app listens
+    _listeners = 0  # how many of the app's tasks wait in ``receive()``
+    _caller_is_cancelled = False  # and the app is to be disconnected
     _timer: CancelScope | None = None  # what the timeouts cancel; None until the app first waits for something
 
     def __init__(self, patience: Patience, max_error_bytes: int | None) -> None:
@@ -65,19 +68,21 @@ class InlineResponse:
             Exception: what the app raised.
 
         Cancellation:
-            Cancels the app; one that waits in ``receive()`` is disconnected instead, and has its grace period. A
-            native cancellation of the asyncio task always cancels it at once.
+            Cancels the app; one that waits in ``receive()`` is disconnected instead, and has its grace period. On
+            asyncio, that holds in whichever of its tasks it waits there; on trio, a cancellation reaches all tasks at
+            once.
         """
         self._call = call
         # In a context of its own, so that the variables that the app sets are not set for the caller.
-        task = BorrowedTask(contextvars.copy_context())
+        task = BorrowedTask(contextvars.copy_context(), call.cancel_scope, self._is_listening, self._tell)
         error: BaseException | None = None
         try:
             try:
                 with call.cancel_scope:
-                    await in_context(task, call.run_app(), self._start_timer)
+                    await in_context(task, call.run_app(), self._start_timer, task.guard)
             finally:
-                await task.give_back()
+                if task.has_to_be_given_back():
+                    await task.give_back()
         except anyio.get_cancelled_exc_class():
             if task.is_cancelled():
                 raise
@@ -158,6 +163,8 @@ class InlineResponse:
     async def wait_for_request(self, request_changed: RepeatedEvent) -> None:
         """Wait for the end of the caller's patience, or of the request, and disconnect the app then."""
         call = self._call
+        self._request_changed = request_changed
+        self._listeners += 1
         try:
             self._start_timer()
             if self._timer is call.cancel_scope:
@@ -165,9 +172,25 @@ class InlineResponse:
             else:  # another task of the app's waits here already
                 await request_changed.wait()
         except anyio.get_cancelled_exc_class():
-            if call.is_disconnected or not self._shield_off_the_caller():
+            if call.is_disconnected or not (call.cancel_scope.shield or self._shield_off_the_caller()):
                 raise
-            call.disconnect()
+            self._caller_is_cancelled = True
+        finally:
+            self._listeners -= 1
+        if self._caller_is_cancelled:
+            # Cancelled after its grace period even if it has sent its whole response meanwhile.
+            call.abort(httpx.ReadError("the caller has been cancelled"))
+
+    def _is_listening(self) -> bool:
+        """Whether the app waits in ``receive()``, in whichever of its tasks, and can be disconnected."""
+        return self._listeners > 0 and not self._call.is_disconnected
+
+    def _tell(self) -> bool:
+        """Disconnect the app, because its caller is cancelled; return False if it does not listen any more."""
+        if self._is_listening():
+            self._caller_is_cancelled = True
+            self._request_changed.notify()  # it is disconnected there, because this is not called in a task
+        return self._caller_is_cancelled or self._call.is_disconnected
 
     async def _wait_with_timer(self, request_changed: RepeatedEvent) -> None:
         """Wait with the timer around this wait alone, so that it does not cancel the app."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -11,7 +12,7 @@ R = TypeVar("R")
 
 
 class Runner(Protocol):
-    """A contextvars.Context, or what has its ``run()``."""
+    """What has the ``run()`` of a contextvars.Context."""
 
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function in the context."""
@@ -19,7 +20,10 @@ class Runner(Protocol):
 
 
 async def in_context(
-    context: Runner, coroutine: Coroutine[Any, Any, None], before_first_wait: Callable[[], None]
+    context: Runner | contextvars.Context,
+    coroutine: Coroutine[Any, Any, None],
+    before_first_wait: Callable[[], None],
+    guard: Callable[[object], object] = lambda awaited: awaited,
 ) -> None:
     """Await a coroutine in a context: it sees the context variables there, and sets them there.
 
@@ -31,6 +35,7 @@ async def in_context(
         coroutine: the coroutine to await.
         before_first_wait: called when the coroutine is about to yield to the event loop for the first time; not called
             if it never does.
+        guard: returns what to yield to the event loop in place of what the coroutine yields.
 
     Raises:
         BaseException: what the coroutine raised.
@@ -43,14 +48,19 @@ async def in_context(
     except StopIteration:
         return
     before_first_wait()
-    await _resume(context, coroutine, awaited)
+    await _resume(context, coroutine, awaited, guard)
 
 
 @types.coroutine
-def _resume(context: Runner, coroutine: Coroutine[Any, Any, None], awaited: object) -> Generator[Any, Any, None]:
+def _resume(
+    context: Runner | contextvars.Context,
+    coroutine: Coroutine[Any, Any, None],
+    awaited: object,
+    guard: Callable[[object], object],
+) -> Generator[Any, Any, None]:
     while True:
         try:
-            resume, sent = coroutine.send, (yield awaited)
+            resume, sent = coroutine.send, (yield guard(awaited))
         except BaseException as error:  # what the event loop throws into the coroutine
             resume, sent = coroutine.throw, error
         try:

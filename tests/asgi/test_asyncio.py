@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import contextvars
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from support.asgi_apps import (
@@ -27,9 +30,9 @@ from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test in virtual time, for at most 5 s."""
+    """Run a test in virtual time, for at most 50 s."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(asyncio.wait_for(main(), 5))
+        runner.run(asyncio.wait_for(main(), 50))
 
 
 def this_task() -> asyncio.Task[Any]:
@@ -200,6 +203,266 @@ def test_caller_is_cancelled_as_well(first: str, goes_on: bool) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert task.cancelling() == 1
+
+    run(main)
+
+
+# An app that runs in its caller's task, and listens there or, like Django and Quart, in a task of its own.
+
+
+async def listen_here(receive: Receive) -> None:
+    """Wait for the disconnect in the task of the request."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def listen_in_a_task(receive: Receive) -> None:
+    """Wait for the disconnect in a task, and for that task."""
+    await asyncio.wait([asyncio.ensure_future(listen_here(receive))])
+
+
+async def listen_beside_work(receive: Receive) -> None:
+    """Wait for a disconnect and for work, each in a task, and cancel the work, as Django does."""
+    tasks = [asyncio.ensure_future(listen_here(receive)), asyncio.ensure_future(asyncio.sleep(100))]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    tasks[1].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[1]
+
+
+each_way_to_listen = pytest.mark.parametrize("wait", [listen_here, listen_in_a_task, listen_beside_work])
+
+
+async def by_scope(get: Callable[[], Awaitable[object]]) -> None:
+    """Cancel a request by the cancel scope around it."""
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_later(2, scope.cancel)
+        await get()
+    assert scope.cancelled_caught
+
+
+async def by_deadline(get: Callable[[], Awaitable[object]]) -> None:
+    """Cancel a request by the deadline of a cancel scope around it."""
+    with pytest.raises(TimeoutError), anyio.fail_after(2):
+        await get()
+
+
+async def by_group(get: Callable[[], Awaitable[object]]) -> None:
+    """Cancel a request by the task group that it is sent in."""
+
+    async def send() -> None:
+        await get()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        await asyncio.sleep(2)
+        group.cancel_scope.cancel()
+
+
+async def natively(get: Callable[[], Awaitable[object]]) -> None:
+    """Cancel the task that sends a request."""
+    task = asyncio.ensure_future(get())
+    await asyncio.sleep(2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelling() == 1
+
+
+async def by_native_timeout(get: Callable[[], Awaitable[object]]) -> None:
+    """Cancel a request by asyncio's own timeout."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2):
+            await get()
+
+
+Cancel = Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]
+each_way_to_cancel = pytest.mark.parametrize(
+    "cancel", [by_scope, by_deadline, by_group, natively, by_native_timeout], ids=lambda cancel: cancel.__name__
+)
+
+
+@each_way_to_cancel
+@each_way_to_listen
+@pytest.mark.parametrize("needs", [0, 0.5, 5])
+@pytest.mark.parametrize("failing", [False, True])
+def test_app_that_listens_has_its_grace_period(
+    cancel: Cancel, wait: Callable[[Receive], Awaitable[None]], needs: float, failing: bool
+) -> None:
+    """If the caller is cancelled, however that is, the app gets the disconnect and a second to end by itself."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            await wait(receive)
+            app.log.append(f"disconnected after {now() - began:g} s")
+            await asyncio.sleep(needs)
+            if failing:
+                raise KeyError
+
+        now = asyncio.get_running_loop().time
+        began = now()
+        app = FakeApp(handler)
+        async with app_client(app) as client:
+            await cancel(lambda: client.get("/"))
+            assert now() - began == pytest.approx(2 + min(needs, 1))
+            assert app.running == 0
+            assert this_task().cancelling() == 0
+        end = "cancelled" if needs > 1 else "raised" if failing else "returned"
+        assert app.log == ["startup", "disconnected after 2 s", end, "shutdown"]
+
+    run(main)
+
+
+def test_second_native_cancellation_ends_the_grace_period() -> None:
+    """If the caller is cancelled again, the app is cancelled at once."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            await listen_beside_work(receive)
+            await asyncio.sleep(5)
+
+        async with app_client(app := FakeApp(handler)) as client:
+            task = asyncio.ensure_future(client.get("/"))
+            for pause in (1, 0.5):
+                await asyncio.sleep(pause)
+                task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert asyncio.get_running_loop().time() == pytest.approx(1.5)
+            assert app.log[-1] == "cancelled"
+
+    run(main)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_two_native_cancellations_at_once(rounds: int) -> None:
+    """The same holds if the second one follows before the app has been disconnected."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            await listen_beside_work(receive)
+
+        async with app_client(app := FakeApp(handler)) as client:
+            task = asyncio.ensure_future(client.get("/"))
+            await asyncio.sleep(1)
+            task.cancel()
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert task.cancelling() == 2
+            assert asyncio.get_running_loop().time() == pytest.approx(1)
+            assert app.running == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("first", ["the cancellation", "the response"])
+def test_response_that_is_complete_as_the_caller_is_cancelled(first: str) -> None:
+    """An app that has its whole response sent just then does not go on with its background work either."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            listener = asyncio.ensure_future(listen_here(receive))
+            await asyncio.sleep(1)
+            outside.run(lambda: asyncio.get_running_loop().call_soon(task.cancel))
+            if first == "the cancellation":
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            await hello(scope, receive, send)
+            await asyncio.sleep(100)
+            await listener
+
+        async with app_client(app := FakeApp(handler)) as client:
+            task = asyncio.ensure_future(client.get("/"))
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert asyncio.get_running_loop().time() <= 2
+            assert app.log[-1] == "cancelled"
+
+    run(main)
+
+
+def own_native_timeout() -> AbstractAsyncContextManager[object]:
+    """Return asyncio's own timeout."""
+    return asyncio.timeout(1)
+
+
+@contextlib.asynccontextmanager
+async def own_scope() -> AsyncIterator[None]:
+    """Cancel the block by its deadline."""
+    with anyio.move_on_after(1):
+        yield
+    raise TimeoutError
+
+
+@contextlib.asynccontextmanager
+async def own_scope_cancelled_by_others() -> AsyncIterator[None]:
+    """Cancel the block from code that has nothing to do with the app."""
+    with anyio.CancelScope() as scope:
+        outside.run(lambda: asyncio.get_running_loop().call_later(1, scope.cancel))
+        yield
+    raise TimeoutError
+
+
+@contextlib.asynccontextmanager
+async def own_task() -> AsyncIterator[None]:
+    """Cancel the task of the request from another task of the app's."""
+    task = this_task()
+
+    async def cancel() -> None:
+        await asyncio.sleep(1)
+        task.cancel()
+
+    canceller = asyncio.ensure_future(cancel())
+    with contextlib.suppress(asyncio.CancelledError):
+        yield
+    await canceller
+    raise TimeoutError
+
+
+outside = contextvars.Context()
+
+
+@pytest.mark.parametrize("patience", [own_native_timeout, own_scope, own_scope_cancelled_by_others, own_task])
+@each_way_to_listen
+def test_app_that_cancels_a_part_of_itself_while_it_listens(
+    wait: Callable[[Receive], Awaitable[None]], patience: Callable[[], AbstractAsyncContextManager[object]]
+) -> None:
+    """An app's own timeouts and cancellations are not mistaken for those of its caller."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            with pytest.raises(TimeoutError):
+                async with patience():
+                    await wait(receive)
+            await hello(scope, receive, send)
+
+        async with app_client(FakeApp(handler)) as client:
+            assert (await client.get("/")).text == "hello"
+            assert asyncio.get_running_loop().time() == pytest.approx(1)
+            assert this_task().cancelling() == 0
+            await asyncio.sleep(0)
+
+    run(main)
+
+
+@each_way_to_cancel
+def test_app_whose_task_group_listens_is_cancelled_as_a_whole(cancel: Cancel) -> None:
+    """The caller's cancellation reaches all tasks of a group at once, so nothing of the app outlives it."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            async with anyio.create_task_group() as group:
+                group.start_soon(listen_here, receive)
+                group.start_soon(anyio.sleep, 100)
+
+        app = FakeApp(handler)
+        async with app_client(app) as client:
+            await cancel(lambda: client.get("/"))
+            assert asyncio.get_running_loop().time() <= 3
+            assert app.running == 0
 
     run(main)
 

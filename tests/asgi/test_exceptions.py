@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -78,7 +78,7 @@ each_way = pytest.mark.parametrize("call", [get, stream])
 @each_way
 @each_exception
 async def test_instead_of_a_response(
-    make_client: MakeClient, call: Callable[[httpx.AsyncClient], object], make: Callable[[], BaseException]
+    make_client: MakeClient, call: Callable[[httpx.AsyncClient], Awaitable[None]], make: Callable[[], BaseException]
 ) -> None:
     """What an app raises before its headers is raised by the request, as it is."""
     error = make()
@@ -94,7 +94,7 @@ async def test_instead_of_a_response(
 @each_exception
 async def test_after_the_headers(
     make_client: MakeClient,
-    call: Callable[[httpx.AsyncClient], object],
+    call: Callable[[httpx.AsyncClient], Awaitable[None]],
     messages: list[Message],
     make: Callable[[], BaseException],
 ) -> None:
@@ -118,7 +118,7 @@ async def test_after_the_headers(
 @each_way
 @pytest.mark.parametrize("messages", [[], CUT, WHOLE], ids=["no head", "cut", "whole"])
 async def test_stop_iteration(
-    make_client: MakeClient, call: Callable[[httpx.AsyncClient], object], messages: list[Message]
+    make_client: MakeClient, call: Callable[[httpx.AsyncClient], Awaitable[None]], messages: list[Message]
 ) -> None:
     """Python itself turns a StopIteration out of a coroutine into a RuntimeError, which is raised like any other."""
     error = StopIteration()
@@ -132,7 +132,7 @@ async def test_stop_iteration(
 @each_way
 @pytest.mark.parametrize("messages", [[], CUT], ids=["no head", "cut"])
 async def test_cancelled_error(
-    make_client: MakeClient, call: Callable[[httpx.AsyncClient], object], messages: list[Message]
+    make_client: MakeClient, call: Callable[[httpx.AsyncClient], Awaitable[None]], messages: list[Message]
 ) -> None:
     """On asyncio, a CancelledError that an app raises does not cancel its caller: it is a response cut short."""
     error = asyncio.CancelledError()

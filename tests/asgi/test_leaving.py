@@ -382,6 +382,31 @@ async def test_nothing_to_close_under_cancellation(make_client: MakeClient) -> N
 
 
 @pytest.mark.anyio
+async def test_exception_wins_over_the_cancellation_of_a_second_task_that_closes() -> None:
+    """A task that waits until another has closed the client raises its own exception, even if it is cancelled."""
+
+    async def close() -> None:
+        with anyio.CancelScope() as scope, pytest.raises(Boom):
+            try:
+                raise Boom
+            except Boom as error:
+                scope.cancel()
+                await client.__aexit__(type(error), error, error.__traceback__)
+                raise
+        log.append("raised")
+
+    log: list[str] = []
+    client = app_client(FakeApp(endless))
+    await client.__aenter__()
+    response = await client.send(client.build_request("GET", "/"), stream=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.aclose)
+        tasks.start_soon(close)
+    await response.aclose()
+    assert log == ["raised"]
+
+
+@pytest.mark.anyio
 async def test_app_that_others_hold_is_closed_under_cancellation() -> None:
     """So it is if the app goes on afterwards, because others hold it, and for a second task that closes the client."""
 

@@ -31,6 +31,7 @@ from prefect_http._concurrency.backend import (
     spawn_root_task_soon,
     wait_shielded,
 )
+from prefect_http._concurrency.context import in_context
 
 BACKENDS = ["asyncio", "trio"]
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -374,14 +375,19 @@ def test_trio_that_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 # A task that runs code that may cancel it.
 
 
+def borrow() -> BorrowedTask:
+    """Borrow the current task."""
+    return BorrowedTask(contextvars.copy_context(), new_cancel_scope(), lambda: False, lambda: False)
+
+
 @pytest.mark.anyio
 async def test_borrowed_task_that_is_not_cancelled() -> None:
     """If nobody cancels a task, giving it back does nothing."""
     color.set("red")
-    task = BorrowedTask(contextvars.copy_context())
+    task = borrow()
     color.set("blue")
     assert task.run(color.get) == "red"
-    await task.give_back()
+    assert not task.has_to_be_given_back()
     await task.raise_if_cancelled()
     assert not task.is_cancelled()
 
@@ -390,10 +396,10 @@ async def test_borrowed_task_that_is_not_cancelled() -> None:
 async def test_borrowed_task_in_a_cancelled_scope() -> None:
     """The cancellation of a scope around the task is told from a stray one, and raised if it has not been."""
     with anyio.CancelScope() as scope:
-        task = BorrowedTask(contextvars.copy_context())
+        task = borrow()
         task.run(scope.cancel)
         assert task.is_cancelled()
-        await task.give_back()
+        assert not task.has_to_be_given_back()
         with pytest.raises(anyio.get_cancelled_exc_class()):
             await task.raise_if_cancelled()
 
@@ -406,7 +412,7 @@ async def test_borrowed_task_that_is_cancelled_natively() -> None:
     assert own is not None
     loop = asyncio.get_running_loop()
     for by_code, undone, by_others in ((1, 0, 0), (2, 1, 0), (1, 1, 0), (0, 0, 1), (2, 0, 1)):
-        task = BorrowedTask(contextvars.copy_context())
+        task = borrow()
         for _ in range(by_code):
             task.run(own.cancel)
         for _ in range(undone):
@@ -417,7 +423,10 @@ async def test_borrowed_task_that_is_cancelled_natively() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-        await task.give_back()
+        task.run(color.get)
+        assert task.has_to_be_given_back() == (by_code > undone)
+        if by_code > undone:
+            await task.give_back()
         assert task.is_cancelled() == task.is_natively_cancelled == bool(by_others)
         if by_others:
             with pytest.raises(asyncio.CancelledError):
@@ -435,7 +444,7 @@ async def test_borrowed_task_that_is_cancelled_while_it_is_given_back() -> None:
     """A cancellation by others that comes in between is raised."""
     own = asyncio.current_task()
     assert own is not None
-    task = BorrowedTask(contextvars.copy_context())
+    task = borrow()
     task.run(own.cancel)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.sleep(0)
@@ -443,3 +452,30 @@ async def test_borrowed_task_that_is_cancelled_while_it_is_given_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task.give_back()
     assert own.uncancel() == 0
+
+
+@pytest.mark.anyio
+@asyncio_only
+@pytest.mark.parametrize("rounds", range(4))
+async def test_guarded_wait_that_is_cancelled_as_it_ends(rounds: int) -> None:
+    """A wait that is cancelled just as it ends has its result, or the cancellation is raised in it; never neither."""
+
+    async def wait() -> None:
+        log.append(await future)
+        await asyncio.sleep(10)
+
+    async def run() -> None:
+        task = borrow()
+        await in_context(task, wait(), lambda: None, task.guard)
+
+    log: list[str] = []
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(run())
+    await asyncio.sleep(0)
+    future.set_result("done")
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    task.cancel()
+    with anyio.fail_after(30), pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == ["done"] * (rounds > 1)

@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pytest_httpx import HTTPXMock
 from support.servers import answer, raw_server
+from support.wire import trusting_context
 
 from prefect_http import HTTPTransport, PrefectHttpxClient, Throttle, ThrottledTransport
 from prefect_http._wire.network_stream import NetworkStream
@@ -28,12 +29,14 @@ pytestmark = pytest.mark.anyio
 
 MakeClient = Callable[[], httpx.AsyncClient]
 CLIENTS: dict[str, MakeClient] = {
-    "default": lambda: PrefectHttpxClient(trust_env=False),
-    "throttled": lambda: PrefectHttpxClient(trust_env=False, throttle=Throttle()),
-    "mounted": lambda: PrefectHttpxClient(trust_env=False, mounts={"http://": HTTPTransport()}),
-    "plain httpx": lambda: httpx.AsyncClient(transport=HTTPTransport(), trust_env=False),
+    "default": lambda: PrefectHttpxClient(verify=trusting_context(), trust_env=False),
+    "throttled": lambda: PrefectHttpxClient(verify=trusting_context(), trust_env=False, throttle=Throttle()),
+    "mounted": lambda: PrefectHttpxClient(
+        verify=trusting_context(), trust_env=False, mounts={"http://": HTTPTransport(verify=trusting_context())}
+    ),
+    "plain httpx": lambda: httpx.AsyncClient(transport=HTTPTransport(verify=trusting_context()), trust_env=False),
     "throttled httpx": lambda: httpx.AsyncClient(
-        transport=ThrottledTransport(HTTPTransport(), Throttle()), trust_env=False
+        transport=ThrottledTransport(HTTPTransport(verify=trusting_context()), Throttle()), trust_env=False
     ),
 }
 
@@ -107,7 +110,7 @@ async def test_a_mock_that_comes_first(mocked: Callable[[], AbstractContextManag
 async def test_pytest_httpx(httpx_mock: HTTPXMock) -> None:
     """pytest-httpx answers in place of the network."""
     httpx_mock.add_response(url="http://server.example/", text="mock")
-    async with PrefectHttpxClient(trust_env=False) as client:
+    async with PrefectHttpxClient(verify=trusting_context(), trust_env=False) as client:
         assert (await client.get("http://server.example/")).text == "mock"
 
 
@@ -117,7 +120,7 @@ async def test_vcrpy(tmp_path: Path) -> None:
     async with raw_server(answer(200, b"real")) as server:
         for _ in range(2):
             with vcr.use_cassette(cassette, record_mode="once"):
-                async with PrefectHttpxClient(trust_env=False) as client:
+                async with PrefectHttpxClient(verify=trusting_context(), trust_env=False) as client:
                     assert (await client.get(server.url)).text == "real"
         assert len(server.requests) == 1
 
@@ -135,7 +138,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 async def test_opentelemetry(spans: InMemorySpanExporter) -> None:
     """OpenTelemetry's global instrumentation sees every request of a retrying client, the retries included."""
     async with raw_server(answer(503, retry_after="0"), answer(200)) as server:
-        async with PrefectHttpxClient(trust_env=False) as client:
+        async with PrefectHttpxClient(verify=trusting_context(), trust_env=False) as client:
             await client.get(server.url)
         assert [span.attributes["http.status_code"] for span in spans.get_finished_spans() if span.attributes] == [
             503,

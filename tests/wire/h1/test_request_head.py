@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from prefect_http._wire.h1.request_head import BodyFramer, Headers, encode_headers, request_line
+from prefect_http._fields.request_rules import Headers
+from prefect_http._wire.h1.request_head import BodyFramer, encode_headers, request_line
 
 HOST = (b"Host", b"example.com")
 SECRET = b"s3cr3t"
