@@ -7,6 +7,7 @@ httpx2's, so they fit a client that another library makes, such as the SDK of an
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
@@ -19,7 +20,7 @@ from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, SocketOption
-from prefect_http._wire.replaced import ReplacementProbe
+from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.transport import new_wire
 from prefect_http._wire.wire import TransportStatistics
 
@@ -58,7 +59,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
-        self._arguments = _Arguments(
+        arguments = _Arguments(
             verify=verify,
             cert=cert,
             trust_env=trust_env,
@@ -69,7 +70,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             uds=uds,
             local_address=local_address,
             retries=retries,
-            socket_options=socket_options,
+            socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
         self._wire = new_wire(
             verify=verify,
@@ -82,21 +83,19 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             ),
             local_address=local_address,
             retries=retries,
-            socket_options=socket_options,
+            socket_options=arguments["socket_options"],
         )
-        self._find_replaced = ReplacementProbe(httpx2).find
-        self._stand_in: httpx2.AsyncHTTPTransport | None = None
-        self._is_left_to_httpx2 = http2 or not http1 or proxy is not None or uds is not None
-        if self._is_left_to_httpx2:
-            self._stand_in = httpx2.AsyncHTTPTransport(**self._arguments)
+        self._stand_in = StandIn(httpx2, lambda: httpx2.AsyncHTTPTransport(**arguments))
+        self._httpx2_transport: httpx2.AsyncHTTPTransport | None = None  # does what the wire does not do yet
+        if http2 or not http1 or proxy is not None or uds is not None:
+            self._httpx2_transport = httpx2.AsyncHTTPTransport(**arguments)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return its response, with the body still to be read."""
         _check_request(request, self)
-        if self._is_left_to_httpx2 or self._find_replaced() is not None:
-            if self._stand_in is None:
-                self._stand_in = httpx2.AsyncHTTPTransport(**self._arguments)
-            return await self._stand_in.handle_async_request(request)
+        transport = self._stand_in.find() or self._httpx2_transport
+        if transport is not None:
+            return await transport.handle_async_request(request)
         return await _send(self._wire, request)
 
     def statistics(self) -> TransportStatistics:
@@ -105,11 +104,11 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close all connections; see ``prefect_http.HTTPTransport.aclose()``."""
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._stand_in.aclose)
+            if self._httpx2_transport is not None:
+                stack.push_async_callback(self._httpx2_transport.aclose)
             await self._wire.aclose()
-        finally:
-            if self._stand_in is not None:
-                await self._stand_in.aclose()
 
 
 class ASGITransport(httpx2.AsyncBaseTransport):
@@ -206,7 +205,7 @@ class _Arguments(TypedDict):
     uds: str | None
     local_address: str | None
     retries: int
-    socket_options: Iterable[SocketOption] | None
+    socket_options: list[SocketOption] | None
 
 
 # --- From one library to the other and back
