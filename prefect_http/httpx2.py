@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Self, TypedDict, cast
 
+import httpcore2
 import httpx
 import httpx2
 
 from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
+from prefect_http._foreign_errors import is_foreign
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, SocketOption
+from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.transport import new_wire
 from prefect_http._wire.wire import TransportStatistics
@@ -92,7 +95,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return its response, with the body still to be read."""
-        _check_request(request, self)
+        _check_request(request, "HTTPTransport")
         transport = self._stand_in.find() or self._httpx2_transport
         if transport is not None:
             return await transport.handle_async_request(request)
@@ -133,7 +136,7 @@ class ASGITransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Call the app, and return its response as soon as the headers are there."""
-        _check_request(request, self)
+        _check_request(request, "ASGITransport")
         return await _send(self._transport, request)
 
     async def aclose(self) -> None:
@@ -148,6 +151,10 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
         transport: any transport of httpx2. It is entered and closed with this one.
         throttle: may be shared with other transports and clients, also with those of httpx.
 
+    Raises:
+        TypeError: ``throttle`` is not a Throttle.
+        ValueError: ``transport`` is already behind the same throttle.
+
     Requests raise:
         TypeError: the transport is in a client of httpx.
         httpx2.PoolTimeout: the request cannot leave in time. The cause is a ``ThrottleTimeout``.
@@ -155,14 +162,18 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, transport: httpx2.AsyncBaseTransport, throttle: Throttle) -> None:
+        gates = gates_of(throttle)
+        if isinstance(transport, ThrottledTransport) and transport._throttle is throttle:
+            raise ValueError("the transport already uses this throttle: each request would wait for itself")
         self._transport = transport
-        self._admissions = Admissions(gates_of(throttle), failures=httpx2.TransportError)
+        self._throttle: Throttle = throttle
+        self._admissions = Admissions(gates, failures=httpx2.TransportError)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Wait for the request's turn, and send it."""
-        _check_request(request, self)
-        try:
-            # A throttle uses only what the requests and responses of both libraries have.
+        _check_request(request, "ThrottledTransport")
+        # A throttle uses only what the requests and responses of both libraries have.
+        with _HTTPX2_ERRORS:
             async with self._admissions.admit(cast(httpx.Request, request)) as permit:
                 response = await self._transport.handle_async_request(request)
                 response.request = request
@@ -171,8 +182,6 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
                 except BaseException:
                     await response.aclose()
                     raise
-        except _HTTPX_ERRORS as error:
-            raise _to_httpx2(error) from error
         return response
 
     async def __aenter__(self) -> Self:
@@ -210,17 +219,52 @@ class _Arguments(TypedDict):
 
 # --- From one library to the other and back
 
-# None where the application has put httpx2 in the place of httpx: they are httpx2's already.
-_HTTPX_ERRORS = () if httpx.__name__ == "httpx2" else (httpx.RequestError, httpx.StreamError)
 
-
-def _check_request(request: object, transport: httpx2.AsyncBaseTransport) -> None:
+def _check_request(request: object, name: str) -> None:
     if not isinstance(request, httpx2.Request):
-        library, name = type(request).__module__.partition(".")[0], type(transport).__name__
+        library = type(request).__module__.partition(".")[0]
         raise TypeError(
             f"prefect_http.httpx2.{name} takes requests of httpx2, not of {library}; "
             f"an httpx.AsyncClient takes prefect_http.{name}"
         )
+
+
+class _ErrorsOf:
+    """A context in which httpx's exceptions become those of another library that have the same names.
+
+    Not those that an app or the body of a request raises, which reach the caller as they are.
+
+    Args:
+        library: httpx2, or httpcore2 for a network stream.
+    """
+
+    __slots__ = ("_kinds", "_library")
+
+    def __init__(self, library: ModuleType) -> None:
+        self._library = library
+        # Where the application has put httpx2 in the place of httpx, they are httpx2's already.
+        self._kinds = () if library.__name__ == httpx.__name__ else (httpx.RequestError, httpx.StreamClosed)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(exc, self._kinds) and not is_foreign(exc):
+            raise self._translated(exc) from exc
+
+    def _translated(self, error: Exception) -> Exception:
+        """Return an exception of the class with the same name, or with the name of the nearest base."""
+        names = (base.__name__ for base in type(error).__mro__)
+        kind = next(getattr(self._library, name) for name in names if hasattr(self._library, name))
+        new = kind() if isinstance(error, httpx.StreamClosed) else kind(str(error))
+        for note in getattr(error, "__notes__", ()):
+            new.add_note(note)
+        return cast(Exception, new)
+
+
+_HTTPX2_ERRORS, _HTTPCORE2_ERRORS = _ErrorsOf(httpx2), _ErrorsOf(httpcore2)
 
 
 async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) -> httpx2.Response:
@@ -231,25 +275,21 @@ async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) ->
         request.method,
         str(request.url),
         headers=request.headers.raw,
-        stream=httpx.ByteStream(b"".join(stream)) if isinstance(stream, httpx2.ByteStream) else _RequestBody(stream),
+        # Not of a subclass, which may want to know how much of it has been sent.
+        stream=httpx.ByteStream(b"".join(stream)) if type(stream) is httpx2.ByteStream else _RequestBody(stream),
         extensions=request.extensions,
     )
-    try:
+    with _HTTPX2_ERRORS:
         response = await transport.handle_async_request(translated)
-    except _HTTPX_ERRORS as error:
-        raise _to_httpx2(error) from error
+    extensions = response.extensions
+    if isinstance(network_stream := extensions.get("network_stream"), NetworkStream):
+        extensions = {**extensions, "network_stream": _NetworkStream(network_stream)}
     return httpx2.Response(
         response.status_code,
         headers=response.headers.raw,
         stream=_ResponseBody(cast(httpx.AsyncByteStream, response.stream)),
-        extensions=response.extensions,
+        extensions=extensions,
     )
-
-
-def _to_httpx2(error: Exception) -> Exception:
-    """Return the exception of httpx2 for one of httpx: of the class with the same name, or of the nearest base's."""
-    kind = next(getattr(httpx2, base.__name__) for base in type(error).__mro__ if hasattr(httpx2, base.__name__))
-    return cast(Exception, kind(*error.args))
 
 
 class _RequestBody(httpx.AsyncByteStream):
@@ -275,10 +315,39 @@ class _ResponseBody(httpx2.AsyncByteStream, AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         assert self._chunks is not None
-        try:
+        with _HTTPX2_ERRORS:
             return await anext(self._chunks)
-        except _HTTPX_ERRORS as error:
-            raise _to_httpx2(error) from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+class _NetworkStream(httpcore2.AsyncNetworkStream):
+    """A network stream that raises httpcore2's exceptions, which httpx2's WebSockets expect.
+
+    Args:
+        stream: raises httpx's.
+    """
+
+    def __init__(self, stream: NetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with _HTTPCORE2_ERRORS:
+            return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with _HTTPCORE2_ERRORS:
+            await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> _NetworkStream:
+        with _HTTPCORE2_ERRORS:
+            return _NetworkStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)

@@ -123,7 +123,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             TypeError: it is the request of another library: httpx2's, if the application has not put that in the place
                 of httpx.
         """
-        check_request(request, self)
+        check_request(request, "HTTPTransport")
         transport = self._stand_in.find() or self._sender
         return await transport.handle_async_request(request)
 
