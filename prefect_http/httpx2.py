@@ -40,7 +40,8 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
     """``prefect_http.HTTPTransport`` for an ``httpx2.AsyncClient``, in place of ``httpx2.AsyncHTTPTransport``.
 
     It has the same arguments. With those that ``prefect_http.HTTPTransport`` leaves to httpx, and while something has
-    replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or of its pool, requests go to httpx2's own.
+    replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or of its pool, requests go through an
+    httpx2.AsyncHTTPTransport. The ``network_stream`` of a response raises httpcore2's exceptions, as httpx2's does.
 
     Requests raise:
         TypeError: the transport is in a client of httpx.
@@ -230,9 +231,9 @@ def _check_request(request: object, name: str) -> None:
 
 
 class _ErrorsOf:
-    """A context in which httpx's exceptions become those of another library that have the same names.
+    """A context that turns httpx's exceptions into those of another library that have the same names.
 
-    Not those that an app or the body of a request raises, which reach the caller as they are.
+    Exceptions that an app or the body of a request has raised are left as they are.
 
     Args:
         library: httpx2, or httpcore2 for a network stream.
