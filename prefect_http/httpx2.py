@@ -7,19 +7,23 @@ httpx2's, so they fit a client that another library makes, such as the SDK of an
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Self, TypedDict, cast
 
+import httpcore2
 import httpx
 import httpx2
 
 from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
+from prefect_http._foreign_errors import is_foreign
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, SocketOption
-from prefect_http._wire.replaced import ReplacementProbe
+from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.transport import new_wire
 from prefect_http._wire.wire import TransportStatistics
 
@@ -36,7 +40,8 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
     """``prefect_http.HTTPTransport`` for an ``httpx2.AsyncClient``, in place of ``httpx2.AsyncHTTPTransport``.
 
     It has the same arguments. With those that ``prefect_http.HTTPTransport`` leaves to httpx, and while something has
-    replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or of its pool, requests go to httpx2's own.
+    replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or of its pool, requests go through an
+    httpx2.AsyncHTTPTransport. The ``network_stream`` of a response raises httpcore2's exceptions, as httpx2's does.
 
     Requests raise:
         TypeError: the transport is in a client of httpx.
@@ -58,7 +63,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
-        self._arguments = _Arguments(
+        arguments = _Arguments(
             verify=verify,
             cert=cert,
             trust_env=trust_env,
@@ -69,7 +74,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             uds=uds,
             local_address=local_address,
             retries=retries,
-            socket_options=socket_options,
+            socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
         self._wire = new_wire(
             verify=verify,
@@ -82,21 +87,19 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             ),
             local_address=local_address,
             retries=retries,
-            socket_options=socket_options,
+            socket_options=arguments["socket_options"],
         )
-        self._find_replaced = ReplacementProbe(httpx2).find
-        self._stand_in: httpx2.AsyncHTTPTransport | None = None
-        self._is_left_to_httpx2 = http2 or not http1 or proxy is not None or uds is not None
-        if self._is_left_to_httpx2:
-            self._stand_in = httpx2.AsyncHTTPTransport(**self._arguments)
+        self._stand_in = StandIn(httpx2, lambda: httpx2.AsyncHTTPTransport(**arguments))
+        self._httpx2_transport: httpx2.AsyncHTTPTransport | None = None  # does what the wire does not do yet
+        if http2 or not http1 or proxy is not None or uds is not None:
+            self._httpx2_transport = httpx2.AsyncHTTPTransport(**arguments)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return its response, with the body still to be read."""
-        _check_request(request, self)
-        if self._is_left_to_httpx2 or self._find_replaced() is not None:
-            if self._stand_in is None:
-                self._stand_in = httpx2.AsyncHTTPTransport(**self._arguments)
-            return await self._stand_in.handle_async_request(request)
+        _check_request(request, "HTTPTransport")
+        transport = self._stand_in.find() or self._httpx2_transport
+        if transport is not None:
+            return await transport.handle_async_request(request)
         return await _send(self._wire, request)
 
     def statistics(self) -> TransportStatistics:
@@ -105,11 +108,11 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close all connections; see ``prefect_http.HTTPTransport.aclose()``."""
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._stand_in.aclose)
+            if self._httpx2_transport is not None:
+                stack.push_async_callback(self._httpx2_transport.aclose)
             await self._wire.aclose()
-        finally:
-            if self._stand_in is not None:
-                await self._stand_in.aclose()
 
 
 class ASGITransport(httpx2.AsyncBaseTransport):
@@ -134,7 +137,7 @@ class ASGITransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Call the app, and return its response as soon as the headers are there."""
-        _check_request(request, self)
+        _check_request(request, "ASGITransport")
         return await _send(self._transport, request)
 
     async def aclose(self) -> None:
@@ -149,6 +152,10 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
         transport: any transport of httpx2. It is entered and closed with this one.
         throttle: may be shared with other transports and clients, also with those of httpx.
 
+    Raises:
+        TypeError: ``throttle`` is not a Throttle.
+        ValueError: ``transport`` is already behind the same throttle.
+
     Requests raise:
         TypeError: the transport is in a client of httpx.
         httpx2.PoolTimeout: the request cannot leave in time. The cause is a ``ThrottleTimeout``.
@@ -156,14 +163,18 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, transport: httpx2.AsyncBaseTransport, throttle: Throttle) -> None:
+        gates = gates_of(throttle)
+        if isinstance(transport, ThrottledTransport) and transport._throttle is throttle:
+            raise ValueError("the transport already uses this throttle: each request would wait for itself")
         self._transport = transport
-        self._admissions = Admissions(gates_of(throttle), failures=httpx2.TransportError)
+        self._throttle: Throttle = throttle
+        self._admissions = Admissions(gates, failures=httpx2.TransportError)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Wait for the request's turn, and send it."""
-        _check_request(request, self)
-        try:
-            # A throttle uses only what the requests and responses of both libraries have.
+        _check_request(request, "ThrottledTransport")
+        # A throttle uses only what the requests and responses of both libraries have.
+        with _HTTPX2_ERRORS:
             async with self._admissions.admit(cast(httpx.Request, request)) as permit:
                 response = await self._transport.handle_async_request(request)
                 response.request = request
@@ -172,8 +183,6 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
                 except BaseException:
                     await response.aclose()
                     raise
-        except _HTTPX_ERRORS as error:
-            raise _to_httpx2(error) from error
         return response
 
     async def __aenter__(self) -> Self:
@@ -206,22 +215,57 @@ class _Arguments(TypedDict):
     uds: str | None
     local_address: str | None
     retries: int
-    socket_options: Iterable[SocketOption] | None
+    socket_options: list[SocketOption] | None
 
 
 # --- From one library to the other and back
 
-# None where the application has put httpx2 in the place of httpx: they are httpx2's already.
-_HTTPX_ERRORS = () if httpx.__name__ == "httpx2" else (httpx.RequestError, httpx.StreamError)
 
-
-def _check_request(request: object, transport: httpx2.AsyncBaseTransport) -> None:
+def _check_request(request: object, name: str) -> None:
     if not isinstance(request, httpx2.Request):
-        library, name = type(request).__module__.partition(".")[0], type(transport).__name__
+        library = type(request).__module__.partition(".")[0]
         raise TypeError(
             f"prefect_http.httpx2.{name} takes requests of httpx2, not of {library}; "
             f"an httpx.AsyncClient takes prefect_http.{name}"
         )
+
+
+class _ErrorsOf:
+    """A context that turns httpx's exceptions into those of another library that have the same names.
+
+    Exceptions that an app or the body of a request has raised are left as they are.
+
+    Args:
+        library: httpx2, or httpcore2 for a network stream.
+    """
+
+    __slots__ = ("_kinds", "_library")
+
+    def __init__(self, library: ModuleType) -> None:
+        self._library = library
+        # Where the application has put httpx2 in the place of httpx, they are httpx2's already.
+        self._kinds = () if library.__name__ == httpx.__name__ else (httpx.RequestError, httpx.StreamClosed)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(exc, self._kinds) and not is_foreign(exc):
+            raise self._translated(exc) from exc
+
+    def _translated(self, error: Exception) -> Exception:
+        """Return an exception of the class with the same name, or with the name of the nearest base."""
+        names = (base.__name__ for base in type(error).__mro__)
+        kind = next(getattr(self._library, name) for name in names if hasattr(self._library, name))
+        new = kind() if isinstance(error, httpx.StreamClosed) else kind(str(error))
+        for note in getattr(error, "__notes__", ()):
+            new.add_note(note)
+        return cast(Exception, new)
+
+
+_HTTPX2_ERRORS, _HTTPCORE2_ERRORS = _ErrorsOf(httpx2), _ErrorsOf(httpcore2)
 
 
 async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) -> httpx2.Response:
@@ -232,25 +276,21 @@ async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) ->
         request.method,
         str(request.url),
         headers=request.headers.raw,
-        stream=httpx.ByteStream(b"".join(stream)) if isinstance(stream, httpx2.ByteStream) else _RequestBody(stream),
+        # Not of a subclass, which may want to know how much of it has been sent.
+        stream=httpx.ByteStream(b"".join(stream)) if type(stream) is httpx2.ByteStream else _RequestBody(stream),
         extensions=request.extensions,
     )
-    try:
+    with _HTTPX2_ERRORS:
         response = await transport.handle_async_request(translated)
-    except _HTTPX_ERRORS as error:
-        raise _to_httpx2(error) from error
+    extensions = response.extensions
+    if isinstance(network_stream := extensions.get("network_stream"), NetworkStream):
+        extensions = {**extensions, "network_stream": _NetworkStream(network_stream)}
     return httpx2.Response(
         response.status_code,
         headers=response.headers.raw,
         stream=_ResponseBody(cast(httpx.AsyncByteStream, response.stream)),
-        extensions=response.extensions,
+        extensions=extensions,
     )
-
-
-def _to_httpx2(error: Exception) -> Exception:
-    """Return the exception of httpx2 for one of httpx: of the class with the same name, or of the nearest base's."""
-    kind = next(getattr(httpx2, base.__name__) for base in type(error).__mro__ if hasattr(httpx2, base.__name__))
-    return cast(Exception, kind(*error.args))
 
 
 class _RequestBody(httpx.AsyncByteStream):
@@ -276,10 +316,39 @@ class _ResponseBody(httpx2.AsyncByteStream, AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         assert self._chunks is not None
-        try:
+        with _HTTPX2_ERRORS:
             return await anext(self._chunks)
-        except _HTTPX_ERRORS as error:
-            raise _to_httpx2(error) from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+class _NetworkStream(httpcore2.AsyncNetworkStream):
+    """A network stream that raises httpcore2's exceptions, which httpx2's WebSockets expect.
+
+    Args:
+        stream: raises httpx's.
+    """
+
+    def __init__(self, stream: NetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with _HTTPCORE2_ERRORS:
+            return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with _HTTPCORE2_ERRORS:
+            await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> _NetworkStream:
+        with _HTTPCORE2_ERRORS:
+            return _NetworkStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)

@@ -6,13 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import anyio
+import anyio.abc
+import httpcore2
 import httpx
 import httpx2
 import openai
 import pytest
 from anyio.lowlevel import checkpoint
-from support.scripted_servers import settle
+from anyio.streams.tls import TLSStream
+from support.scripted_servers import byte_server, read_head, read_to_end, settle
 from support.servers import answer, drop, free_port, half_answer, raw_server, stall, stay_silent
+from support.tls_servers import server_context
+from support.wire import trusting_context
 
 import prefect_http
 from prefect_http import Receive, Scope, Send, Throttle, ThrottleTimeout
@@ -116,6 +121,113 @@ async def test_body_that_fails() -> None:
             await client.post(server.url, content=failing_parts())
 
 
+async def test_body_that_fails_with_httpx() -> None:
+    """So is an exception of httpx: it may be about another request, whose response is the body."""
+    error = httpx.ReadError("the other server's")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"one"
+        raise error
+
+    async with raw_server(answer()) as server, new_client() as client:
+        with pytest.raises(httpx.ReadError) as caught:
+            await client.post(server.url, content=body())
+    assert caught.value is error
+
+
+async def test_body_that_counts() -> None:
+    """The body of a request that is a subclass of httpx2's is read through its own iterator."""
+    sizes = list[int]()
+
+    class Counted(httpx2.ByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for part in super().__aiter__():
+                sizes.append(len(part))
+                yield part
+
+    async with raw_server(answer()) as server, new_client() as client:
+        headers = {"Host": "server", "Content-Length": "6"}
+        await client.send(httpx2.Request("POST", server.url, headers=headers, stream=Counted(b"onetwo")))
+    assert server.requests[0].body == b"onetwo"
+    assert sizes == [6]
+
+
+async def test_stream_that_is_closed_meanwhile() -> None:
+    """Reading on from a stream that has been closed is httpx2's StreamClosed."""
+    async with raw_server(answer(body=b"x" * 500_000)) as server, new_client() as client:
+        async with client.stream("GET", server.url) as response:
+            chunks = response.aiter_raw()
+            await anext(chunks)
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
+            await response.stream.aclose()
+            with pytest.raises(httpx2.StreamClosed):
+                await anext(chunks)
+            await cast(Any, chunks).aclose()
+
+
+async def test_notes() -> None:
+    """The notes of an exception stay with it."""
+
+    async def trace(name: str, info: Any) -> None:
+        if name.endswith("receive_response_headers.failed"):
+            info["exception"].add_note("a note")
+
+    async with raw_server(drop) as server, new_client() as client:
+        with pytest.raises(httpx2.RemoteProtocolError) as caught:
+            await client.post(server.url, extensions={"trace": trace})
+    assert caught.value.__notes__ == ["a note"]
+
+
+async def echo(stream: anyio.abc.ByteStream) -> None:
+    """Switch the protocol, send back what comes first, and then read to the end."""
+    await read_head(stream)
+    await stream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+    await stream.send(await stream.receive())
+    await read_to_end(stream)
+
+
+async def echo_in_tls(stream: anyio.abc.SocketStream) -> None:
+    """Switch the protocol to TLS, and send back what comes first."""
+    await read_head(stream)
+    await stream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+    tls = await TLSStream.wrap(stream, server_side=True, ssl_context=server_context(), standard_compatible=False)
+    await tls.send(await tls.receive())
+    await read_to_end(tls)
+
+
+UPGRADE = {"Connection": "upgrade", "Upgrade": "echo"}
+
+
+async def test_network_stream() -> None:
+    """After a 101, the network stream has httpcore2's exceptions, which httpx2's WebSockets expect."""
+    async with byte_server(echo) as server, new_client() as client:
+        async with client.stream("GET", server.url, headers=UPGRADE) as response:
+            stream = response.extensions["network_stream"]
+            assert isinstance(stream, httpcore2.AsyncNetworkStream)
+            assert not stream.get_extra_info("is_readable")
+            await stream.write(b"hello")
+            assert await stream.read(100) == b"hello"
+            with pytest.raises(httpcore2.ReadTimeout):
+                await stream.read(100, timeout=0.05)
+            await stream.aclose()
+            with pytest.raises(httpcore2.WriteError):
+                await stream.write(b"hello")
+
+
+async def test_tls_on_a_network_stream() -> None:
+    """So has starting TLS on it, which leads to another one."""
+    async with byte_server(echo_in_tls, echo) as server, new_client() as client:
+        async with client.stream("GET", server.url, headers=UPGRADE) as response:
+            stream = await response.extensions["network_stream"].start_tls(trusting_context(), "localhost", timeout=5)
+            assert isinstance(stream, httpcore2.AsyncNetworkStream)
+            await stream.write(b"hello")
+            assert await stream.read(100) == b"hello"
+            await stream.aclose()
+        async with client.stream("GET", server.url, headers=UPGRADE) as response:
+            with pytest.raises(httpcore2.ConnectError):
+                await response.extensions["network_stream"].start_tls(trusting_context(), "localhost", timeout=5)
+
+
 async def test_arguments_that_are_left_to_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a proxy, HTTP/2 or a Unix socket, httpx2's own transport does the work, and is closed with ours."""
     closed = list[object]()
@@ -194,6 +306,25 @@ async def test_app() -> None:
             await client.get("http://app/silent")
         with pytest.raises(httpx2.RemoteProtocolError):
             await client.get("http://app/half")
+
+
+@pytest.mark.parametrize("is_throttled", [False, True])
+async def test_app_that_fails_with_httpx(*, is_throttled: bool) -> None:
+    """An app's own exception is raised as it is, even if it is one of httpx, before the headers and after them."""
+    error = httpx.ConnectError("the app's own")
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/late":
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise error
+
+    transport: httpx2.AsyncBaseTransport = ASGITransport(failing)
+    async with new_client(ThrottledTransport(transport, Throttle()) if is_throttled else transport) as client:
+        for path in ("early", "late"):
+            with pytest.raises(httpx.ConnectError) as caught:
+                await client.get(f"http://app/{path}")
+            assert caught.value is error
 
 
 async def test_closing_ends_the_app() -> None:
@@ -317,6 +448,13 @@ async def test_no_throttle(throttle: Any) -> None:
         ThrottledTransport(HTTPTransport(), throttle)
 
 
+async def test_throttled_twice() -> None:
+    """A transport that is behind the same throttle already is refused: each request would wait for itself."""
+    throttle = Throttle()
+    with pytest.raises(ValueError, match="already uses this throttle"):
+        ThrottledTransport(ThrottledTransport(Scripted(), throttle), throttle)
+
+
 # --- The wrong library
 
 OURS: dict[str, Callable[[], httpx.AsyncBaseTransport]] = {
@@ -349,6 +487,26 @@ async def test_client_of_the_wrong_library(name: str) -> None:
         f"prefect_http.httpx2.{name} takes requests of httpx2, not of httpx; "
         f"an httpx.AsyncClient takes prefect_http.{name}"
     )
+
+
+@pytest.mark.skipif(IS_ALIASED, reason="httpx and httpx2 are one")
+async def test_subclasses_in_the_wrong_client() -> None:
+    """The error names the public class, and not one that a user has derived from it."""
+
+    class Own(prefect_http.HTTPTransport):
+        pass
+
+    class Own2(HTTPTransport):
+        pass
+
+    for transport, request in (
+        (Own(), httpx2.Request("GET", "http://a/")),
+        (Own2(), httpx.Request("GET", "http://a/")),
+    ):
+        with pytest.raises(TypeError) as caught:
+            await transport.handle_async_request(cast(Any, request))
+        assert "Own" not in str(caught.value)
+        assert "prefect_http.httpx2.HTTPTransport" in str(caught.value)
 
 
 async def test_no_request() -> None:

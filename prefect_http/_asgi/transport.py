@@ -94,7 +94,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         Raises:
             TypeError: it is the request of another library, as httpx2.
         """
-        check_request(request, self)
+        check_request(request, "ASGITransport")
         response = StreamedResponse(Patience(request.extensions.get("timeout")))
         head = await response.start(self._new_call(request, response))
         return httpx.Response(head.status, headers=head.headers, stream=response)

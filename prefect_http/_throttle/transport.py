@@ -50,7 +50,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         Raises:
             TypeError: it is the request of another library, as httpx2.
         """
-        check_request(request, self)
+        check_request(request, "ThrottledTransport")
         async with self._admissions.admit(request) as permit:
             response = await self._transport.handle_async_request(request)
             response.request = request  # is_throttled may look at it

@@ -1,4 +1,4 @@
-"""Whether a mock, a recorder or a tracer has replaced the method that httpx's own transport sends requests with.
+"""Sends requests through what a mock, a recorder or a tracer has put in the place of httpx's own method.
 
 respx, pytest-httpx, vcrpy and OpenTelemetry's and logfire's global instrumentation replace
 ``httpx.AsyncHTTPTransport.handle_async_request``, or that of httpcore's pool below it. A transport that went past them
@@ -8,63 +8,96 @@ it is, and not by what was there at import, because it may have come first.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
+from collections.abc import Callable
 from types import FunctionType, ModuleType
+from typing import Generic, Protocol, TypeVar
+
+_logger = logging.getLogger("prefect_http")
 
 # httpx imports its pool when it needs it, and replacing a method needs it as well.
 _POOLS = {"httpx": "httpcore", "httpx2": "httpcore2"}
 _METHOD = "handle_async_request"
+_UNKNOWN = object()
 
 
-class ReplacementProbe:
-    """Finds out, for each request, whether something has replaced a method of httpx's transport or of its pool.
+class _Transport(Protocol):
+    async def aclose(self) -> None: ...
 
-    It remembers the methods that it has found to be the library's own, so usually this takes two comparisons.
+
+T = TypeVar("T", bound=_Transport)
+
+
+class StandIn(Generic[T]):
+    """A library's own transport, for the requests that are sent while something has replaced its method, or its pool's.
+
+    The methods that were found to be the library's own are remembered, so a request usually costs two comparisons.
 
     Args:
         library: httpx or httpx2.
+        make: makes an AsyncHTTPTransport of the library; called when one is needed.
     """
 
-    __slots__ = ("_library", "_own_of_the_pool", "_own_of_the_transport", "_pool", "_pool_package")
+    __slots__ = ("_library", "_make", "_own_of_the_pool", "_own_of_the_transport", "_pool_package", "_transports")
 
-    def __init__(self, library: ModuleType) -> None:
+    def __init__(self, library: ModuleType, make: Callable[[], T]) -> None:
         self._library = library
+        self._make = make
         self._pool_package = _POOLS.get(library.__name__, "")
-        self._pool: type | None = None
-        self._own_of_the_transport: object = None
-        self._own_of_the_pool: object = None
+        self._own_of_the_transport: object = _UNKNOWN
+        self._own_of_the_pool: object = _UNKNOWN
+        # By the classes of the transport and its pool, since a whole class may have been replaced.
+        self._transports: dict[tuple[object, object], T] = {}
 
-    def find(self) -> str | None:
-        """Return what has been replaced, for a log line; None: nothing."""
-        transport = self._library.AsyncHTTPTransport
-        method = getattr(transport, _METHOD)
+    def find(self) -> T | None:
+        """Return the transport to send a request through; None: nothing has been replaced."""
+        kind, pool = self._library.AsyncHTTPTransport, self._pool_class()
+        replaced = self._replaced(kind, pool)
+        if replaced is None:
+            return None
+        transport = self._transports.get((kind, pool))
+        if transport is None:
+            _logger.debug("%s has been replaced: requests go through it, and not over prefect_http's wire", replaced)
+            transport = self._make()
+            self._transports[kind, self._pool_class()] = transport  # making the first one has imported the pool
+        return transport
+
+    def _pool_class(self) -> object:
+        return getattr(sys.modules.get(self._pool_package), "AsyncConnectionPool", None)
+
+    def _replaced(self, kind: object, pool: object) -> str | None:
+        """Return the name of the method that has been replaced."""
+        method = getattr(kind, _METHOD, None)
         if method is not self._own_of_the_transport:
             if not is_own(method, self._library.__name__):
                 return f"{self._library.__name__}.AsyncHTTPTransport.{_METHOD}"
             self._own_of_the_transport = method
-        pool = self._pool or self._find_pool()
         if pool is None:
             return None
-        method = getattr(pool, _METHOD)
+        method = getattr(pool, _METHOD, None)
         if method is not self._own_of_the_pool:
             if not is_own(method, self._pool_package):
                 return f"{self._pool_package}.AsyncConnectionPool.{_METHOD}"
             self._own_of_the_pool = method
         return None
 
-    def _find_pool(self) -> type | None:
-        self._pool = getattr(sys.modules.get(self._pool_package), "AsyncConnectionPool", None)
-        return self._pool
+    async def aclose(self) -> None:
+        """Close the transports that have been made. They may be used again afterwards, like httpx's."""
+        async with contextlib.AsyncExitStack() as stack:
+            for transport in self._transports.values():
+                stack.push_async_callback(transport.aclose)
 
 
 def is_own(method: object, package: str) -> bool:
     """Return whether a method is a plain function that the package itself defines.
 
     A mock is no function, a wrapper made by functools.wraps has ``__wrapped__``, and any other function has the name of
-    the module that defines it.
+    the module that defines it, or None if it was made by exec().
     """
     return (
         type(method) is FunctionType
         and not hasattr(method, "__wrapped__")
-        and method.__module__.partition(".")[0] == package
+        and str(method.__module__).partition(".")[0] == package
     )

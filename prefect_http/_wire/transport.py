@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from collections.abc import Iterable
@@ -13,10 +12,8 @@ import httpx
 from prefect_http._httpx_requests import check_request
 from prefect_http._types import Certificate, SocketOption
 from prefect_http._wire.connector import Connector
-from prefect_http._wire.replaced import ReplacementProbe
+from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.wire import TransportStatistics, Wire
-
-_logger = logging.getLogger("prefect_http")
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
@@ -87,7 +84,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
-        self._arguments = _Arguments(
+        arguments = _Arguments(
             verify=verify,
             cert=cert,
             trust_env=trust_env,
@@ -98,11 +95,11 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             uds=uds,
             local_address=local_address,
             retries=retries,
-            socket_options=socket_options,
+            socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
         self._sender: _Sender
         if http2 or not http1 or proxy is not None or uds is not None:
-            self._sender = _HttpxTransport(**self._arguments)
+            self._sender = _HttpxTransport(**arguments)
         else:
             self._sender = new_wire(
                 verify=verify,
@@ -111,10 +108,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
                 limits=limits,
                 local_address=local_address,
                 retries=retries,
-                socket_options=socket_options,
+                socket_options=arguments["socket_options"],
             )
-        self._find_replaced = ReplacementProbe(httpx).find
-        self._stand_in: httpx.AsyncHTTPTransport | None = None  # in use while something is replaced
+        self._stand_in = StandIn(httpx, lambda: httpx.AsyncHTTPTransport(**arguments))
 
     def statistics(self) -> TransportStatistics:
         """Return the number of connections and of waiting requests.
@@ -131,16 +127,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             TypeError: it is the request of another library: httpx2's, if the application has not put that in the place
                 of httpx.
         """
-        check_request(request, self)
-        if (replaced := self._find_replaced()) is not None:
-            return await self._stand_in_for(replaced).handle_async_request(request)
-        return await self._sender.handle_async_request(request)
-
-    def _stand_in_for(self, replaced: str) -> httpx.AsyncHTTPTransport:
-        if self._stand_in is None:
-            _logger.debug("%s has been replaced: requests go through it, and not over prefect_http's wire", replaced)
-            self._stand_in = httpx.AsyncHTTPTransport(**self._arguments)
-        return self._stand_in
+        check_request(request, "HTTPTransport")
+        transport = self._stand_in.find() or self._sender
+        return await transport.handle_async_request(request)
 
     async def __aenter__(self) -> Self:
         await self._sender.__aenter__()
@@ -161,8 +150,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         try:
             await self._sender.aclose()
         finally:
-            if self._stand_in is not None:
-                await self._stand_in.aclose()
+            await self._stand_in.aclose()
 
 
 class _Arguments(TypedDict):
@@ -176,7 +164,7 @@ class _Arguments(TypedDict):
     uds: str | None
     local_address: str | None
     retries: int
-    socket_options: Iterable[SocketOption] | None
+    socket_options: list[SocketOption] | None
 
 
 class _Sender(Protocol):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import httpcore
 import httpx
 import pytest
 import respx
@@ -105,6 +108,138 @@ async def test_a_mock_that_comes_first(mocked: Callable[[], AbstractContextManag
                 assert (await client.get(server.url + "mocked")).text == "mock"
                 mock.close()
                 assert await is_ours(client, server.url)
+
+
+def transport_class(text: str) -> type[httpx.AsyncHTTPTransport]:
+    """Make a class that responds with a text."""
+
+    class Fake(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, text=text)
+
+    return Fake
+
+
+def mock_transport(text: str) -> Callable[..., httpx.AsyncBaseTransport]:
+    """Make a function that makes a transport that responds with a text."""
+    return lambda **_: httpx.MockTransport(lambda _: httpx.Response(200, text=text))
+
+
+def pool_class(text: str) -> type[httpcore.AsyncConnectionPool]:
+    """Make a pool that responds with a text."""
+
+    class Pool(httpcore.AsyncConnectionPool):
+        async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+            return httpcore.Response(200, content=text.encode())
+
+    return Pool
+
+
+WHOLE_CLASSES: dict[str, Callable[[str], AbstractContextManager[object]]] = {
+    "transport": lambda text: mock.patch("httpx.AsyncHTTPTransport", transport_class(text)),
+    "function": lambda text: mock.patch("httpx.AsyncHTTPTransport", mock_transport(text)),
+    "pool": lambda text: mock.patch("httpcore.AsyncConnectionPool", pool_class(text)),
+}
+
+
+@pytest.mark.parametrize("replaced", WHOLE_CLASSES.values(), ids=WHOLE_CLASSES)
+async def test_whole_class(replaced: Callable[[str], AbstractContextManager[object]]) -> None:
+    """A class that takes the place of httpx's, or of its pool's, is used only as long as it is there."""
+    async with raw_server(answer(200, b"real")) as server, PrefectHttpxClient(trust_env=False) as client:
+        for text in ("first", "second"):
+            with replaced(text):
+                assert [(await client.get(server.url)).text for _ in range(2)] == [text] * 2
+            with mocked_by_respx("httpcore"):
+                assert (await client.get(server.url + "mocked")).text == "mock"
+            assert await is_ours(client, server.url)
+
+
+async def test_function_without_a_module() -> None:
+    """A function that exec() has made is recognized as a replacement."""
+    names: dict[str, Any] = {}
+    exec("async def handle(self, request): return Response(200, text='mock')", names)
+    names["Response"] = httpx.Response
+    with mock.patch.object(httpx.AsyncHTTPTransport, "handle_async_request", names["handle"]):
+        async with PrefectHttpxClient(trust_env=False) as client:
+            assert (await client.get("http://server.example/")).text == "mock"
+
+
+async def test_same_arguments() -> None:
+    """The transport that takes the requests has the same arguments, also where they can be read only once."""
+    option, given = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), dict[str, Any]()
+
+    def make(**arguments: Any) -> httpx.AsyncBaseTransport:
+        given.update(arguments)
+        return httpx.MockTransport(lambda _: httpx.Response(200))
+
+    transport = HTTPTransport(retries=2, socket_options=iter([option]))
+    with mock.patch("httpx.AsyncHTTPTransport", make):
+        async with httpx.AsyncClient(transport=transport) as client:
+            await client.get("http://server.example/")
+    assert (given["retries"], given["socket_options"]) == (2, [option])
+
+
+async def test_end_of_a_mock_during_a_response() -> None:
+    """A response that is being streamed is not disturbed by a mock that begins or ends meanwhile."""
+    async with raw_server(answer(200, b"x" * 500_000)) as server, PrefectHttpxClient(trust_env=False) as client:
+        for begins in (False, True):
+            before: AbstractContextManager[None] = contextlib.nullcontext()
+            after: AbstractContextManager[None] = mocked_by_respx("httpcore")
+            if not begins:
+                before, after = after, before
+            with contextlib.ExitStack() as mocks:
+                mocks.enter_context(before)
+                async with client.stream("GET", server.url) as response:
+                    chunks = response.aiter_bytes()
+                    size = len(await anext(chunks))
+                    mocks.close()
+                    with after:
+                        assert size + sum([len(chunk) async for chunk in chunks]) == 500_000
+            assert await is_ours(client, server.url)
+
+
+async def test_closing() -> None:
+    """A client that is closed closes every transport that has stood in, even if one of them fails."""
+    closed = list[str]()
+
+    def failing_transport(name: str) -> Callable[..., object]:
+        async def aclose() -> None:
+            closed.append(name)
+            raise LookupError(name)
+
+        respond = mock.AsyncMock(return_value=httpx.Response(200))
+        return lambda **_: mock.Mock(handle_async_request=respond, aclose=aclose)
+
+    client = PrefectHttpxClient(trust_env=False)
+    for name in ("first", "second"):
+        with mock.patch("httpx.AsyncHTTPTransport", failing_transport(name)):
+            await client.get("http://server.example/")
+    with pytest.raises(LookupError):
+        await client.aclose()
+    assert sorted(closed) == ["first", "second"]
+
+
+async def test_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What has been replaced is logged once."""
+    with caplog.at_level("DEBUG", logger="prefect_http"), replaced_by_hand(lambda handle: handle):
+        async with PrefectHttpxClient(trust_env=False) as client:
+            for _ in range(2):
+                await client.get("http://server.example/mocked")
+    messages = [record.getMessage() for record in caplog.records if record.name == "prefect_http"]
+    name = f"{httpx.__name__}.AsyncHTTPTransport.handle_async_request"
+    assert messages == [f"{name} has been replaced: requests go through it, and not over prefect_http's wire"]
+
+
+async def test_without_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until something imports httpcore, nothing is replaced in it; a transport that imports it serves all requests."""
+    for package in ("httpcore", "httpcore2"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    async with raw_server(answer(200)) as server, PrefectHttpxClient(trust_env=False) as client:
+        assert await is_ours(client, server.url)
+        with replaced_by_hand(lambda handle: handle):
+            for _ in range(2):
+                assert not await is_ours(client, server.url)
+        assert server.connections == 2
 
 
 async def test_pytest_httpx(httpx_mock: HTTPXMock) -> None:
