@@ -18,7 +18,7 @@ import httpx
 import httpx2
 
 from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
-from prefect_http._foreign_errors import is_foreign
+from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, SocketOption
@@ -174,15 +174,16 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
         """Wait for the request's turn, and send it."""
         _check_request(request, "ThrottledTransport")
         # A throttle uses only what the requests and responses of both libraries have.
-        with _HTTPX2_ERRORS:
-            async with self._admissions.admit(cast(httpx.Request, request)) as permit:
-                response = await self._transport.handle_async_request(request)
-                response.request = request
-                try:
-                    permit.record(cast(httpx.Response, response))
-                except BaseException:
-                    await response.aclose()
-                    raise
+        async with contextlib.AsyncExitStack() as stack:
+            with _HTTPX2_ERRORS:
+                permit = await stack.enter_async_context(self._admissions.admit(cast(httpx.Request, request)))
+            response = await self._transport.handle_async_request(request)
+            response.request = request
+            try:
+                permit.record(cast(httpx.Response, response))
+            except BaseException:
+                await response.aclose()
+                raise
         return response
 
     async def __aenter__(self) -> Self:
@@ -233,16 +234,18 @@ def _check_request(request: object, name: str) -> None:
 class _ErrorsOf:
     """A context that turns httpx's exceptions into those of another library that have the same names.
 
-    Exceptions that an app or the body of a request has raised are left as they are.
+    Exceptions that an app or the body of the request has raised are left as they are.
 
     Args:
         library: httpx2, or httpcore2 for a network stream.
+        request: the request, for a transport that calls apps and reads bodies.
     """
 
-    __slots__ = ("_kinds", "_library")
+    __slots__ = ("_kinds", "_library", "_request")
 
-    def __init__(self, library: ModuleType) -> None:
+    def __init__(self, library: ModuleType, request: httpx.Request | None = None) -> None:
         self._library = library
+        self._request = request
         # Where the application has put httpx2 in the place of httpx, they are httpx2's already.
         self._kinds = () if library.__name__ == httpx.__name__ else (httpx.RequestError, httpx.StreamClosed)
 
@@ -252,7 +255,7 @@ class _ErrorsOf:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if isinstance(exc, self._kinds) and not is_foreign(exc):
+        if isinstance(exc, self._kinds) and not (self._request is not None and is_foreign(exc, self._request)):
             raise self._translated(exc) from exc
 
     def _translated(self, error: Exception) -> Exception:
@@ -276,11 +279,15 @@ async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) ->
         request.method,
         str(request.url),
         headers=request.headers.raw,
-        # Not of a subclass, which may want to know how much of it has been sent.
-        stream=httpx.ByteStream(b"".join(stream)) if type(stream) is httpx2.ByteStream else _RequestBody(stream),
+        stream=httpx.ByteStream(b""),  # with None, it would have a length of its own
         extensions=request.extensions,
     )
-    with _HTTPX2_ERRORS:
+    if type(stream) is httpx2.ByteStream:  # and no subclass, which may want to know how much of it has been sent
+        translated.stream = httpx.ByteStream(b"".join(stream))
+    else:
+        translated.stream = _RequestBody(stream, translated)
+    errors = _ErrorsOf(httpx2, translated)
+    with errors:
         response = await transport.handle_async_request(translated)
     extensions = response.extensions
     if isinstance(network_stream := extensions.get("network_stream"), NetworkStream):
@@ -288,26 +295,17 @@ async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) ->
     return httpx2.Response(
         response.status_code,
         headers=response.headers.raw,
-        stream=_ResponseBody(cast(httpx.AsyncByteStream, response.stream)),
+        stream=_ResponseBody(cast(httpx.AsyncByteStream, response.stream), errors),
         extensions=extensions,
     )
 
 
-class _RequestBody(httpx.AsyncByteStream):
-    """The body of a request of httpx2, for a transport of httpx."""
+class _RequestBody(httpx.AsyncByteStream, AsyncIterator[bytes]):
+    """The body of a request of httpx2, for a request of httpx. What it raises is marked as not httpx's."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, request: httpx.Request) -> None:
         self._stream = stream
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return aiter(self._stream)
-
-
-class _ResponseBody(httpx2.AsyncByteStream, AsyncIterator[bytes]):
-    """The body of a response of httpx, for a client of httpx2."""
-
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
-        self._stream = stream
+        self._request = request
         self._chunks: AsyncIterator[bytes] | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -316,7 +314,30 @@ class _ResponseBody(httpx2.AsyncByteStream, AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         assert self._chunks is not None
-        with _HTTPX2_ERRORS:
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            mark_foreign(error, self._request)
+            raise
+
+
+class _ResponseBody(httpx2.AsyncByteStream, AsyncIterator[bytes]):
+    """The body of a response of httpx, for a client of httpx2."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, errors: _ErrorsOf) -> None:
+        self._stream = stream
+        self._errors = errors
+        self._chunks: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._chunks is not None
+        with self._errors:
             return await anext(self._chunks)
 
     async def aclose(self) -> None:
