@@ -130,6 +130,8 @@ class AppCall:
         """Note that the app's call was cancelled, but not by the caller."""
         if not self.protocol.is_complete and self.failure is None:
             self.failure = httpx.RemoteProtocolError("the app's call was cancelled")
+            if self._raise_app_exceptions:  # it stands for the app's own exception, so it is not retried either
+                mark_foreign(self.failure)
 
     def end(self, error: BaseException | None = None) -> None:
         """Conclude the call, with what the app has raised. Does nothing if that has been done already."""

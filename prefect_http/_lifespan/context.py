@@ -154,13 +154,11 @@ class LifespanContext:
     def crash_error(self) -> BaseException | None:
         """Return a new error if the app has crashed while it is held, or has ended with its event loop."""
         run = self._run
-        if run is None:
-            return None
-        if run.over.is_set() and run.is_elsewhere():
+        if run is not None and run.over.is_set() and run.is_elsewhere():
             return RuntimeError(
                 "the app was entered in an event loop that has ended, and its lifespan with it; enter it in each loop"
             )
-        return run.outcome.crash_error()
+        return None if run is None else run.outcome.crash_error()
 
     async def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

@@ -214,12 +214,17 @@ async def test_end_is_final() -> None:
     assert type(call.failure) is Boom
 
 
+@pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("complete", [False, True])
-async def test_stray_cancellation(complete: bool) -> None:
-    """A call that was cancelled, but not by its caller, breaks a response that is not complete, and only that."""
-    call = new_call(hello, FakeSink())
+async def test_stray_cancellation(complete: bool, raises: bool) -> None:
+    """A call that was cancelled, but not by its caller, breaks a response that is not complete, and only that.
+
+    It is the app's own exception, and not retried, unless app exceptions are treated as a server treats them.
+    """
+    call = new_call(hello, FakeSink(), raise_app_exceptions=raises)
     if complete:
         await call.run_app()
     call.note_stray_cancellation()
     call.end()
     assert str(call.failure) == ("None" if complete else "the app's call was cancelled")
+    assert call.failure is None or is_foreign(call.failure) == raises

@@ -26,6 +26,7 @@ from support.asgi_apps import (
 )
 from support.virtual_time import VirtualTimeLoop
 
+from prefect_http import RetryPolicy
 from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 
@@ -173,6 +174,22 @@ def test_app_that_cancels_its_own_task_as_it_starts(make_client: MakeClient) -> 
             with pytest.raises(httpx.RemoteProtocolError, match="the app's call was cancelled"):
                 await client.get("/")
             assert this_task().uncancel() == 0
+
+    run(main)
+
+
+def test_app_that_cancels_its_own_task_is_not_retried() -> None:
+    """Its cancellation counts as its own exception, which no repetition can mend."""
+
+    async def main() -> None:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            this_task().cancel()
+            await asyncio.sleep(1)
+
+        async with app_client(app := FakeApp(handler), RetryPolicy(max_retries=3)) as client:
+            with pytest.raises(httpx.RemoteProtocolError, match="the app's call was cancelled"):
+                await client.get("/")
+        assert len(app.scopes) == 1
 
     run(main)
 
