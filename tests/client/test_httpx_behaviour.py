@@ -153,19 +153,6 @@ async def test_too_many_redirects_are_raised() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_redirect_to_nowhere_is_raised() -> None:
-    """A Location that is not a URL is httpx's RemoteProtocolError, and nothing is left open."""
-    bodies = [Body([b"moved"]) for _ in range(2)]
-    server = Server(*(httpx.Response(302, headers={"Location": "https://:bad"}, stream=body) for body in bodies))
-    policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
-    with anyio.fail_after(5):
-        async with PrefectHttpxClient(transport=server, retry=policy, follow_redirects=True) as client:
-            with pytest.raises(httpx.RemoteProtocolError):
-                await client.get(URL)
-    assert all(body.is_closed for body in bodies)
-
-
-@pytest.mark.anyio
 async def test_a_long_way_costs_its_length_only() -> None:
     """Noting which origins answered takes linear time, though each redirect has a history of its own."""
     looks = 0
