@@ -21,6 +21,7 @@ BAD = [
     "http://x:-5/",
     "http://x:port/",
     "http://[::1:80/",
+    "https://:bad",
     "/" + "x" * 70_000,
 ]
 GOOD = [

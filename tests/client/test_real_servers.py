@@ -111,8 +111,9 @@ async def test_plain_request(url: str) -> None:
     assert response.elapsed.total_seconds() > 0
 
 
-async def test_rejected_request_is_repeated_over_its_connection(url: str) -> None:
-    """A request that is rejected twice is repeated over the same connection."""
+@pytest.mark.parametrize(("method", "connections"), [("PUT", 1), ("POST", 3)])
+async def test_rejected_request_is_repeated(url: str, method: str, connections: int) -> None:
+    """A request that gets a 503 twice is repeated over the same connection, if it is safe to send twice."""
     ports: list[int] = []
 
     async def note(response: httpx.Response) -> None:
@@ -121,9 +122,9 @@ async def test_rejected_request_is_repeated_over_its_connection(url: str) -> Non
     with anyio.fail_after(10):
         async with new_client(url) as client:
             client.event_hooks["response"].append(note)
-            assert (await client.put("/flaky")).status_code == 200
+            assert (await client.request(method, "/flaky")).status_code == 200
     assert len(ports) == 3
-    assert len(set(ports)) == 1
+    assert len(set(ports)) == connections
 
 
 async def test_streams_that_retry_share_one_connection(url: str) -> None:
