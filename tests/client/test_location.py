@@ -12,9 +12,10 @@ from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from prefect_http import InvalidResponse, PrefectHttpxClient, Throttle
 from prefect_http._client.location import problem_of
 
+# For httpx2, it is a name that nobody knows.
+NO_IDN = ["http://xn--a/", "//xn--a/"] if httpx.__name__ == "httpx" else []
 BAD = [
-    "http://xn--a/",
-    "//xn--a/",
+    *NO_IDN,
     "javascript:1",
     "mailto:a@b",
     "http://x:99999/",
