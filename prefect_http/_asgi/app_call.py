@@ -131,7 +131,7 @@ class AppCall:
         if not self.protocol.is_complete and self.failure is None:
             self.failure = httpx.RemoteProtocolError("the app's call was cancelled")
             if self._raise_app_exceptions:  # it stands for the app's own exception, so it is not retried either
-                mark_foreign(self.failure)
+                mark_foreign(self.failure, self._request)
 
     def end(self, error: BaseException | None = None) -> None:
         """Conclude the call, with what the app has raised. Does nothing if that has been done already."""

@@ -179,7 +179,7 @@ class InlineResponse:
             self._listeners -= 1
         if self._caller_is_cancelled:
             # Cancelled after its grace period even if it has sent its whole response meanwhile.
-            call.abort(httpx.ReadError("the caller has been cancelled"))
+            call.abort(httpx.ReadError("the caller has been cancelled"), is_foreign=False)
 
     def _is_listening(self) -> bool:
         """Whether the app waits in ``receive()``, in whichever of its tasks, and can be disconnected."""

@@ -227,4 +227,4 @@ async def test_stray_cancellation(complete: bool, raises: bool) -> None:
     call.note_stray_cancellation()
     call.end()
     assert str(call.failure) == ("None" if complete else "the app's call was cancelled")
-    assert call.failure is None or is_foreign(call.failure) == raises
+    assert call.failure is None or is_foreign(call.failure, REQUEST) == raises
