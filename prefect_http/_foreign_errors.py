@@ -20,6 +20,11 @@ def mark_foreign(error: BaseException, request: httpx.Request) -> None:
     request.extensions = {**request.extensions, _MARK: id(error)}
 
 
+def clear_mark(request: httpx.Request) -> None:
+    """Forget a mark of an earlier ``send()``: its error may be gone, and another one have the same id."""
+    request.extensions.pop(_MARK, None)
+
+
 def is_foreign(error: BaseException, request: httpx.Request) -> bool:
     """Whether an error that this request has raised was marked as foreign."""
     return request.extensions.get(_MARK) == id(error)

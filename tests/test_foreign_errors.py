@@ -9,7 +9,8 @@ from typing import NoReturn
 import httpx
 import pytest
 
-from prefect_http._foreign_errors import is_foreign, mark_foreign
+from prefect_http import PrefectHttpxClient
+from prefect_http._foreign_errors import clear_mark, is_foreign, mark_foreign
 
 
 class Slotted(Exception):
@@ -127,3 +128,14 @@ def test_mark_leaves_the_callers_extensions_alone() -> None:
     request.extensions = shared
     mark_foreign(ValueError(), request)
     assert shared == {}
+
+
+@pytest.mark.anyio
+async def test_mark_ends_with_its_send() -> None:
+    """A request that is sent again has no mark of before: another error may have the id of the one that is gone."""
+    request = new_request()
+    clear_mark(request)
+    mark_foreign(error := ValueError(), request)
+    async with PrefectHttpxClient(transport=httpx.MockTransport(lambda request: httpx.Response(200))) as client:
+        await client.send(request)
+    assert not is_foreign(error, request)

@@ -33,7 +33,7 @@ from prefect_http._client.retry_state import RetryState, says_should_retry
 from prefect_http._concurrency.backend import checkpoint
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
 from prefect_http._errors import PrefectHTTPStatusError
-from prefect_http._foreign_errors import is_foreign
+from prefect_http._foreign_errors import clear_mark, is_foreign
 from prefect_http._httpx_details import NoAuth
 from prefect_http._redact import safe_url
 from prefect_http._response import REJECTED, PrefectResponse, as_prefect_response, is_success, status_error
@@ -108,6 +108,7 @@ class SendCall:
         self._stream = stream
         self._follow_redirects = follow_redirects
         self._auth = self._authentication(auth)
+        clear_mark(request)
         policy = request.extensions.get("retry")
         self._policy = options.policy if policy is None else checked_policy(policy, 'extensions["retry"]')
         self._body = mark_one_shot_body(request)

@@ -14,7 +14,7 @@ from prefect_http._asgi.app_call import GRACE, AppCall
 from prefect_http._asgi.patience import Progress
 from prefect_http._asgi.request_body import RequestBody, StreamedBody, WholeBody
 from prefect_http._concurrency.repeated_event import RepeatedEvent
-from prefect_http._foreign_errors import is_foreign
+from prefect_http._foreign_errors import clear_mark, is_foreign
 from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 pytestmark = pytest.mark.anyio
@@ -224,6 +224,7 @@ async def test_stray_cancellation(complete: bool, raises: bool) -> None:
     call = new_call(hello, FakeSink(), raise_app_exceptions=raises)
     if complete:
         await call.run_app()
+    clear_mark(REQUEST)  # of another test
     call.note_stray_cancellation()
     call.end()
     assert str(call.failure) == ("None" if complete else "the app's call was cancelled")
