@@ -62,13 +62,18 @@ PEERS = [
     *("stamina", "starlette", "tenacity", "uvicorn"),
 ]
 
-# The tests whose result can depend on the version of Python, httpx, anyio or trio: those that run an event loop, use
-# sockets or handle httpx's objects. Left out are tables, the tests that hypothesis feeds (tests/conftest.py marks both
-# as pure), and the checks of the layout, the documentation and the examples.
-DEPENDENT = ["-m", "not pure", "--ignore=tests/project"]
-
-# What depends on a version of Python between the oldest and the newest: mostly the event loops.
-BETWEEN = ["-m", "not pure", "tests/asgi", "tests/concurrency", "tests/lifespan"]
+# Parts of the tests, for versions of Python, httpx, anyio and trio on which only some results can differ. Left out of
+# all are tables, the tests that hypothesis feeds (tests/conftest.py marks both as pure), and those that take long to
+# look for races and leaks, which are the same on all versions.
+NOT_PURE = ["-m", "not pure"]
+LONG = ["beside_httpx", "cancelling", "content_encoding", "cycles", "leaks", "real_apps", "real_limiters"]
+WITHOUT_LONG = [f"--ignore-glob=tests/*test_{name}.py" for name in LONG]
+# Between the oldest and the newest Python: what is close to the event loops.
+BETWEEN = [*NOT_PURE, *WITHOUT_LONG, "tests/asgi", "tests/concurrency", "tests/lifespan"]
+# With the oldest dependencies: also what uses sockets, and httpx's objects.
+LOWEST = [*NOT_PURE, *WITHOUT_LONG, "--ignore=tests/project"]
+# On httpx2: what uses its objects.
+ON_HTTPX2 = [*LOWEST, "--ignore=tests/concurrency", "--ignore=tests/lifespan"]
 
 # Three processes keep two cores busy, since some tests wait; one that is done takes over tests of another.
 SIDE_BY_SIDE = ["-n", os.environ.get("TEST_PROCESSES", "3"), "--dist", "worksteal"]
@@ -109,14 +114,14 @@ def oldest_and_newest() -> tuple[str, str]:
 def tests_lowest(session: nox.Session) -> None:
     """Test what depends on versions, with the oldest Python and the oldest dependencies that are allowed."""
     install_wheel(session, "httpx==0.27.0", "anyio==4.16.0", "trio==0.32.0", extra="test")
-    session.run("pytest", *(session.posargs or (*SIDE_BY_SIDE, *DEPENDENT)))
+    session.run("pytest", *(session.posargs or (*SIDE_BY_SIDE, *LOWEST)))
 
 
 @nox.session
 def tests_httpx2(session: nox.Session) -> None:
     """Test what depends on versions, on httpx2, in an application that has put it in the place of httpx."""
     install_wheel(session, "httpx2", extra="test")
-    chosen = session.posargs or (*SIDE_BY_SIDE, *DEPENDENT)
+    chosen = session.posargs or (*SIDE_BY_SIDE, *ON_HTTPX2)
     session.run("pytest", "-p", "support.use_httpx2", *chosen, env={"PYTHONPATH": "tests"})
 
 

@@ -332,7 +332,7 @@ async def test_same_as_from_a_server(clients: Clients, pair_of: Callable[[str], 
 
 
 @pytest.mark.parametrize(("case", "way"), _in_all_ways(QUART_CASES))
-@pytest.mark.parametrize("anyio_backend", ["trio"], scope="module")
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True, scope="module")
 async def test_same_on_quart_trio(clients: Clients, pair_of: Callable[[str], Pair], case: Case, way: str) -> None:
     """The same holds for an app that runs on trio only."""
     with anyio.fail_after(10):
