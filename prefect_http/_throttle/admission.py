@@ -36,7 +36,7 @@ class Admissions:
         """Return the permit of a request.
 
         Raises:
-            RuntimeError: the throttle is used in another event loop.
+            RuntimeError: the throttle is used in another event loop, which has not ended.
         """
         # No bound method of the permit: the permit holds the ticket, which holds the route.
         return Permit(self, self.gates.gate_for(request), partial(_route, request))

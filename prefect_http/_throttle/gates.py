@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 
 import httpx
 
-from prefect_http._concurrency.backend import clock, loop_getter
+from prefect_http._concurrency.backend import clock, has_ended, loop_getter
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.limiter import Change, Limiter
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics, statistics_of
@@ -19,7 +19,7 @@ _FEW = 16
 
 
 class Gates:
-    """The gates of a Throttle. They are made as requests come, and all belong to one event loop.
+    """The gates of a Throttle. They are made as requests come, and all belong to one event loop at a time.
 
     Args:
         key: returns the key of a request.
@@ -60,7 +60,7 @@ class Gates:
         """Return the gate of a request's key.
 
         Raises:
-            RuntimeError: the first request was sent in another event loop.
+            RuntimeError: the throttle is used in another event loop, which has not ended.
         """
         if not self._is_own_loop():
             self._begin()
@@ -96,7 +96,11 @@ class Gates:
 
     def _begin(self) -> None:
         if self._loop is not None:
-            raise RuntimeError("this Throttle belongs to another event loop; make one Throttle for each event loop")
+            if not has_ended(self._loop):
+                raise RuntimeError("this Throttle belongs to another event loop; make one Throttle for each event loop")
+            # What was learned is in terms of that loop's clock, which nobody can read any more.
+            self._gates.clear()
+            self._changes.clear()
         self._current_loop = loop_getter()
         self._loop, self._now = self._current_loop(), clock()
 

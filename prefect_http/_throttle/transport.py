@@ -30,7 +30,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
     Requests raise:
         ThrottleTimeout: the request could not be sent in time; it was not sent.
         httpx.ConnectError: the transport was closed while the request waited; it was not sent.
-        RuntimeError: the throttle is used in another event loop.
+        RuntimeError: the throttle is used in another event loop, which has not ended.
 
     Cancellation:
         Gives the request's turn to the next one.

@@ -7,10 +7,12 @@ import contextlib
 import dataclasses
 import gc
 import math
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, cast
 
+import anyio
 import httpx
 import pytest
 import trio
@@ -422,18 +424,46 @@ async def test_slow_answers_do_not_block_slow_start(autojump_clock: trio.testing
     assert trio.current_time() < 310
 
 
-def test_second_event_loop_is_an_error() -> None:
-    """Using a Throttle in a second event loop is an error: the clocks of two loops do not agree."""
-    throttle = Throttle()
-    transport = ThrottledTransport(Server(seconds=0), throttle)
+def run_on_trio(main: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Run a function on trio, in a thread: there may be an event loop in this one."""
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    thread.join(10)
+
+
+def test_two_event_loops_at_once_are_an_error() -> None:
+    """Using a Throttle in a second event loop, while the first is there, is an error: their clocks do not agree."""
+    errors = list[Exception]()
+    transport = ThrottledTransport(Server(seconds=0), Throttle())
+
+    async def other() -> None:
+        with pytest.raises(RuntimeError, match="this Throttle belongs to another event loop; make one") as caught:
+            await ask(transport)
+        errors.append(caught.value)
 
     async def main() -> None:
         await ask(transport)
+        run_on_trio(other)
+        await ask(transport)
 
     asyncio.run(main())
-    for run in (asyncio.run, lambda coroutine: trio.run(lambda: coroutine)):
-        with pytest.raises(RuntimeError, match="this Throttle belongs to another event loop; make one"):
-            cast("Callable[[object], None]", run)(main())
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+def test_next_event_loop(first: str, second: str) -> None:
+    """Once its event loop has ended, a Throttle may be used in the next one, and has forgotten what it knew."""
+    throttle, rejected = Throttle(max_wait=1), list[int]()
+    transport = ThrottledTransport(Server(busy(60), seconds=0), throttle)
+
+    async def main() -> None:
+        await ask(transport)
+        rejected.append(throttle.statistics(KEY).rejected)
+
+    anyio.run(main, backend=first)
+    anyio.run(main, backend=second)
+    assert rejected == [1, 0]
 
 
 @pytest.mark.anyio
