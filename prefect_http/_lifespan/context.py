@@ -76,8 +76,8 @@ def app_lifespan_context(
     Cancellation:
         While entering: the startup goes on for the other tasks that wait for it, and is cancelled if there are none.
         While leaving: the shutdown is shielded, for at most ``shutdown_timeout``. An app that is cancelled after a
-            timeout has one more second to clean up. A cancellation in the meantime takes effect afterwards, unless the
-            body has raised an exception; a native one of the asyncio task takes effect in any case.
+        timeout has one more second to clean up. A cancellation in the meantime takes effect afterwards, unless the body
+        has raised an exception; a native one of the asyncio task takes effect in any case.
 
     https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """
