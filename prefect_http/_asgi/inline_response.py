@@ -84,9 +84,12 @@ class InlineResponse:
                 if task.has_to_be_given_back():
                     await task.give_back()
         except anyio.get_cancelled_exc_class():
-            if task.is_cancelled():
+            if not task.is_cancelled():
+                call.note_stray_cancellation()
+            elif not task.has_told:
                 raise
-            call.note_stray_cancellation()
+            # Otherwise the caller's own is raised below: since Python 3.13, this may be one that an asyncio.TaskGroup
+            # of the app's has made of it, which the caller's cancel scope would not know.
         except Exception as raised:
             error = raised
         finally:

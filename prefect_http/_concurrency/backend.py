@@ -127,6 +127,9 @@ class BorrowedTask:
         scope: the cancel scope that the code runs in, which is shielded while a cancellation is held back.
         can_tell: whether the code can be told that it is to end, other than by cancellation.
         tell: tells it, and returns whether that was possible.
+
+    Attributes:
+        has_told: whether a cancellation has been held back, and the code been told.
     """
 
     _task: asyncio.Task[object] | None = None
@@ -135,7 +138,7 @@ class BorrowedTask:
     _by_the_code = 0
     _by_others = 0
     _is_held_back = False
-    _has_told = False
+    has_told = False
 
     def __init__(
         self,
@@ -185,7 +188,7 @@ class BorrowedTask:
         if self._is_held_back:
             self._is_held_back = self._scope.shield = False
             return False
-        if self._has_told or not self._can_tell():
+        if self.has_told or not self._can_tell():
             return False
         self._is_held_back = self._scope.shield = True
         loop = asyncio.get_running_loop()
@@ -195,8 +198,8 @@ class BorrowedTask:
     def _settle(self) -> None:
         if self._is_held_back:
             assert self._task is not None
-            self._has_told = self._tell()
-            if self._has_told:
+            self.has_told = self._tell()
+            if self.has_told:
                 self._is_held_back = False
             else:
                 self._task.cancel()
