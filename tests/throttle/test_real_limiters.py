@@ -183,7 +183,7 @@ async def test_nginx_rejects_a_crowd(nginx: str) -> None:
 @pytest.mark.trio
 async def test_nginx_serves_a_polite_crowd(nginx: str) -> None:
     """Through a throttle, nginx accepts all requests and rejects few, although it does not say what its limit is."""
-    await check_crowd(f"{nginx}/fast.txt", requests=200)
+    await check_crowd(f"{nginx}/fast.txt", requests=400)
 
 
 @pytest.mark.trio
