@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 
+MAX_PORT = 0xFFFF
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

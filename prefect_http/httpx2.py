@@ -179,11 +179,7 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
                 permit = await stack.enter_async_context(self._admissions.admit(cast(httpx.Request, request)))
             response = await self._transport.handle_async_request(request)
             response.request = request
-            try:
-                permit.record(cast(httpx.Response, response))
-            except BaseException:
-                await response.aclose()
-                raise
+            await permit.record(cast(httpx.Response, response))
         return response
 
     async def __aenter__(self) -> Self:

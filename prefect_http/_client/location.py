@@ -12,8 +12,7 @@ from typing import Self
 import httpx
 
 from prefect_http._errors import InvalidResponse
-
-_MAX_PORT = 0xFFFF
+from prefect_http._ports import MAX_PORT
 
 
 class LocationCheck(httpx.AsyncBaseTransport):
@@ -67,6 +66,6 @@ def problem_of(location: str, base: httpx.URL) -> str | None:
             url.copy_with(host=base.host)  # as httpx does
     except (httpx.InvalidURL, UnicodeError) as error:
         return str(error)
-    if url.port is not None and not 0 <= url.port <= _MAX_PORT:
+    if url.port is not None and not 0 <= url.port <= MAX_PORT:
         return f"there is no port {url.port}"
     return None

@@ -96,11 +96,19 @@ class Permit:
         if self._ticket.is_out:
             self._gate.dropped(self._ticket, has_failed=isinstance(exc, self._admissions.failures))
 
-    def record(self, response: httpx.Response) -> None:
+    async def record(self, response: httpx.Response) -> None:
         """Learn from the status and headers of the request's response, and mark it if it is a rejection.
 
-        Whatever ``is_throttled`` or ``on_event`` raises is raised here; the permit has been given back then.
+        Whatever ``is_throttled`` or ``on_event`` raises is raised here; the permit has been given back then, and the
+        response been closed. Otherwise, this does not wait.
         """
+        try:
+            self._record(response)
+        except BaseException:
+            await response.aclose()
+            raise
+
+    def _record(self, response: httpx.Response) -> None:
         ticket = self._ticket
         try:
             is_rejection = self._admissions.gates.is_throttled(response)

@@ -54,11 +54,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         async with self._admissions.admit(request) as permit:
             response = await self._transport.handle_async_request(request)
             response.request = request  # is_throttled may look at it
-            try:
-                permit.record(response)
-            except BaseException:
-                await response.aclose()
-                raise
+            await permit.record(response)
         return response
 
     async def __aenter__(self) -> Self:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import httpx
 
+from prefect_http._ports import MAX_PORT
+
 _DEFAULT_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 # Anything else makes TLS fail with errors of its own, or is sent as it is.
 _SERVER_NAME = re.compile(r"[^\s\x00.][^\s\x00]*")
-_MAX_PORT = 0xFFFF
 _SECURE_SCHEMES = frozenset({b"https", b"wss"})
 
 
@@ -49,7 +50,7 @@ class Origin(NamedTuple):
         if not host:
             raise httpx.UnsupportedProtocol("the URL has no host")
         port = url.port or _DEFAULT_PORTS[scheme]
-        if not 0 < port <= _MAX_PORT:
+        if not 0 < port <= MAX_PORT:
             raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
         name = request.extensions.get("sni_hostname")
         if not name:

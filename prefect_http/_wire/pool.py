@@ -206,7 +206,7 @@ class Pool(Generic[C]):
             request.on_resolved()
 
     def _take_idle(self, request: PoolRequest[C]) -> None:
-        """Give a request the best of the idle connections, or None."""
+        """Assign the best idle connection to a request; None if there is none."""
         connection, request.is_doubtful = None, False
         if self._doubtful and request.is_repeatable:
             connection = self._pop_idle(self._doubtful, request.origin)
