@@ -17,15 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
+from prefect_http._fields.epoch import epoch_seconds, is_epoch
 from prefect_http._fields.http_date import parse_http_date
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.structured_fields import Member, Number, is_count, parse_dictionary, parse_list
 
 KEYS = ("limit", "remaining", "reset")
-# A reset above these cannot be a number of seconds to wait, for that would be decades. It is a time since the epoch,
-# of September 2001 or later, in either unit.
-_EPOCH_SECONDS = 10**9
-_EPOCH_MILLISECONDS = 10**12
 
 
 def parse_rate_limit_dictionary(value: str, *, date: str | None, now: float) -> RateLimit | None:
@@ -81,12 +78,10 @@ def _rate_limit(numbers: Mapping[str, Number | None], date: str | None, now: flo
 
 def _seconds_until(reset: float, date: str | None, now: float) -> float:
     """Return the seconds until a reset, which may be a time since the epoch, in seconds or milliseconds."""
-    if reset <= _EPOCH_SECONDS:
+    if not is_epoch(reset):
         return reset
-    if reset > _EPOCH_MILLISECONDS:
-        reset /= 1000
     sent = parse_http_date(date) if date is not None else None
-    return max(0.0, reset - (now if sent is None else sent))
+    return max(0.0, epoch_seconds(reset) - (now if sent is None else sent))
 
 
 def _number(member: Member) -> Number | None:

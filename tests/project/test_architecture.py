@@ -66,6 +66,7 @@ PURE = {
     "_redact",
     "_asgi.http_protocol",
     "_asgi.patience",
+    "_fields.epoch",
     "_fields.http_date",
     "_fields.methods",
     "_fields.rate_limit",
