@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Set
+from collections.abc import AsyncGenerator, Hashable, Set
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, assert_type
 
@@ -233,9 +233,16 @@ def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: Thro
     transport: httpx.AsyncBaseTransport = ThrottledTransport(httpx.AsyncHTTPTransport(), throttle)
     PrefectHttpxClient(throttle=throttle, transport=transport)
     Throttle(key=lambda request: request.url.host, is_throttled=is_throttled_by_github, on_event=print)
+    Throttle(rate=100, per=60, burst=5, max_wait=None)
     Throttle(100)  # type: ignore[call-arg, arg-type]
+    Throttle(rate="100")  # type: ignore[arg-type]
+    Throttle(rate=100, burst=1.5)  # type: ignore[arg-type]
     statistics = throttle.statistics("key")
     assert_type(statistics, ThrottleStatistics)
+    assert_type(throttle.statistics(("https", "example.org", 443)), ThrottleStatistics)
+    assert_type(throttle.statistics(httpx.URL("https://example.org")), ThrottleStatistics)
+    assert_type(throttle.statistics(), dict[Hashable, ThrottleStatistics])
+    throttle.statistics(["key"])  # type: ignore[call-overload]
     assert_type(statistics.closed_until, float | None)
     assert_type(event.kind, Literal["closed", "opened", "learned"])
     assert_type(response.rate_limit, RateLimit | None)

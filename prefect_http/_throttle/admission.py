@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -12,11 +13,15 @@ import httpx
 
 from prefect_http._concurrency.backend import CancelScope, new_cancel_scope
 from prefect_http._fields.rate_limit import RateLimit
+from prefect_http._fields.retry_after import LONGEST_RETRY_AFTER
 from prefect_http._response import REJECTED, rate_limit, retry_after
+from prefect_http._throttle.closure_reason import IGNORED, rejection
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.gates import Gates
 from prefect_http._throttle.routes import route_of
 from prefect_http._throttle.ticket import Ticket
+
+_logger = logging.getLogger("prefect_http.throttle")
 
 
 class Admissions:
@@ -37,9 +42,11 @@ class Admissions:
 
         Raises:
             RuntimeError: the throttle is used in another event loop, which has not ended.
+            TypeError: the key cannot be hashed.
+            Exception: whatever the key function raises.
         """
         # No bound method of the permit: the permit holds the ticket, which holds the route.
-        return Permit(self, self.gates.gate_for(request), partial(_route, request))
+        return Permit(self, self.gates.gate_for(request), partial(_route, request), request.url)
 
     async def wait(self, gate: Gate, route: Callable[[], str]) -> Ticket:
         """Wait for a request's turn in the queue of a gate.
@@ -65,24 +72,25 @@ class Admissions:
 
 
 class Permit:
-    """A context that waits for a request's turn when it is entered, and within which the request is under way.
+    """A context that waits for a request's turn when it is entered, and within which the request is in flight.
 
     The turn is given back exactly once: by ``record()``, or if there is no response, when the context is left.
 
     Entering it raises:
-        ThrottleTimeout: the request cannot leave in time; see Gate.queue().
+        ThrottleTimeout: the request cannot be sent in time; see Gate.queue().
         httpx.ConnectError: the transport was closed while the request waited.
 
     Cancellation:
         Gives the turn to the next request.
     """
 
-    __slots__ = ("_admissions", "_gate", "_route", "_ticket")
+    __slots__ = ("_admissions", "_gate", "_route", "_ticket", "_url")
 
-    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str]) -> None:
+    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str], url: httpx.URL) -> None:
         self._admissions = admissions
         self._gate = gate
         self._route = route
+        self._url = url
         self._ticket: Ticket
 
     async def __aenter__(self) -> Self:
@@ -95,6 +103,7 @@ class Permit:
     ) -> None:
         if self._ticket.is_out:
             self._gate.dropped(self._ticket, has_failed=isinstance(exc, self._admissions.failures))
+            self._log_closure()
 
     async def record(self, response: httpx.Response) -> None:
         """Learn from the status and headers of the request's response, and mark it if it is a rejection.
@@ -112,18 +121,29 @@ class Permit:
         ticket = self._ticket
         try:
             is_rejection = self._admissions.gates.is_throttled(response)
-            wait = retry_after(response) or None if is_rejection else None
+            asked = retry_after(response) or None if is_rejection else None
             limit = _own_rate_limit(response)
         except BaseException:
             self._gate.dropped(ticket, has_failed=False)
             raise
         if is_rejection:
             response.extensions[REJECTED] = True
+            reason, wait = rejection(response.status_code, asked), asked
+            if wait is not None and wait > LONGEST_RETRY_AFTER:
+                reason, wait = reason + IGNORED, None
             is_doubtful = response.status_code == 503 and wait is None
-            self._gate.rejected(ticket, limit, wait, is_doubtful=is_doubtful)
+            self._gate.rejected(ticket, limit, wait, is_doubtful=is_doubtful, reason=reason)
         else:
             self._gate.answered(ticket, limit)
+        self._log_closure()
         self._admissions.gates.report_changes()
+
+    def _log_closure(self) -> None:
+        """Log that the gate has closed for long, if that is news. The key may contain a credential, the origin not."""
+        notice = self._gate.notice
+        if notice is not None:
+            self._gate.notice = None
+            _logger.info("%s://%s: %s", self._url.scheme, self._url.netloc.decode("ascii"), notice)
 
 
 def _route(request: httpx.Request) -> str:
