@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from prefect_http._fields.rate_limit import short_fields
-from prefect_http._fields.rate_limit_legacy import parse_rate_limit_fields
+from prefect_http._fields.rate_limit_families import X_RATE_LIMIT, parse_family
 from prefect_http._fields.retry_after import parse_retry_after
 
 
@@ -30,5 +30,5 @@ def github_throttled(status_code: int, headers: Mapping[str, str]) -> bool:
     fields = short_fields(headers)
     # It matters whether there is a valid field, not what it says: without a Date, any date counts as a future one.
     retry_after = parse_retry_after(fields.get("retry-after"), date=fields.get("date"), now=0.0)
-    primary = parse_rate_limit_fields(fields, "x-ratelimit-", date=None, now=0.0)
+    primary = parse_family(fields, X_RATE_LIMIT, date=None, now=0.0)
     return retry_after is not None or (primary is not None and primary.remaining == 0)
