@@ -153,7 +153,7 @@ class Gate:
         """Record an answer and what it says about the server's limits, and let out the requests that may leave now."""
         now = self._now()
         self.limiter.answered(ticket, now)
-        self._update(rate_limit, now)
+        self._update(ticket, rate_limit, now)
 
     def rejected(
         self, ticket: Ticket, rate_limit: RateLimit | None, retry_after: float | None, *, is_doubtful: bool
@@ -161,11 +161,11 @@ class Gate:
         """Record a rejection, likewise; see Limiter.rejected()."""
         now = self._now()
         self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful)
-        self._update(rate_limit, now)
+        self._update(ticket, rate_limit, now)
 
-    def _update(self, limit: RateLimit | None, now: float) -> None:
+    def _update(self, ticket: Ticket, limit: RateLimit | None, now: float) -> None:
         if limit is not None:
-            self.limiter.advertised(now, remaining=limit.remaining, reset=limit.reset, concurrency=limit.concurrency)
+            self.limiter.advertised(ticket, now, limit)
         self._dispatch(now)
 
     def dropped(self, ticket: Ticket, *, has_failed: bool) -> None:

@@ -26,6 +26,7 @@ import enum
 import math
 from collections.abc import Callable
 
+from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
 from prefect_http._throttle.curve import Curve, learn_curve
 from prefect_http._throttle.early_probes import EarlyProbes
@@ -215,9 +216,10 @@ class Limiter:
             probed.back_off()
             probed.extend(now + probed.backoff)
 
-    def advertised(self, now: float, *, remaining: int | None, reset: float | None, concurrency: int | None) -> None:
-        """Record what the server says about its limits; see Quota.update()."""
-        none_left_until = self._quota.update(now, remaining=remaining, reset=reset, concurrency=concurrency)
+    def advertised(self, ticket: Ticket, now: float, limit: RateLimit) -> None:
+        """Record what the response to a request says about the server's limits; see Quota.update()."""
+        began = -math.inf if self._began is None else self._began
+        none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=began)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
 

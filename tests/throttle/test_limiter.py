@@ -697,10 +697,11 @@ def test_requests_left_until_an_unknown_time() -> None:
     let_out(limiter, 1.0, 10)
 
 
-def test_nothing_left_until_an_unknown_time() -> None:
-    """If the server says that nothing is left but not until when, this is ignored."""
+@pytest.mark.parametrize("reset", [None, 0.0])
+def test_nothing_left_until_an_unknown_time(reset: float | None) -> None:
+    """If the server says that nothing is left but not until when, or until now, this is ignored."""
     limiter = make()
-    advertise(limiter, 0.0, remaining=0)
+    advertise(limiter, 0.0, remaining=0, reset=reset)
     assert limiter.closed_until is None
     let_out(limiter, 0.0, 10)
 
@@ -716,13 +717,6 @@ def test_nothing_left() -> None:
     assert (limiter.rate, limiter.limit, limiter.rejections) == (INF, 16, 0)
     let_out(limiter, now + 6, 16)
     assert changes == [Change.CLOSED, Change.OPENED]
-
-
-def test_nothing_left_for_no_time() -> None:
-    """If more is left at once, a probe leaves at once."""
-    limiter = make()
-    advertise(limiter, 1.0, remaining=0, reset=0.0)
-    assert let_one_out(limiter, 1.0).is_probe
 
 
 @pytest.mark.parametrize(("reset", "closed_until"), [(0.5, 2.0), (10.0, 11.0)])
