@@ -228,11 +228,18 @@ def apps_are_annotated(framework: Starlette) -> ASGIApp:
     return middleware
 
 
+async def tells_by_its_body(response: httpx.Response) -> bool:
+    """An ``is_throttled`` may be async."""
+    return b"limit" in await response.aread()
+
+
 def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: ThrottleEvent) -> None:
     """A throttle goes into a client or around a transport; its statistics and events are immutable."""
     transport: httpx.AsyncBaseTransport = ThrottledTransport(httpx.AsyncHTTPTransport(), throttle)
     PrefectHttpxClient(throttle=throttle, transport=transport)
     Throttle(key=lambda request: request.url.host, is_throttled=is_throttled_by_github, on_event=print)
+    Throttle(is_throttled=lambda response: response.status_code == 429)
+    Throttle(is_throttled=tells_by_its_body)
     Throttle(100)  # type: ignore[call-arg, arg-type]
     statistics = throttle.statistics("key")
     assert_type(statistics, ThrottleStatistics)

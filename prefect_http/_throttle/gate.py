@@ -156,11 +156,17 @@ class Gate:
         self._update(ticket, rate_limit, now)
 
     def rejected(
-        self, ticket: Ticket, rate_limit: RateLimit | None, retry_after: float | None, *, is_doubtful: bool
+        self,
+        ticket: Ticket,
+        rate_limit: RateLimit | None,
+        retry_after: float | None,
+        *,
+        is_doubtful: bool,
+        backoff: float | None = None,
     ) -> None:
         """Record a rejection, likewise; see Limiter.rejected()."""
         now = self._now()
-        self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful)
+        self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful, backoff=backoff)
         self._update(ticket, rate_limit, now)
 
     def _update(self, ticket: Ticket, limit: RateLimit | None, now: float) -> None:

@@ -670,6 +670,42 @@ def test_a_probe_that_is_not_early() -> None:
     assert limiter.next_send(20.5) == pytest.approx(20.6)
 
 
+# --- A longer backoff
+
+
+def test_a_backoff_of_its_own() -> None:
+    """A rejection may bring its own first backoff, which doubles with each probe that is rejected."""
+    limiter = make(early_probe=True)
+    one, two, three = let_out(limiter, 0.0, 3)
+    limiter.rejected(one, 1.0, None, 0.0)
+    assert limiter.closed_until == pytest.approx(1.1)
+    limiter.rejected(two, 1.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == limiter.next_send(1.0) == 61.0, "there is no early probe"
+    limiter.rejected(three, 2.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == 62.0
+    limiter.rejected(let_one_out(limiter, 62.0), 62.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == 62.0 + 120.0
+    limiter.rejected(let_one_out(limiter, 182.0), 182.0, 5.0, 0.0)
+    assert limiter.closed_until == 182.0 + 240.0
+
+
+def test_a_backoff_of_its_own_and_a_retry_after() -> None:
+    """The longer one of the two holds, also after a late rejection of an earlier cycle's request."""
+    limiter = make()
+    old, new = let_out(limiter, 0.0, 2)
+    limiter.answered(new, 0.5)
+    limiter.rejected(let_one_out(limiter, 1.0), 1.0, 90.0, 0.0, backoff=60.0)
+    assert limiter.closed_until == 91.0
+    limiter.answered(let_one_out(limiter, 91.0), 91.5)
+    limiter.rejected(old, 92.0, None, 0.0)
+    assert limiter.closed_until is None
+    old = let_one_out(limiter, 200.0)
+    limiter.rejected(let_one_out(limiter, 300.0), 300.0, None, 0.0, backoff=60.0)
+    limiter.answered(let_one_out(limiter, 360.0), 360.5)
+    limiter.rejected(old, 361.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == 421.0
+
+
 # --- What the server says of its limits
 
 
