@@ -228,12 +228,19 @@ def apps_are_annotated(framework: Starlette) -> ASGIApp:
     return middleware
 
 
+async def tells_by_its_body(response: httpx.Response) -> bool:
+    """An ``is_throttled`` may be async."""
+    return b"limit" in await response.aread()
+
+
 def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: ThrottleEvent) -> None:
     """A throttle goes into a client or around a transport; its statistics and events are immutable."""
     transport: httpx.AsyncBaseTransport = ThrottledTransport(httpx.AsyncHTTPTransport(), throttle)
     PrefectHttpxClient(throttle=throttle, transport=transport)
     Throttle(key=lambda request: request.url.host, is_throttled=is_throttled_by_github, on_event=print)
     Throttle(rate=100, per=60, burst=5, max_wait=None)
+    Throttle(is_throttled=lambda response: response.status_code == 429)
+    Throttle(is_throttled=tells_by_its_body)
     Throttle(100)  # type: ignore[call-arg, arg-type]
     Throttle(rate="100")  # type: ignore[arg-type]
     Throttle(rate=100, burst=1.5)  # type: ignore[arg-type]

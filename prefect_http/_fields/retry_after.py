@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 
 from prefect_http._fields.epoch import epoch_seconds, is_epoch
 from prefect_http._fields.http_date import parse_http_date
+from prefect_http._fields.reset_time import sent_at
 
 # Some servers send fractions. If they counted as absent, the next attempt would come earlier than they asked for.
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -92,8 +93,7 @@ def _seconds(value: str, date: str | None, now: float) -> float | None:
         return number
     if at is None:
         return None
-    sent = parse_http_date(date) if date is not None else None
-    seconds = at - (now if sent is None else sent)
+    seconds = at - sent_at(date=date, now=now)
     return seconds if seconds >= 0 else None
 
 

@@ -184,7 +184,7 @@ class Gate:
         """Record a response and what it says about the server's limits, and send the requests that may be sent now."""
         now = self._now()
         self.limiter.answered(ticket, now)
-        self._update(rate_limit, now)
+        self._update(ticket, rate_limit, now)
 
     def rejected(
         self,
@@ -193,19 +193,20 @@ class Gate:
         retry_after: float | None,
         *,
         is_doubtful: bool,
+        backoff: float | None = None,
         reason: str = "a rejection",
     ) -> None:
         """Record a rejection, likewise, and the reason that it gives for closing the gate; see Limiter.rejected()."""
         now, before = self._now(), self.limiter.closed_until
-        self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful)
+        self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful, backoff=backoff)
         is_repeated = ticket.is_probe and retry_after is None
         self._note_closure(f"rejected time and again, at last by {reason}" if is_repeated else reason, before, now)
-        self._update(rate_limit, now)
+        self._update(ticket, rate_limit, now)
 
-    def _update(self, limit: RateLimit | None, now: float) -> None:
+    def _update(self, ticket: Ticket, limit: RateLimit | None, now: float) -> None:
         if limit is not None:
             before = self.limiter.closed_until
-            self.limiter.advertised(now, remaining=limit.remaining, reset=limit.reset, concurrency=limit.concurrency)
+            self.limiter.advertised(ticket, now, limit)
             self._note_closure(NONE_LEFT, before, now)
         self._dispatch(now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 
 import httpx
 
@@ -43,7 +43,7 @@ class Gates:
         self,
         *,
         key: Callable[[httpx.Request], Hashable],
-        is_throttled: Callable[[httpx.Response], bool],
+        is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]],
         max_wait: float,
         max_in_flight: int,
         slow_start: bool,

@@ -28,6 +28,7 @@ import enum
 import math
 from collections.abc import Callable
 
+from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
 from prefect_http._throttle.curve import Curve, learn_curve
 from prefect_http._throttle.early_probes import EarlyProbes
@@ -195,7 +196,14 @@ class Limiter:
                 self._ok += 1
 
     def rejected(
-        self, ticket: Ticket, now: float, retry_after: float | None, jitter: float, *, is_doubtful: bool = False
+        self,
+        ticket: Ticket,
+        now: float,
+        retry_after: float | None,
+        jitter: float,
+        *,
+        is_doubtful: bool = False,
+        backoff: float | None = None,
     ) -> None:
         """Record a rejection.
 
@@ -205,6 +213,7 @@ class Limiter:
             retry_after: for how many seconds the server wants no more requests; None if it does not say.
             jitter: a number from 0 to 1, to keep several clients from coming back together.
             is_doubtful: whether it may be a fault of the server rather than a rejection.
+            backoff: for how many seconds to wait at first if the server does not say; None: as usual.
         """
         if is_doubtful and not ticket.is_probe and self._good_in_a_row >= _GOOD_TO_DOUBT:
             self.answered(ticket, now)
@@ -221,11 +230,14 @@ class Limiter:
             if probed.is_early(ticket):
                 self._early_probes.count(was_rejected=True)
         is_late = ticket.cycle != self._cycle
-        if is_late and self._closure is None and retry_after is None:
+        if is_late and self._closure is None and retry_after is None and backoff is None:
             return
-        wait = max(retry_after or 0.0, FIRST_BACKOFF if self._closure is None else self._closure.backoff)
+        first = FIRST_BACKOFF if backoff is None else backoff
+        if self._closure is not None:
+            first = self._closure.backoff = max(self._closure.backoff, first)
+        wait = max(retry_after or 0.0, first)
         wait += min(_JITTER_SHARE * wait, _LONGEST_JITTER) * jitter
-        self._close(now, now + wait, hit_at=ticket.sent_at, teaches=not is_late)
+        self._close(now, now + wait, hit_at=ticket.sent_at, teaches=not is_late, backoff=first)
 
     def dropped(self, ticket: Ticket, now: float, *, has_failed: bool) -> None:
         """Record that a request ended without an answer: it was cancelled, or (``has_failed``) the network failed."""
@@ -241,9 +253,10 @@ class Limiter:
         if self.known is not None:
             self.known.release()
 
-    def advertised(self, now: float, *, remaining: int | None, reset: float | None, concurrency: int | None) -> None:
-        """Record what the server says about its limits; see Quota.update()."""
-        none_left_until = self._quota.update(now, remaining=remaining, reset=reset, concurrency=concurrency)
+    def advertised(self, ticket: Ticket, now: float, limit: RateLimit) -> None:
+        """Record what the response to a request says about the server's limits; see Quota.update()."""
+        began = -math.inf if self._began is None else self._began
+        none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=began)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
 
@@ -257,7 +270,7 @@ class Limiter:
         closure = self._closure
         return closure if closure is not None and closure.end_probe(ticket) else None
 
-    def _close(self, now: float, until: float, *, hit_at: float, teaches: bool) -> None:
+    def _close(self, now: float, until: float, *, hit_at: float, teaches: bool, backoff: float = FIRST_BACKOFF) -> None:
         if self._closure is not None:
             self._closure.extend(until)
             return
@@ -268,8 +281,9 @@ class Limiter:
             rate=self.rate,
             teaches=teaches,
             allows_early_probes=self._early_probes.is_allowed,
+            backoff=backoff,
         )
-        if teaches and self._early_probes.is_next(until - now, FIRST_BACKOFF):
+        if teaches and backoff == FIRST_BACKOFF and self._early_probes.is_next(until - now, FIRST_BACKOFF):
             self._closure.early_probe_at = now + FIRST_BACKOFF
         self._on_change(Change.CLOSED)
 

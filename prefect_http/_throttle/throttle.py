@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
 from typing import overload
 
 import httpx
 
 from prefect_http._callbacks import is_async
-from prefect_http._fields.rate_limit_github import github_throttled
 from prefect_http._ports import port_of
 from prefect_http._throttle.gates import Gates
 from prefect_http._throttle.known_limit import KnownLimit
@@ -25,15 +24,6 @@ def origin(request: httpx.Request) -> tuple[str, str, int | None]:
     """Return the scheme, host and port of a request's URL; the port is None if the scheme has no default."""
     url = request.url
     return url.scheme, url.host, port_of(url)
-
-
-def is_throttled_by_github(response: httpx.Response) -> bool:
-    """Whether GitHub rejects a request because of a rate limit: by 429, 503, or a 403 whose headers say so.
-
-    For ``Throttle(is_throttled=...)``.
-    https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
-    """
-    return response.status_code == 503 or github_throttled(response.status_code, response.headers)
 
 
 def _is_throttled(response: httpx.Response) -> bool:
@@ -63,8 +53,10 @@ class Throttle:
             queue, fails at once.
         per: the seconds that ``rate`` is for, 1e-6 to 1e9. Not without ``rate``.
         burst: how many requests may be sent at once after a pause, an integer from 1 to 1e9. Not without ``rate``.
-        is_throttled: returns whether a response is a rejection, from its status and headers. By default, 429 and 503
-            are; see also ``is_throttled_by_github``.
+        is_throttled: returns whether a response is a rejection. By default, 429 and 503 are; see also
+            ``is_throttled_by_github``. It may be async, or return an awaitable, and then read the response: it gets the
+            first 64 KiB of the body, decoded, and the caller can still read all of it. If it raises an Exception, or
+            takes longer than 10 s, the response does not count as a rejection, and a warning is logged.
         early_probe: whether, each time that all requests wait, one may be sent before the server's ``Retry-After`` has
             passed. Servers that round it up to whole seconds often accept requests earlier, but it is not what they
             ask for.
@@ -76,7 +68,7 @@ class Throttle:
     Raises:
         ValueError: ``max_in_flight``, ``max_wait``, ``rate``, ``per`` or ``burst`` is out of range, or ``per`` or
             ``burst`` is given without ``rate``.
-        TypeError: ``key``, ``is_throttled`` or ``on_event`` is async or not callable.
+        TypeError: ``key`` or ``on_event`` is async, or one of the functions is not callable.
 
     Requests raise:
         ThrottleTimeout: the request cannot be sent in time.
@@ -102,14 +94,15 @@ class Throttle:
         rate: float | None = None,
         per: float = 1.0,
         burst: int = 1,
-        is_throttled: Callable[[httpx.Response], bool] | None = None,
+        is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]] | None = None,
         early_probe: bool = False,
         slow_start: bool = True,
         on_event: Callable[[ThrottleEvent], object] | None = None,
     ) -> None:
         is_throttled = is_throttled or _is_throttled
         _check_function("key", key)
-        _check_function("is_throttled", is_throttled)
+        if not callable(is_throttled):
+            raise TypeError(f"is_throttled must be a function, not {is_throttled!r}")
         if on_event is not None:
             _check_function("on_event", on_event)
         if not isinstance(max_in_flight, int) or isinstance(max_in_flight, bool) or max_in_flight < 1:
