@@ -8,7 +8,7 @@ from prefect_http._attempt import format_seconds
 
 NONE_LEFT = "the server said that no requests are left"
 IGNORED = ", which is ignored because it is more than a day"
-PROBE_FAILED = "a request failed on the way to the server, or back"
+PROBE_FAILED = "a request failed on the network"
 # In seconds. A gate that closes for longer is worth a line in the log.
 _LONG = 10.0
 

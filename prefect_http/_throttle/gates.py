@@ -77,7 +77,7 @@ class Gates:
         if not self._is_own_loop():
             self._begin()
         key = self._key(request)
-        gate = self._find(key)
+        gate = self._find(key, "return a hashable value")
         if gate is None:
             self._forget_one()
             gate = self._gates[key] = Gate(self._new_limiter(key), self.max_wait, self._now)
@@ -93,9 +93,9 @@ class Gates:
             TypeError: it cannot be hashed.
             Exception: whatever the key function raises.
         """
-        gate = self._find(key)
+        gate = self._find(key, "be hashable")
         if gate is None and (isinstance(key, httpx.URL) or (isinstance(key, str) and "://" in key)):
-            gate = self._find(self._key(httpx.Request("GET", key)))
+            gate = self._find(self._key(httpx.Request("GET", key)), "return a hashable value")
         if gate is None:
             return statistics_of(self._new_limiter(key), waiting=0)
         return statistics_of(gate.limiter, waiting=gate.waiting)
@@ -131,12 +131,12 @@ class Gates:
         finally:
             error = None  # its traceback holds this frame
 
-    def _find(self, key: Hashable) -> Gate | None:
+    def _find(self, key: Hashable, rule: str) -> Gate | None:
+        """Return the gate of a key, if there is one; the rule is what an error says that ``key`` must do."""
         try:
             return self._gates.get(key)
         except TypeError as error:
-            # The message does not show the key, which may contain a credential.
-            raise TypeError(f"key must be, or return, something hashable, not a {type(key).__name__}") from error
+            raise TypeError(f"key must {rule}: {error}") from error
 
     def _is_own_loop(self) -> bool:
         try:

@@ -48,9 +48,8 @@ class Throttle:
             ``max_retry_after`` of the policies.
         rate: a limit that you know, in requests per ``per`` seconds, 1e-6 to 1e9; None if you know none. In any ``t``
             seconds, no more than ``burst + rate * t / per`` requests of a key are sent: the burst first, then one at a
-            time, evenly spaced. If the server rejects requests nevertheless, a lower rate is
-            learned. There is no slow start then. A request that cannot be sent in time, because of the others in the
-            queue, fails at once.
+            time, evenly spaced. If the server rejects requests nevertheless, a lower rate is learned. There is no slow
+            start then. A request that cannot be sent in time, because of the others in the queue, fails at once.
         per: the seconds that ``rate`` is for, 1e-6 to 1e9. Not without ``rate``.
         burst: how many requests may be sent at once after a pause, an integer from 1 to 1e9. Not without ``rate``.
         is_throttled: returns whether a response is a rejection. By default, 429 and 503 are; see also

@@ -317,9 +317,9 @@ async def test_interrupt_in_an_event_function(autojump_clock: trio.testing.MockC
         (
             lambda request: ["secret"],
             TypeError,
-            "key must be, or return, something hashable, not a list",
+            "key must return a hashable value: .*unhashable type: 'list'.*",
         ),
-        (lambda request: ("a", ["secret"]), TypeError, "key must be, or return, something hashable, not a tuple"),
+        (lambda request: ("a", ["secret"]), TypeError, "key must return a hashable value: .*unhashable type: 'list'.*"),
     ],
     ids=["raises", "unhashable", "unhashable-item"],
 )
@@ -361,7 +361,7 @@ async def test_statistics_of_urls_and_of_all_keys(autojump_clock: trio.testing.M
     assert throttle.statistics("b").accepted == 0, "not a URL, and not a key"
     with pytest.raises(httpx.InvalidURL):
         throttle.statistics("http://host:port/")
-    with pytest.raises(TypeError, match="key must be, or return, something hashable, not a list"):
+    with pytest.raises(TypeError, match=r"key must be hashable: .*unhashable type: 'list'"):
         throttle.statistics(cast(Any, ["/a"]))
     assert throttle.statistics() == found
 
@@ -450,8 +450,8 @@ async def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture, autojump_
     caplog.set_level(logging.INFO)
     broken = [httpx.ConnectError("down") for _ in range(9)]
     for answers, why in (
-        ([busy() for _ in range(9)], "rejected time and again, at last by 429 without Retry-After"),
-        ([busy(), *broken], "a request failed on the way to the server, or back"),
+        ([busy() for _ in range(9)], "rejected time and again, most recently with 429 without Retry-After"),
+        ([busy(), *broken], "a request failed on the network"),
     ):
         caplog.clear()
         transport = ThrottledTransport(Server(*answers, seconds=0), Throttle())
