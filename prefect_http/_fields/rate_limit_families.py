@@ -82,6 +82,8 @@ _FAMILY_OF = {
     name: number for number, family in enumerate(FAMILIES) for name in (family.limit, family.remaining, *family.resets)
 }
 FAMILY_NAMES = frozenset(_FAMILY_OF)
+# There may be many fields, so that what is more than a number must be short.
+_MAX_LENGTH = 1024
 
 
 def parse_families(fields: Mapping[str, str], *, date: str | None, now: float) -> Iterator[RateLimit]:
@@ -136,6 +138,6 @@ def _first_member(value: str, *, is_list: bool) -> float | None:
     RateLimit-Limit = expiring-limit [, 1#quota-policy ] (revision 01, section 3.1), where the policies are informative.
     The others are single Items, and malformed if there are two.
     """
-    members = parse_list(value)
+    members = parse_list(value) if len(value) <= _MAX_LENGTH else []
     number = as_number(members[0]) if members and (is_list or len(members) == 1) else None
     return None if number is None else float(number)

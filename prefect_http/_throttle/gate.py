@@ -198,6 +198,7 @@ class Gate:
     ) -> None:
         """Record a rejection, likewise, and the reason that it gives for closing the gate; see Limiter.rejected()."""
         now, before = self._now(), self.limiter.closed_until
+        self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful, backoff=backoff)
         if ticket.is_probe and retry_after is None:
             reason = f"rejected time and again, most recently with {reason}"
         self._note_closure(reason, before, now)

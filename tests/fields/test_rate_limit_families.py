@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from support.rate_limits import DATE, DATE_AT, parse
 
 from prefect_http._fields.rate_limit import RateLimit, is_meaningful
+from prefect_http._fields.rate_limit_families import FAMILY_NAMES
 
 OPENAI = {
     "x-ratelimit-limit-requests": "60",
@@ -124,6 +127,15 @@ def test_a_period_of_kong(period: str, seconds: float | None) -> None:
     assert parse(headers, now=DATE_AT) == RateLimit(limit=9, remaining=7, reset=seconds)
     assert parse({**headers, names[2]: "5"}, date=DATE) == RateLimit(limit=9, remaining=7, reset=5.0)
     assert parse({names[0]: "9"}, date=DATE) == RateLimit(limit=9)
+
+
+def test_time_is_bounded() -> None:
+    """If all fields have the longest value that is parsed, or a longer one, it takes less than a tenth of a second."""
+    for value in ("5" + ";x=1" * 255, "5" + ",5" * 511, "5" + ";x=1" * 2000):
+        began = time.process_time()
+        found = parse(dict.fromkeys(FAMILY_NAMES, value))
+        assert time.process_time() - began < 0.1
+        assert (found is None) == (len(value) > 1024)
 
 
 NONE_LEFT = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "20"}

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.asgi_apps import hello
 from support.compression import gzip_bomb
 from support.scripted_transport import ONCE, Body
 from support.timed_transport import KEY, Server, ask
@@ -217,6 +218,17 @@ async def test_the_client_reads_the_error() -> None:
     ) as client:
         with pytest.raises(httpx.HTTPStatusError, match="418 I'm a teapot for GET http://host/: quota exceeded"):
             await client.get(URL)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_app_in_this_process(stream: bool) -> None:
+    """The response of an in-process app is read like any other."""
+    throttle = Throttle(is_throttled=reads)
+    async with PrefectHttpxClient(app=hello, throttle=throttle, base_url="http://host", retry=ONCE) as client:
+        request = client.build_request("GET", "/")
+        response = await client.send(request, stream=stream)
+        assert await response.aread() == b"hello"
+    assert counts(throttle) == (1, 0, 0)
 
 
 # --- In flight
