@@ -20,8 +20,9 @@ from prefect_http._lifespan.context import app_lifespan_context
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
+from prefect_http._throttle.github import is_throttled_by_github
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
-from prefect_http._throttle.throttle import Throttle, is_throttled_by_github
+from prefect_http._throttle.throttle import Throttle
 from prefect_http._throttle.transport import ThrottledTransport
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 from prefect_http._version import __version__

@@ -4,7 +4,7 @@
      └─ PrefectHTTPStatusError       a response with a bad status, and the attempts that led to it
 
     httpx.PoolTimeout
-     └─ ThrottleTimeout              a request that the throttle could not let through in time
+     └─ ThrottleTimeout              a request that the throttle cannot let through in time
 
     httpx.RemoteProtocolError
      └─ InvalidResponse              a response that is not valid HTTP, or a redirect to what is not a valid URL
@@ -65,7 +65,12 @@ def _without_init(cls: type[PrefectHTTPStatusError], args: tuple[object, ...]) -
 
 
 class ThrottleTimeout(httpx.PoolTimeout):
-    """A request could not be let through the throttle before the caller's deadline or ``max_wait``; it was not sent."""
+    """A request could not be let through the throttle before the caller's deadline or ``max_wait``.
+
+    The message says for how long the server accepts no requests, until when, and why. The request was not sent; or, if
+    the cause is a PrefectHTTPStatusError, it was sent and rejected, and the server asked for a longer wait than
+    ``max_wait``.
+    """
 
 
 class InvalidResponse(httpx.RemoteProtocolError):

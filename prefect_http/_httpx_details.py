@@ -6,8 +6,9 @@ tests/test_httpx_details.py fails if a version of httpx, or of httpx2, works dif
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
@@ -97,6 +98,24 @@ def set_content(response: httpx.Response, content: bytes) -> None:
     response.headers, response.stream = httpx.Headers(), httpx.ByteStream(content)
     response.read()
     response.headers, response.stream, response.is_closed = headers, stream, is_closed
+
+
+@contextlib.contextmanager
+def lent(response: httpx.Response, stream: httpx.AsyncByteStream, headers: httpx.Headers) -> Generator[None]:
+    """Let an unread response be read from another stream, with other headers; afterwards it is unread again.
+
+    Reading changes half a dozen attributes, most of them private.
+    """
+    cls, state = type(response), dict(response.__dict__)
+    if cls is ReadyResponse:
+        response.__class__ = httpx.Response  # it would not read the stream
+    response.stream, response.headers = stream, headers
+    try:
+        yield
+    finally:
+        response.__class__ = cls
+        response.__dict__.clear()
+        response.__dict__.update(state)
 
 
 # --- The client

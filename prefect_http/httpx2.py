@@ -20,6 +20,7 @@ import httpx2
 from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
 from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._throttle.admission import Admissions
+from prefect_http._throttle.body_beginning import Library
 from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, SocketOption
 from prefect_http._wire.network_stream import NetworkStream
@@ -29,6 +30,9 @@ from prefect_http._wire.wire import TransportStatistics
 
 __all__ = ["ASGITransport", "HTTPTransport", "ThrottledTransport"]
 
+_LIBRARY = Library(
+    httpx2.TransportError, cast("type[httpx.AsyncByteStream]", httpx2.AsyncByteStream), httpx2.ReadTimeout
+)
 # The same as httpx2's.
 _LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 
@@ -168,7 +172,7 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
             raise ValueError("the transport already uses this throttle: each request would wait for itself")
         self._transport = transport
         self._throttle: Throttle = throttle
-        self._admissions = Admissions(gates, failures=httpx2.TransportError)
+        self._admissions = Admissions(gates, _LIBRARY)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Wait for the request's turn, and send it."""

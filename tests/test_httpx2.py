@@ -401,24 +401,54 @@ async def test_transport_that_fails() -> None:
     assert throttle.statistics(("http", "api", 80)).in_flight == 0
 
 
-async def test_function_that_fails() -> None:
-    """If ``is_throttled`` raises, the response is closed."""
+async def test_is_throttled_that_reads(caplog: pytest.LogCaptureFixture) -> None:
+    """An async ``is_throttled`` gets httpx2's response, reads its beginning, and leaves all of it to the caller."""
+    seen = list[type]()
+
+    async def is_throttled(response: httpx.Response) -> bool:
+        seen.append(type(response))
+        return b"limit" in await response.aread()
+
+    body, throttle = b"rate limit" + bytes(100_000), Throttle(is_throttled=is_throttled)
+    async with raw_server(answer(403, body)) as server:
+        async with new_client(ThrottledTransport(HTTPTransport(), throttle)) as client:
+            async with client.stream("GET", server.url) as response:
+                assert [chunk async for chunk in response.aiter_bytes(chunk_size=200_000)] == [body]
+            assert (await client.get(server.url)).content == body
+    assert seen == [httpx2.Response] * 2
+    assert throttle.statistics(("http", "127.0.0.1", server.port)).rejected == 2
+    assert not caplog.records
+
+
+async def test_body_that_stalls() -> None:
+    """If is_throttled gives up reading the body, reading it raises httpx2's ReadTimeout."""
 
     class Body(httpx2.AsyncByteStream):
-        is_closed = False
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"one"
+            await anyio.sleep_forever()
 
-        async def aclose(self) -> None:
-            self.is_closed = True
+    async def is_throttled(response: httpx.Response) -> bool:
+        with anyio.move_on_after(0.01):
+            await response.aread()
+        return False
+
+    transport = ThrottledTransport(Scripted(httpx2.Response(200, stream=Body())), Throttle(is_throttled=is_throttled))
+    async with new_client(transport) as client:
+        with pytest.raises(httpx2.ReadTimeout, match="within the time that is_throttled has"):
+            await client.get("http://api/")
+
+
+async def test_function_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """If ``is_throttled`` raises, the response is no rejection."""
 
     def is_throttled(response: httpx.Response) -> bool:
         raise LookupError(type(response).__name__)
 
-    body = Body()
-    transport = ThrottledTransport(Scripted(httpx2.Response(200, stream=body)), Throttle(is_throttled=is_throttled))
+    transport = ThrottledTransport(Scripted(httpx2.Response(200)), Throttle(is_throttled=is_throttled))
     async with new_client(transport) as client:
-        with pytest.raises(LookupError, match="Response"):
-            await client.get("http://api/")
-    assert body.is_closed
+        assert (await client.get("http://api/")).status_code == 200
+    assert "LookupError: Response" in caplog.text
 
 
 async def test_closed_while_waiting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import pickle
 import warnings
@@ -23,6 +24,7 @@ from prefect_http._httpx_details import (
     ReadyResponse,
     change_class,
     copy_of,
+    lent,
     set_content,
 )
 
@@ -96,6 +98,34 @@ async def test_a_ready_response_can_be_streamed() -> None:
         response = await received(ReadyResponse(200, [], b"body", stream), stream=True)
         assert [chunk async for chunk in response.aiter_bytes()] == [b"bo", b"dy"]
     assert stream.is_closed
+
+
+# --- Lending a response
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("cls", [httpx.Response, OwnResponse, ReadyResponse, PrefectResponse])
+async def test_a_lent_response_is_unread_again(cls: type[httpx.Response]) -> None:
+    """Within the context it is read from the other stream; afterwards it can be read as if nothing had happened."""
+    is_ready = issubclass(cls, ReadyResponse)
+    headers, stream = [(b"Content-Encoding", b"gzip")], Body([gzip.compress(b"body")])
+    response: httpx.Response = (
+        ReadyResponse(200, headers, gzip.compress(b"body"), stream)
+        if is_ready
+        else cls(200, headers=headers, stream=stream)
+    )
+    before = dict(vars(response))
+    for leave in (False, True):
+        with contextlib.suppress(KeyError), lent(response, Body([b"other"]), httpx.Headers()):
+            assert await response.aread() == b"other"
+            assert (response.text, response.is_closed, response.num_bytes_downloaded) == ("other", True, 5)
+            if leave:
+                raise KeyError
+        assert vars(response) == before
+        assert type(response) is cls
+    assert not stream.is_started
+    assert (await received(response)).content == b"body"
+    assert stream.close_count == 1
 
 
 # --- change_class

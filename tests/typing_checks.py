@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Set
+from collections.abc import AsyncGenerator, Hashable, Set
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, assert_type
 
@@ -228,14 +228,28 @@ def apps_are_annotated(framework: Starlette) -> ASGIApp:
     return middleware
 
 
+async def tells_by_its_body(response: httpx.Response) -> bool:
+    """An ``is_throttled`` may be async."""
+    return b"limit" in await response.aread()
+
+
 def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: ThrottleEvent) -> None:
     """A throttle goes into a client or around a transport; its statistics and events are immutable."""
     transport: httpx.AsyncBaseTransport = ThrottledTransport(httpx.AsyncHTTPTransport(), throttle)
     PrefectHttpxClient(throttle=throttle, transport=transport)
     Throttle(key=lambda request: request.url.host, is_throttled=is_throttled_by_github, on_event=print)
+    Throttle(rate=100, per=60, burst=5, max_wait=None)
+    Throttle(is_throttled=lambda response: response.status_code == 429)
+    Throttle(is_throttled=tells_by_its_body)
     Throttle(100)  # type: ignore[call-arg, arg-type]
+    Throttle(rate="100")  # type: ignore[arg-type]
+    Throttle(rate=100, burst=1.5)  # type: ignore[arg-type]
     statistics = throttle.statistics("key")
     assert_type(statistics, ThrottleStatistics)
+    assert_type(throttle.statistics(("https", "example.org", 443)), ThrottleStatistics)
+    assert_type(throttle.statistics(httpx.URL("https://example.org")), ThrottleStatistics)
+    assert_type(throttle.statistics(), dict[Hashable, ThrottleStatistics])
+    throttle.statistics(["key"])  # type: ignore[call-overload]
     assert_type(statistics.closed_until, float | None)
     assert_type(event.kind, Literal["closed", "opened", "learned"])
     assert_type(response.rate_limit, RateLimit | None)

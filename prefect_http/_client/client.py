@@ -18,7 +18,7 @@ from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
-from prefect_http._throttle.throttle import Throttle
+from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._throttle.transport import ThrottledTransport
 from prefect_http._types import ASGIApp
 from prefect_http._version import __version__
@@ -44,7 +44,8 @@ class PrefectHttpxClient(VerbsWithRetry):
             relative, to ``http://localhost`` unless there is a ``base_url``.
         throttle: holds back requests to rate-limited hosts, including requests made for a redirect or by an auth flow;
             it may be shared with other clients. A request that waits in the queue holds no connection. Waiting does not
-            count as an attempt; being rejected by the server does.
+            count as an attempt; being rejected by the server does. Its ``max_wait`` replaces the ``max_retry_after`` of
+            the policies.
         raise_on_all_errors: False: a response with a bad status is returned when there are no more retries.
         on_retry: called before each wait, with the request and the attempt that failed. A function that is not async;
             its return value is ignored, and an exception that it raises ends the request.
@@ -88,6 +89,7 @@ class PrefectHttpxClient(VerbsWithRetry):
             on_retry=checked_hook(on_retry, "on_retry"),
             on_attempt=checked_hook(on_attempt, "on_attempt"),
             max_response_bytes=_checked_limit(max_response_bytes),
+            max_wait=None if throttle is None else gates_of(throttle).max_wait,
             is_in_process=app is not None,
             answered=AnsweredOrigins(),
         )
@@ -125,8 +127,9 @@ class PrefectHttpxClient(VerbsWithRetry):
             PrefectHTTPStatusError: the last response has a bad status. Its body is read up to 64 KiB if streamed,
                 otherwise up to 1 MiB, for at most 5 s, and the response is closed.
             ResponseTooLarge: the body is larger than ``max_response_bytes``; the response is closed, and not retried.
-            ThrottleTimeout: the throttle could not let the request through in time; it was not sent and is not
-                retried.
+            ThrottleTimeout: the throttle could not let the request through in time, so it was not sent; or the server
+                rejected it, and asked for a longer wait than the throttle's ``max_wait``: the PrefectHTTPStatusError is
+                the cause. It is not retried.
             httpx.RequestError: the error that ended the last attempt, as httpx raised it; httpx.TimeoutException also
                 if ``total_timeout`` ended during an attempt. All of these have a note that lists the attempts.
             TypeError: ``extensions["retry"]`` is not a RetryPolicy.

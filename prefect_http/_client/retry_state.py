@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import anyio
 import httpx
 
-from prefect_http._attempt import Attempt, format_attempts
+from prefect_http._attempt import Attempt, format_attempts, format_seconds
 from prefect_http._client.one_shot_body import OneShotBody
 from prefect_http._error_limits import seconds_for_error
 from prefect_http._fields.retry_after import parse_should_retry
 from prefect_http._response import REJECTED, rate_limit, retry_after
-from prefect_http._retry.decision import FailedAttempt, Failure, Retry, classify, decide
+from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 from prefect_http._retry.policy import RetryPolicy
+from prefect_http._throttle.closure_reason import no_requests_for, rejection
 
 # In seconds, from the beginning of an attempt: later, it is not the client's certificate that a server has looked at.
 _BEHIND_HANDSHAKE = 5.0
@@ -31,18 +33,31 @@ class RetryState:
         deadline: when ``total_timeout`` ends; infinity without one.
         attempts: the failed attempts, oldest first.
         resume_at: when the next attempt is due.
+        too_long: why the request failed for the throttle's ``max_wait``, in words; None if it did not.
     """
 
-    __slots__ = ("_body", "_has_broken_tls", "attempts", "deadline", "policy", "request", "resume_at")
+    __slots__ = (
+        *("_body", "_has_broken_tls", "_max_wait", "attempts", "deadline", "policy", "request", "resume_at"),
+        "too_long",
+    )
 
-    def __init__(self, request: httpx.Request, policy: RetryPolicy, body: OneShotBody | None, deadline: float) -> None:
+    def __init__(
+        self,
+        request: httpx.Request,
+        policy: RetryPolicy,
+        body: OneShotBody | None,
+        deadline: float,
+        max_wait: float | None,
+    ) -> None:
         self.request = request
         self.policy = policy
         self._body = body
+        self._max_wait = max_wait
         self._has_broken_tls = False
         self.deadline = deadline
         self.attempts: list[Attempt] = []
         self.resume_at = -math.inf
+        self.too_long: str | None = None
 
     def record(
         self,
@@ -81,6 +96,7 @@ class RetryState:
             label=label,
             retry_after=wait,
             retry_after_name=wait_name,
+            max_wait=self._max_wait,
             should_retry=should_retry,
             method=self.request.method,
             redirected_method=failed.request.method,
@@ -97,7 +113,18 @@ class RetryState:
         attempt = Attempt(facts.number, status_code, exception, delay, decision.reason, now - started)
         self.attempts.append(attempt)
         self.resume_at = now + (delay or 0.0)
+        if wait is not None and isinstance(decision, GiveUp) and decision.exceeds_max_wait:
+            assert isinstance(failed, httpx.Response)
+            self.too_long = self._too_long(failed, wait, wait_name)
         return attempt
+
+    def _too_long(self, response: httpx.Response, wait: float, name: str) -> str | None:
+        """Return the message for a request that was rejected, and would have to wait for longer than ``max_wait``."""
+        if REJECTED not in response.extensions:
+            return None
+        assert self._max_wait is not None
+        opens = no_requests_for(wait, rejection(response.status_code, wait, name), time.time())
+        return f"the request was rejected: {opens}, and max_wait is {format_seconds(self._max_wait)} s"
 
     def _needs_certificate(self, error: httpx.RequestError) -> bool:
         """Whether a server that has never answered seems to want a client certificate.

@@ -32,7 +32,7 @@ from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.retry_state import RetryState, says_should_retry
 from prefect_http._concurrency.backend import checkpoint
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
-from prefect_http._errors import PrefectHTTPStatusError
+from prefect_http._errors import PrefectHTTPStatusError, ThrottleTimeout
 from prefect_http._foreign_errors import clear_mark, is_foreign
 from prefect_http._httpx_details import NoAuth
 from prefect_http._redact import safe_url
@@ -60,6 +60,7 @@ class SendOptions:
         on_retry: called before each wait.
         on_attempt: called after each attempt.
         max_response_bytes: how large a body that is read whole may be; None: no limit.
+        max_wait: how many seconds the throttle lets a request wait, infinity: any number; None without a throttle.
         is_in_process: whether there is an app in place of a network.
         answered: the origins that have answered the client.
     """
@@ -69,6 +70,7 @@ class SendOptions:
     on_retry: Hook | None
     on_attempt: Hook | None
     max_response_bytes: int | None
+    max_wait: float | None
     is_in_process: bool
     answered: AnsweredOrigins
 
@@ -214,7 +216,8 @@ class SendCall:
     def _state(self) -> RetryState:
         """The state of the retries, which most requests never need."""
         if self._lazy_state is None:
-            self._lazy_state = RetryState(self._request, self._policy, self._body, self._deadline)
+            max_wait = self._options.max_wait
+            self._lazy_state = RetryState(self._request, self._policy, self._body, self._deadline, max_wait)
         return self._lazy_state
 
     async def _retries_error(self, error: httpx.RequestError) -> bool:
@@ -259,7 +262,7 @@ class SendCall:
         await self._report(self._state.attempts[-1], response)
         attempts, limit = tuple(self._state.attempts), self._options.max_response_bytes
         if not is_success(response) and self._options.raise_on_all_errors:
-            raise await self._status_error(as_prefect_response(response, attempts, None, limit))
+            raise await self._final_error(as_prefect_response(response, attempts, None, limit))
         try:
             if not self._stream:
                 await self._within_total_timeout(read_whole(response, limit))
@@ -268,6 +271,16 @@ class SendCall:
             error.add_note(self._state.format_attempts())
             raise
         return as_prefect_response(response, attempts, None, limit)
+
+    async def _final_error(self, response: PrefectResponse) -> PrefectHTTPStatusError | ThrottleTimeout:
+        """Return the error for a response, or one that it is the cause of if the throttle's max_wait is too short."""
+        error = await self._status_error(response)
+        if self._state.too_long is None:
+            return error
+        timeout = ThrottleTimeout(self._state.too_long, request=response.request)
+        timeout.add_note(self._state.format_attempts())
+        timeout.__cause__ = error
+        return timeout
 
     async def _status_error(self, response: PrefectResponse) -> PrefectHTTPStatusError:
         """Read the beginning of the response for its error, close it, and return the error."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 # Servers send less than a hundredth of this. Longer fields are ignored, so that none takes more than milliseconds.
 _MAX_FIELD_LENGTH = 8192
+# A day, in seconds. A Unix time that is mistaken for seconds is longer, and so are milliseconds.
+_LONGEST_RESET = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,12 +16,12 @@ class RateLimit:
     """What a response says about the server's rate limit. A hint: the server may reject the next request nevertheless.
 
     Args:
-        remaining: how many requests may still be made, 0 or more; if there are several limits, of the tightest. None
-            if the response does not say.
+        remaining: how many requests may still be made, 0 or more; if there are several limits, of the tightest. 0 also
+            if no tokens remain where a server counts these. None if the response does not say.
         reset: seconds from the response until there is more quota, finite and 0 or more, without an upper bound; None
             if the response does not say. ``Retry-After`` takes precedence.
-        limit: the quota of that limit, in requests, 0 or more; if the response only names quotas, the smallest. None
-            if the response does not say.
+        limit: the quota of that limit, in requests; if the response only names quotas, the smallest. 0 means that there
+            is no limit. None if the response does not say.
         concurrency: how many requests may be in progress at the same time, 1 or more, from ``RateLimit-Policy``; None
             if the response does not say.
     """
@@ -33,3 +35,16 @@ class RateLimit:
 def short_fields(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the fields of at most 8 KiB, by their names in lower case."""
     return {name.lower(): value for name, value in headers.items() if len(value) <= _MAX_FIELD_LENGTH}
+
+
+def is_meaningful(limit: RateLimit) -> bool:
+    """Whether a client can act on what remains.
+
+    It cannot if there is no limit (``limit`` is 0, and so ``remaining`` mostly is), if nothing remains, but no time is
+    named, or one that has passed, and if the reset is more than a day away, which is considered a mistake.
+    """
+    if limit.remaining is None or limit.limit == 0:
+        return False
+    if limit.reset is None:
+        return limit.remaining > 0
+    return limit.reset <= _LONGEST_RESET and (limit.remaining > 0 or limit.reset > 0)

@@ -1,43 +1,45 @@
 """The rate limit of a response, from whichever of the deployed forms it has. Pure: the wall clock is an argument.
 
-The first of these that says how many requests remain is taken:
-
 1. the List ``RateLimit`` of the current draft, with ``RateLimit-Policy``: rate_limit_draft.py;
-2. the Dictionary ``RateLimit`` of an older one: rate_limit_legacy.py, as are the next three;
-3. ``RateLimit-Limit``, ``-Remaining`` and ``-Reset``;
-4. ``X-RateLimit-*``;
-5. ``X-Rate-Limit-*``.
+2. the Dictionary ``RateLimit`` of an older one: rate_limit_legacy.py;
+3. the fields that come in threes, in the order of the table in rate_limit_families.py.
+
+Responses may have several, which may contradict each other: those of an app and of a proxy in front of it, or of limits
+per second and per hour. The tightest one is taken, because a request must satisfy all of them: the one with the
+smallest remainder, and of equal ones that with the longest reset, or else the first in this order. One that says
+nothing that a client can act on does not hide one that does; see `is_meaningful`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from prefect_http._fields.rate_limit import RateLimit, short_fields
+from prefect_http._fields.rate_limit import RateLimit, is_meaningful, short_fields
 from prefect_http._fields.rate_limit_draft import (
+    Policy,
     concurrency_limit,
     parse_policies,
     parse_rate_limit_list,
     request_quotas,
 )
-from prefect_http._fields.rate_limit_legacy import KEYS, parse_rate_limit_dictionary, parse_rate_limit_fields
+from prefect_http._fields.rate_limit_families import FAMILY_NAMES, parse_families
+from prefect_http._fields.rate_limit_legacy import parse_rate_limit_dictionary
 
-_PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
-_NAMES = {"ratelimit", "ratelimit-policy", *(prefix + key for prefix in _PREFIXES for key in KEYS)}
+_NAMES = {"ratelimit", "ratelimit-policy", *FAMILY_NAMES}
 
 
 def parse_rate_limit(headers: Mapping[str, str], *, date: str | None, now: float) -> RateLimit | None:
     """Parse the fields that tell about the rate limit.
 
-    A field that is malformed, or longer than 8 KiB, counts as absent, and the next form is tried. The items of
-    ``RateLimit`` count requests unless ``RateLimit-Policy`` says otherwise.
+    A field that is malformed, or longer than 8 KiB, counts as absent. The items of ``RateLimit`` count requests unless
+    ``RateLimit-Policy`` says otherwise.
 
     Args:
         headers: the response's header fields, by their names in any case, repeated ones joined with commas, as in
             ``httpx.Headers``.
-        date: the response's own ``Date``, which a reset that is a time since the epoch is compared with, so that the
-            two clocks need not agree; if it is None or malformed, ``now`` is used.
+        date: the response's own ``Date``, which a reset that is a time is compared with, so that the two clocks need
+            not agree; if it is None or malformed, ``now`` is used.
         now: the wall clock, in seconds since the epoch, finite.
 
     Returns:
@@ -46,16 +48,28 @@ def parse_rate_limit(headers: Mapping[str, str], *, date: str | None, now: float
     fields = short_fields(headers)
     if _NAMES.isdisjoint(fields):
         return None  # as for most responses
-    current = fields.get("ratelimit", "")
-    policies = parse_policies(fields.get("ratelimit-policy", ""))
-    quotas = request_quotas(policies).values()
-    forms = [
-        parse_rate_limit_list(current, policies),
-        parse_rate_limit_dictionary(current, date=date, now=now),
-        *(parse_rate_limit_fields(fields, prefix, date=date, now=now) for prefix in _PREFIXES),
-        RateLimit(limit=min(quotas)) if quotas else None,
-    ]
-    # min() returns the first of equals, so a form with nothing but a quota does not hide one that says what remains.
-    found = min((form for form in forms if form), key=lambda form: form.remaining is None, default=None)
+    policies = parse_policies(fields["ratelimit-policy"]) if "ratelimit-policy" in fields else []
+    # min() returns the first of equals, so a form with nothing but a quota does not hide one with a reset.
+    found = min(_forms(fields, policies, date, now), key=_looseness, default=None)
     concurrency = concurrency_limit(policies)
     return found if concurrency is None else replace(found or RateLimit(), concurrency=concurrency)
+
+
+def _forms(fields: Mapping[str, str], policies: list[Policy], date: str | None, now: float) -> Iterator[RateLimit]:
+    if "ratelimit" in fields:
+        limit = parse_rate_limit_list(fields["ratelimit"], policies)
+        if limit is None:
+            limit = parse_rate_limit_dictionary(fields["ratelimit"], date=date, now=now)
+        if limit is not None:
+            yield limit
+    yield from parse_families(fields, date=date, now=now)
+    quotas = request_quotas(policies).values()
+    if quotas:
+        yield RateLimit(limit=min(quotas))
+
+
+def _looseness(limit: RateLimit) -> tuple[int, int, float]:
+    """Return what is smallest for the tightest limit."""
+    if limit.remaining is None:
+        return 2, 0, 0.0
+    return int(not is_meaningful(limit)), limit.remaining, -(limit.reset or 0.0)

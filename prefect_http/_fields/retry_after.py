@@ -1,6 +1,7 @@
 """When a response asks for the next request: ``Retry-After`` and its relatives. Pure: the wall clock is an argument.
 
     Retry-After = HTTP-date / delay-seconds, delay-seconds = 1*DIGIT    RFC 9110, section 10.2.3
+    Retry-After: 1700000000                                             against the RFC: a time since the epoch
     retry-after-ms: 1500                                                Azure, OpenAI: more exact, so it wins
     x-ms-retry-after-ms: 1500                                           Azure
     x-should-retry: false                                               OpenAI, Anthropic
@@ -15,21 +16,26 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+from prefect_http._fields.epoch import epoch_seconds, is_epoch
 from prefect_http._fields.http_date import parse_http_date
+from prefect_http._fields.reset_time import sent_at
 
 # Some servers send fractions. If they counted as absent, the next attempt would come earlier than they asked for.
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _WEEKDAY = re.compile(r"\s*(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?\s*", re.IGNORECASE)
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
+# A day, in seconds. A throttle takes more for a mistake, such as milliseconds in place of seconds.
+LONGEST_RETRY_AFTER = 86_400.0
 
 
 def parse_retry_after(value: str | None, *, date: str | None, now: float) -> float | None:
     """Parse a ``Retry-After`` field.
 
     Args:
-        value: the field's value, repeated fields joined with commas; None if the response has none.
-        date: the response's own ``Date``, which an HTTP-date is compared with, so that the two clocks need not agree;
-            if it is None or malformed, ``now`` is used.
+        value: the field's value, repeated fields joined with commas; None if the response has none. A number above
+            10^9 is a time since the epoch, above 10^12 in milliseconds.
+        date: the response's own ``Date``, which an HTTP-date or a time since the epoch is compared with, so that the
+            two clocks need not agree; if it is None or malformed, ``now`` is used.
         now: the wall clock, in seconds since the epoch.
 
     Returns:
@@ -78,14 +84,16 @@ def _members(value: str) -> Iterator[str]:
 
 
 def _seconds(value: str, date: str | None, now: float) -> float | None:
-    seconds = _number(value)
-    if seconds is not None:
-        return seconds
-    at = parse_http_date(value)
+    number = _number(value)
+    if number is None:
+        at = parse_http_date(value)
+    elif is_epoch(number):
+        at = epoch_seconds(number)
+    else:
+        return number
     if at is None:
         return None
-    sent = parse_http_date(date) if date is not None else None
-    seconds = at - (now if sent is None else sent)
+    seconds = at - sent_at(date=date, now=now)
     return seconds if seconds >= 0 else None
 
 

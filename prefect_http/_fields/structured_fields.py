@@ -18,6 +18,12 @@ def is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 
+def as_number(member: Member) -> Number | None:
+    """Return a member's value if it is a non-negative number, and None otherwise. Its parameters are ignored."""
+    value, _ = member
+    return value if is_count(value) or (isinstance(value, Decimal) and value >= 0) else None
+
+
 def parse_list(value: str) -> list[Member]:
     """Return a List's members; an empty list if it is malformed."""
     try:

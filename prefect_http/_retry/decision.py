@@ -10,7 +10,8 @@ An attempt fails in one of these ways, which decide whether it may be repeated (
     FINAL        anything else                      no
 
 A response can overrule its status: ``x-should-retry: false`` makes it FINAL, and ``true`` turns FINAL into AMBIGUOUS.
-In addition the body must be repeatable, a retry must be left, and the wait must be allowed and must fit.
+In addition the body must be repeatable, a retry must be left, and the wait must be allowed and must fit. With a
+throttle, its ``max_wait`` decides which waits are allowed, not the policy's ``max_retry_after``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import httpx
 from prefect_http._attempt import format_seconds
 from prefect_http._errors import InvalidResponse, ThrottleTimeout
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
+from prefect_http._fields.retry_after import LONGEST_RETRY_AFTER
 from prefect_http._retry.policy import RetryPolicy
 
 
@@ -68,6 +70,7 @@ class FailedAttempt:
         label: the same for people, "503" or "ReadTimeout".
         retry_after: what the response asked for, in seconds from now.
         retry_after_name: the name of that for people.
+        max_wait: how many seconds the client's throttle lets a request wait, infinity: any number; None without one.
         should_retry: what the response's ``x-should-retry`` says; None if it says nothing.
         method: of the request as it was first sent.
         redirected_method: of the request that failed, which a redirect may have changed.
@@ -85,6 +88,7 @@ class FailedAttempt:
     label: str
     retry_after: float | None = None
     retry_after_name: str = "Retry-After"
+    max_wait: float | None = None
     should_retry: bool | None = None
     method: str = "GET"
     redirected_method: str = "GET"
@@ -107,9 +111,15 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Make no further attempt."""
+    """Make no further attempt.
+
+    Attributes:
+        reason: why.
+        exceeds_max_wait: whether that is because the server asks for a longer wait than the throttle allows.
+    """
 
     reason: str
+    exceeds_max_wait: bool = False
 
 
 def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry | GiveUp:
@@ -123,9 +133,19 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
     reason = _reason_not_to_retry(policy, failed)
     if reason is not None:
         return GiveUp(reason)
-    low, high, reason = policy.wait_bounds(failed.number, failed.retry_after)
-    if failed.retry_after is not None:
-        reason = _asked_for(failed.retry_after_name, failed.retry_after)
+    asked = failed.retry_after
+    if asked is not None:
+        longest, name = policy.max_retry_after, "max_retry_after"
+        if failed.max_wait is not None:
+            longest, name = failed.max_wait, "max_wait"
+        if asked > longest:
+            reason = f"{_asked_for(failed.retry_after_name, asked)} exceeds {name} of {format_seconds(longest)} s"
+            return GiveUp(reason, exceeds_max_wait=failed.max_wait is not None)
+        if failed.max_wait is not None and asked > LONGEST_RETRY_AFTER:
+            asked = None  # a mistake: the gate of the throttle does not close for so long either
+    low, high, reason = policy.wait_bounds(failed.number, asked)
+    if asked is not None:
+        reason = _asked_for(failed.retry_after_name, asked)
     for left, limit in ((failed.total_left, "total_timeout"), (failed.deadline_left, "the caller's deadline")):
         if low >= left:
             return GiveUp(f"a {reason} is too long: {format_seconds(max(left, 0))} s are left until {limit}")
@@ -161,9 +181,6 @@ def _reason_not_to_retry(policy: RetryPolicy, failed: FailedAttempt) -> str | No
         return f"the {failed.method} was carried out, and its redirect to a {failed.redirected_method} failed"
     if failed.number > policy.max_retries:
         return "all retries are used up" if policy.max_retries else "max_retries is 0"
-    if failed.retry_after is not None and failed.retry_after > policy.max_retry_after:
-        limit = format_seconds(policy.max_retry_after)
-        return f"{_asked_for(failed.retry_after_name, failed.retry_after)} exceeds max_retry_after of {limit} s"
     return None
 
 

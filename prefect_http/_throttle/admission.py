@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
 
+import anyio
 import anyio.lowlevel
 import httpx
 
 from prefect_http._concurrency.backend import CancelScope, new_cancel_scope
 from prefect_http._fields.rate_limit import RateLimit
+from prefect_http._fields.retry_after import LONGEST_RETRY_AFTER
 from prefect_http._response import REJECTED, rate_limit, retry_after
+from prefect_http._throttle.body_beginning import HTTPX, Library
+from prefect_http._throttle.closure_reason import IGNORED, rejection
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.gates import Gates
 from prefect_http._throttle.routes import route_of
 from prefect_http._throttle.ticket import Ticket
+from prefect_http._throttle.verdict import BACKOFF, ask, wait_for
+
+_CLOSE_SECONDS = 5.0
+
+_logger = logging.getLogger("prefect_http.throttle")
 
 
 class Admissions:
@@ -24,12 +34,12 @@ class Admissions:
 
     Args:
         gates: may be shared with other transports.
-        failures: what the transport raises where a request failed on its way; of httpx2, httpx2's.
+        library: the library of the transport.
     """
 
-    def __init__(self, gates: Gates, failures: type[Exception] = httpx.TransportError) -> None:
+    def __init__(self, gates: Gates, library: Library = HTTPX) -> None:
         self.gates = gates
-        self.failures = failures
+        self.library = library
         self._waits: set[CancelScope] = set()
 
     def admit(self, request: httpx.Request) -> Permit:
@@ -37,9 +47,11 @@ class Admissions:
 
         Raises:
             RuntimeError: the throttle is used in another event loop, which has not ended.
+            TypeError: the key cannot be hashed.
+            Exception: whatever the key function raises.
         """
         # No bound method of the permit: the permit holds the ticket, which holds the route.
-        return Permit(self, self.gates.gate_for(request), partial(_route, request))
+        return Permit(self, self.gates.gate_for(request), partial(_route, request), request.url)
 
     async def wait(self, gate: Gate, route: Callable[[], str]) -> Ticket:
         """Wait for a request's turn in the queue of a gate.
@@ -65,24 +77,25 @@ class Admissions:
 
 
 class Permit:
-    """A context that waits for a request's turn when it is entered, and within which the request is under way.
+    """A context that waits for a request's turn when it is entered, and within which the request is in flight.
 
     The turn is given back exactly once: by ``record()``, or if there is no response, when the context is left.
 
     Entering it raises:
-        ThrottleTimeout: the request cannot leave in time; see Gate.queue().
+        ThrottleTimeout: the request cannot be sent in time; see Gate.queue().
         httpx.ConnectError: the transport was closed while the request waited.
 
     Cancellation:
         Gives the turn to the next request.
     """
 
-    __slots__ = ("_admissions", "_gate", "_route", "_ticket")
+    __slots__ = ("_admissions", "_gate", "_route", "_ticket", "_url")
 
-    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str]) -> None:
+    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str], url: httpx.URL) -> None:
         self._admissions = admissions
         self._gate = gate
         self._route = route
+        self._url = url
         self._ticket: Ticket
 
     async def __aenter__(self) -> Self:
@@ -94,36 +107,50 @@ class Permit:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if self._ticket.is_out:
-            self._gate.dropped(self._ticket, has_failed=isinstance(exc, self._admissions.failures))
+            self._gate.dropped(self._ticket, has_failed=isinstance(exc, self._admissions.library.failure))
+            self._log_closure()
 
     async def record(self, response: httpx.Response) -> None:
-        """Learn from the status and headers of the request's response, and mark it if it is a rejection.
+        """Learn from the request's response, and mark it if it is a rejection.
 
-        Whatever ``is_throttled`` or ``on_event`` raises is raised here; the permit has been given back then, and the
-        response been closed. Otherwise, this does not wait.
+        It waits only for an async ``is_throttled``. What ``on_event`` raises is raised here, and what ``is_throttled``
+        raises if it is no Exception. The response has been closed then.
+
+        Cancellation:
+            Closes the response, shielded for at most 5 s. The permit is given back when the context is left.
         """
         try:
-            self._record(response)
+            verdict = ask(self._admissions.gates.is_throttled, response)
+            if not isinstance(verdict, bool):
+                verdict = await wait_for(verdict, response, self._admissions.library)
+            self._record(response, is_rejection=verdict)
         except BaseException:
-            await response.aclose()
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await response.aclose()
             raise
 
-    def _record(self, response: httpx.Response) -> None:
-        ticket = self._ticket
-        try:
-            is_rejection = self._admissions.gates.is_throttled(response)
-            wait = retry_after(response) or None if is_rejection else None
-            limit = _own_rate_limit(response)
-        except BaseException:
-            self._gate.dropped(ticket, has_failed=False)
-            raise
+    def _record(self, response: httpx.Response, *, is_rejection: bool) -> None:
+        ticket, limit = self._ticket, _own_rate_limit(response)
         if is_rejection:
             response.extensions[REJECTED] = True
+            wait = retry_after(response) or None
+            reason = rejection(response.status_code, wait)
+            if wait is not None and wait > LONGEST_RETRY_AFTER:
+                reason, wait = reason + IGNORED, None
             is_doubtful = response.status_code == 503 and wait is None
-            self._gate.rejected(ticket, limit, wait, is_doubtful=is_doubtful)
+            backoff = response.extensions.get(BACKOFF)
+            self._gate.rejected(ticket, limit, wait, is_doubtful=is_doubtful, backoff=backoff, reason=reason)
         else:
             self._gate.answered(ticket, limit)
+        self._log_closure()
         self._admissions.gates.report_changes()
+
+    def _log_closure(self) -> None:
+        """Log that the gate has closed for long, if that is news. The key may contain a credential, the origin not."""
+        notice = self._gate.notice
+        if notice is not None:
+            self._gate.notice = None
+            _logger.info("%s://%s: %s", self._url.scheme, self._url.netloc.decode("ascii"), notice)
 
 
 def _route(request: httpx.Request) -> str:

@@ -8,6 +8,8 @@ from prefect_http._throttle.ticket import Ticket
 
 FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 10.0
+# For a backoff that began longer than that, as for GitHub.
+_LONGEST_LONG_BACKOFF = 3600.0
 
 
 class Closure:
@@ -21,6 +23,7 @@ class Closure:
         teaches: whether a rate can be learned from it. That is not so where the server announced that nothing is left,
             nor after a late rejection of an earlier cycle's request.
         allows_early_probes: whether the answer to a probe opens the gate even if the probe left before ``until``.
+        backoff: the first backoff, in seconds.
 
     Attributes:
         early_probe_at: when a probe may leave although ``until`` has not passed; infinity if none may.
@@ -28,7 +31,15 @@ class Closure:
     """
 
     def __init__(
-        self, now: float, until: float, *, hit_at: float, rate: float, teaches: bool, allows_early_probes: bool
+        self,
+        now: float,
+        until: float,
+        *,
+        hit_at: float,
+        rate: float,
+        teaches: bool,
+        allows_early_probes: bool,
+        backoff: float = FIRST_BACKOFF,
     ) -> None:
         self.began_at = now
         self.until = until
@@ -36,7 +47,7 @@ class Closure:
         self.rate = rate
         self.teaches = teaches
         self.early_probe_at = math.inf
-        self.backoff = FIRST_BACKOFF
+        self.backoff = backoff
         self._allows_early_probes = allows_early_probes
         self._probe: Ticket | None = None
 
@@ -71,8 +82,9 @@ class Closure:
         self.until = max(self.until, until)
 
     def back_off(self) -> None:
-        """Double the backoff, up to 10 s."""
-        self.backoff = min(_LONGEST_BACKOFF, 2 * self.backoff)
+        """Double the backoff, up to 10 s; up to an hour if it is longer already."""
+        longest = _LONGEST_BACKOFF if self.backoff <= _LONGEST_BACKOFF else _LONGEST_LONG_BACKOFF
+        self.backoff = min(longest, 2 * self.backoff)
 
     def is_early(self, probe: Ticket) -> bool:
         """Whether a probe left before ``until``."""

@@ -1,8 +1,8 @@
 """Gate: the queue of requests for one key.
 
-The Limiter decides when the next request may leave, and the gate lets it out. Each answer, rejection or failure may
-change the Limiter's decision, so each of them dispatches the queue at once. Only the head of the queue has a timer, so
-the cost of a request does not depend on how many are waiting.
+The Limiter decides when the next request may be sent, and the gate gives it its turn. Each response, rejection or
+failure may change the Limiter's decision, so each of them dispatches the queue at once. Only the head of the queue has
+a timer, so the cost of a request does not depend on how many are waiting.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 import itertools
 import math
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -19,10 +20,17 @@ import anyio
 from prefect_http._concurrency.backend import CancelScope, Event, new_cancel_scope, new_event
 from prefect_http._errors import ThrottleTimeout
 from prefect_http._fields.rate_limit import RateLimit
+from prefect_http._throttle.closure_reason import (
+    NONE_LEFT,
+    PROBE_FAILED,
+    ClosureReason,
+    no_requests_for,
+    until_text,
+)
 from prefect_http._throttle.limiter import Limiter
 from prefect_http._throttle.ticket import Ticket
 
-# How many entries of requests that have left the queue are kept before they are swept.
+# How many entries of requests that are no longer in the queue are kept before they are swept.
 _FEW = 64
 
 
@@ -33,8 +41,8 @@ class _Waiter:
         route: returns the request's route.
         expires_at: when it has queued for ``max_wait``.
         deadline: the caller's deadline or ``expires_at``, whichever comes first.
-        ready: set when it is let out, or fails.
-        ticket: set when it is let out.
+        ready: set when it is its turn, or when it fails.
+        ticket: set when it is its turn.
         failure: set when it fails.
         timer: around its wait; expires when the head of the queue has to dispatch.
     """
@@ -55,20 +63,28 @@ class Gate:
     """A first-in, first-out queue in front of a Limiter.
 
     Args:
-        limiter: decides when the next request may leave.
+        limiter: decides when the next request may be sent.
         max_wait: how many seconds a request may queue; infinity: until its caller's deadline.
         now: returns the event loop's time.
+
+    Attributes:
+        limiter: likewise.
+        notice: what is to be logged: that the gate has closed for long; None if there is nothing to log.
     """
 
     def __init__(self, limiter: Limiter, max_wait: float, now: Callable[[], float]) -> None:
         self.limiter = limiter
+        self.notice: str | None = None
         self._max_wait = max_wait
         self._now = now
         self._queue: OrderedDict[_Waiter, None] = OrderedDict()
-        # A heap of the requests that have a deadline, to fail them when the gate closes beyond it. Those that have left
-        # the queue stay here for a while.
+        # A heap of the requests that have a deadline, to fail them when the gate closes beyond it. Those that are no
+        # longer in the queue stay here for a while.
         self._deadlines: list[tuple[float, int, _Waiter]] = []
         self._count = itertools.count()
+        self._reason = ClosureReason()
+        # The closure for which all requests in the queue have been checked against the known limit.
+        self._checked_until = -math.inf
 
     @property
     def waiting(self) -> int:
@@ -76,25 +92,30 @@ class Gate:
         return len(self._queue)
 
     def is_idle(self) -> bool:
-        """Return whether no request is under way, waits or would have to wait."""
+        """Return whether no request is in flight, waits or would have to wait."""
         return not self._queue and self.limiter.is_idle(self._now())
 
     def enter_nowait(self, route: Callable[[], str]) -> Ticket | None:
-        """Let a request out if the queue is empty and it may leave at once; return None if not."""
+        """Return the ticket of a request that may be sent at once, since the queue is empty; None if it may not."""
         if self._queue:
             return None
-        now = self._now()
-        return self.limiter.send(now, route, has_waited=False) if self.limiter.next_send(now) <= now else None
+        now, limiter = self._now(), self.limiter
+        if limiter.next_send(now) > now:
+            return None
+        ticket = limiter.send(now, route, has_waited=False)
+        if limiter.known is not None:
+            limiter.known.book(now)
+        return ticket
 
     async def queue(self, route: Callable[[], str]) -> Ticket:
         """Wait for a request's turn.
 
         Raises:
-            ThrottleTimeout: the request cannot leave before the caller's deadline or within ``max_wait``; raised as
+            ThrottleTimeout: the request cannot be sent before the caller's deadline or within ``max_wait``; raised as
                 soon as that is known.
 
         Cancellation:
-            Removes the request from the queue. If it had been let out already, the next one goes.
+            Removes the request from the queue. If it was its turn already, the next one is sent.
         """
         waiter = self._queue_up(route, self._now())
         try:
@@ -109,19 +130,27 @@ class Gate:
                 elif self._has_closed_since(waiter.ticket):
                     self._requeue(waiter, waiter.ticket)
                 else:
+                    self._book()
                     return waiter.ticket
         except BaseException:
             waiter.failure = None  # its traceback holds this frame, and so the waiter
             self._withdraw(waiter)
             raise
 
+    def _book(self) -> None:
+        """Record for the known limit that a request is sent now, which may have been its turn a moment ago."""
+        if self.limiter.known is not None:
+            now = self._now()
+            self.limiter.known.book(now)
+            self._dispatch(now)
+
     def _has_closed_since(self, ticket: Ticket) -> bool:
-        """Return whether the gate has closed after the request was let out and before its task could run."""
+        """Return whether the gate has closed between the request's turn and the moment at which its task could run."""
         return self.limiter.closed_until is not None and not ticket.is_probe
 
     def _requeue(self, waiter: _Waiter, ticket: Ticket) -> None:
-        """Put a request that has been let out back at the front of the queue."""
-        self.limiter.dropped(ticket, self._now(), has_failed=False)
+        """Put a request whose turn it was back at the front of the queue."""
+        self.limiter.withdrawn(ticket, self._now())
         waiter.ticket, waiter.ready, waiter.timer = None, new_event(), new_cancel_scope()
         self._queue[waiter] = None
         self._queue.move_to_end(waiter, last=False)
@@ -130,8 +159,10 @@ class Gate:
     def _queue_up(self, route: Callable[[], str], now: float) -> _Waiter:
         expires_at = now + self._max_wait
         waiter = _Waiter(route, expires_at, min(expires_at, anyio.current_effective_deadline()))
-        self._queue[waiter] = None
-        self._remember_deadline(waiter)
+        self._fail_if_too_late(waiter, len(self._queue), now)
+        if waiter.failure is None:
+            self._queue[waiter] = None
+            self._remember_deadline(waiter)
         return waiter
 
     def _remember_deadline(self, waiter: _Waiter) -> None:
@@ -142,51 +173,72 @@ class Gate:
             heapq.heappush(self._deadlines, (waiter.deadline, next(self._count), waiter))
 
     def _withdraw(self, waiter: _Waiter) -> None:
-        """Remove a waiter that is cancelled, and take back its ticket if it has just been let out."""
+        """Remove a waiter that is cancelled, and take back its ticket if it was just its turn."""
         now = self._now()
         self._queue.pop(waiter, None)
         if waiter.ticket is not None:
-            self.limiter.dropped(waiter.ticket, now, has_failed=False)
+            self.limiter.withdrawn(waiter.ticket, now)
         self._dispatch(now)
 
     def answered(self, ticket: Ticket, rate_limit: RateLimit | None) -> None:
-        """Record an answer and what it says about the server's limits, and let out the requests that may leave now."""
+        """Record a response and what it says about the server's limits, and send the requests that may be sent now."""
         now = self._now()
         self.limiter.answered(ticket, now)
-        self._update(rate_limit, now)
+        self._update(ticket, rate_limit, now)
 
     def rejected(
-        self, ticket: Ticket, rate_limit: RateLimit | None, retry_after: float | None, *, is_doubtful: bool
+        self,
+        ticket: Ticket,
+        rate_limit: RateLimit | None,
+        retry_after: float | None,
+        *,
+        is_doubtful: bool,
+        backoff: float | None = None,
+        reason: str = "a rejection",
     ) -> None:
-        """Record a rejection, likewise; see Limiter.rejected()."""
-        now = self._now()
-        self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful)
-        self._update(rate_limit, now)
+        """Record a rejection, likewise, and the reason that it gives for closing the gate; see Limiter.rejected()."""
+        now, before = self._now(), self.limiter.closed_until
+        self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful, backoff=backoff)
+        if ticket.is_probe and retry_after is None:
+            reason = f"rejected time and again, most recently with {reason}"
+        self._note_closure(reason, before, now)
+        self._update(ticket, rate_limit, now)
 
-    def _update(self, limit: RateLimit | None, now: float) -> None:
+    def _update(self, ticket: Ticket, limit: RateLimit | None, now: float) -> None:
         if limit is not None:
-            self.limiter.advertised(now, remaining=limit.remaining, reset=limit.reset, concurrency=limit.concurrency)
+            before = self.limiter.closed_until
+            self.limiter.advertised(ticket, now, limit)
+            self._note_closure(NONE_LEFT, before, now)
         self._dispatch(now)
 
     def dropped(self, ticket: Ticket, *, has_failed: bool) -> None:
-        """Record the end of a request without an answer; see Limiter.dropped()."""
-        now = self._now()
+        """Record the end of a request without a response; see Limiter.dropped()."""
+        now, before = self._now(), self.limiter.closed_until
         self.limiter.dropped(ticket, now, has_failed=has_failed)
+        self._note_closure(PROBE_FAILED, before, now)
         self._dispatch(now)
 
+    def _note_closure(self, reason: str, before: float | None, now: float) -> None:
+        until = self.limiter.closed_until
+        if self._reason.update(reason, now, before=before, until=until):
+            assert until is not None
+            self.notice = no_requests_for(until - now, self._reason.text, time.time())
+
     def _dispatch(self, now: float) -> None:
-        """Fail the requests that cannot leave in time, let out those that may leave, and set the timer of the next."""
+        """Fail the requests that cannot be sent in time, send those that may be, and set the timer of the next."""
         if self._queue:
             self._fail_expired(now)
             self._serve(now)
         if not self._queue:
-            self._deadlines.clear()  # so that requests which have left are not kept alive
+            self._deadlines.clear()  # so that requests which are no longer queued are not kept alive
 
     def _serve(self, now: float) -> None:
         while self._queue:
             head = next(iter(self._queue))
             if head.expires_at <= now:
-                self._fail(head, f"it has waited in the throttle's queue for max_wait, {self._max_wait:g} s")
+                why = f"; the gate is closed ({self._reason.text})" if self.limiter.closed_until is not None else ""
+                del self._queue[head]
+                self._fail(head, f"it has waited in the throttle's queue for max_wait, {self._max_wait:g} s{why}")
                 continue
             due = self.limiter.next_send(now)
             if due > now:
@@ -201,11 +253,36 @@ class Gate:
         while self._deadlines and self._deadlines[0][0] <= shut_until:
             waiter = heapq.heappop(self._deadlines)[2]
             if waiter in self._queue:
-                limit = "max_wait ends" if waiter.deadline == waiter.expires_at else "the deadline is"
-                opens, left = shut_until - now, waiter.deadline - now
-                self._fail(waiter, f"the server accepts no requests for {opens:.1f} s, and {limit} in {left:.1f} s")
+                del self._queue[waiter]
+                opens = no_requests_for(shut_until - now, self._reason.text, time.time())
+                self._fail(waiter, f"{opens}, and {_time_left(waiter, now)}")
+        if self.limiter.known is not None and now < shut_until != self._checked_until:
+            self._checked_until = shut_until
+            ahead = 0
+            for waiter in list(self._queue):
+                self._fail_if_too_late(waiter, ahead, now)
+                if waiter.failure is None:
+                    ahead += 1
+                else:
+                    del self._queue[waiter]
+
+    def _fail_if_too_late(self, waiter: _Waiter, ahead: int, now: float) -> None:
+        """Fail a request if the known limit does not let it be sent in time, behind so many others."""
+        known, shut_until = self.limiter.known, self.limiter.shut_until
+        if known is None or waiter.deadline == math.inf or waiter.deadline <= shut_until:
+            return
+        earliest = known.earliest(ahead, max(now, shut_until))
+        if earliest > now and earliest >= waiter.deadline:
+            seconds = earliest - now
+            when = f"it cannot be sent for {seconds:.1f} s{until_text(seconds, time.time())}"
+            why = f"{ahead} ahead of it in the queue, at the known rate of {known.text}"
+            self._fail(waiter, f"{when} ({why}), and {_time_left(waiter, now)}")
 
     def _fail(self, waiter: _Waiter, why: str) -> None:
-        del self._queue[waiter]
         waiter.failure = ThrottleTimeout(f"the request was not sent: {why}")
         waiter.ready.set()
+
+
+def _time_left(waiter: _Waiter, now: float) -> str:
+    name = "max_wait ends" if waiter.deadline == waiter.expires_at else "the deadline is"
+    return f"{name} in {waiter.deadline - now:.1f} s"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 
 import httpx
 
 from prefect_http._concurrency.backend import clock, has_ended, loop_getter
 from prefect_http._throttle.gate import Gate
+from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.limiter import Change, Limiter
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics, statistics_of
 
 _MAX_KEYS = 1000
 # How many keys are looked at to find one that can be forgotten; if none can, there are more than _MAX_KEYS for a while.
 _FEW = 16
+_logger = logging.getLogger("prefect_http.throttle")
 
 
 class Gates:
@@ -28,26 +31,33 @@ class Gates:
         max_in_flight: for each Limiter, as the next two.
         slow_start: likewise.
         early_probe: likewise.
+        known: returns what is known of the limit of a new key.
         on_event: called with each event.
+
+    Attributes:
+        is_throttled: likewise.
+        max_wait: likewise.
     """
 
     def __init__(
         self,
         *,
         key: Callable[[httpx.Request], Hashable],
-        is_throttled: Callable[[httpx.Response], bool],
+        is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]],
         max_wait: float,
         max_in_flight: int,
         slow_start: bool,
         early_probe: bool,
+        known: Callable[[], KnownLimit | None],
         on_event: Callable[[ThrottleEvent], object] | None,
     ) -> None:
         self.is_throttled = is_throttled
+        self.max_wait: float = max_wait
         self._key = key
-        self._max_wait = max_wait
         self._max_in_flight = max_in_flight
         self._slow_start = slow_start
         self._early_probe = early_probe
+        self._known = known
         self._on_event = on_event
         self._gates: OrderedDict[Hashable, Gate] = OrderedDict()
         self._changes: list[tuple[Change, Hashable]] = []
@@ -61,32 +71,72 @@ class Gates:
 
         Raises:
             RuntimeError: the throttle is used in another event loop, which has not ended.
+            TypeError: the key cannot be hashed.
+            Exception: whatever the key function raises.
         """
         if not self._is_own_loop():
             self._begin()
         key = self._key(request)
-        gate = self._gates.get(key)
+        gate = self._find(key, "return a hashable value")
         if gate is None:
             self._forget_one()
-            gate = self._gates[key] = Gate(self._new_limiter(key), self._max_wait, self._now)
+            gate = self._gates[key] = Gate(self._new_limiter(key), self.max_wait, self._now)
         else:
             self._gates.move_to_end(key)
         return gate
 
     def statistics(self, key: Hashable) -> ThrottleStatistics:
-        """Return the state of a key; that of a new one if it is unknown."""
-        gate = self._gates.get(key)
+        """Return the state of a key, or of the key of a URL; that of a new one if it is unknown.
+
+        Raises:
+            httpx.InvalidURL: it looks like a URL, but is not valid.
+            TypeError: it cannot be hashed.
+            Exception: whatever the key function raises.
+        """
+        gate = self._find(key, "be hashable")
+        if gate is None and (isinstance(key, httpx.URL) or (isinstance(key, str) and "://" in key)):
+            gate = self._find(self._key(httpx.Request("GET", key)), "return a hashable value")
         if gate is None:
             return statistics_of(self._new_limiter(key), waiting=0)
         return statistics_of(gate.limiter, waiting=gate.waiting)
 
+    def all_statistics(self) -> dict[Hashable, ThrottleStatistics]:
+        """Return the state of each key that is remembered, the most recently used one last."""
+        return {key: statistics_of(gate.limiter, waiting=gate.waiting) for key, gate in self._gates.items()}
+
     def report_changes(self) -> None:
-        """Call ``on_event`` for the changes since the last call."""
-        while self._changes:
-            change, key = self._changes.pop(0)
-            if self._on_event is not None:
+        """Call ``on_event`` for the changes since the last call.
+
+        The first exception that it raises is raised when all changes have been reported; further ones are logged.
+        """
+        if not self._changes:
+            return
+        changes, self._changes = self._changes, []
+        if self._on_event is None:
+            return
+        error: Exception | None = None
+        try:
+            for change, key in changes:
                 statistics = self.statistics(key)
-                self._on_event(ThrottleEvent(kind=change.value, key=key, time=self._now(), statistics=statistics))
+                event = ThrottleEvent(kind=change.value, key=key, time=self._now(), statistics=statistics)
+                try:
+                    self._on_event(event)
+                except Exception as raised:
+                    if error is None:
+                        error = raised
+                    else:
+                        _logger.error("on_event has raised another exception", exc_info=raised)
+            if error is not None:
+                raise error
+        finally:
+            error = None  # its traceback holds this frame
+
+    def _find(self, key: Hashable, rule: str) -> Gate | None:
+        """Return the gate of a key, if there is one; the rule is what an error says that ``key`` must do."""
+        try:
+            return self._gates.get(key)
+        except TypeError as error:
+            raise TypeError(f"key must {rule}: {error}") from error
 
     def _is_own_loop(self) -> bool:
         try:
@@ -109,6 +159,7 @@ class Gates:
             max_in_flight=self._max_in_flight,
             slow_start=self._slow_start,
             early_probe=self._early_probe,
+            known=self._known(),
             on_change=lambda change: self._changes.append((change, key)),
         )
 

@@ -16,6 +16,8 @@ the best possible time):
 - Before the first rejection nothing is known. The number under way starts low, and grows by about half a request with
   each answer.
 - A server that says how many requests are left is believed before it has to reject any.
+- If the user knows a limit, every request waits for that as well, the probe included, and the number in flight does not
+  have to start low. A rate that is learned holds if it is lower.
 - One 503 without a Retry-After among many good answers is a fault, not a limit; a route that is rejected time and again
   while others are served has a problem of its own.
 """
@@ -26,9 +28,11 @@ import enum
 import math
 from collections.abc import Callable
 
+from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
 from prefect_http._throttle.curve import Curve, learn_curve
 from prefect_http._throttle.early_probes import EarlyProbes
+from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.quota import Quota
 from prefect_http._throttle.routes import RouteStreaks
 from prefect_http._throttle.ticket import Ticket
@@ -61,9 +65,11 @@ class Limiter:
         max_in_flight: how many requests may be under way at most.
         slow_start: whether the number under way starts low while nothing is known.
         early_probe: whether one request per closure may leave before the server's Retry-After has passed.
+        known: the limit that the user knows; None if there is none.
         on_change: called at each change.
 
     Attributes:
+        known: likewise.
         in_flight: how many requests are under way.
         accepted: how many requests were answered with something other than a rejection.
         rejections: how many requests were rejected.
@@ -75,18 +81,20 @@ class Limiter:
         max_in_flight: int,
         slow_start: bool = True,
         early_probe: bool = False,
+        known: KnownLimit | None = None,
         on_change: Callable[[Change], object] = lambda change: None,
     ) -> None:
         self.in_flight: int = 0
         self.accepted: int = 0
         self.rejections: int = 0
+        self.known: KnownLimit | None = known
         self._max_in_flight = max_in_flight
-        self._slow_start = slow_start
+        self._slow_start = slow_start and known is None
         self._early_probes = EarlyProbes(is_allowed=early_probe)
         self._on_change = on_change
         self._routes = RouteStreaks()
         self._quota = Quota()
-        self._window = _FIRST_WINDOW if slow_start else math.inf
+        self._window = _FIRST_WINDOW if self._slow_start else math.inf
         self._curve: Curve | None = None
         self._done = 0  # answers that have moved the curve
         self._latency: float | None = None
@@ -110,8 +118,11 @@ class Limiter:
 
     @property
     def rate(self) -> float:
-        """Requests per second; infinity while none has been learned."""
-        return math.inf if self._curve is None else self._curve.rate(self._done)
+        """Requests per second, at most those of the known limit; infinity while no rate has been learned."""
+        if self._curve is None:
+            return math.inf
+        rate = self._curve.rate(self._done)
+        return rate if self.known is None else min(rate, self.known.rate)
 
     @property
     def limit(self) -> int:
@@ -127,12 +138,20 @@ class Limiter:
 
     def is_idle(self, now: float) -> bool:
         """Return whether no request is under way or would have to wait, so that only what was learned would be lost."""
-        return not self.in_flight and (self._closure is None or self._closure.until <= now)
+        return (
+            not self.in_flight
+            and (self._closure is None or self._closure.until <= now)
+            and (self.known is None or self.known.is_unused(now))
+        )
 
     def next_send(self, now: float) -> float:
         """Return when the next request may leave: by ``now``, later, or infinity if that depends on an answer."""
         if self.in_flight >= self._most_in_flight:
             return math.inf
+        due = self._next_as_learned(now)
+        return due if self.known is None else max(due, self.known.due)
+
+    def _next_as_learned(self, now: float) -> float:
         if self._closure is not None:
             return self._closure.next_probe(max(_SHORTEST_LEASE, _LATENCIES_TO_WAIT * (self._latency or 0.0)))
         rate = self.rate
@@ -146,6 +165,8 @@ class Limiter:
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
         """Let a request out."""
         ticket = Ticket(route, now, has_waited, self._cycle, is_probe=self._closure is not None)
+        if self.known is not None:
+            self.known.reserve()
         if self._closure is not None:
             self._closure.begin_probe(ticket)
         if self._began is None:
@@ -175,7 +196,14 @@ class Limiter:
                 self._ok += 1
 
     def rejected(
-        self, ticket: Ticket, now: float, retry_after: float | None, jitter: float, *, is_doubtful: bool = False
+        self,
+        ticket: Ticket,
+        now: float,
+        retry_after: float | None,
+        jitter: float,
+        *,
+        is_doubtful: bool = False,
+        backoff: float | None = None,
     ) -> None:
         """Record a rejection.
 
@@ -185,6 +213,7 @@ class Limiter:
             retry_after: for how many seconds the server wants no more requests; None if it does not say.
             jitter: a number from 0 to 1, to keep several clients from coming back together.
             is_doubtful: whether it may be a fault of the server rather than a rejection.
+            backoff: for how many seconds to wait at first if the server does not say; None: as usual.
         """
         if is_doubtful and not ticket.is_probe and self._good_in_a_row >= _GOOD_TO_DOUBT:
             self.answered(ticket, now)
@@ -201,11 +230,14 @@ class Limiter:
             if probed.is_early(ticket):
                 self._early_probes.count(was_rejected=True)
         is_late = ticket.cycle != self._cycle
-        if is_late and self._closure is None and retry_after is None:
+        if is_late and self._closure is None and retry_after is None and backoff is None:
             return
-        wait = max(retry_after or 0.0, FIRST_BACKOFF if self._closure is None else self._closure.backoff)
+        first = FIRST_BACKOFF if backoff is None else backoff
+        if self._closure is not None:
+            first = self._closure.backoff = max(self._closure.backoff, first)
+        wait = max(retry_after or 0.0, first)
         wait += min(_JITTER_SHARE * wait, _LONGEST_JITTER) * jitter
-        self._close(now, now + wait, hit_at=ticket.sent_at, teaches=not is_late)
+        self._close(now, now + wait, hit_at=ticket.sent_at, teaches=not is_late, backoff=first)
 
     def dropped(self, ticket: Ticket, now: float, *, has_failed: bool) -> None:
         """Record that a request ended without an answer: it was cancelled, or (``has_failed``) the network failed."""
@@ -215,9 +247,16 @@ class Limiter:
             probed.back_off()
             probed.extend(now + probed.backoff)
 
-    def advertised(self, now: float, *, remaining: int | None, reset: float | None, concurrency: int | None) -> None:
-        """Record what the server says about its limits; see Quota.update()."""
-        none_left_until = self._quota.update(now, remaining=remaining, reset=reset, concurrency=concurrency)
+    def withdrawn(self, ticket: Ticket, now: float) -> None:
+        """Record that a request whose turn it was is not sent: its task was cancelled before it could run."""
+        self.dropped(ticket, now, has_failed=False)
+        if self.known is not None:
+            self.known.release()
+
+    def advertised(self, ticket: Ticket, now: float, limit: RateLimit) -> None:
+        """Record what the response to a request says about the server's limits; see Quota.update()."""
+        began = -math.inf if self._began is None else self._began
+        none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=began)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
 
@@ -231,7 +270,7 @@ class Limiter:
         closure = self._closure
         return closure if closure is not None and closure.end_probe(ticket) else None
 
-    def _close(self, now: float, until: float, *, hit_at: float, teaches: bool) -> None:
+    def _close(self, now: float, until: float, *, hit_at: float, teaches: bool, backoff: float = FIRST_BACKOFF) -> None:
         if self._closure is not None:
             self._closure.extend(until)
             return
@@ -242,8 +281,9 @@ class Limiter:
             rate=self.rate,
             teaches=teaches,
             allows_early_probes=self._early_probes.is_allowed,
+            backoff=backoff,
         )
-        if teaches and self._early_probes.is_next(until - now, FIRST_BACKOFF):
+        if teaches and backoff == FIRST_BACKOFF and self._early_probes.is_next(until - now, FIRST_BACKOFF):
             self._closure.early_probe_at = now + FIRST_BACKOFF
         self._on_change(Change.CLOSED)
 

@@ -16,7 +16,8 @@ class ThrottleStatistics:
     Attributes:
         closed_until: until when all requests wait, after a rejection or because the server said that none are left, on
             the event loop's clock; None if they do not. It may be in the past, until another request is accepted.
-        rate: how many requests are sent per second; infinity while no rate has been learned.
+        rate: how many requests are sent per second: the learned rate or the known one, whichever is lower; infinity
+            while there is neither.
         limit: how many requests may be in flight.
         in_flight: how many requests have been sent, but not answered yet.
         waiting: how many requests are in the queue.
@@ -55,7 +56,7 @@ def statistics_of(limiter: Limiter, *, waiting: int) -> ThrottleStatistics:
     """Return the statistics of a key with this limiter, and this many requests in its queue."""
     return ThrottleStatistics(
         closed_until=limiter.closed_until,
-        rate=limiter.rate,
+        rate=limiter.rate if limiter.known is None else min(limiter.rate, limiter.known.rate),
         limit=limiter.limit,
         in_flight=limiter.in_flight,
         waiting=waiting,

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
+from typing import overload
 
 import httpx
 
 from prefect_http._callbacks import is_async
-from prefect_http._fields.rate_limit_github import github_throttled
 from prefect_http._ports import port_of
 from prefect_http._throttle.gates import Gates
+from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
 
 _THROTTLED = frozenset({429, 503})
+_LEAST, _MOST = 1e-6, 1e9
+_ALL_KEYS = object()
 
 
 def origin(request: httpx.Request) -> tuple[str, str, int | None]:
     """Return the scheme, host and port of a request's URL; the port is None if the scheme has no default."""
     url = request.url
     return url.scheme, url.host, port_of(url)
-
-
-def is_throttled_by_github(response: httpx.Response) -> bool:
-    """Whether GitHub rejects a request because of a rate limit: by 429, 503, or a 403 whose headers say so.
-
-    For ``Throttle(is_throttled=...)``.
-    https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
-    """
-    return response.status_code == 503 or github_throttled(response.status_code, response.headers)
 
 
 def _is_throttled(response: httpx.Response) -> bool:
@@ -48,20 +43,40 @@ class Throttle:
             and port. Add the credential if the host limits each credential, or the route if it limits each route.
             Requests with the same key wait for each other, so if their limits differ, the lowest applies to all.
         max_in_flight: how many requests of a key may be in flight (sent, but not answered yet), at least 1.
-        max_wait: how many seconds a request may wait in the queue, above 0; None: until its caller's deadline.
-        is_throttled: returns whether a response is a rejection, from its status and headers. By default, 429 and 503
-            are; see also ``is_throttled_by_github``.
+        max_wait: how many seconds a request may wait in the queue, above 0; None: no limit but its caller's deadline. A
+            request that would have to wait for longer fails at once. In a PrefectHttpxClient, this replaces the
+            ``max_retry_after`` of the policies.
+        rate: a limit that you know, in requests per ``per`` seconds, 1e-6 to 1e9; None if you know none. In any ``t``
+            seconds, no more than ``burst + rate * t / per`` requests of a key are sent: the burst first, then one at a
+            time, evenly spaced. If the server rejects requests nevertheless, a lower rate is learned. There is no slow
+            start then. A request that cannot be sent in time, because of the others in the queue, fails at once.
+        per: the seconds that ``rate`` is for, 1e-6 to 1e9. Not without ``rate``.
+        burst: how many requests may be sent at once after a pause, an integer from 1 to 1e9. Not without ``rate``.
+        is_throttled: returns whether a response is a rejection. By default, 429 and 503 are; see also
+            ``is_throttled_by_github``. It may be async, or return an awaitable, and then read the response: it gets the
+            first 64 KiB of the body, decoded, and the caller can still read all of it. If it raises an Exception, or
+            takes longer than 10 s, the response does not count as a rejection, and a warning is logged.
         early_probe: whether, each time that all requests wait, one may be sent before the server's ``Retry-After`` has
             passed. Servers that round it up to whole seconds often accept requests earlier, but it is not what they
             ask for.
         slow_start: whether to begin with few requests in flight while the limit is unknown, and allow more with each
             response. False begins with ``max_in_flight``, and learns from the first rejection.
         on_event: called with each ThrottleEvent. It must not be async. An exception from it is raised by the request
-            that caused the event.
+            that caused the event; if one request causes several events, further exceptions are logged.
 
     Raises:
-        ValueError: ``max_in_flight`` or ``max_wait`` is out of range.
-        TypeError: ``key``, ``is_throttled`` or ``on_event`` is async or not callable.
+        ValueError: ``max_in_flight``, ``max_wait``, ``rate``, ``per`` or ``burst`` is out of range, or ``per`` or
+            ``burst`` is given without ``rate``.
+        TypeError: ``key`` or ``on_event`` is async, or one of the functions is not callable.
+
+    Requests raise:
+        ThrottleTimeout: the request cannot be sent in time.
+        Exception: whatever ``key`` or ``on_event`` raises; what they raise for one request is not raised by another.
+        TypeError: ``key`` has returned something that is not hashable.
+
+    If requests have to wait for more than 10 s, a line in the log says so once: logger ``prefect_http.throttle``, level
+    INFO. It names the origin of the rejected request, for how long, and why. It does not show the key, which may
+    contain a credential.
 
     One Throttle may be shared by any number of clients and transports in one event loop. It does not coordinate
     processes. About 1,000 keys, the most recently used, are remembered; a key whose requests have to wait, or that has
@@ -74,15 +89,19 @@ class Throttle:
         *,
         key: Callable[[httpx.Request], Hashable] = origin,
         max_in_flight: int = 100,
-        max_wait: float | None = None,
-        is_throttled: Callable[[httpx.Response], bool] | None = None,
+        max_wait: float | None = 3900.0,
+        rate: float | None = None,
+        per: float = 1.0,
+        burst: int = 1,
+        is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]] | None = None,
         early_probe: bool = False,
         slow_start: bool = True,
         on_event: Callable[[ThrottleEvent], object] | None = None,
     ) -> None:
         is_throttled = is_throttled or _is_throttled
         _check_function("key", key)
-        _check_function("is_throttled", is_throttled)
+        if not callable(is_throttled):
+            raise TypeError(f"is_throttled must be a function, not {is_throttled!r}")
         if on_event is not None:
             _check_function("on_event", on_event)
         if not isinstance(max_in_flight, int) or isinstance(max_in_flight, bool) or max_in_flight < 1:
@@ -91,6 +110,7 @@ class Throttle:
             not isinstance(max_wait, int | float) or isinstance(max_wait, bool) or not max_wait > 0
         ):
             raise ValueError(f"max_wait must be a positive number of seconds, or None, not {max_wait!r}")
+        known = _known_limit(rate, per, burst)
         self._gates = Gates(
             key=key,
             is_throttled=is_throttled,
@@ -98,17 +118,35 @@ class Throttle:
             max_in_flight=max_in_flight,
             slow_start=slow_start,
             early_probe=early_probe,
+            known=known,
             on_event=on_event,
         )
 
-    def statistics(self, key: Hashable) -> ThrottleStatistics:
-        """Return the state of a key.
+    @overload
+    def statistics(self) -> dict[Hashable, ThrottleStatistics]: ...
+
+    @overload
+    def statistics(self, key: Hashable | httpx.URL) -> ThrottleStatistics: ...
+
+    def statistics(
+        self, key: Hashable | httpx.URL = _ALL_KEYS
+    ) -> ThrottleStatistics | dict[Hashable, ThrottleStatistics]:
+        """Return the state of a key, or of all keys.
 
         Args:
-            key: as the ``key`` function returns it; by default like ``("https", "example.org", 443)``. A key that is
+            key: as the ``key`` function returns it, by default like ``("https", "example.org", 443)``; or a URL, as an
+                httpx.URL or a string with ``://``, which stands for the key of a GET request for it. A key that is
                 unknown, or has been forgotten, has the state of a new one.
+
+        Returns:
+            Without an argument, the state of each key that is remembered, the most recently used one last.
+
+        Raises:
+            httpx.InvalidURL: the URL is not valid.
+            TypeError: the key is not hashable.
+            Exception: whatever the ``key`` function raises for the GET request.
         """
-        return self._gates.statistics(key)
+        return self._gates.all_statistics() if key is _ALL_KEYS else self._gates.statistics(key)
 
 
 def gates_of(throttle: Throttle) -> Gates:
@@ -120,6 +158,25 @@ def gates_of(throttle: Throttle) -> Gates:
     if not isinstance(throttle, Throttle):
         raise TypeError(f"throttle must be a Throttle, not {throttle!r}")
     return throttle._gates  # pyright: ignore[reportPrivateUsage]
+
+
+def _known_limit(rate: float | None, per: float, burst: int) -> Callable[[], KnownLimit | None]:
+    """Return a function that makes the known limit of a new key."""
+    _check_number("per", per, "seconds")
+    if not isinstance(burst, int) or isinstance(burst, bool) or not 1 <= burst <= _MOST:
+        raise ValueError(f"burst must be an integer from 1 to {_MOST:g}, not {burst!r}")
+    if rate is not None:
+        _check_number("rate", rate, "requests")
+        return partial(KnownLimit, rate, per, burst)
+    for name, value, default in (("per", per, 1.0), ("burst", burst, 1)):
+        if value != default:
+            raise ValueError(f"{name} says more about rate, so it cannot be given without rate")
+    return lambda: None
+
+
+def _check_number(name: str, value: object, unit: str) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not _LEAST <= value <= _MOST:
+        raise ValueError(f"{name} must be a number of {unit} from {_LEAST:g} to {_MOST:g}, not {value!r}")
 
 
 def _check_function(name: str, function: object) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rate_limits import DATE, DATE_AT, EARLIER, FIELDS, VALUES
 
-from prefect_http._fields.rate_limit_github import github_throttled
+from prefect_http._fields.rate_limit_github import github_says_when, github_throttled, is_secondary_limit
 
 
 @pytest.mark.parametrize("status_code", [403, 429])
@@ -57,6 +57,40 @@ def test_github_forbidden(headers: dict[str, str]) -> None:
 def test_github_other_answers(status_code: int) -> None:
     """No other status is a rate limit, not even with nothing remaining, as in the last response of a quota."""
     assert not github_throttled(status_code, {"X-RateLimit-Remaining": "0", "Retry-After": "5"})
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Retry-After": "60"}, True),
+        ({"Retry-After": DATE, "Date": EARLIER}, True),
+        ({"Retry-After": EARLIER, "Date": DATE}, False),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": f"{DATE_AT + 9}", "Date": DATE}, True),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": f"{DATE_AT}", "Date": DATE}, False),
+        ({"X-RateLimit-Remaining": "14", "X-RateLimit-Reset": f"{DATE_AT + 9}", "Date": DATE}, False),
+        ({"X-RateLimit-Remaining": "0"}, False),
+        ({}, False),
+    ],
+)
+def test_github_says_when(headers: dict[str, str], expected: bool) -> None:
+    """A Retry-After says when to come back, and so does a reset ahead, if nothing remains until then."""
+    assert github_says_when(headers, now=float(DATE_AT)) is expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"message": "You have exceeded a secondary rate limit. Please wait a few minutes.", "status": "403"}', True),
+        (b'{"message": "You have triggered an abuse detection mechanism. Please wait a few minutes."}', True),
+        (b"<p>You have exceeded a Secondary Rate Limit</p>", True),
+        (b" " * 70_000 + b"secondary rate limit", False),
+        (b'{"message": "Resource not accessible by integration"}', False),
+        (b"", False),
+    ],
+)
+def test_github_secondary_limit(body: bytes, expected: bool) -> None:
+    """The message of a secondary limit tells it, in either of its wordings."""
+    assert is_secondary_limit(body) is expected
 
 
 # --- Any input

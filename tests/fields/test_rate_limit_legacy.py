@@ -68,6 +68,8 @@ PREFIXES = ["RateLimit-", "ratelimit-", "X-RateLimit-", "x-ratelimit-", "X-Rate-
         ("100;w=21600", "76;w=21600", None, RateLimit(limit=100, remaining=76)),
         (None, "599.0", "280", RateLimit(remaining=599, reset=280.0)),
         ("10.9", "0.9", "1.5", RateLimit(limit=10, remaining=0, reset=1.5)),
+        ("10.123456789", f"0.{'9' * 8000}", "1.00048828125", RateLimit(limit=10, remaining=0, reset=1.00048828125)),
+        ("5", "4", "30;w=60", RateLimit(limit=5, remaining=4, reset=30.0)),
         (" 100 ", " 007", "30 ", RateLimit(limit=100, remaining=7, reset=30.0)),
         (None, "5", None, RateLimit(remaining=5)),
         (None, None, "5", RateLimit(reset=5.0)),
@@ -85,15 +87,22 @@ def test_three_fields(limit: str | None, remaining: str | None, reset: str | Non
 
 
 MALFORMED_NUMBERS = (
-    '- -1 -0.5 +5 x "5" ?1 @5 :NQ==: (5) nan NaN inf Infinity -inf 1e3 0x10 1_000 1. .5 1.2345 5s 5/s 5! 5,'.split()
+    '- -1 -0.5 +5 x "5" ?1 @5 :NQ==: (5) nan NaN inf Infinity -inf 1e3 0x10 1_000 1. .5 5/s 5! 5,'.split()
 )
 
 
-@pytest.mark.parametrize("value", ["", " ", "５", "5 5", EARLIER, "9" * 16, "9" * 5000, *MALFORMED_NUMBERS], ids=ascii)
+@pytest.mark.parametrize("value", ["", " ", "５", "5 5", "9" * 16, "9" * 5000, *MALFORMED_NUMBERS], ids=ascii)
 def test_malformed_field_counts_as_absent(value: str) -> None:
     """What is negative, too long, or not a number is ignored."""
     for prefix in PREFIXES:
         assert parse({f"{prefix}Limit": value, f"{prefix}Remaining": value, f"{prefix}Reset": value}) is None
+
+
+@pytest.mark.parametrize("value", ["5s", EARLIER, "1994-11-06T08:49:37Z"])
+def test_a_time_is_no_number(value: str) -> None:
+    """A duration or a date is a reset, and neither a limit nor a remainder."""
+    for prefix in PREFIXES:
+        assert parse({f"{prefix}Limit": value, f"{prefix}Remaining": value}) is None
 
 
 # --- A reset that is a time since the epoch

@@ -285,6 +285,35 @@ def test_a_retry_after_that_is_too_long() -> None:
     assert "max_retry_after" in reason
 
 
+@pytest.mark.parametrize(
+    ("retry_after", "max_wait", "decision"),
+    [
+        (299.0, 3900.0, Retry(299.0, "Retry-After of 299 s")),
+        (3900.0, 3900.0, Retry(3900.0, "Retry-After of 3900 s")),
+        (3901.0, 3900.0, GiveUp("Retry-After of 3901 s exceeds max_wait of 3900 s", exceeds_max_wait=True)),
+        (301.0, None, GiveUp("Retry-After of 301 s exceeds max_retry_after of 300 s")),
+        (2.0, 1.0, GiveUp("Retry-After of 2 s exceeds max_wait of 1 s", exceeds_max_wait=True)),
+        (86400.0, math.inf, Retry(86400.0, "Retry-After of 86400 s")),
+        (86401.0, math.inf, Retry(2.0, "backoff of 2 s")),
+        (86401.0, 90000.0, Retry(2.0, "backoff of 2 s")),
+        (86401.0, 3900.0, GiveUp("Retry-After of 86401 s exceeds max_wait of 3900 s", exceeds_max_wait=True)),
+        (None, 1.0, Retry(2.0, "backoff of 2 s")),
+    ],
+)
+def test_max_wait_takes_the_place_of_max_retry_after(
+    retry_after: float | None, max_wait: float | None, decision: Retry | GiveUp
+) -> None:
+    """With a throttle its max_wait counts; what it allows beyond a day is a mistake, and the backoff holds."""
+    facts = dataclasses.replace(rejected(retry_after=retry_after), max_wait=max_wait)
+    assert decide(RetryPolicy(jitter=0), facts, MIDDLE) == decision
+
+
+def test_max_wait_is_not_to_blame_for_other_reasons() -> None:
+    """If there would be no retry anyway, the reason is not max_wait."""
+    facts = dataclasses.replace(rejected(retry_after=5000.0), max_wait=3900.0)
+    assert decide(RetryPolicy(max_retries=0), facts, MIDDLE) == GiveUp("max_retries is 0")
+
+
 def test_the_reason_says_where_the_wait_comes_from() -> None:
     """The reason says whether the wait is a backoff or a Retry-After."""
     reasons = [decide(RetryPolicy(), rejected(1, retry_after=wanted), MIDDLE).reason for wanted in (None, 7.0)]
@@ -350,6 +379,7 @@ failed_attempts = st.builds(
     should_retry=st.sampled_from([None, True, False]),
     needs_certificate=st.booleans(),
     retry_after=st.one_of(st.none(), seconds),
+    max_wait=st.one_of(st.none(), seconds, st.just(math.inf)),
     method=methods,
     redirected_method=methods,
     has_idempotency_key=st.booleans(),
@@ -363,7 +393,7 @@ randoms = st.floats(min_value=0, max_value=1, exclude_max=True)
 
 def shortest_wait(policy: RetryPolicy, facts: FailedAttempt) -> float:
     """Return the shortest wait that the contract allows."""
-    if facts.retry_after is not None:
+    if facts.retry_after is not None and (facts.max_wait is None or facts.retry_after <= 86_400):
         return facts.retry_after
     try:
         backoff = min(policy.backoff_base**facts.number, policy.max_backoff)
@@ -399,7 +429,8 @@ def test_any_failed_attempt(policy: RetryPolicy, facts: FailedAttempt, random: f
     limits = (facts.total_left, facts.deadline_left)
     assume(shortest not in limits)
     asked = facts.retry_after
-    is_allowed = may_be_repeated(policy, facts) and (asked is None or asked <= policy.max_retry_after)
+    longest = policy.max_retry_after if facts.max_wait is None else facts.max_wait
+    is_allowed = may_be_repeated(policy, facts) and (asked is None or asked <= longest)
     decision = decide(policy, facts, random)
     assert isinstance(decision, Retry) is (is_allowed and all(shortest < limit for limit in limits))
     assert decision == decide(policy, facts, random)

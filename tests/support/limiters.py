@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.limiter import Change, Limiter
 from prefect_http._throttle.ticket import Ticket
 
@@ -74,5 +75,6 @@ def advertise(
     reset: float | None = None,
     concurrency: int | None = None,
 ) -> None:
-    """Let the server say something about its limits."""
-    limiter.advertised(now, remaining=remaining, reset=reset, concurrency=concurrency)
+    """Let the server say something about its limits, in the response to a request that was sent just now."""
+    ticket = Ticket(str, now, has_waited=False, cycle=0, is_probe=False)
+    limiter.advertised(ticket, now, RateLimit(remaining=remaining, reset=reset, concurrency=concurrency))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC
 
 from hypothesis import strategies as st
 
@@ -15,7 +16,9 @@ DATE = "Tue, 14 Nov 2023 22:13:20 GMT"
 DATE_AT = 1_700_000_000
 
 FIELDS = [
-    *("RateLimit", "RateLimit-Policy"),
+    *("RateLimit", "RateLimit-Policy", "X-RateLimit-Reset-After"),
+    *(f"X-RateLimit-{name}-{unit}" for name in ("Limit", "Remaining", "Reset") for unit in ("Tokens", "Minute")),
+    *(f"Anthropic-RateLimit-Requests-{name}" for name in ("Limit", "Remaining", "Reset")),
     *(
         f"{prefix}{name}"
         for prefix in ("RateLimit-", "X-RateLimit-", "X-Rate-Limit-")
@@ -38,7 +41,12 @@ _NAMES = st.sampled_from("abc")
 _ITEMS = st.lists(st.builds('"{}";r={};t={}'.format, _NAMES, counts, counts), max_size=4).map(", ".join)
 _POLICIES = st.lists(st.builds('"{}";q={}{}'.format, _NAMES, counts, _UNITS), max_size=4).map(", ".join)
 
-VALUES = st.one_of(st.text(max_size=20), _PIECES, _NUMBERS, _ITEMS, _POLICIES)
+_TIMES = st.one_of(
+    st.datetimes(timezones=st.sampled_from([None, UTC])).map(lambda at: at.isoformat()),
+    st.lists(st.sampled_from("1 12 0.5 . - d h m s ms us µs T Z :00 -01 2023".split()), max_size=6).map("".join),
+)
+
+VALUES = st.one_of(st.text(max_size=20), _PIECES, _NUMBERS, _ITEMS, _POLICIES, _TIMES)
 
 
 def parse(headers: Mapping[str, str], date: str | None = None, now: float = 0.0) -> RateLimit | None:

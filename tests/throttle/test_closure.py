@@ -6,13 +6,15 @@ import math
 
 import pytest
 
-from prefect_http._throttle.closure import Closure
+from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
 from prefect_http._throttle.ticket import Ticket
 
 
-def new_closure(*, allows_early_probes: bool = False) -> Closure:
+def new_closure(*, allows_early_probes: bool = False, backoff: float = FIRST_BACKOFF) -> Closure:
     """Return a closure from 10 until 20."""
-    return Closure(10.0, 20.0, hit_at=9.0, rate=5.0, teaches=True, allows_early_probes=allows_early_probes)
+    return Closure(
+        10.0, 20.0, hit_at=9.0, rate=5.0, teaches=True, allows_early_probes=allows_early_probes, backoff=backoff
+    )
 
 
 def probe(closure: Closure, sent_at: float) -> Ticket:
@@ -59,13 +61,17 @@ def test_only_a_later_opening_counts() -> None:
     assert closure.until == 25.0
 
 
-def test_backoff() -> None:
-    """The backoff doubles, from 0.1 s to 10 s."""
-    closure, backoffs = new_closure(), list[float]()
-    for _ in range(9):
+@pytest.mark.parametrize(
+    "expected",
+    [[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0], [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0]],
+)
+def test_backoff(expected: list[float]) -> None:
+    """The backoff doubles, from 0.1 s to 10 s; one that is longer from the first doubles up to an hour."""
+    closure, backoffs = new_closure(backoff=expected[0]), list[float]()
+    for _ in expected:
         backoffs.append(closure.backoff)
         closure.back_off()
-    assert backoffs == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
+    assert backoffs == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

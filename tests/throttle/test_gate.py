@@ -13,6 +13,7 @@ import trio.testing
 
 from prefect_http import ThrottleTimeout
 from prefect_http._throttle.gate import Gate
+from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.limiter import Limiter
 from prefect_http._throttle.ticket import Ticket
 
@@ -229,7 +230,7 @@ async def test_request_that_cannot_leave_in_time_fails_at_once(autojump_clock: t
         assert sorted(crowd.failures) == [1, 3, 5]
         assert trio.current_time() == 0
         assert crowd.failures[1].startswith("the request was not sent: the server accepts no requests for 60.")
-        assert crowd.failures[1].endswith(" s, and the deadline is in 10.0 s")
+        assert crowd.failures[1].endswith(" UTC (a rejection), and the deadline is in 10.0 s")
         await trio.sleep(61)
         assert list(crowd.tickets) == [0, 2]
         gate.answered(crowd.tickets[2], None)
@@ -257,7 +258,24 @@ async def test_max_wait(autojump_clock: trio.testing.MockClock) -> None:
         gate.rejected(crowd.tickets[0], None, 11.0, is_doubtful=False)
         nursery.start_soon(crowd.enter, 3)
         await settle()
-        assert crowd.failures[3].endswith(" s, and max_wait ends in 10.0 s")
+        assert crowd.failures[3].endswith(" UTC (a rejection), and max_wait ends in 10.0 s")
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_max_wait_ends_behind_a_probe(autojump_clock: trio.testing.MockClock) -> None:
+    """If the wait ends while a probe is in flight, the message says why the gate is closed."""
+    crowd = Crowd(gate := new_gate(max_in_flight=2, max_wait=0.5))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crowd.enter, 0)
+        await settle()
+        gate.rejected(crowd.tickets[0], None, None, is_doubtful=False, reason="429 without Retry-After")
+        for number in (1, 2):
+            nursery.start_soon(crowd.enter, number)
+            await settle()
+        await trio.sleep(1)
+        assert crowd.failures[2].endswith("for max_wait, 0.5 s; the gate is closed (429 without Retry-After)")
+        gate.answered(crowd.tickets[1], None)
     assert idle(gate)
 
 
@@ -322,6 +340,31 @@ async def test_gate_that_closes_before_the_task_runs(autojump_clock: trio.testin
         gate.answered(crowd.tickets[2], None)
         await trio.sleep(6)
         gate.answered(crowd.tickets[3], None)
+    assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_task_that_runs_late(autojump_clock: trio.testing.MockClock) -> None:
+    """A known limit counts from when a task runs, not from its turn; until then it is nobody else's turn."""
+    limiter = Limiter(max_in_flight=5, known=KnownLimit(1, 1.0, 2))
+    crowd = Crowd(gate := Gate(limiter, float("inf"), anyio.current_time))
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(crowd.enter, number)
+            await settle()
+        autojump_clock.jump(1)
+        gate.answered(crowd.tickets[0], None)  # it is the next one's turn, but its task has not run yet
+        autojump_clock.jump(9)
+        gate.answered(crowd.tickets[1], None)  # two could be sent at once, so it is another one's turn
+        autojump_clock.jump(9)
+        assert gate.waiting == 1
+        await settle()
+        assert sorted(crowd.tickets) == [0, 1, 2, 3]
+        await trio.sleep(0.99)
+        assert sorted(crowd.tickets) == [0, 1, 2, 3]
+        await trio.sleep(0.02)
+        for number in range(2, 5):
+            gate.answered(crowd.tickets[number], None)
     assert idle(gate)
 
 

@@ -670,6 +670,42 @@ def test_a_probe_that_is_not_early() -> None:
     assert limiter.next_send(20.5) == pytest.approx(20.6)
 
 
+# --- A longer backoff
+
+
+def test_a_backoff_of_its_own() -> None:
+    """A rejection may bring its own first backoff, which doubles with each probe that is rejected."""
+    limiter = make(early_probe=True)
+    one, two, three = let_out(limiter, 0.0, 3)
+    limiter.rejected(one, 1.0, None, 0.0)
+    assert limiter.closed_until == pytest.approx(1.1)
+    limiter.rejected(two, 1.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == limiter.next_send(1.0) == 61.0, "there is no early probe"
+    limiter.rejected(three, 2.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == 62.0
+    limiter.rejected(let_one_out(limiter, 62.0), 62.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == 62.0 + 120.0
+    limiter.rejected(let_one_out(limiter, 182.0), 182.0, 5.0, 0.0)
+    assert limiter.closed_until == 182.0 + 240.0
+
+
+def test_a_backoff_of_its_own_and_a_retry_after() -> None:
+    """The longer one of the two holds, also after a late rejection of an earlier cycle's request."""
+    limiter = make()
+    old, new = let_out(limiter, 0.0, 2)
+    limiter.answered(new, 0.5)
+    limiter.rejected(let_one_out(limiter, 1.0), 1.0, 90.0, 0.0, backoff=60.0)
+    assert limiter.closed_until == 91.0
+    limiter.answered(let_one_out(limiter, 91.0), 91.5)
+    limiter.rejected(old, 92.0, None, 0.0)
+    assert limiter.closed_until is None
+    old = let_one_out(limiter, 200.0)
+    limiter.rejected(let_one_out(limiter, 300.0), 300.0, None, 0.0, backoff=60.0)
+    limiter.answered(let_one_out(limiter, 360.0), 360.5)
+    limiter.rejected(old, 361.0, None, 0.0, backoff=60.0)
+    assert limiter.closed_until == 421.0
+
+
 # --- What the server says of its limits
 
 
@@ -697,10 +733,11 @@ def test_requests_left_until_an_unknown_time() -> None:
     let_out(limiter, 1.0, 10)
 
 
-def test_nothing_left_until_an_unknown_time() -> None:
-    """If the server says that nothing is left but not until when, this is ignored."""
+@pytest.mark.parametrize("reset", [None, 0.0])
+def test_nothing_left_until_an_unknown_time(reset: float | None) -> None:
+    """If the server says that nothing is left but not until when, or until now, this is ignored."""
     limiter = make()
-    advertise(limiter, 0.0, remaining=0)
+    advertise(limiter, 0.0, remaining=0, reset=reset)
     assert limiter.closed_until is None
     let_out(limiter, 0.0, 10)
 
@@ -716,13 +753,6 @@ def test_nothing_left() -> None:
     assert (limiter.rate, limiter.limit, limiter.rejections) == (INF, 16, 0)
     let_out(limiter, now + 6, 16)
     assert changes == [Change.CLOSED, Change.OPENED]
-
-
-def test_nothing_left_for_no_time() -> None:
-    """If more is left at once, a probe leaves at once."""
-    limiter = make()
-    advertise(limiter, 1.0, remaining=0, reset=0.0)
-    assert let_one_out(limiter, 1.0).is_probe
 
 
 @pytest.mark.parametrize(("reset", "closed_until"), [(0.5, 2.0), (10.0, 11.0)])

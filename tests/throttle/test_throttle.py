@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import logging
 import math
+import re
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
 from typing import Any, cast
 
 import anyio
@@ -27,7 +29,6 @@ from prefect_http import (
     ThrottleEvent,
     ThrottleStatistics,
     ThrottleTimeout,
-    is_throttled_by_github,
 )
 
 
@@ -134,7 +135,7 @@ def fail(*_: object) -> bool:
         pytest.param(httpx.ReadError("broken"), {}, httpx.ReadError, 0, 0, id="failed"),
         pytest.param(KeyError("odd"), {}, KeyError, 0, 0, id="odd-failure"),
         pytest.param(None, {}, trio.TooSlowError, 0, 0, id="cancelled"),
-        pytest.param(httpx.Response(200), {"is_throttled": fail}, KeyError, 0, 0, id="predicate-fails"),
+        pytest.param(httpx.Response(200), {"is_throttled": fail}, None, 1, 0, id="predicate-fails"),
         pytest.param(busy(), {"on_event": fail}, KeyError, 0, 1, id="on_event-fails"),
     ],
 )
@@ -176,23 +177,6 @@ async def test_own_predicate(autojump_clock: trio.testing.MockClock) -> None:
     statistics = throttle.statistics(KEY)
     assert (statistics.accepted, statistics.rejected) == (1, 1)
     assert seen == ["http://host/"] * 2
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "expected"),
-    [
-        (200, {}, False),
-        (429, {}, True),
-        (503, {}, True),
-        (403, {}, False),
-        (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1700000000"}, True),
-        (403, {"X-RateLimit-Remaining": "4"}, False),
-        (403, {"Retry-After": "60"}, True),
-    ],
-)
-def test_github(status: int, headers: dict[str, str], expected: bool) -> None:
-    """A 403 from GitHub is a rejection if its headers say so; 429 and 503 are as elsewhere."""
-    assert is_throttled_by_github(httpx.Response(status, headers=headers)) is expected
 
 
 @pytest.mark.trio
@@ -283,20 +267,199 @@ async def test_events(autojump_clock: trio.testing.MockClock) -> None:
 
 
 @pytest.mark.trio
-async def test_event_function_that_raises(autojump_clock: trio.testing.MockClock) -> None:
-    """An exception from on_event is raised by the request that caused the event, and by no other."""
+async def test_event_function_that_raises(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The first exception from on_event is raised by the request that caused the events; further ones are logged."""
+    kinds = list[str]()
 
     def complain(event: ThrottleEvent) -> None:
+        kinds.append(event.kind)
         raise KeyError(event.kind)
 
     throttle = Throttle(on_event=complain)
-    transport = ThrottledTransport(Server(busy(2)), throttle)
+    transport = ThrottledTransport(Server(httpx.Response(200), busy(2)), throttle)
+    await ask(transport)
     with pytest.raises(KeyError, match="closed"):
         await ask(transport)
+    assert caplog.records == []
     with pytest.raises(KeyError, match="opened"):
         await ask(transport)
     await ask(transport)
+    assert kinds == ["closed", "opened", "learned"]
     assert throttle.statistics(KEY).in_flight == 0
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("prefect_http.throttle", "ERROR")
+    assert "KeyError: 'learned'" in caplog.text
+
+
+@pytest.mark.trio
+async def test_interrupt_in_an_event_function(autojump_clock: trio.testing.MockClock) -> None:
+    """A KeyboardInterrupt in on_event is raised at once, and no other request gets anything of it."""
+
+    def interrupt(event: ThrottleEvent) -> None:
+        if event.kind == "opened":
+            raise KeyboardInterrupt
+
+    transport = ThrottledTransport(Server(httpx.Response(200), busy(2)), Throttle(on_event=interrupt))
+    await ask(transport)
+    await ask(transport)
+    with pytest.raises(KeyboardInterrupt):
+        await ask(transport)
+    await ask(transport)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("key", "error", "message"),
+    [
+        (lambda request: {}[request.url.path], KeyError, "'/'"),
+        (
+            lambda request: ["secret"],
+            TypeError,
+            "key must return a hashable value: .*unhashable type: 'list'.*",
+        ),
+        (lambda request: ("a", ["secret"]), TypeError, "key must return a hashable value: .*unhashable type: 'list'.*"),
+    ],
+    ids=["raises", "unhashable", "unhashable-item"],
+)
+async def test_key_function_that_fails(
+    key: Callable[[httpx.Request], Hashable], error: type[Exception], message: str
+) -> None:
+    """What a key function raises is raised by that request; nothing is sent, and nothing is left behind."""
+    keys = [key]
+    throttle = Throttle(key=lambda request: keys[0](request))
+    client = PrefectHttpxClient(transport=(server := Server(seconds=0)), throttle=throttle)
+    async with client:
+        with pytest.raises(error, match=f"^{message}$"):
+            await client.get("http://host/")
+        with pytest.raises(error, match=f"^{message}$"):
+            throttle.statistics("http://host/")
+        assert server.sent == []
+        assert throttle.statistics() == {}
+        keys[0] = lambda request: "fine"
+        await client.get("http://host/")
+    assert list(throttle.statistics()) == ["fine"]
+
+
+@pytest.mark.trio
+async def test_statistics_of_urls_and_of_all_keys(autojump_clock: trio.testing.MockClock) -> None:
+    """A URL stands for the key of a GET request for it; without a key, there are the statistics of all keys."""
+    throttle = Throttle(key=lambda request: request.url.path if request.method == "GET" else "other")
+    assert throttle.statistics() == {}
+    transport = ThrottledTransport(Server(), throttle)
+    for path in ("a", "b", "http://host/a"):
+        await ask(transport, f"http://host/{path}")
+    await ask(transport, "http://host/b")
+    found = throttle.statistics()
+    assert list(found) == ["/a", "/http://host/a", "/b"]
+    assert [statistics.accepted for statistics in found.values()] == [1, 1, 2]
+    for url in ("http://host/b", "https://user:password@other/b?c", httpx.URL("http://host/b")):
+        assert throttle.statistics(url) == found["/b"]
+    assert throttle.statistics("/b") == found["/b"]
+    assert throttle.statistics("http://host/c").accepted == 0
+    assert throttle.statistics("b").accepted == 0, "not a URL, and not a key"
+    with pytest.raises(httpx.InvalidURL):
+        throttle.statistics("http://host:port/")
+    with pytest.raises(TypeError, match=r"key must be hashable: .*unhashable type: 'list'"):
+        throttle.statistics(cast(Any, ["/a"]))
+    assert throttle.statistics() == found
+
+
+@pytest.mark.trio
+async def test_known_key_wins_over_a_url(autojump_clock: trio.testing.MockClock) -> None:
+    """If a URL is a key, the statistics are those of this key."""
+    throttle = Throttle(key=lambda request: str(request.url) if request.method == "POST" else None)
+    transport = ThrottledTransport(Server(), throttle)
+    await ask(transport, "http://host/", "POST")
+    await ask(transport, "http://host/")
+    await ask(transport, "http://host/")
+    assert throttle.statistics("http://host/").accepted == 1
+    assert throttle.statistics("http://host/2").accepted == 2
+    assert throttle.statistics(None).accepted == 2, "None may be a key"
+
+
+# --- The log
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the lines at level INFO of the throttle's logger."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if (record.name, record.levelno) == ("prefect_http.throttle", logging.INFO)
+    ]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (busy(60), r"for 60\.\d s, until ....-..-.. ..:..:.. UTC \(429 with Retry-After: 60\)"),
+        (busy(60, 503), r"for 60\.\d s, until .* \(503 with Retry-After: 60\)"),
+        (busy(9), None),
+        (busy(), None),
+        (busy(172800), None),
+        (
+            httpx.Response(200, headers={"RateLimit": '"default";r=0;t=20'}),
+            r"for 20\.0 s, until .* \(the server said that no requests are left\)",
+        ),
+        (
+            httpx.Response(429, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "20"}),
+            r"for 20\.0 s, until .* \(the server said that no requests are left\)",
+        ),
+    ],
+    ids=str,
+)
+async def test_long_closure_is_logged(
+    answer: httpx.Response,
+    line: str | None,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """If the gate closes for more than 10 s, the log says so: for which origin, how long, until when, and why."""
+    caplog.set_level(logging.INFO)
+    throttle = Throttle(key=lambda request: request.headers.get("Authorization"))
+    copy = httpx.Response(answer.status_code, headers=answer.headers)
+    await ask(ThrottledTransport(Server(copy), throttle), "https://user:password@host/path?token=secret")
+    expected = [] if line is None else [f"https://host: the server accepts no requests {line}"]
+    assert [re.fullmatch(*pair) is not None for pair in zip(expected, lines_of(caplog), strict=True)] == [
+        True for _ in expected
+    ], lines_of(caplog)
+
+
+@pytest.mark.trio
+async def test_long_closure_is_logged_once(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A closure is logged once, however often it is prolonged, when it first lasts longer than 10 s; so is the next."""
+    caplog.set_level(logging.INFO)
+    rejections = [busy(seconds) for seconds in (5, 8, 30, 60)]
+    transport = ThrottledTransport(Server(*rejections, httpx.Response(200), busy(60)), Throttle())
+    logged = list[int]()
+    for _ in range(6):
+        await ask(transport, "http://host:8080/")
+        logged.append(len(lines_of(caplog)))
+    assert logged == [0, 1, 1, 1, 1, 2]
+    assert re.match(r"http://host:8080: the server accepts no requests for 8\.\d s, .*: 8\)", lines_of(caplog)[0])
+
+
+@pytest.mark.trio
+async def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock) -> None:
+    """If backoffs, or probes that fail on the network, add up to more than 10 s, that is logged, too."""
+    caplog.set_level(logging.INFO)
+    broken = [httpx.ConnectError("down") for _ in range(9)]
+    for answers, why in (
+        ([busy() for _ in range(9)], "rejected time and again, most recently with 429 without Retry-After"),
+        ([busy(), *broken], "a request failed on the network"),
+    ):
+        caplog.clear()
+        transport = ThrottledTransport(Server(*answers, seconds=0), Throttle())
+        for _ in range(9):
+            with contextlib.suppress(httpx.ConnectError):
+                await ask(transport)
+        (line,) = lines_of(caplog)
+        assert line.endswith(f" UTC ({why})")
 
 
 @pytest.mark.trio
@@ -485,10 +648,23 @@ async def test_transport_is_entered_and_closed() -> None:
         ({"max_wait": 0}, ValueError, "max_wait must be a positive number of seconds, or None, not 0"),
         ({"max_wait": math.nan}, ValueError, "max_wait must be a positive number of seconds, or None, not nan"),
         ({"max_wait": "1"}, ValueError, "max_wait must be a positive number of seconds, or None, not '1'"),
+        *(
+            ({"rate": rate}, ValueError, rf"rate must be a number of requests from 1e-06 to 1e\+09, not {rate!r}")
+            for rate in (0, -1, 1e-7, 2e9, True, math.nan, math.inf, "5")
+        ),
+        *(
+            ({"rate": 1, "per": per}, ValueError, rf"per must be a number of seconds from 1e-06 to 1e\+09, not {per!r}")
+            for per in (0, -1, 1e-7, 2e9, True, math.nan, math.inf, None)
+        ),
+        *(
+            ({"rate": 1, "burst": burst}, ValueError, rf"burst must be an integer from 1 to 1e\+09, not {burst!r}")
+            for burst in (0, -1, 10**10, True, math.nan, math.inf, 1.5, None)
+        ),
+        ({"per": 60}, ValueError, "per says more about rate, so it cannot be given without rate"),
+        ({"burst": 5}, ValueError, "burst says more about rate, so it cannot be given without rate"),
         ({"key": None}, TypeError, "key must be a sync function, not None"),
-        ({"is_throttled": ask}, TypeError, "is_throttled must be a sync function, not .*"),
         ({"key": "host"}, TypeError, "key must be a sync function, not 'host'"),
-        ({"is_throttled": 429}, TypeError, "is_throttled must be a sync function, not 429"),
+        ({"is_throttled": 429}, TypeError, "is_throttled must be a function, not 429"),
         ({"on_event": 5}, TypeError, "on_event must be a sync function, not 5"),
     ],
 )

@@ -1,0 +1,68 @@
+"""Asking ``is_throttled`` whether a response is a rejection. Whatever that function does, there is an answer."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import anyio
+import httpx
+
+from prefect_http._attempt import drop_tracebacks
+from prefect_http._redact import safe_exception, safe_url, without_credentials
+from prefect_http._throttle.body_beginning import Library, readable_beginning
+
+# A response extension: how many seconds the gate waits at first if the response is a rejection that does not say for
+# how long; twice as long each time that the next request is rejected. Without it, the throttle's own backoff applies.
+BACKOFF = "prefect_http.backoff"
+
+_MAX_SECONDS = 10.0
+_logger = logging.getLogger("prefect_http.throttle")
+
+
+def ask(
+    is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]], response: httpx.Response
+) -> bool | Awaitable[object]:
+    """Call ``is_throttled``, and return its result; False if it raises an Exception, which is logged."""
+    try:
+        verdict: object = is_throttled(response)
+        if verdict is True or verdict is False:
+            return verdict
+        return cast("Awaitable[object]", verdict) if inspect.isawaitable(verdict) else bool(verdict)
+    except Exception as error:
+        _warn(response, safe_exception(error))
+        return False
+
+
+async def wait_for(verdict: Awaitable[object], response: httpx.Response, library: Library) -> bool:
+    """Wait for the verdict of an async ``is_throttled``, which may read the beginning of the response meanwhile.
+
+    Returns:
+        The verdict; False if it raises an Exception, or takes longer than 10 s. Either is logged.
+
+    Cancellation:
+        Passed on to ``is_throttled``.
+    """
+    try:
+        with anyio.move_on_after(_MAX_SECONDS), readable_beginning(response, library):
+            return bool(await verdict)
+    except Exception as error:
+        _warn(response, safe_exception(error))
+        drop_tracebacks(error)  # the body may hold it, to raise it again
+    else:
+        _warn(response, f"it took longer than {_MAX_SECONDS:g} s")
+    return False
+
+
+def _warn(response: httpx.Response, reason: str) -> None:
+    """Log that ``is_throttled`` failed, in one line and without credentials."""
+    request = response.request
+    _logger.warning(
+        "is_throttled failed for %s %s, so that the response of status %d does not count as a rejection: %s",
+        request.method,
+        safe_url(request.url),
+        response.status_code,
+        without_credentials(reason, request),
+    )
