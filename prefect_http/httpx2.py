@@ -20,7 +20,7 @@ import httpx2
 from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
 from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._throttle.admission import Admissions
-from prefect_http._throttle.body_beginning import Library
+from prefect_http._throttle.replayed_body import Library
 from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, SocketOption
 from prefect_http._wire.network_stream import NetworkStream

@@ -16,10 +16,10 @@ from prefect_http._concurrency.backend import CancelScope, new_cancel_scope
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.retry_after import LONGEST_RETRY_AFTER
 from prefect_http._response import REJECTED, rate_limit, retry_after
-from prefect_http._throttle.body_beginning import HTTPX, Library
 from prefect_http._throttle.closure_reason import IGNORED, rejection
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.gates import Gates
+from prefect_http._throttle.replayed_body import HTTPX, Library
 from prefect_http._throttle.routes import route_of
 from prefect_http._throttle.ticket import Ticket
 from prefect_http._throttle.verdict import BACKOFF, ask, wait_for

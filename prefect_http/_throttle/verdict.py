@@ -12,7 +12,8 @@ import httpx
 
 from prefect_http._attempt import drop_tracebacks
 from prefect_http._redact import safe_exception, safe_url, without_credentials
-from prefect_http._throttle.body_beginning import Library, readable_beginning
+from prefect_http._throttle.body_beginning import readable_beginning
+from prefect_http._throttle.replayed_body import Library
 
 # A response extension: how many seconds the gate waits at first if the response is a rejection that does not say for
 # how long; twice as long each time that the next request is rejected. Without it, the throttle's own backoff applies.

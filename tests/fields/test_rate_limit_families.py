@@ -130,11 +130,11 @@ def test_a_period_of_kong(period: str, seconds: float | None) -> None:
 
 
 def test_time_is_bounded() -> None:
-    """If all fields have the longest value that is parsed, or a longer one, it takes less than a tenth of a second."""
+    """If all fields have the longest value that is parsed, or a longer one, it takes less than a second."""
     for value in ("5" + ";x=1" * 255, "5" + ",5" * 511, "5" + ";x=1" * 2000):
         began = time.process_time()
         found = parse(dict.fromkeys(FAMILY_NAMES, value))
-        assert time.process_time() - began < 0.1
+        assert time.process_time() - began < 1
         assert (found is None) == (len(value) > 1024)
 
 
