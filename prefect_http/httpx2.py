@@ -11,7 +11,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import ModuleType, TracebackType
-from typing import Any, Self, TypedDict, cast
+from typing import Any, Self, cast
 
 import httpcore2
 import httpx
@@ -25,8 +25,8 @@ from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, SocketOption
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.replaced import StandIn
-from prefect_http._wire.transport import new_wire
-from prefect_http._wire.wire import TransportStatistics
+from prefect_http._wire.transport import NO_STATISTICS, Arguments, new_wire
+from prefect_http._wire.wire import TransportStatistics, Wire
 
 __all__ = ["ASGITransport", "HTTPTransport", "ThrottledTransport"]
 
@@ -67,7 +67,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
-        arguments = _Arguments(
+        arguments = Arguments(
             verify=verify,
             cert=cert,
             trust_env=trust_env,
@@ -80,43 +80,33 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             retries=retries,
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
-        self._wire = new_wire(
-            verify=verify,
-            cert=cert,
-            trust_env=trust_env,
-            limits=httpx.Limits(
-                max_connections=limits.max_connections,
-                max_keepalive_connections=limits.max_keepalive_connections,
-                keepalive_expiry=limits.keepalive_expiry,
-            ),
-            local_address=local_address,
-            retries=retries,
-            socket_options=arguments["socket_options"],
-        )
+        self._sender = new_wire(arguments) or httpx2.AsyncHTTPTransport(**arguments)
         self._stand_in = StandIn(httpx2, lambda: httpx2.AsyncHTTPTransport(**arguments))
-        self._httpx2_transport: httpx2.AsyncHTTPTransport | None = None  # does what the wire does not do yet
-        if http2 or not http1 or proxy is not None or uds is not None:
-            self._httpx2_transport = httpx2.AsyncHTTPTransport(**arguments)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return its response, with the body still to be read."""
         _check_request(request, "HTTPTransport")
-        transport = self._stand_in.find() or self._httpx2_transport
-        if transport is not None:
-            return await transport.handle_async_request(request)
-        return await _send(self._wire, request)
+        transport = self._stand_in.find() or self._sender
+        if isinstance(transport, Wire):
+            return await _send(transport, request)
+        return await transport.handle_async_request(request)
 
     def statistics(self) -> TransportStatistics:
-        """Return the number of connections and of waiting requests, without those that are left to httpx2."""
-        return self._wire.statistics()
+        """Return the number of connections and of waiting requests.
+
+        Raises:
+            RuntimeError: requests are left to httpx2, which has no statistics.
+        """
+        if isinstance(self._sender, Wire):
+            return self._sender.statistics()
+        raise RuntimeError(NO_STATISTICS.format("httpx2"))
 
     async def aclose(self) -> None:
         """Close all connections; see ``prefect_http.HTTPTransport.aclose()``."""
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._stand_in.aclose)
-            if self._httpx2_transport is not None:
-                stack.push_async_callback(self._httpx2_transport.aclose)
-            await self._wire.aclose()
+        try:
+            await self._sender.aclose()
+        finally:
+            await self._stand_in.aclose()
 
 
 class ASGITransport(httpx2.AsyncBaseTransport):
@@ -203,20 +193,6 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
         """Close the other transport; requests that still wait for their turn are not sent."""
         self._admissions.end_waits()
         await self._transport.aclose()
-
-
-class _Arguments(TypedDict):
-    verify: ssl.SSLContext | str | bool
-    cert: Certificate | None
-    trust_env: bool
-    http1: bool
-    http2: bool
-    limits: httpx2.Limits
-    proxy: httpx2.URL | str | httpx2.Proxy | None
-    uds: str | None
-    local_address: str | None
-    retries: int
-    socket_options: list[SocketOption] | None
 
 
 # --- From one library to the other and back

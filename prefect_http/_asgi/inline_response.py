@@ -88,8 +88,7 @@ class InlineResponse:
                 call.note_stray_cancellation()
             elif not task.has_told:
                 raise
-            # Otherwise the caller's own is raised below: since Python 3.13, this may be one that an asyncio.TaskGroup
-            # of the app's has made of it, which the caller's cancel scope would not know.
+            # Otherwise the caller's own is raised below.
         except Exception as raised:
             error = raised
         finally:

@@ -121,6 +121,8 @@ class BorrowedTask:
     - What others ask for can be held back while the code waits, if the code can be told by other means that it is to
       end. It is told two rounds of the event loop later, because of anyio: if one of the code's own scopes has been
       cancelled by others, anyio asks again in the next round in spite of the shield, and is let through.
+    - What has been held back does not count until the code has ended. Otherwise, since Python 3.13, an
+      asyncio.TaskGroup of the code's would cancel what comes after it.
 
     Args:
         context: the context that the code runs in.
@@ -138,6 +140,9 @@ class BorrowedTask:
     _by_the_code = 0
     _by_others = 0
     _is_held_back = False
+    _has_let_through = False
+    _message: object = None  # of what is held back
+    _uncounted = 0  # what does not count while the code ends
     has_told = False
 
     def __init__(
@@ -176,7 +181,7 @@ class BorrowedTask:
         self._by_others = self._count_others()
         return _GuardedWait(self, cast("asyncio.Future[object]", awaited))
 
-    def holds_back(self) -> bool:
+    def holds_back(self, message: object) -> bool:
         """Decide whether a cancellation that has just been asked for, while the code waits, is held back."""
         if _borrower.get() is self._scope:
             self._by_the_code += 1
@@ -187,10 +192,12 @@ class BorrowedTask:
         self._by_others = others
         if self._is_held_back:
             self._is_held_back = self._scope.shield = False
+            self._has_let_through = True  # and anyio asks in each round from now on
             return False
-        if self.has_told or not self._can_tell():
+        if self.has_told or self._has_let_through or not self._can_tell():
             return False
         self._is_held_back = self._scope.shield = True
+        self._message = message
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, self._settle)
         return True
@@ -201,17 +208,21 @@ class BorrowedTask:
             self.has_told = self._tell()
             if self.has_told:
                 self._is_held_back = False
+                self._uncounted = 1
             else:
-                self._task.cancel()
-                self._task.uncancel()
+                self._task.cancel(self._message)
+            self._task.uncancel()
 
     def _count_others(self) -> int:
-        return 0 if self._task is None else self._task.cancelling() - self._before - self._by_the_code
+        return self._count_all() - self._before - self._by_the_code
+
+    def _count_all(self) -> int:
+        return 0 if self._task is None else self._task.cancelling() + self._uncounted
 
     @property
     def is_natively_cancelled(self) -> bool:
         """Whether the task has been cancelled natively since it was borrowed."""
-        return self._task is not None and self._task.cancelling() > self._before
+        return self._count_all() > self._before
 
     def is_cancelled(self) -> bool:
         """Whether the task is being cancelled; if not, a cancellation that is raised in it is a stray one."""
@@ -241,7 +252,12 @@ class BorrowedTask:
                 raise
 
     async def raise_if_cancelled(self) -> None:
-        """Raise a cancellation that the code has not let through."""
+        """Raise a cancellation that the code has not let through, or that has been held back."""
+        if self._uncounted:
+            assert self._task is not None
+            self._uncounted = 0
+            self._task.cancel(self._message)
+            await asyncio.sleep(0)  # raises it
         await anyio.lowlevel.checkpoint_if_cancelled()
         if self.is_natively_cancelled:
             raise asyncio.CancelledError
@@ -261,7 +277,7 @@ class _GuardedWait(asyncio.Future[None]):
     def cancel(self, msg: object = None) -> bool:
         if self.done():
             return False
-        return self._borrowed_task.holds_back() or self._awaited.cancel(msg) or self._awaited.cancelled()
+        return self._borrowed_task.holds_back(msg) or self._awaited.cancel(msg) or self._awaited.cancelled()
 
     def _wake(self, awaited: asyncio.Future[object]) -> None:
         self.set_result(None)  # the code itself looks at how the other one has ended

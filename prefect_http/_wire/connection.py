@@ -16,7 +16,7 @@ from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, 
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.raw_socket import close_without_loop, has_early_data, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
-from prefect_http._wire.tls import has_tls_input
+from prefect_http._wire.tls import has_early_tls_data, has_tls_input
 
 
 class Connection:
@@ -141,8 +141,10 @@ class Connection:
         return self.is_closed or self._has_input()
 
     def has_early_data(self) -> bool:
-        """Return whether data has arrived on a connection without TLS, on which nothing has been sent yet."""
-        if self._ssl_object is not None or not self._has_input():
+        """Return whether data has arrived on a connection on which nothing has been sent yet; it is useless then."""
+        if self._ssl_object is not None:
+            return has_early_tls_data(self._ssl_object)
+        if not self._has_input():
             return False
         raw_socket = raw_socket_of(self.stream)
         return raw_socket is not None and has_early_data(raw_socket)

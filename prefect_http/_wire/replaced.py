@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Generic, Protocol, TypeVar
 
+from prefect_http._concurrency.backend import current_loop, has_ended
+
 _logger = logging.getLogger("prefect_http")
 
 # httpx imports its pool when it needs it, and replacing a method needs it as well.
@@ -35,6 +37,9 @@ class StandIn(Generic[T]):
 
     The methods that were found to be the library's own are remembered, so a request usually costs two comparisons.
 
+    Each event loop has a transport of its own, because mocks may let requests through to the network, and connections
+    belong to the loop that opened them.
+
     Args:
         library: httpx or httpx2.
         make: makes an AsyncHTTPTransport of the library; called when one is needed.
@@ -48,8 +53,8 @@ class StandIn(Generic[T]):
         self._pool_package = _POOLS.get(library.__name__, "")
         self._own_of_the_transport: object = _UNKNOWN
         self._own_of_the_pool: object = _UNKNOWN
-        # By the classes of the transport and its pool, since a whole class may have been replaced.
-        self._transports: dict[tuple[object, object], T] = {}
+        # By the event loop, and the classes of the transport and its pool, since a whole class may have been replaced.
+        self._transports: dict[tuple[object, object, object], T] = {}
 
     def find(self) -> T | None:
         """Return the transport to send a request through; None: nothing has been replaced."""
@@ -57,11 +62,13 @@ class StandIn(Generic[T]):
         replaced = self._replaced(kind, pool)
         if replaced is None:
             return None
-        transport = self._transports.get((kind, pool))
+        loop = current_loop()
+        transport = self._transports.get((loop, kind, pool))
         if transport is None:
+            self._forget_ended_loops()
             _logger.debug("%s has been replaced: requests go through it, and not over prefect_http's wire", replaced)
             transport = self._make()
-            self._transports[kind, self._pool_class()] = transport  # making the first one has imported the pool
+            self._transports[loop, kind, self._pool_class()] = transport  # making the first one has imported the pool
         return transport
 
     def _pool_class(self) -> object:
@@ -84,10 +91,22 @@ class StandIn(Generic[T]):
         return None
 
     async def aclose(self) -> None:
-        """Close the transports that have been made. They may be used again afterwards, like httpx's."""
+        """Close the transports that the running event loop has used. They may be used again afterwards, like httpx's.
+
+        Those of loops that have ended are forgotten; those of other running loops can only be closed there.
+        """
+        self._forget_ended_loops()
+        if not self._transports:
+            return
+        running = current_loop()
         async with contextlib.AsyncExitStack() as stack:
-            for transport in self._transports.values():
-                stack.push_async_callback(transport.aclose)
+            for (loop, *_), transport in self._transports.items():
+                if loop is running:
+                    stack.push_async_callback(transport.aclose)
+
+    def _forget_ended_loops(self) -> None:
+        for key in [key for key in self._transports if has_ended(key[0])]:
+            del self._transports[key]
 
 
 def is_own(method: object, package: str) -> bool:

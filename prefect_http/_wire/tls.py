@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -87,3 +88,13 @@ def has_tls_input(ssl_object: ssl.SSLObject) -> bool:
     except ssl.SSLError:
         return True
     return True
+
+
+def has_early_tls_data(ssl_object: ssl.SSLObject) -> bool:
+    """Return whether data has arrived along with the end of the handshake; if so, the first byte of it is taken out.
+
+    That is possible up to TLS 1.2. In TLS 1.3, the client is the one that ends the handshake.
+    """
+    with contextlib.suppress(ssl.SSLError):
+        return bool(ssl_object.read(1))
+    return False

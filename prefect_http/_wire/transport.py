@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterable
-from typing import Protocol, Self, TypedDict
+from typing import Generic, Self, TypedDict, TypeVar
 
 import httpx
 
@@ -13,10 +13,11 @@ from prefect_http._httpx_requests import check_request
 from prefect_http._types import Certificate, SocketOption
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.replaced import StandIn
-from prefect_http._wire.wire import TransportStatistics, Wire
+from prefect_http._wire.wire import Limits, TransportStatistics, Wire
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+NO_STATISTICS = "with http2=, http1=False, proxy= or uds=, requests go through {}'s transport, which has no statistics"
 _CERTIFICATE_VARIABLES = {"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
 
 
@@ -84,7 +85,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
-        arguments = _Arguments(
+        arguments = Arguments(
             verify=verify,
             cert=cert,
             trust_env=trust_env,
@@ -97,19 +98,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             retries=retries,
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
-        self._sender: _Sender
-        if http2 or not http1 or proxy is not None or uds is not None:
-            self._sender = _HttpxTransport(**arguments)
-        else:
-            self._sender = new_wire(
-                verify=verify,
-                cert=cert,
-                trust_env=trust_env,
-                limits=limits,
-                local_address=local_address,
-                retries=retries,
-                socket_options=arguments["socket_options"],
-            )
+        self._sender = new_wire(arguments) or httpx.AsyncHTTPTransport(**arguments)
         self._stand_in = StandIn(httpx, lambda: httpx.AsyncHTTPTransport(**arguments))
 
     def statistics(self) -> TransportStatistics:
@@ -118,7 +107,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         Raises:
             RuntimeError: requests are left to httpx, which has no statistics.
         """
-        return self._sender.statistics()
+        if isinstance(self._sender, Wire):
+            return self._sender.statistics()
+        raise RuntimeError(NO_STATISTICS.format("httpx"))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response, with the body still to be read.
@@ -153,56 +144,37 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             await self._stand_in.aclose()
 
 
-class _Arguments(TypedDict):
+L = TypeVar("L", bound=Limits)
+P = TypeVar("P")
+
+
+class Arguments(TypedDict, Generic[L, P]):
+    """The arguments of an AsyncHTTPTransport; limits and proxy are those of httpx or of httpx2."""
+
     verify: ssl.SSLContext | str | bool
     cert: Certificate | None
     trust_env: bool
     http1: bool
     http2: bool
-    limits: httpx.Limits
-    proxy: httpx.URL | str | httpx.Proxy | None
+    limits: L
+    proxy: P
     uds: str | None
     local_address: str | None
     retries: int
     socket_options: list[SocketOption] | None
 
 
-class _Sender(Protocol):
-    """What an HTTPTransport does its work with."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response: ...
-    def statistics(self) -> TransportStatistics: ...
-    async def __aenter__(self) -> object: ...
-    async def aclose(self) -> None: ...
-
-
-class _HttpxTransport(httpx.AsyncHTTPTransport):
-    """Does what the wire does not do yet."""
-
-    def statistics(self) -> TransportStatistics:
-        raise RuntimeError(
-            "with http2=, http1=False, proxy= or uds=, requests go through httpx's transport, which has no statistics"
-        )
-
-
-def new_wire(
-    *,
-    verify: ssl.SSLContext | str | bool,
-    cert: Certificate | None,
-    trust_env: bool,
-    limits: httpx.Limits,
-    local_address: str | None,
-    retries: int,
-    socket_options: Iterable[SocketOption] | None,
-) -> Wire:
-    """Return a wire for arguments of httpx.AsyncHTTPTransport."""
+def new_wire(arguments: Arguments[L, P]) -> Wire | None:
+    """Return a wire; None: it cannot do yet what the arguments say."""
+    if not arguments["http1"] or arguments["http2"] or arguments["proxy"] is not None or arguments["uds"] is not None:
+        return None
     connector = Connector(
-        ssl_context=_ssl_context(verify, cert, trust_env=trust_env),
-        local_address=local_address,
-        retries=retries,
-        socket_options=socket_options,
+        ssl_context=_ssl_context(arguments["verify"], arguments["cert"], trust_env=arguments["trust_env"]),
+        local_address=arguments["local_address"],
+        retries=arguments["retries"],
+        socket_options=arguments["socket_options"],
     )
-    return Wire(connector, limits)
+    return Wire(connector, arguments["limits"])
 
 
 def _ssl_context(

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio.lowlevel
 import httpx
@@ -62,6 +63,14 @@ class TransportStatistics:
     waiting: int
 
 
+class Limits(Protocol):
+    """What httpx.Limits and httpx2.Limits have."""
+
+    max_connections: int | None
+    max_keepalive_connections: int | None
+    keepalive_expiry: float | None
+
+
 class Wire(httpx.AsyncBaseTransport):
     """Sends requests over HTTP/1.1, on connections of its own.
 
@@ -70,7 +79,7 @@ class Wire(httpx.AsyncBaseTransport):
         limits: how many there may be.
     """
 
-    def __init__(self, connector: Connector, limits: httpx.Limits) -> None:
+    def __init__(self, connector: Connector, limits: Limits) -> None:
         self._connector = connector
         self._pool = Pool[Connection](
             max_connections=limits.max_connections,

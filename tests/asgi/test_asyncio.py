@@ -247,7 +247,24 @@ async def listen_beside_work(receive: Receive) -> None:
         await tasks[1]
 
 
-each_way_to_listen = pytest.mark.parametrize("wait", [listen_here, listen_in_a_task, listen_beside_work])
+async def listen_in_a_group(receive: Receive) -> None:
+    """Do the same in an asyncio.TaskGroup, which ends with an error; as newer versions of Django do."""
+
+    async def raise_at_the_end() -> None:
+        await listen_here(receive)
+        raise LookupError
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(raise_at_the_end())
+            await asyncio.sleep(100)
+    except* LookupError:
+        pass
+
+
+each_way_to_listen = pytest.mark.parametrize(
+    "wait", [listen_here, listen_in_a_task, listen_beside_work, listen_in_a_group]
+)
 
 
 async def by_scope(get: Callable[[], Awaitable[object]]) -> None:
@@ -280,8 +297,8 @@ async def natively(get: Callable[[], Awaitable[object]]) -> None:
     """Cancel the task that sends a request."""
     task = asyncio.ensure_future(get())
     await asyncio.sleep(2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError, match="enough"):
         await task
     assert task.cancelling() == 1
 

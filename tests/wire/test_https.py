@@ -12,7 +12,9 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+from support.scripted_servers import read_to_end
 from support.servers import Act, answer, half_answer, upgrade_to_echo
+from support.tls_ends import End
 from support.tls_servers import (
     TLS_1_2,
     TLS_1_3,
@@ -25,9 +27,9 @@ from support.tls_servers import (
     tls_server,
     url_of,
 )
-from support.wire import NOTHING, ONE_IDLE, until_readable
+from support.wire import NOTHING, ONE_IDLE, until, until_readable
 
-from prefect_http import HTTPTransport
+from prefect_http import HTTPTransport, InvalidResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -182,6 +184,30 @@ async def test_a_cancelled_handshake(serve: Serve) -> None:
             tasks.cancel_scope.cancel()
         await ended.wait()
         assert transport.statistics() == NOTHING
+
+
+async def test_early_data() -> None:
+    """A connection is not used if data has arrived along with the end of the handshake, before the request is sent."""
+    context, heard = server_context(version=TLS_1_2), list[bytes]()
+
+    async def greet(stream: anyio.abc.ByteStream) -> None:
+        end = End(context, server_side=True)
+        async with stream:
+            while not end.shake_hands():
+                if end.outgoing.pending:
+                    await stream.send(end.outgoing.read())
+                end.incoming.write(await stream.receive())
+            end.tls.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
+            await stream.send(end.outgoing.read())
+            heard.append(await read_to_end(stream))
+
+    async with listening(greet) as port, new_transport() as transport:
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+            with pytest.raises(InvalidResponse, match="sent data before the request was sent"):
+                await client.post(f"https://127.0.0.1:{port}/", content=b"x")
+            assert transport.statistics() == NOTHING
+        await until(lambda: heard)
+    assert heard == [b""]
 
 
 # --- Trust

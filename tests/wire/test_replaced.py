@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
+import gc
+import itertools
 import socket
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import anyio
 import httpcore
 import httpx
 import pytest
@@ -30,6 +34,7 @@ from prefect_http._wire.network_stream import NetworkStream
 
 pytestmark = pytest.mark.anyio
 
+BACKENDS = ["asyncio", "trio"]
 MakeClient = Callable[[], httpx.AsyncClient]
 CLIENTS: dict[str, MakeClient] = {
     "default": lambda: PrefectHttpxClient(verify=trusting_context(), trust_env=False),
@@ -217,6 +222,58 @@ async def test_closing() -> None:
     with pytest.raises(LookupError):
         await client.aclose()
     assert sorted(closed) == ["first", "second"]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Python warns of what is left open
+@pytest.mark.parametrize("backends", list(itertools.product(BACKENDS, BACKENDS)), ids="-then-".join)
+def test_two_event_loops(backends: tuple[str, str]) -> None:
+    """A mock that lets requests through to the network does so in one event loop after the other."""
+    client = PrefectHttpxClient(trust_env=False)
+
+    async def use(*, port: int = 0, is_last: bool = False) -> int:
+        async with raw_server(answer(200, b"real"), port=port) as server:
+            with mocked_by_respx("httpcore"):
+                for _ in range(2):
+                    assert not await is_ours(client, server.url)
+                if is_last:
+                    await client.aclose()
+            assert server.connections == 1
+        return server.port
+
+    port = anyio.run(use, backend=backends[0])
+    anyio.run(lambda: use(port=port, is_last=True), backend=backends[1])
+    gc.collect()
+
+
+def test_two_event_loops_at_once() -> None:
+    """Each has a transport of its own, and closing ours in one of them closes that of this loop alone."""
+    made, closed = list[int](), list[int]()
+
+    def make(**_: object) -> mock.Mock:
+        async def aclose() -> None:
+            closed.append(number)
+
+        number = len(made)
+        made.append(number)
+        respond = mock.AsyncMock(return_value=httpx.Response(200, text=str(number)))
+        return mock.Mock(handle_async_request=respond, aclose=aclose)
+
+    async def numbers(*, close: bool) -> list[str]:
+        client = httpx.AsyncClient(transport=transport, trust_env=False)
+        found = [(await client.get("http://server.example/")).text for _ in range(2)]
+        if close:
+            await client.aclose()
+        return found
+
+    transport, loop = HTTPTransport(), asyncio.new_event_loop()
+    with mock.patch("httpx.AsyncHTTPTransport", make):
+        assert loop.run_until_complete(numbers(close=False)) == ["0", "0"]
+        assert anyio.run(lambda: numbers(close=True)) == ["1", "1"]
+        assert closed == [1]
+        assert anyio.run(lambda: numbers(close=True), backend="trio") == ["2", "2"]
+        assert loop.run_until_complete(numbers(close=True)) == ["0", "0"]
+    assert closed == [1, 2, 0]
+    loop.close()
 
 
 async def test_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ import anyio.abc
 import pytest
 from support.tls_ends import End, deliver, tls_pair
 
-from prefect_http._wire.tls import ReadAheadStream, has_tls_input
+from prefect_http._wire.tls import ReadAheadStream, has_early_tls_data, has_tls_input
 
 # --- Input
 
@@ -117,6 +117,23 @@ def test_closed_on_this_side(ends: tuple[End, End]) -> None:
     client.send_close_notify()
     client.incoming.write_eof()
     assert has_tls_input(client.tls) is True
+
+
+def test_early_data(ends: tuple[End, End]) -> None:
+    """Only data is early data: session tickets and the end of the stream are not."""
+    client, server = ends
+    assert has_early_tls_data(client.tls) is False
+    deliver(server, client)
+    assert has_early_tls_data(client.tls) is False
+    server.tls.write(b"220")
+    deliver(server, client)
+    assert has_early_tls_data(client.tls) is True
+    assert client.tls.read(9) == b"20"
+    server.send_close_notify()
+    deliver(server, client)
+    assert has_early_tls_data(client.tls) is False
+    client.incoming.write(b"220 smtp.example.org ESMTP")
+    assert has_early_tls_data(client.tls) is False
 
 
 # --- The stream below

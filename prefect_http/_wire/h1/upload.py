@@ -1,9 +1,9 @@
 """Upload: sends a request body that is large, or made while it is sent, and watches for an early response.
 
-A server may answer before it has all of the body: it is too large, or the credentials are wrong. It may then stop
-reading. A client that sends on without looking learns nothing until the write times out or the connection is reset, and
-the response is lost (RFC 9112 section 9.5). So there are two tasks: the caller's, which owns the stream, sends; the
-other one reads.
+A server may respond before it has received the whole body: it is too large, or the credentials are wrong. It may then
+stop reading. A client that only sends does not notice until the write times out or the connection is reset, and loses
+the response (RFC 9112 section 9.5). So there are two tasks: the caller's, which owns the stream, sends; the other one
+reads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from prefect_http._wire.trace import Trace, step
 class Upload:
     """Sends the body of one request, and receives the head of its response.
 
-    A response of 3xx, 4xx or 5xx ends the sending. Any other waits until all is sent, since the server may still need
-    the body to make the rest of its response.
+    A 3xx, 4xx or 5xx response ends the sending. Any other is returned when the whole body has been sent, since the
+    server may need the body for the rest of its response.
 
     Args:
         connection: the connection; the head of the request has been sent on it.
@@ -92,7 +92,8 @@ class Upload:
             raise failures.pop()  # not by a name: the error would refer to this frame, and this frame to the error
 
     async def _exchange(self, chunks: AsyncIterable[bytes], trace: Trace | None) -> None:
-        # If the connection breaks, the server may have said why. httpx, too, raises what reading comes to then.
+        # If the connection breaks, the server may have sent a response that says why. Like httpx, read it, or raise the
+        # error of reading.
         try:
             await step(trace, "http11.send_request_body", lambda: self._send(chunks))
         except httpx.WriteError:
@@ -128,20 +129,20 @@ class Upload:
     async def _next(self, iterator: AsyncIterator[bytes]) -> bytes | None:
         try:
             return await anext(iterator, None)
-        except Exception:  # the caller's own, which says nothing about the connection
+        except Exception:  # the stream's own, not the connection's
             self._has_stream_failed = True
             raise
 
     async def _read(self) -> None:
-        """Read until the head is there, and stop the sending if it says that there is no point in it."""
+        """Receive the head of the response. A 3xx, 4xx or 5xx, or a failure, ends the sending."""
         try:
             with self._reading:
                 await self._receive_head()
         except anyio.get_cancelled_exc_class():
-            # So is the task that sends. anyio's task groups would make a garbage cycle of what a task raises.
+            # The task that sends is cancelled as well. What a task raises becomes a garbage cycle in anyio's groups.
             return
         except Exception as error:
-            # If the write timed out, which closes the connection, it is not the reading that has failed.
+            # A write timeout closes the connection. Then it is not the reading that has failed.
             if self._has_stopped_sending or not isinstance(error, httpx.ReadTimeout):
                 self._read_failures.append(error)
         self._has_read.set()
