@@ -119,7 +119,8 @@ class Permit:
             raise
         if is_rejection:
             response.extensions[REJECTED] = True
-            is_doubtful = response.status_code == 503 and wait is None
+            has_none_left = limit is not None and limit.remaining == 0 and bool(limit.reset)
+            is_doubtful = (response.status_code == 503 or wait is None) and not has_none_left
             self._gate.rejected(ticket, limit, wait, is_doubtful=is_doubtful)
         else:
             self._gate.answered(ticket, limit)
