@@ -3,8 +3,8 @@
 - Faults, if no rate was known, and of the requests that were on their way at least as many were accepted as rejected: a
   limit would have rejected nearly all of them. Without this rule, a server that fails a lot closes the gate again and
   again, and each closure lowers the rate.
-- Not the rate's fault, if a rate that was lowered because of doubtful rejections before is soon rejected again, although
-  the first probe is accepted; or if one rejection follows another at rates that fall and fall. No limit is like that.
+- Not the rate's fault, if a rate that was lowered because of doubtful rejections is soon rejected again although the
+  first probe is accepted, or if the rates that are rejected fall and fall. No limit is like that.
 - A limit in all other cases.
 
 A wrong diagnosis must not last. Faults that were counted are forgotten if the next closure, still at an unknown rate,

@@ -176,7 +176,7 @@ class Limiter:
         closure = self._closure
         if closure is None:
             self._limit_test.accepted(counts=self._is_low)
-        elif ticket.cycle == self._cycle:
+        else:
             closure.accepted(ticket)
         self._done += ticket.has_waited
         if ticket.cycle == self._cycle:
@@ -278,15 +278,11 @@ class Limiter:
     def _open(self, closure: Closure, probe: Ticket) -> None:
         if closure.is_early(probe):
             self._early_probes.count(was_rejected=False)
-        has_learned = False
-        match self._diagnose(closure):
-            case Diagnosis.FAULTS:
-                pass
-            case Diagnosis.NOT_THE_RATE:
-                self._window = self.limit if self._slow_start else math.inf
-                self._curve = None
-            case Diagnosis.LIMIT:
-                has_learned = closure.teaches and self._learn(closure, probe)
+        diagnosis = self._diagnose(closure)
+        has_learned = diagnosis is Diagnosis.LIMIT and closure.teaches and self._learn(closure, probe)
+        if diagnosis is Diagnosis.NOT_THE_RATE:
+            self._window = self.limit if self._slow_start else math.inf
+            self._curve = None
         self._closure = None
         self._on_change(Change.OPENED)
         if has_learned:
