@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import anyio
 
-from benchmarks import import_time, in_process, nested_lifespan, success, throttle, whole_lifespan, wire
+from benchmarks import flaky, import_time, in_process, nested_lifespan, success, throttle, whole_lifespan, wire
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
@@ -25,6 +25,7 @@ def main() -> None:
             anyio.run(benchmark.run, backend, backend=backend)
     import_time.run()
     throttle.run_crowds()
+    flaky.run()
     wire.run()
 
 

@@ -11,7 +11,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 CONNECTIONS = 100
@@ -144,6 +144,9 @@ class Server:
         says_left: whether every answer has a RateLimit field.
         service: how many seconds an accepted request takes.
         at_once: how many requests a client that knows the server has under way at most.
+        strikes: returns a function that says, for a time, whether a request fails for no fault of its own; the
+            argument is a source of random numbers.
+        fault_status: the status of such a failure, which says no more.
         true_rate: how many requests per second it accepts in the long run, by the time; None if that is not the limit.
     """
 
@@ -154,6 +157,8 @@ class Server:
     says_left: bool = False
     service: float = _SERVICE
     at_once: int = CONNECTIONS
+    strikes: Callable[[random.Random], Callable[[float], bool]] = lambda chance: lambda now: False
+    fault_status: int = 503
     true_rate: Callable[[float], float] | None = None
 
     def limit(self, seed: int) -> Limit:
@@ -204,6 +209,32 @@ SERVERS = {
         says_when=True,
         true_rate=lambda now: 50 if now < 10 else 25,
     ),
+}
+
+
+def _strewn(share: float) -> Callable[[random.Random], Callable[[float], bool]]:
+    return lambda chance: lambda now: chance.random() < share
+
+
+def _restarting(chance: random.Random) -> Callable[[float], bool]:
+    return lambda now: now % 10 >= 9.5
+
+
+FLAKY = {
+    title: Server(title=title, make_limit=lambda chance: Unlimited(), strikes=strikes, fault_status=status)
+    for title, strikes, status in (
+        ("503s, 1 %", _strewn(0.01), 503),
+        ("503s, 3 %", _strewn(0.03), 503),
+        ("503s, 10 %", _strewn(0.1), 503),
+        ("503s, 30 %", _strewn(0.3), 503),
+        ("429s, 1 %", _strewn(0.01), 429),
+        ("one of five backends", _strewn(0.2), 503),
+        ("restarts, 0.5 of 10 s", _restarting, 503),
+    )
+}
+FLAKY_SHARE = 0.03
+FLAKY_AND_LIMITED = {
+    f"{name} and 503s, 3 %": replace(SERVERS[name], strikes=_strewn(FLAKY_SHARE)) for name in ("S1", "S3", "S6")
 }
 
 

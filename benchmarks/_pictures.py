@@ -38,6 +38,16 @@ def draw_throttle(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates], d
     _save("throttle_rate.svg", lambda figure: _draw_rates(figure, rates), directory)
 
 
+def draw_flaky(outcomes: Mapping[str, tuple[Outcome, Outcome]], directory: Path = _DIRECTORY) -> None:
+    """Draw how a job goes on at servers that fail now and then, or print why not.
+
+    Args:
+        outcomes: by server, how it ended with a throttle and without.
+        directory: where to write the picture; it is created if it does not exist.
+    """
+    _save("throttle_flaky.svg", lambda figure: _draw_flaky(figure, outcomes), directory)
+
+
 def draw_wire(rates: Mapping[str, Mapping[int, float]], directory: Path = _DIRECTORY) -> None:
     """Draw requests per second over the number of tasks, or print why not.
 
@@ -110,6 +120,21 @@ def _draw_total(axes: Axes, times: Iterable[float], end: float, color: str, labe
     numbers = range(math.ceil(end / _BIN) + 1)
     totals = list(itertools.accumulate(bins[number] for number in numbers))
     axes.plot([number * _BIN for number in numbers], totals, color=color, label=label)
+
+
+def _draw_flaky(figure: Figure, outcomes: Mapping[str, tuple[Outcome, Outcome]]) -> None:
+    """Draw how many requests were accepted over time, with a throttle and without."""
+    figure.suptitle("5,000 requests by 50 workers to a server that has no limit, but fails now and then")
+    panels = figure.subplots(1, len(outcomes), sharey=True)
+    for axes, (server, pair) in zip(panels, outcomes.items(), strict=True):
+        for outcome, color, label in zip(pair, (_ACCEPTED, _TRUE), ("with a throttle", "without"), strict=True):
+            accepted = [at for at, is_accepted in outcome.arrivals if is_accepted]
+            _draw_total(axes, accepted, outcome.seconds, color, label)
+        axes.lines[-1].set_linestyle("--")
+        axes.set_title(server)
+        axes.set_xlabel("seconds")
+    panels[0].set_ylabel("requests accepted so far")
+    panels[0].legend(loc="lower right", frameon=False)
 
 
 def _draw_rates(figure: Figure, rates: Mapping[str, Rates]) -> None:

@@ -16,7 +16,15 @@ import tenacity
 import trio
 import trio.testing
 
-from benchmarks._limited_servers import CONNECTIONS, HALF_TRIP, SERVERS, Server, ideal
+from benchmarks._limited_servers import (
+    CONNECTIONS,
+    FLAKY,
+    FLAKY_AND_LIMITED,
+    HALF_TRIP,
+    SERVERS,
+    Server,
+    ideal,
+)
 from prefect_http import PrefectHttpxClient, RetryPolicy, Throttle
 
 T = TypeVar("T")
@@ -24,8 +32,8 @@ T = TypeVar("T")
 _URL = "http://example.org/"
 _KEY = "the server"
 _SPREAD = 0.1  # of the length of a trip, either way
-_RETRIES = 5
-_WORKERS = 100
+_POLICY = RetryPolicy(max_retries=5)
+_PATIENT = RetryPolicy(max_retries=8, max_backoff=1)
 _SAMPLE = 0.1
 
 Get = Callable[[], Awaitable[httpx.Response]]
@@ -47,6 +55,7 @@ class LimitedTransport(httpx.AsyncBaseTransport):
         self._server = server
         self._limit = server.limit(seed)
         self._random = random.Random(seed)
+        self._strikes = server.strikes(random.Random(f"faults {seed}"))
         self._connections = trio.Semaphore(CONNECTIONS)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -54,12 +63,16 @@ class LimitedTransport(httpx.AsyncBaseTransport):
         async with self._connections:
             await trio.sleep(self._half_trip())
             now = trio.current_time()
-            is_accepted = self._limit.free_at(now) <= now
+            is_struck = self._strikes(now)
+            is_accepted = not is_struck and self._limit.free_at(now) <= now
             self.arrivals.append((now, is_accepted))
             if is_accepted:
                 self._limit.accept(now)
                 response = httpx.Response(200, headers=self._server.headers(self._limit, now))
                 await trio.sleep(self._server.service + self._half_trip())
+            elif is_struck:
+                response = httpx.Response(self._server.fault_status)
+                await trio.sleep(self._half_trip())
             else:
                 headers = self._server.rejection_headers(self._limit, now)
                 response = httpx.Response(self._server.status, headers=headers)
@@ -73,10 +86,9 @@ class LimitedTransport(httpx.AsyncBaseTransport):
 # --- The clients
 
 
-def _ours(throttle: Callable[[], Throttle | None]) -> OpenClient:
+def _ours(throttle: Callable[[], Throttle | None], retry: RetryPolicy = _POLICY) -> OpenClient:
     @asynccontextmanager
     async def open_client(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[Get, None]:
-        retry = RetryPolicy(max_retries=_RETRIES)
         async with PrefectHttpxClient(transport=transport, retry=retry, throttle=throttle()) as client:
             yield lambda: client.get(_URL)
 
@@ -94,7 +106,7 @@ class _TrioRetry(httpx_retries.Retry):
 
 @asynccontextmanager
 async def _httpx_retries(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[Get, None]:
-    retrying = httpx_retries.RetryTransport(transport, retry=_TrioRetry(total=_RETRIES, backoff_factor=0.5))
+    retrying = httpx_retries.RetryTransport(transport, retry=_TrioRetry(total=_POLICY.max_retries, backoff_factor=0.5))
     async with httpx.AsyncClient(transport=retrying) as client:
         yield lambda: client.get(_URL)
 
@@ -108,7 +120,7 @@ async def _tenacity(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[Get, 
 
         yield tenacity.retry(
             retry=tenacity.retry_if_exception_type(httpx.HTTPError),
-            stop=tenacity.stop_after_attempt(1 + _RETRIES),
+            stop=tenacity.stop_after_attempt(1 + _POLICY.max_retries),
             wait=tenacity.wait_random_exponential(),
             sleep=trio.sleep,
             reraise=True,
@@ -117,11 +129,14 @@ async def _tenacity(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[Get, 
 
 STRICT, EARLY, UNTHROTTLED = "throttle", "early_probe", "no throttle"
 FAST_START = "slow_start=False"
+PATIENT, PATIENT_UNTHROTTLED = "throttle, 8 retries", "no throttle, 8 retries"
 CLIENTS: dict[str, OpenClient] = {
     STRICT: _ours(Throttle),
     EARLY: _ours(lambda: Throttle(early_probe=True)),
     FAST_START: _ours(lambda: Throttle(slow_start=False)),
     UNTHROTTLED: _ours(lambda: None),
+    PATIENT: _ours(Throttle, _PATIENT),
+    PATIENT_UNTHROTTLED: _ours(lambda: None, _PATIENT),
     "httpx-retries": _httpx_retries,
     "tenacity": _tenacity,
 }
@@ -135,9 +150,9 @@ async def _at_once(get: Get, requests: int) -> int:
     return await _by_tasks(requests, get, requests)
 
 
-async def _by_workers(get: Get, requests: int) -> int:
+def _by_workers(workers: int) -> Load:
     """Let workers send the requests one after the other; return how many failed."""
-    return await _by_tasks(_WORKERS, get, requests)
+    return lambda get, requests: _by_tasks(workers, get, requests)
 
 
 async def _by_tasks(tasks: int, get: Get, requests: int) -> int:
@@ -160,10 +175,17 @@ async def _by_tasks(tasks: int, get: Get, requests: int) -> int:
     return failed
 
 
-LOADS: dict[str, Load] = {"1,000 tasks at once": _at_once, f"{_WORKERS} workers": _by_workers}
+FEW_WORKERS = "50 workers"
+LOADS: dict[str, Load] = {
+    "1,000 tasks at once": _at_once,
+    "100 workers": _by_workers(100),
+    FEW_WORKERS: _by_workers(50),
+}
 
 
 # --- The runs
+
+_ALL_SERVERS = SERVERS | FLAKY | FLAKY_AND_LIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +209,7 @@ class Outcome:
 
 def simulate(server: str, client: str, load: str, requests: int, seed: int) -> Outcome:
     """Run a client against a server, each by its name."""
-    return _in_virtual_time(seed, lambda: _run(SERVERS[server], CLIENTS[client], LOADS[load], requests, seed))
+    return _in_virtual_time(seed, lambda: _run(_ALL_SERVERS[server], CLIENTS[client], LOADS[load], requests, seed))
 
 
 async def _run(server: Server, open_client: OpenClient, load: Load, requests: int, seed: int) -> Outcome:

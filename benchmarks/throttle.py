@@ -28,7 +28,10 @@ from benchmarks._simulation import (
     CLIENTS,
     EARLY,
     FAST_START,
+    FEW_WORKERS,
     LOADS,
+    PATIENT,
+    PATIENT_UNTHROTTLED,
     STRICT,
     UNTHROTTLED,
     Outcome,
@@ -41,7 +44,8 @@ from prefect_http import PrefectHttpxClient, Throttle, ThrottledTransport
 _REQUESTS = 1_000
 # The other clients take many times as long to simulate, because so many of their requests are rejected.
 _SEEDS, _SEEDS_OF_OTHERS = 3, 1
-_COMPARED = [client for client in CLIENTS if client != FAST_START]
+_COMPARED = [client for client in CLIENTS if client not in (FAST_START, PATIENT, PATIENT_UNTHROTTLED)]
+_CROWDS = [load for load in LOADS if load != FEW_WORKERS]
 _OURS = STRICT, EARLY, FAST_START, UNTHROTTLED
 _DRAWN, _LEARNED_OF = "S1", ("S1", "S9")
 _LONG_JOB = 3_000  # requests, so that the picture shows what is learned late
@@ -87,15 +91,15 @@ def run_crowds() -> None:
             load: {
                 (server, client): _start(pool, server, client, load)
                 for server in SERVERS
-                for client in (CLIENTS if server == HEALTHY else _COMPARED)
+                for client in (*_COMPARED, *([FAST_START] if server == HEALTHY else []))
             }
-            for load in LOADS
+            for load in _CROWDS
         }
         rates = {server: pool.submit(learned_rates, server, _LONG_JOB, seed=0) for server in _LEARNED_OF}
-        for load in LOADS:
+        for load in _CROWDS:
             _print_crowd(load, {key: _mean(outcomes) for key, outcomes in runs[load].items()})
     print()
-    at_once = runs[next(iter(LOADS))]
+    at_once = runs[_CROWDS[0]]
     draw_throttle(
         {_title(client): at_once[_DRAWN, client][0].result() for client in _COMPARED},
         {server: run.result() for server, run in rates.items()},

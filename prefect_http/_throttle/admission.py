@@ -137,9 +137,10 @@ class Permit:
             reason = rejection(response.status_code, wait)
             if wait is not None and wait > LONGEST_RETRY_AFTER:
                 reason, wait = reason + IGNORED, None
-            is_doubtful = response.status_code == 503 and wait is None
             backoff = response.extensions.get(BACKOFF)
-            self._gate.rejected(ticket, limit, wait, is_doubtful=is_doubtful, backoff=backoff, reason=reason)
+            has_none_left = limit is not None and limit.remaining == 0 and bool(limit.reset)
+            says_when = backoff is not None or has_none_left or (wait is not None and response.status_code != 503)
+            self._gate.rejected(ticket, limit, wait, is_doubtful=not says_when, backoff=backoff, reason=reason)
         else:
             self._gate.answered(ticket, limit)
         self._log_closure()

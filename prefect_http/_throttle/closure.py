@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from prefect_http._throttle.evidence import Evidence
 from prefect_http._throttle.ticket import Ticket
 
 FIRST_BACKOFF = 0.1
@@ -20,14 +21,17 @@ class Closure:
         until: when the first probe may leave.
         hit_at: when the first request that was rejected was sent.
         rate: requests per second at that time; infinity if none was known.
+        is_low: whether that rate was in the lower half of its climb, or none was known.
         teaches: whether a rate can be learned from it. That is not so where the server announced that nothing is left,
             nor after a late rejection of an earlier cycle's request.
         allows_early_probes: whether the answer to a probe opens the gate even if the probe left before ``until``.
         backoff: the first backoff, in seconds.
+        evidence: the doubtful rejections that it is due to; None if it is due to a rejection that is not doubtful.
 
     Attributes:
         early_probe_at: when a probe may leave although ``until`` has not passed; infinity if none may.
         backoff: seconds to wait after the next rejection, unless the server asks for more.
+        setbacks: how many probes have been rejected, or have failed.
     """
 
     def __init__(
@@ -37,17 +41,22 @@ class Closure:
         *,
         hit_at: float,
         rate: float,
+        is_low: bool,
         teaches: bool,
         allows_early_probes: bool,
         backoff: float = FIRST_BACKOFF,
+        evidence: Evidence | None = None,
     ) -> None:
         self.began_at = now
-        self.until = until
-        self.hit_at = hit_at
+        self.until = until if evidence is None else max(until, evidence.retry_after_until)
+        self.hit_at = hit_at if evidence is None else evidence.first_sent_at
         self.rate = rate
+        self.is_low = is_low
+        self.evidence = evidence
         self.teaches = teaches
         self.early_probe_at = math.inf
         self.backoff = backoff
+        self.setbacks = 0
         self._allows_early_probes = allows_early_probes
         self._probe: Ticket | None = None
 
@@ -77,6 +86,30 @@ class Closure:
         self._probe = None
         return True
 
+    @property
+    def accepted_share(self) -> float:
+        """Which share of the requests that were sent from ``hit_at`` on was accepted; 1 if that is not known."""
+        if self.evidence is None:
+            return 1.0
+        return self.evidence.accepted / (self.evidence.accepted + self.evidence.rejected)
+
+    def accepted(self, ticket: Ticket) -> None:
+        """Record that a request which was sent before the gate opened was accepted."""
+        if self.evidence is not None and ticket.sent_at >= self.hit_at:
+            self.evidence.accepted += 1
+
+    def rejected(self, *, is_doubtful: bool, is_late: bool) -> None:
+        """Record a further rejection.
+
+        Args:
+            is_doubtful: whether it may be a fault.
+            is_late: whether it belongs to an earlier cycle.
+        """
+        if not is_doubtful:
+            self.evidence = None
+        elif self.evidence is not None and not is_late:
+            self.evidence.rejected += 1
+
     def extend(self, until: float) -> None:
         """Move the opening to a later time; an earlier one changes nothing."""
         self.until = max(self.until, until)
@@ -85,6 +118,7 @@ class Closure:
         """Double the backoff, up to 10 s; up to an hour if it is longer already."""
         longest = _LONGEST_BACKOFF if self.backoff <= _LONGEST_BACKOFF else _LONGEST_LONG_BACKOFF
         self.backoff = min(longest, 2 * self.backoff)
+        self.setbacks += 1
 
     def is_early(self, probe: Ticket) -> bool:
         """Whether a probe left before ``until``."""

@@ -39,8 +39,14 @@ class Curve:
         """Return the rate after ``done`` answers."""
         return self.ceiling - (self.ceiling - self.base) * (1 - done / self.span) ** 3
 
+    def is_low(self, done: int) -> bool:
+        """Return whether less than half of the way to the ceiling lies behind after ``done`` answers."""
+        return done < self.span / 2
 
-def learn_curve(*, accepted: int, busy: float, whole: float, closed_for: float, last_rate: float) -> Curve:
+
+def learn_curve(
+    *, accepted: int, busy: float, whole: float, closed_for: float, last_rate: float, accepted_share: float = 1.0
+) -> Curve:
     """Return the curve that the end of a closure teaches.
 
     Args:
@@ -49,9 +55,14 @@ def learn_curve(*, accepted: int, busy: float, whole: float, closed_for: float, 
         whole: seconds from the cycle's first request to the probe that opened the gate; above 0.
         closed_for: seconds from the rejection to the probe.
         last_rate: requests per second at the rejection; infinity if none was known.
+        accepted_share: which share of the requests was accepted at that rate, above 0; 1 if this is not known.
     """
-    high = accepted / max(busy, _SHORTEST_TIME) if math.isinf(last_rate) else _BELOW_THE_LAST * last_rate
     low = accepted / whole
+    if math.isinf(last_rate):
+        high = accepted / max(busy, _SHORTEST_TIME)
+    else:
+        # What a saturated bucket accepts of a rate is its own rate.
+        high = min(_BELOW_THE_LAST * last_rate, max(low, accepted_share * last_rate))
     base = min(math.sqrt(low * high), _BASE_BELOW_CEILING * high)
     climb = min(max(_PAYBACK * closed_for, _SHORTEST_CLIMB), _LONGEST_CLIMB)
     return Curve(base, high, max(base * climb, _FEWEST_ANSWERS))

@@ -7,13 +7,21 @@ import math
 import pytest
 
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
+from prefect_http._throttle.evidence import Evidence
 from prefect_http._throttle.ticket import Ticket
 
 
 def new_closure(*, allows_early_probes: bool = False, backoff: float = FIRST_BACKOFF) -> Closure:
     """Return a closure from 10 until 20."""
     return Closure(
-        10.0, 20.0, hit_at=9.0, rate=5.0, teaches=True, allows_early_probes=allows_early_probes, backoff=backoff
+        10.0,
+        20.0,
+        hit_at=9.0,
+        rate=5.0,
+        is_low=False,
+        teaches=True,
+        allows_early_probes=allows_early_probes,
+        backoff=backoff,
     )
 
 
@@ -72,6 +80,24 @@ def test_backoff(expected: list[float]) -> None:
         backoffs.append(closure.backoff)
         closure.back_off()
     assert backoffs == pytest.approx(expected)
+    assert closure.setbacks == len(expected)
+
+
+def test_evidence() -> None:
+    """Doubtful rejections and accepted requests add to the evidence; a rejection that is not doubtful settles it."""
+    evidence = Evidence(3, 1, first_sent_at=8.0, retry_after_until=25.0)
+    closure = Closure(
+        10.0, 20.0, hit_at=9.0, rate=5.0, is_low=False, teaches=True, allows_early_probes=False, evidence=evidence
+    )
+    assert (closure.until, closure.hit_at, closure.accepted_share) == (25.0, 8.0, 1 / 4)
+    for sent_at in (7.5, 8.5):
+        closure.accepted(Ticket(str, sent_at, has_waited=False, cycle=0, is_probe=False))
+    closure.rejected(is_doubtful=True, is_late=False)
+    closure.rejected(is_doubtful=True, is_late=True)
+    assert (evidence.rejected, evidence.accepted, closure.accepted_share) == (4, 2, 2 / 6)
+    closure.rejected(is_doubtful=False, is_late=False)
+    closure.rejected(is_doubtful=True, is_late=False)
+    assert (closure.evidence, closure.accepted_share) == (None, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ def test_rate() -> None:
     """The rate goes from the base to the ceiling, more and more slowly, and beyond it faster and faster."""
     curve = Curve(10.0, 20.0, 100.0)
     assert [curve.rate(done) for done in (0, 50, 100, 150, 200)] == [10.0, 18.75, 20.0, 21.25, 30.0]
+    assert [curve.is_low(done) for done in (0, 49, 50, 100)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,15 @@ def test_learned_curve(
     """The rate starts between what was accepted per second of all the time, and of the time that the gate was open."""
     curve = learn_curve(accepted=accepted, busy=busy, whole=whole, closed_for=closed_for, last_rate=last_rate)
     assert (curve.base, curve.ceiling, curve.span) == pytest.approx((base, ceiling, span))
+
+
+@pytest.mark.parametrize(
+    ("accepted_share", "last_rate", "ceiling"),
+    [(1.0, 20.0, 19.0), (0.96, 20.0, 19.0), (0.75, 20.0, 15.0), (0.1, 20.0, 2.5), (0.75, math.inf, 10.0)],
+)
+def test_the_ceiling_of_a_saturated_limit(accepted_share: float, last_rate: float, ceiling: float) -> None:
+    """The ceiling is what was accepted of a known rate, but not below what was accepted per second in all."""
+    curve = learn_curve(
+        accepted=100, busy=10.0, whole=40.0, closed_for=1.0, last_rate=last_rate, accepted_share=accepted_share
+    )
+    assert curve.ceiling == pytest.approx(ceiling)

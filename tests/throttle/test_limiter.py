@@ -531,35 +531,115 @@ def test_the_window_follows_the_latency() -> None:
 # --- What is doubtful
 
 
-@pytest.mark.parametrize(("good", "closes"), [(0, True), (19, True), (20, False), (100, False)])
-def test_a_fault_among_good_answers(good: int, closes: bool) -> None:
-    """After twenty good answers in a row, a rejection that may be a fault counts as an answer."""
+def doubt(limiter: Limiter, now: float, *, retry_after: float | None = None) -> Ticket:
+    """Send a request, as soon as it may leave, and reject it as a fault may be rejected."""
+    ticket = let_one_out(limiter, max(now, limiter.next_send(now)))
+    limiter.rejected(ticket, ticket.sent_at, retry_after, 0.0, is_doubtful=True)
+    return ticket
+
+
+@pytest.mark.parametrize("retry_after", [None, 60.0])
+@pytest.mark.parametrize("good", [0, 1, 100])
+def test_a_lone_fault(good: int, retry_after: float | None) -> None:
+    """One rejection that may be a fault holds back no other request, whatever its Retry-After."""
     limiter = make()
     now = serve(limiter, 0.0, good)
-    limiter.rejected(let_one_out(limiter, now), now + LATENCY, None, 0.0, is_doubtful=True)
-    assert (limiter.closed_until is not None) is closes
-    assert (limiter.rejections, limiter.accepted, limiter.in_flight) == (closes, good + (not closes), 0)
+    doubt(limiter, now, retry_after=retry_after)
+    assert (limiter.closed_until, limiter.limit) == (None, make_and_serve(good).limit)
+    assert (limiter.rejections, limiter.accepted, limiter.in_flight) == (1, good, 0)
 
 
-def test_a_second_fault_within_twenty_answers_closes() -> None:
-    """After one rejection that was taken for a fault, the next one within twenty answers closes the gate."""
+def make_and_serve(count: int) -> Limiter:
+    """Return a Limiter that has served requests."""
     limiter = make()
-    now = serve(limiter, 0.0, 20)
-    limiter.rejected(let_one_out(limiter, now), now, None, 0.0, is_doubtful=True)
-    now = serve(limiter, now, 19)
-    limiter.rejected(let_one_out(limiter, now), now, None, 0.0, is_doubtful=True)
-    assert limiter.closed_until == pytest.approx(now + 0.1)
+    serve(limiter, 0.0, count)
+    return limiter
+
+
+@pytest.mark.parametrize(("good", "closes"), [(0, True), (4, False), (20, False)])
+def test_four_faults(good: int, closes: bool) -> None:
+    """Four of them in a row close a new gate, but not if requests are accepted in between."""
+    limiter, now = make(), 0.0
+    for _ in range(4):
+        assert limiter.closed_until is None
+        now = doubt(limiter, serve(limiter, now, good)).sent_at
+    assert limiter.closed_until == (pytest.approx(now + 0.1) if closes else None)
+
+
+def test_the_longest_retry_after_of_all_suspects() -> None:
+    """When they close the gate, it stays closed until the longest Retry-After of all of them has passed."""
+    limiter = make()
+    for now, retry_after in ((0.0, None), (1.0, 29.0), (2.0, 1.0), (3.0, None)):
+        doubt(limiter, now, retry_after=retry_after)
+    assert limiter.closed_until == 30.0
 
 
 def test_a_plain_rejection_is_never_a_fault() -> None:
-    """A rejection that is not doubtful closes the gate after any number of good answers, and resets their count."""
+    """A rejection that is not doubtful closes the gate after any number of good answers."""
     limiter = make()
     now = serve(limiter, 0.0, 100)
     limiter.rejected(let_one_out(limiter, now), now, None, 0.0)
     assert limiter.closed_until == pytest.approx(now + 0.1)
-    now = serve(limiter, now, 19)
-    limiter.rejected(let_one_out(limiter, limiter.next_send(now) + 1), now + 9, None, 0.0, is_doubtful=True)
-    assert limiter.closed_until == pytest.approx(now + 9.1)
+
+
+def test_a_late_doubtful_rejection() -> None:
+    """A doubtful rejection of an earlier cycle's request closes nothing, and is no evidence."""
+    limiter, late = with_a_late_one()
+    limiter.rejected(late, 1.25, 60.0, 0.0, is_doubtful=True)
+    doubt(limiter, 1.25)
+    assert limiter.closed_until is None
+
+
+def suspicious(*, accepted: int, changes: list[Change] | None = None) -> tuple[Limiter, float]:
+    """Return a Limiter that four doubtful rejections have closed, with requests that were accepted afterwards."""
+    limiter = make(changes=changes)
+    others = let_out(limiter, 0.0, accepted)
+    for _ in range(4):
+        doubt(limiter, 0.0)
+    answer(limiter, others, LATENCY)
+    return limiter, limiter.next_send(LATENCY)
+
+
+def test_faults_teach_nothing() -> None:
+    """If at least as many requests were accepted as rejected, the gate opens as if nothing had been."""
+    changes: list[Change] = []
+    limiter, now = suspicious(accepted=3, changes=changes)
+    limiter.answered(let_one_out(limiter, now), now + LATENCY)
+    assert (limiter.closed_until, limiter.rate, changes) == (None, INF, [Change.CLOSED, Change.OPENED])
+    # The next four are no surprise any more.
+    for _ in range(4):
+        doubt(limiter, now + LATENCY)
+    assert limiter.closed_until is None
+
+
+@pytest.mark.parametrize(("accepted", "rejects_surely"), [(2, False), (4, True)])
+def test_a_limit_teaches(accepted: int, rejects_surely: bool) -> None:
+    """If fewer were accepted, or a rejection that is not doubtful has followed, a rate is learned."""
+    limiter, now = suspicious(accepted=accepted)
+    probe = let_one_out(limiter, now)
+    if rejects_surely:
+        limiter.rejected(probe, now, 1.0, 0.0)
+        now = limiter.next_send(now)
+        probe = let_one_out(limiter, now)
+    limiter.answered(probe, now + LATENCY)
+    assert limiter.closed_until is None
+    assert limiter.rate < INF
+
+
+@pytest.mark.parametrize("slow_start", [True, False])
+def test_a_rate_that_is_not_the_cause(slow_start: bool) -> None:
+    """If doubtful rejections go on although the rate was lowered because of them, it is forgotten."""
+    limiter = make(slow_start=slow_start)
+    now = serve(limiter, 0.0, 20)
+    rates = list[float]()
+    for _ in range(4):
+        while limiter.closed_until is None:
+            now = doubt(limiter, now).sent_at
+        now = serve(limiter, now, 2)
+        rates.append(limiter.rate)
+    assert rates[0] > rates[1]
+    assert rates[2] == INF
+    assert rates[3] < INF
 
 
 # --- A route's own problem

@@ -100,9 +100,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(position=positions, retry_after=waits, jitter=fractions, is_doubtful=st.booleans())
     def rejected(self, position: int, retry_after: float | None, jitter: float, is_doubtful: bool) -> None:
         """Reject a request."""
-        is_doubtful = is_doubtful and retry_after is None
         self.limiter.rejected(self.end(position), self.now, retry_after, jitter, is_doubtful=is_doubtful)
-        self.not_before = max(self.not_before, self.now + (retry_after or 0.0))
+        if not is_doubtful or self.limiter.closed_until is not None:
+            self.not_before = max(self.not_before, self.now + (retry_after or 0.0))
 
     @precondition(lambda self: self.out)
     @rule(position=positions, has_failed=st.booleans())

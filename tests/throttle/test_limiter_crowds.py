@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from support.limiters import INF, make
 
 from prefect_http._throttle.limiter import Limiter
@@ -25,6 +27,7 @@ class Server(Protocol):
     """A rate-limited server."""
 
     service: float
+    is_doubtful: bool
 
     def arrive(self, now: float) -> int | None:
         """Take a request in and return None, or reject it and return its Retry-After."""
@@ -34,6 +37,7 @@ class Bucket:
     """Accepts fifty requests per second, and ten at once."""
 
     service = SERVICE
+    is_doubtful = False
 
     def __init__(self) -> None:
         self.tokens, self.filled_at = 10.0, 0.0
@@ -51,6 +55,7 @@ class Window:
     """Accepts a hundred requests in each ten seconds; the first window has begun before."""
 
     service = SERVICE
+    is_doubtful = False
 
     def __init__(self) -> None:
         self.ends_at, self.left = 3.5, 100
@@ -68,6 +73,7 @@ class Few:
     """Accepts five requests at a time, each of which takes 0.1 s; the others are to wait for a second."""
 
     service = SLOW_SERVICE
+    is_doubtful = False
 
     def __init__(self) -> None:
         self.done_at: list[float] = []
@@ -80,21 +86,53 @@ class Few:
         return None
 
 
+class Flaky:
+    """Has no limit, and fails now and then. Its rejections do not say for how long."""
+
+    service = SERVICE
+    is_doubtful = True
+
+    def __init__(self, share: float, seed: int) -> None:
+        self.share, self.random = share, random.Random(seed)
+
+    def arrive(self, now: float) -> int | None:
+        return 0 if self.random.random() < self.share else None
+
+
 class Crowd:
-    """Requests that all come at once, each with its own retries, through the same Limiter.
+    """Requests, each with its own retries, through the same Limiter.
+
+    Args:
+        limiter: lets them out.
+        server: answers them.
+        seed: of the lengths of trips and of the jitter.
+        requests: how many there are.
+        at_once: how many come at once; each of the others comes when one has been served.
+        obeys: whether the Limiter is told of rejections.
 
     Attributes:
         rejected: how many rejections there were.
         most_rejections: the most that one request met with.
     """
 
-    def __init__(self, limiter: Limiter, server: Server, seed: int) -> None:
+    def __init__(
+        self,
+        limiter: Limiter,
+        server: Server,
+        seed: int,
+        requests: int = CROWD,
+        at_once: int = CROWD,
+        *,
+        obeys: bool = True,
+    ) -> None:
         self.rejected = 0
         self.most_rejections = 0
         self._limiter = limiter
         self._server = server
         self._random = random.Random(seed)
-        self._queue = deque([0] * CROWD)  # for each request, how often it was rejected
+        self._queue = deque([0] * at_once)  # for each request, how often it was rejected
+        self._to_come = requests - at_once
+        self._obeys = obeys
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = itertools.count()
 
@@ -120,15 +158,25 @@ class Crowd:
         retry_after = self._server.arrive(now)
         if retry_after is None:
             arrives = now + self._server.service + self._half_trip()
-            self._at(arrives, lambda now: self._limiter.answered(ticket, now))
+            self._at(arrives, lambda now: self._serve(now, ticket))
         else:
             self._at(now + self._half_trip(), lambda now: self._reject(now, ticket, retry_after, rejections + 1))
+
+    def _serve(self, now: float, ticket: Ticket) -> None:
+        self._limiter.answered(ticket, now)
+        if self._to_come:
+            self._to_come -= 1
+            self._queue.append(0)
 
     def _reject(self, now: float, ticket: Ticket, retry_after: int, rejections: int) -> None:
         self.rejected += 1
         self.most_rejections = max(self.most_rejections, rejections)
-        self._limiter.rejected(ticket, now, retry_after, self._random.random())
-        self._at(now + retry_after, lambda now: self._queue.append(rejections))
+        if self._obeys:
+            jitter, is_doubtful = self._random.random(), self._server.is_doubtful
+            self._limiter.rejected(ticket, now, retry_after or None, jitter, is_doubtful=is_doubtful)
+        else:
+            self._limiter.answered(ticket, now)
+        self._at(now + (retry_after or 1), lambda now: self._queue.append(rejections))
 
     def _at(self, time: float, happen: Callable[[float], None]) -> None:
         heapq.heappush(self._events, (time, next(self._count), happen))
@@ -156,3 +204,21 @@ def test_a_crowd(server: Callable[[], Server], ideal: float, rejected: float, ea
     assert crowd.most_rejections <= RETRIES
     assert crowd.rejected == limiter.rejections <= CROWD * rejected
     assert (limiter.accepted, limiter.in_flight) == (CROWD, 0)
+
+
+@settings(max_examples=20)
+@given(
+    share=st.floats(0.005, 0.3),
+    at_once=st.sampled_from([5, 20, 50]),
+    slow_start=st.booleans(),
+    seed=st.integers(0, 999),
+)
+@example(share=0.3, at_once=50, slow_start=True, seed=1)
+@example(share=0.1, at_once=50, slow_start=True, seed=1)
+def test_a_flaky_server(share: float, at_once: int, slow_start: bool, seed: int) -> None:
+    """A server without a limit that fails now and then is not throttled."""
+    times = list[float]()
+    for obeys in (True, False):
+        limiter = make(slow_start=slow_start)
+        times.append(Crowd(limiter, Flaky(share, seed), seed, 500, at_once, obeys=obeys).run())
+    assert times[0] < 1.5 * times[1]

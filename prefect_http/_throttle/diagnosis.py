@@ -1,0 +1,83 @@
+"""What doubtful rejections turn out to be once a probe is accepted. Pure.
+
+- Faults, if no rate was known, and of the requests that were on their way at least as many were accepted as rejected: a
+  limit would have rejected nearly all of them. Without this rule, a server that fails a lot closes the gate again and
+  again, and each closure lowers the rate.
+- Not the rate's fault, if a rate that was lowered because of doubtful rejections is soon rejected again although the
+  first probe is accepted, or if the rates that are rejected fall and fall. No limit is like that.
+- A limit in all other cases.
+
+A wrong diagnosis must not last. Faults that were counted are forgotten if the next closure, still at an unknown rate,
+turns out to be a limit.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+from prefect_http._throttle.evidence import Evidence, FaultShare
+
+# A rate below this share of the last one that was rejected has fallen.
+_FALLEN = 0.8
+# After how many falls in a row the rate is not the cause.
+_FALLS = 2
+
+
+class Diagnosis(enum.Enum):
+    """What doubtful rejections are; see the top of the file."""
+
+    FAULTS = enum.auto()
+    NOT_THE_RATE = enum.auto()
+    LIMIT = enum.auto()
+
+
+class Diagnoses:
+    """Diagnoses the closures of one gate, each in the light of the last ones.
+
+    Args:
+        share: the usual share of faults, which is updated.
+    """
+
+    def __init__(self, share: FaultShare) -> None:
+        self._share = share
+        # Whether the present rate was learned because a known rate met with doubtful rejections.
+        self._is_lowered = False
+        self._last_rate = 0.0
+        self._falls = 0
+        self._forgiven = 0
+
+    def diagnose(self, evidence: Evidence, *, rate: float, is_low: bool, rejected_probes: int) -> Diagnosis:
+        """Return what the rejections of a closure are.
+
+        Args:
+            evidence: of the closure.
+            rate: requests per second when the gate closed; infinity if none was known.
+            is_low: whether the rate was in the lower half of its climb.
+            rejected_probes: how many probes were rejected before one was accepted.
+        """
+        if math.isinf(rate):
+            return self._diagnose_without_rate(evidence)
+        has_fallen = self._is_lowered and rejected_probes <= 1 and rate < _FALLEN * self._last_rate
+        self._falls = self._falls + 1 if has_fallen else 0
+        self._last_rate = rate
+        is_too_soon = self._is_lowered and rejected_probes == 0 and is_low
+        if is_too_soon or self._falls >= _FALLS:
+            self._share.count(faults=evidence.rejected / 2)
+            self._is_lowered, self._falls = False, 0
+            return Diagnosis.NOT_THE_RATE
+        self._is_lowered = True
+        return Diagnosis.LIMIT
+
+    def _diagnose_without_rate(self, evidence: Evidence) -> Diagnosis:
+        if evidence.accepted >= evidence.rejected:
+            self._share.count(faults=evidence.rejected)
+            self._forgiven = evidence.rejected
+            return Diagnosis.FAULTS
+        self._share.count(faults=-self._forgiven)
+        self._forgiven = 0
+        return Diagnosis.LIMIT
+
+    def limit_is_certain(self) -> None:
+        """Take note of a closure whose rejections are not doubtful."""
+        self._is_lowered, self._falls = False, 0

@@ -1,0 +1,128 @@
+"""Whether doubtful rejections come from a limit, or are faults. Pure.
+
+A rejection is doubtful if it says nothing for how long, or is a 503: a limit sends those, and so does a server that
+fails now and then. What follows tells them apart: a limit rejects nearly all other requests as well, and faults keep to
+their share.
+
+How strongly the rejections speak for a limit is counted in bits, the binary logarithm of a likelihood ratio: how much
+likelier they are if a fifth more than usual is rejected than if faults have their usual share. This is Page's test, a
+cumulative sum (E. S. Page, Continuous Inspection Schemes, Biometrika 41, 1954). A rejection adds more bits the more it
+surprises: 6 where one request in 400 fails, 2 where one in ten does. An accepted request takes away about a half, and
+at 0 the count starts anew. At 12 bits the gate closes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_ENOUGH_BITS = 12.0
+_MORE_THAN_USUAL = 1 / 5
+# What is believed at first: three faults in a thousand requests. It must not fall to 0, at which a fault is impossible.
+_FEWEST_FAULTS, _FIRST_ANSWERS = 0.15, 50.0
+# Older responses count for less and less.
+_MOST_ANSWERS = 500.0
+# Where more than half of the requests fail, a rejection tells nothing.
+_LARGEST_SHARE = 0.5
+
+
+class FaultShare:
+    """The share of requests that fail although no limit is exceeded, according to about the last 500 responses."""
+
+    def __init__(self) -> None:
+        self._faults = _FEWEST_FAULTS
+        self._answers = _FIRST_ANSWERS
+
+    @property
+    def value(self) -> float:
+        """The share, above 0, and at most a half."""
+        return min(self._faults / self._answers, _LARGEST_SHARE)
+
+    def count(self, *, faults: float = 0.0, answers: float = 0.0) -> None:
+        """Count responses.
+
+        Args:
+            faults: how many were faults; negative to take back what was counted.
+            answers: how many there were.
+        """
+        self._faults = max(self._faults + faults, _FEWEST_FAULTS)
+        self._answers += answers
+        if self._answers > _MOST_ANSWERS:
+            self._faults = max(self._faults * _MOST_ANSWERS / self._answers, _FEWEST_FAULTS)
+            self._answers = _MOST_ANSWERS
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The responses that have closed the gate, or were on their way when it closed.
+
+    Attributes:
+        rejected: how many requests were rejected.
+        accepted: how many that were sent after the first of those were accepted.
+        first_sent_at: when the first of those that were rejected was sent.
+        retry_after_until: the end of the longest Retry-After; minus infinity if there was none.
+    """
+
+    rejected: int = 0
+    accepted: int = 0
+    first_sent_at: float = math.inf
+    retry_after_until: float = -math.inf
+
+
+class LimitTest:
+    """Weighs doubtful rejections against accepted requests, while the gate is open.
+
+    Args:
+        share: the usual share of faults. It is updated, but not by rejections that close the gate.
+    """
+
+    def __init__(self, share: FaultShare) -> None:
+        self._share = share
+        self._bits = 0.0
+        self._evidence = Evidence()
+        self._counted = 0  # of the rejections in the evidence, how many were counted as faults
+
+    def accepted(self, *, counts: bool) -> None:
+        """Weigh an accepted request.
+
+        Args:
+            counts: whether it counts for the share of faults.
+        """
+        if counts:
+            self._share.count(answers=1)
+        if self._evidence.rejected:
+            usual = self._share.value
+            self._evidence.accepted += 1
+            self._bits += math.log2((1 - _limited(usual)) / (1 - usual))
+            if self._bits <= 0:
+                self._begin()
+
+    def rejected(self, *, sent_at: float, retry_after_until: float, counts: bool) -> Evidence | None:
+        """Weigh a doubtful rejection. If the gate is to be closed, return the evidence.
+
+        Args:
+            sent_at: when the request was sent.
+            retry_after_until: the end of its Retry-After; minus infinity if it has none.
+            counts: whether it counts for the share of faults, unless it closes the gate.
+        """
+        usual, evidence = self._share.value, self._evidence
+        self._bits += math.log2(_limited(usual) / usual)
+        evidence.rejected += 1
+        evidence.first_sent_at = min(evidence.first_sent_at, sent_at)
+        evidence.retry_after_until = max(evidence.retry_after_until, retry_after_until)
+        if counts:
+            self._share.count(faults=1, answers=1)
+            self._counted += 1
+        if self._bits < _ENOUGH_BITS:
+            return None
+        self._share.count(faults=-self._counted)
+        self._begin()
+        return evidence
+
+    def _begin(self) -> None:
+        self._bits, self._evidence, self._counted = 0.0, Evidence(), 0
+
+
+def _limited(usual: float) -> float:
+    """Return the share of rejections that speaks for a limit."""
+    return usual + _MORE_THAN_USUAL
