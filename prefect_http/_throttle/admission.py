@@ -135,12 +135,13 @@ class Permit:
             response.extensions[REJECTED] = True
             wait = retry_after(response) or None
             reason = rejection(response.status_code, wait)
+            has_none_left = limit is not None and limit.remaining == 0 and bool(limit.reset)
+            backoff = response.extensions.get(BACKOFF)
+            # Others may be faults. A Retry-After that is too long to be true is that of a limit nevertheless.
+            is_sure = backoff is not None or has_none_left or (wait is not None and response.status_code != 503)
             if wait is not None and wait > LONGEST_RETRY_AFTER:
                 reason, wait = reason + IGNORED, None
-            backoff = response.extensions.get(BACKOFF)
-            has_none_left = limit is not None and limit.remaining == 0 and bool(limit.reset)
-            says_when = backoff is not None or has_none_left or (wait is not None and response.status_code != 503)
-            self._gate.rejected(ticket, limit, wait, is_doubtful=not says_when, backoff=backoff, reason=reason)
+            self._gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
         else:
             self._gate.answered(ticket, limit)
         self._log_closure()

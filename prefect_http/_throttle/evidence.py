@@ -78,9 +78,10 @@ class LimitTest:
 
     def __init__(self, share: FaultShare) -> None:
         self._share = share
-        self._bits = 0.0
-        self._evidence = Evidence()
-        self._counted = 0  # of the rejections in the evidence, how many were counted as faults
+        self._bits: float
+        self._evidence: Evidence
+        self._counted: int  # of the rejections in the evidence, how many were counted as faults
+        self.begin()
 
     def accepted(self, *, counts: bool) -> None:
         """Weigh an accepted request.
@@ -95,7 +96,7 @@ class LimitTest:
             self._evidence.accepted += 1
             self._bits += math.log2((1 - _limited(usual)) / (1 - usual))
             if self._bits <= 0:
-                self._begin()
+                self.begin()
 
     def rejected(self, *, sent_at: float, retry_after_until: float, counts: bool) -> Evidence | None:
         """Weigh a doubtful rejection. If the gate is to be closed, return the evidence.
@@ -116,10 +117,11 @@ class LimitTest:
         if self._bits < _ENOUGH_BITS:
             return None
         self._share.count(faults=-self._counted)
-        self._begin()
+        self.begin()
         return evidence
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Forget the evidence."""
         self._bits, self._evidence, self._counted = 0.0, Evidence(), 0
 
 

@@ -306,6 +306,7 @@ class Limiter:
         if self._closure is not None:
             self._closure.extend(until)
             return
+        self._limit_test.begin()  # what it has belongs to this cycle
         self._closure = Closure(
             now,
             until,

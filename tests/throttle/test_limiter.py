@@ -590,6 +590,17 @@ def test_a_late_doubtful_rejection() -> None:
     assert limiter.closed_until is None
 
 
+def test_suspects_of_the_last_cycle() -> None:
+    """What was doubtful before the gate closed for another reason is no evidence afterwards."""
+    limiter, now = make(), 0.0
+    for _ in range(3):
+        now = doubt(limiter, now).sent_at
+    limiter.rejected(let_one_out(limiter, now), now, 1.0, 0.0)
+    now = serve(limiter, now)
+    doubt(limiter, now)
+    assert limiter.closed_until is None
+
+
 def suspicious(*, accepted: int, changes: list[Change] | None = None) -> tuple[Limiter, float]:
     """Return a Limiter that four doubtful rejections have closed, with requests that were accepted afterwards."""
     limiter = make(changes=changes)

@@ -406,7 +406,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     ("answer", "line"),
     [
         (busy(60), r"for 60\.\d s, until ....-..-.. ..:..:.. UTC \(429 with Retry-After: 60\)"),
-        (busy(60, 503), r"for 60\.\d s, until .* \(503 with Retry-After: 60\)"),
+        (busy(60, 503), None),  # alone, it may be a fault
         (busy(9), None),
         (busy(), None),
         (busy(172800), None),
@@ -460,12 +460,12 @@ async def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture, autojump_
     caplog.set_level(logging.INFO)
     broken = [httpx.ConnectError("down") for _ in range(9)]
     for answers, why in (
-        ([busy() for _ in range(9)], "rejected time and again, most recently with 429 without Retry-After"),
-        ([busy(), *broken], "a request failed on the network"),
+        ([busy() for _ in range(12)], "rejected time and again, most recently with 429 without Retry-After"),
+        ([busy(), busy(), busy(), busy(), *broken], "a request failed on the network"),
     ):
         caplog.clear()
         transport = ThrottledTransport(Server(*answers, seconds=0), Throttle())
-        for _ in range(9):
+        for _ in answers:
             with contextlib.suppress(httpx.ConnectError):
                 await ask(transport)
         (line,) = lines_of(caplog)
