@@ -53,6 +53,7 @@ async def read_decoded(
                 await checkpoint()
                 if anyio.current_time() > deadline:
                     return TOO_SLOW
+    decoder.end()
     return None
 
 
@@ -96,5 +97,5 @@ def _announces_more_than(max_bytes: int, response: httpx.Response) -> bool:
         and len(length) < 20
         and int(length) > max_bytes
         and response.request.method != "HEAD"
-        and response.status_code != 304
+        and response.status_code not in (204, 304)
     )

@@ -103,7 +103,7 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
             set_content(response, bytes(content))
     finally:
         await _close_with(beginning, response, _CLOSE_SECONDS)
-    return cut or beginning.cut
+    return beginning.cut or cut
 
 
 async def discard(response: httpx.Response, *, delay: float) -> None:
