@@ -28,6 +28,7 @@ from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
+from prefect_http._client.intermediate import unbound_body
 from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.retry_state import RetryState, says_should_retry
 from prefect_http._concurrency.backend import checkpoint
@@ -127,6 +128,7 @@ class SendCall:
             while True:
                 try:
                     response = await self._attempt()
+                    unbound_body(response)
                     if _NETWORK_STREAM not in response.extensions:
                         await self._checkpoint(response)
                     self._note_who_answered(response)

@@ -1,0 +1,37 @@
+"""The bodies of redirects and challenges, which httpx reads whole, and then throws away.
+
+It reads a redirect before it follows it, and a 401 before it sends the request again with credentials. A body of a few
+kilobytes may decompress to gigabytes there as well as anywhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import httpx
+
+from prefect_http._client.error_body import read_beginning
+from prefect_http._error_limits import ERROR_BYTES
+from prefect_http._httpx_details import change_class
+
+
+class _IntermediateResponse(httpx.Response):
+    """A response that is read up to 1 MiB, while httpx has it; more than any redirect or challenge needs."""
+
+    async def aread(self) -> bytes:
+        """Read the beginning of the body, and close the response."""
+        if not (self.is_closed or self.is_stream_consumed):
+            await read_beginning(self, max_bytes=ERROR_BYTES, max_seconds=math.inf)
+        return await super().aread()
+
+
+def bound_body(response: httpx.Response) -> None:
+    """Bound what httpx reads of a redirect or a challenge."""
+    change_class(response, _IntermediateResponse)
+
+
+def unbound_body(response: httpx.Response) -> None:
+    """Undo ``bound_body()``, for the response that httpx has returned: that was neither followed nor answered."""
+    if type(response) is _IntermediateResponse:
+        cast(httpx.Response, response).__class__ = httpx.Response
