@@ -23,8 +23,9 @@ def renew_cookies(request: httpx.Request, response: httpx.Response, cookies: htt
     names = _names_set_by(responses)
     if not names or ("Cookie" in request.headers and COOKIES_OF_CLIENT not in request.extensions):
         return
-    # httpx knows which of them go to the URL.
-    new = [pair for pair in _pairs(httpx.Request("GET", request.url, cookies=cookies)) if _name(pair) in names]
+    # httpx knows which of them go to the URL, and cannot put one that is not ASCII into the headers of the request.
+    current = _pairs(httpx.Request("GET", request.url, cookies=cookies))
+    new = [pair for pair in current if _name(pair) in names and pair.isascii()]
     # Another host, where a redirect led to, may set a cookie with the same name, but not delete this one.
     own = _names_set_by(each for each in responses if each.url.host == request.url.host)
     replaced = own | {_name(pair) for pair in new}
