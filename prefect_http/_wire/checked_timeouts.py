@@ -29,4 +29,7 @@ def timeout_error(extension: object) -> Exception:
 
 
 def _is_seconds(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not math.isnan(value))
+    try:
+        return value is None or (isinstance(value, int | float) and not math.isnan(value))
+    except OverflowError:  # an integer beyond all floats
+        return False

@@ -31,7 +31,9 @@ def test_no_dictionary(timeouts: object) -> None:
     assert str(error).startswith('extensions["timeout"] must be a dictionary, as of httpx.Timeout.as_dict(), not ')
 
 
-@pytest.mark.parametrize("seconds", ["5", math.nan, b"", httpx.Timeout])
+@pytest.mark.parametrize(
+    "seconds", ["5", math.nan, b"", httpx.Timeout, 10**400], ids=lambda seconds: f"{seconds!s:.20}"
+)
 def test_bad_seconds(seconds: object) -> None:
     """Anything but a number is invalid, and the error names it."""
     assert not are_seconds(5.0, seconds)
