@@ -6,24 +6,26 @@ kilobytes may decompress to gigabytes there as well as anywhere else.
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import httpx
 
-from prefect_http._client.error_body import read_beginning
+from prefect_http._bounded_body import read_up_to
 from prefect_http._error_limits import ERROR_BYTES
 from prefect_http._httpx_details import change_class
 
 
 class _IntermediateResponse(httpx.Response):
-    """A response that is read up to 1 MiB, while httpx has it; more than any redirect or challenge needs."""
+    """A response that is read up to 1 MiB, while httpx has it; more than any redirect or challenge needs.
+
+    If the body cannot be decoded, perhaps because the installed brotli cannot do it in steps, the headers are enough.
+    """
 
     async def aread(self) -> bytes:
         """Read the beginning of the body, and close the response."""
-        if not (self.is_closed or self.is_stream_consumed):
-            await read_beginning(self, max_bytes=ERROR_BYTES, max_seconds=math.inf)
-        return await super().aread()
+        if self.is_closed or self.is_stream_consumed:
+            return await super().aread()
+        return await read_up_to(self, ERROR_BYTES)
 
 
 def bound_body(response: httpx.Response) -> None:
