@@ -36,7 +36,7 @@ async def read_decoded(
         deadline: when to stop decoding, on the event loop's clock.
 
     Returns:
-        Why there is more that was not read, for people; None if that was all.
+        Why the rest was not read, as text for a note; None if there is no rest.
 
     Raises:
         httpx.DecodingError: it does not match its Content-Encoding.

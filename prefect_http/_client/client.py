@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Unpack
 
@@ -93,13 +92,9 @@ class PrefectHttpxClient(VerbsWithRetry):
             answered=AnsweredOrigins(),
         )
         self._app_transport = None if app is None else _replace_network(httpx_arguments, app)
-        this = weakref.ref(self)  # a transport that held its client would make a garbage cycle
         make_transports(
             httpx_arguments,
-            lambda transport: LocationCheck(
-                transport if throttle is None else ThrottledTransport(transport, throttle),
-                lambda: _has_response_hooks(this()),
-            ),
+            lambda transport: LocationCheck(transport if throttle is None else ThrottledTransport(transport, throttle)),
         )
         refuse_unknown(httpx_arguments)
         super().__init__(user_agent=_USER_AGENT, **httpx_arguments)
@@ -142,10 +137,6 @@ class PrefectHttpxClient(VerbsWithRetry):
         # Positional, because every request passes here.
         call = SendCall(self, super().send, self._send_options, request, stream, auth, follow_redirects)
         return await call.run()
-
-
-def _has_response_hooks(client: httpx.AsyncClient | None) -> bool:
-    return client is not None and bool(client.event_hooks["response"])
 
 
 def _checked_limit(max_bytes: object) -> int | None:

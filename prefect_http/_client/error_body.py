@@ -27,7 +27,7 @@ class _Beginning(httpx.AsyncByteStream):
     """A stream that ends early: after ``max_bytes``, at the deadline, or where the server breaks off.
 
     Attributes:
-        cut: why it ended early, for people; None if it did not.
+        cut: why it ended early, as text for a note; None if it did not.
     """
 
     def __init__(self, response: httpx.Response, *, max_bytes: int, deadline: float) -> None:

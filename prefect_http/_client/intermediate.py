@@ -14,6 +14,9 @@ from prefect_http._bounded_body import read_up_to
 from prefect_http._error_limits import ERROR_BYTES
 from prefect_http._httpx_details import change_class
 
+# A request extension: an event hook or an auth flow may want all of the body of a redirect or a challenge.
+_NEEDS_ALL = "prefect_http.needs_all"
+
 
 class _IntermediateResponse(httpx.Response):
     """A response that is read up to 1 MiB, while httpx has it; more than any redirect or challenge needs.
@@ -28,9 +31,23 @@ class _IntermediateResponse(httpx.Response):
         return await read_up_to(self, ERROR_BYTES)
 
 
-def bound_body(response: httpx.Response) -> None:
-    """Bound what httpx reads of a redirect or a challenge."""
-    change_class(response, _IntermediateResponse)
+def mark_if_all_is_needed(request: httpx.Request, client: httpx.AsyncClient, auth: object) -> None:
+    """Mark a request of whose redirects and challenges all of the body may be needed.
+
+    Args:
+        request: the request.
+        client: the client.
+        auth: as given to the client's ``send()``.
+    """
+    flow = client.auth if auth is httpx.USE_CLIENT_DEFAULT else auth
+    if client.event_hooks["response"] or getattr(flow, "requires_response_body", False):
+        request.extensions = {**request.extensions, _NEEDS_ALL: True}
+
+
+def bound_body(response: httpx.Response, request: httpx.Request) -> None:
+    """Bound what httpx reads of a redirect or a challenge, unless the request is marked."""
+    if _NEEDS_ALL not in request.extensions:
+        change_class(response, _IntermediateResponse)
 
 
 def unbound_body(response: httpx.Response) -> None:

@@ -6,7 +6,6 @@ it lets the transport find out that there is no such port.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,15 +21,13 @@ class LocationCheck(httpx.AsyncBaseTransport):
 
     Args:
         transport: sends the requests. It is entered and closed with this one.
-        has_hooks: whether the client has event hooks for responses, which may want all of a body.
 
     Requests raise:
         InvalidResponse: the Location is not a valid URL.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, has_hooks: Callable[[], bool]) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
-        self._has_hooks = has_hooks
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and check the Location of its response if that is a redirect."""
@@ -46,8 +43,8 @@ class LocationCheck(httpx.AsyncBaseTransport):
                 # Credentials of the URL may be in what is said about it.
                 reason = "" if "@" in location else f": {problem}"
                 raise InvalidResponse(f"the Location of the {response.status_code} is not a valid URL{reason}")
-        if (is_redirect or response.status_code == 401) and not self._has_hooks():
-            bound_body(response)
+        if is_redirect or response.status_code == 401:
+            bound_body(response, request)
         return response
 
     async def __aenter__(self) -> Self:
