@@ -7,9 +7,35 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
+_NO_TIMEOUTS: Mapping[str, float | None] = {}
+
+
+def checked_timeouts(extension: object) -> Mapping[str, float | None]:
+    """Return the timeouts that a request's ``timeout`` extension holds.
+
+    Args:
+        extension: the extension; None: there is none.
+
+    Returns:
+        Seconds by name; those that are absent or None are not limited.
+
+    Raises:
+        TypeError, ValueError: the extension is not valid; the message says what is wrong.
+    """
+    if not extension:
+        return _NO_TIMEOUTS
+    timeouts = cast("Mapping[str, float | None]", extension)
+    try:
+        are_valid = _are_seconds(*timeouts.values())
+    except (AttributeError, TypeError):
+        are_valid = False
+    if not are_valid:
+        raise _error(extension)
+    return timeouts
+
 
 @functools.lru_cache(64)
-def are_seconds(*values: object) -> bool:
+def _are_seconds(*values: object) -> bool:
     """Return whether all values are timeouts: numbers, or None. Cached, since almost all requests have the same ones.
 
     Raises:
@@ -18,8 +44,7 @@ def are_seconds(*values: object) -> bool:
     return all(map(_is_seconds, values))
 
 
-def timeout_error(extension: object) -> Exception:
-    """Return the error for a ``timeout`` extension that is not valid; it says what is wrong."""
+def _error(extension: object) -> Exception:
     if not isinstance(extension, Mapping):
         message = f'extensions["timeout"] must be a dictionary, as of httpx.Timeout.as_dict(), not {extension!r}'
         return TypeError(message)
