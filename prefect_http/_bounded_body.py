@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import anyio
 import httpx
@@ -69,49 +70,45 @@ async def read_whole_within(response: httpx.Response, max_bytes: int) -> bytes:
     """
     if response.is_closed or response.is_stream_consumed:
         return await response.aread()
-    if _announces_more_than(max_bytes, response):
-        await response.aclose()
-    elif not await _is_longer(response, max_bytes, keeps_beginning=False):
-        return response.content
-    raise ResponseTooLarge(
-        f"the response body is larger than max_response_bytes of {max_bytes} bytes", request=response.request
-    )
+    async with _body_of(response) as chunks:
+        content = bytearray()
+        is_longer = _announces_more_than(max_bytes, response)
+        if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
+            raise ResponseTooLarge(f"the response body is larger than max_response_bytes of {max_bytes} bytes")
+        set_content(response, bytes(content))
+    return response.content
 
 
 async def read_up_to(response: httpx.Response, max_bytes: int) -> bytes:
     """Read a response, or of a longer body only the first ``max_bytes``, decoded, and close it.
 
-    Of a body that cannot be decoded, only what comes before that is read.
+    Returns:
+        What was read. Of a body that cannot be decoded, that is what comes before.
 
     Raises:
         httpx.RequestError: reading it fails.
     """
-    await _is_longer(response, max_bytes, keeps_beginning=True)
+    async with _body_of(response) as chunks:
+        content = bytearray()
+        with contextlib.suppress(httpx.DecodingError):
+            await read_decoded(response, chunks, content, max_bytes=max_bytes)
+        set_content(response, bytes(content))
     return response.content
 
 
-async def _is_longer(response: httpx.Response, max_bytes: int, *, keeps_beginning: bool) -> bool:
-    """Read a response, close it, and return whether its body is longer than ``max_bytes``."""
-    content = bytearray()
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    chunks = aiter(stream)
+@contextlib.asynccontextmanager
+async def _body_of(response: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """Open a response's body, and close the response at the end. An httpx.RequestError gets the request."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    chunks = aiter(response.stream)
     try:
-        try:
-            is_longer = await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None
-        except httpx.DecodingError:
-            if not keeps_beginning:
-                raise
-            is_longer = True
-        if keeps_beginning or not is_longer:
-            set_content(response, bytes(content))
+        yield chunks
     except httpx.RequestError as error:
         error.request = response.request
         raise
     finally:
         await end_iteration(chunks)
         await response.aclose()
-    return is_longer
 
 
 def _announces_more_than(max_bytes: int, response: httpx.Response) -> bool:
