@@ -51,7 +51,7 @@ def _what_instead(app: Callable[..., object]) -> str | None:
     """Return what a callable looks like if it is not an ASGI 3 app; None if it may be one."""
     try:
         signature = inspect.signature(app)
-    except (TypeError, ValueError):  # nothing is known about it
+    except Exception:  # nothing is known about it; a proxy object may raise anything
         return None
     if isinstance(app, type) and not hasattr(app, "__await__"):
         if list(signature.parameters) == ["scope"]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import anyio
 import httpx
@@ -36,7 +37,7 @@ async def read_decoded(
         deadline: when to stop decoding, on the event loop's clock.
 
     Returns:
-        Why there is more that was not read, for people; None if that was all.
+        Why the rest was not read, as text for a note; None if there is no rest.
 
     Raises:
         httpx.DecodingError: it does not match its Content-Encoding.
@@ -53,6 +54,7 @@ async def read_decoded(
                 await checkpoint()
                 if anyio.current_time() > deadline:
                     return TOO_SLOW
+    decoder.end()
     return None
 
 
@@ -68,22 +70,45 @@ async def read_whole_within(response: httpx.Response, max_bytes: int) -> bytes:
     """
     if response.is_closed or response.is_stream_consumed:
         return await response.aread()
-    content = bytearray()
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    chunks = aiter(stream)
-    try:
+    async with _body_of(response) as chunks:
+        content = bytearray()
         is_longer = _announces_more_than(max_bytes, response)
         if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
             raise ResponseTooLarge(f"the response body is larger than max_response_bytes of {max_bytes} bytes")
         set_content(response, bytes(content))
+    return response.content
+
+
+async def read_up_to(response: httpx.Response, max_bytes: int) -> bytes:
+    """Read a response, or of a longer body only the first ``max_bytes``, decoded, and close it.
+
+    Returns:
+        What was read. Of a body that cannot be decoded, that is what comes before.
+
+    Raises:
+        httpx.RequestError: reading it fails.
+    """
+    async with _body_of(response) as chunks:
+        content = bytearray()
+        with contextlib.suppress(httpx.DecodingError):
+            await read_decoded(response, chunks, content, max_bytes=max_bytes)
+        set_content(response, bytes(content))
+    return response.content
+
+
+@contextlib.asynccontextmanager
+async def _body_of(response: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """Open a response's body, and close the response at the end. An httpx.RequestError gets the request."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    chunks = aiter(response.stream)
+    try:
+        yield chunks
     except httpx.RequestError as error:
         error.request = response.request
         raise
     finally:
         await end_iteration(chunks)
         await response.aclose()
-    return response.content
 
 
 def _announces_more_than(max_bytes: int, response: httpx.Response) -> bool:
@@ -96,5 +121,5 @@ def _announces_more_than(max_bytes: int, response: httpx.Response) -> bool:
         and len(length) < 20
         and int(length) > max_bytes
         and response.request.method != "HEAD"
-        and response.status_code != 304
+        and response.status_code not in (204, 304)
     )

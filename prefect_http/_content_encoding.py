@@ -56,6 +56,15 @@ class ContentDecoder:
         """
         return self._decode(data, 0)
 
+    def end(self) -> None:
+        """Note that the body has ended.
+
+        Raises:
+            httpx.DecodingError: a frame of zstd lacks its end. gzip, deflate and br may end anywhere, as in httpx.
+        """
+        if any(decoder.is_incomplete for decoder in self._decoders):
+            raise httpx.DecodingError("the body ends before its encoding does")
+
     def _decode(self, data: bytes, number: int) -> Iterator[bytes]:
         if number == len(self._decoders):
             yield data
@@ -77,12 +86,20 @@ class ContentDecoder:
 
 
 class _Decoder(Protocol):
+    """Decodes one encoding.
+
+    Attributes:
+        is_incomplete: whether the end of a frame is missing; only known of zstd.
+    """
+
+    is_incomplete: bool = False
+
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Yield what the data decodes to, each piece made in one step."""
         ...
 
 
-class _ZlibDecoder:
+class _ZlibDecoder(_Decoder):
     """gzip, or deflate, which some servers send without the header of zlib."""
 
     def __init__(self, wbits: int, other_wbits: int | None = None) -> None:
@@ -111,7 +128,7 @@ class _ZlibDecoder:
         return piece
 
 
-class _BrotliDecoder:
+class _BrotliDecoder(_Decoder):
     """br, with the packages brotli or brotlicffi, since 1.2."""
 
     def __init__(self, package: Any) -> None:
@@ -128,7 +145,7 @@ class _BrotliDecoder:
             yield piece
 
 
-class _ZstdDecoder:
+class _ZstdDecoder(_Decoder):
     """zstd, with the module of Python 3.14 or its backport."""
 
     def __init__(self, package: Any) -> None:
@@ -138,8 +155,9 @@ class _ZstdDecoder:
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         while True:
-            yield self._zstd.decompress(data, _STEP)
-            data = b""
+            piece, data = self._zstd.decompress(data, _STEP), b""
+            self.is_incomplete = not self._zstd.eof
+            yield piece
             if self._zstd.eof:
                 data = self._zstd.unused_data
                 self._zstd = self._new()
@@ -147,7 +165,7 @@ class _ZstdDecoder:
                 return
 
 
-class _SlicedZstdDecoder:
+class _SlicedZstdDecoder(_Decoder):
     """zstd, with the package zstandard."""
 
     def __init__(self, package: Any) -> None:
@@ -158,7 +176,9 @@ class _SlicedZstdDecoder:
         for start in range(0, len(data), _ZSTD_SLICE):
             rest = data[start : start + _ZSTD_SLICE]
             while rest:
-                yield self._zstd.decompress(rest)
+                piece = self._zstd.decompress(rest)
+                self.is_incomplete = not self._zstd.eof
+                yield piece
                 rest = self._zstd.unused_data
                 if self._zstd.eof:
                     self._zstd = self._new()

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 import re
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import httpx
 
@@ -61,7 +61,7 @@ def without_credentials(text: str, request: httpx.Request) -> str:
     # The longest first, because one may be a part of another.
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
-            for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+            for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)):
                 text = text.replace(form, _SECURE)
     return text
 

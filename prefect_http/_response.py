@@ -135,7 +135,7 @@ def as_prefect_response(
     elapsed: float | None,
     max_bytes: int | None,
 ) -> PrefectResponse:
-    """Turn a response that belongs to us into a PrefectResponse: in place, unless it is of somebody else's class.
+    """Turn a response into a PrefectResponse: in place, unless it is of a class that is neither httpx's nor ours.
 
     Args:
         response: the response.

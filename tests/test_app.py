@@ -52,6 +52,16 @@ class Opaque:
         return asgi3({}, cast(Any, None), cast(Any, None))
 
 
+class Proxy:
+    """A stand-in for an app that is not there yet: any other attribute raises."""
+
+    def __getattr__(self, name: str) -> None:
+        raise RuntimeError(name)
+
+    def __call__(self, *args: object) -> Awaitable[None]:
+        return asgi3({}, cast(Any, None), cast(Any, None))
+
+
 async def anything(*args: object, **kwargs: object) -> None:
     """Take any arguments."""
 
@@ -72,6 +82,7 @@ ASGI_3_APPS = [
     ASGI3.static,
     Endpoint,
     Opaque(),
+    Proxy(),
     anything,
     with_more,
     functools.partial(configured, "settings"),

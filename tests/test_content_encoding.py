@@ -115,6 +115,23 @@ def test_frames_of_zstd_follow_one_another(package: str, install: Callable[..., 
         assert decoded("zstd", in_pieces(gzip.compress(b"one ") + gzip.compress(b"two"), size)) == b"one two"
 
 
+@pytest.mark.parametrize("package", PACKAGES["zstd"])
+def test_the_end_of_zstd_must_not_be_missing(package: str, install: Callable[..., None]) -> None:
+    """If the end of a frame of zstd is missing, that is an error at the end of the body, as in httpx."""
+    install(package)
+    frame, following = gzip.compress(b"one "), gzip.compress(b"two")
+    for size in (1, 10**9):
+        for body in (b"", frame, frame + following):
+            decoder = ContentDecoder("zstd")
+            for chunk in in_pieces(body, size):
+                list(decoder.decode(chunk))
+            decoder.end()
+            for chunk in in_pieces(frame[:-1], size):
+                list(decoder.decode(chunk))
+            with pytest.raises(httpx.DecodingError, match="ends before"):
+                decoder.end()
+
+
 @pytest.mark.parametrize("encoding", PACKAGES)
 def test_an_encoding_without_its_package_is_passed_over(encoding: str, install: Callable[..., None]) -> None:
     """If no package is installed, the body is left as it is, as by httpx."""

@@ -174,13 +174,15 @@ def test_a_password_that_a_server_echoes_is_replaced(text: str, shown: str) -> N
     ("password", "echoed"),
     [
         ("s3/cr?t", "s3%2Fcr%3Ft"),
+        ("s3 cr?t", "s3%20cr%3Ft"),
+        ("s3 cr?t", "s3+cr%3Ft"),
         ("abcd", "abcd"),
         ('p"w\\d', '{"echo": "p\\"w\\\\d"}'),
         ("pässword", '"p\\u00e4ssword"'),
     ],
 )
-def test_a_credential_is_found_as_json_writes_it(password: str, echoed: str) -> None:
-    """A credential of four characters or more is replaced also where JSON has escaped it."""
+def test_a_credential_is_found_as_json_and_urls_write_it(password: str, echoed: str) -> None:
+    """A credential of four characters or more is replaced also where JSON or a URL has escaped it."""
     shown = without_credentials(
         echoed, httpx.Request("GET", httpx.URL("http://server/", username="u", password=password))
     )

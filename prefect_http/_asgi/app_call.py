@@ -120,7 +120,7 @@ class AppCall:
         protocol, body = self.protocol, self.request_body
         return Progress(protocol.head is not None, protocol.is_complete, body.waits_for_app, body.waits_for_caller)
 
-    # For whoever runs the call.
+    # For the task that runs the call.
 
     async def run_app(self) -> None:
         """Call the app; to be awaited within ``cancel_scope``."""

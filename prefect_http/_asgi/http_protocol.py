@@ -150,9 +150,7 @@ class HTTPProtocol:
     def _take_body(self, message: Mapping[str, object]) -> bytes:
         body = message.get("body")
         if not isinstance(body, bytes):
-            kind, body = type(body).__name__, b"" if body is None else _to_bytes(body)
-            if body is None:
-                raise MessageError(f"http.response.body: body must be bytes, not {kind}")
+            body = _read_body(body)
         ends = not message.get("more_body", False)
         if not self._has_body:
             body = b""
@@ -189,6 +187,13 @@ def _read_header(pair: object) -> tuple[bytes, bytes]:
     if not _is_value(value):
         raise MessageError(f"http.response.start: the value of the header {name!r:.200} contains CR, LF or NUL")
     return name, value.strip(b" \t")
+
+
+def _read_body(body: object) -> bytes:
+    content = b"" if body is None else _to_bytes(body)
+    if content is None:
+        raise MessageError(f"http.response.body: body must be bytes, not {type(body).__name__}")
+    return content
 
 
 def _to_bytes(value: object) -> bytes | None:

@@ -145,10 +145,11 @@ class InlineResponse:
         self._renew_timer()
 
     def body_received(self, chunk: bytes) -> bool:
-        """Keep a part of the body, and renew the timer."""
-        self._chunks.append(chunk)
-        self._size += len(chunk)
-        self._renew_timer()
+        """Keep a part of the body, and renew the timer; an empty part is no progress, as over a network."""
+        if chunk or self._call.protocol.is_complete:
+            self._chunks.append(chunk)
+            self._size += len(chunk)
+            self._renew_timer()
         return self._size > self._next_checkpoint
 
     def response_ended(self) -> None:

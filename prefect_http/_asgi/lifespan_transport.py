@@ -14,6 +14,7 @@ from prefect_http._asgi.transport import ASGITransport
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._lifespan.context import LifespanContext
 from prefect_http._lifespan.lifespan import Lifespan
+from prefect_http._request_timeouts import checked_timeouts
 from prefect_http._types import ASGIApp
 
 # The request extension by which the client announces that it will read the whole response before it returns it. Its
@@ -96,7 +97,7 @@ class AppTransport(ASGITransport):
         if (crash := self._context.crash_error()) is not None:
             raise crash
         if READ_WHOLE in request.extensions and isinstance(request.stream, httpx.ByteStream):
-            patience = Patience(request.extensions.get("timeout"))
+            patience = Patience(checked_timeouts(request.extensions.get("timeout")))
             response = InlineResponse(patience, request.extensions[READ_WHOLE])
             return await response.run(self._new_call(request, response))
         return await super().handle_async_request(request)

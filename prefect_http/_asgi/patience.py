@@ -48,8 +48,8 @@ class Patience:
 
     __slots__ = ("_timeouts", "limit")
 
-    def __init__(self, timeouts: Mapping[str, float | None] | None) -> None:
-        self._timeouts = timeouts or {}
+    def __init__(self, timeouts: Mapping[str, float | None]) -> None:
+        self._timeouts = timeouts
         self.limit = math.inf
 
     def deadline(self, progress: Progress, now: float) -> float:

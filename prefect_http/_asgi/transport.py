@@ -18,6 +18,7 @@ from prefect_http._asgi.scope import http_scope, read_head
 from prefect_http._asgi.streamed_response import UNWINDING, StreamedResponse
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._httpx_requests import check_request
+from prefect_http._request_timeouts import checked_timeouts
 from prefect_http._types import ASGIApp
 
 _MAX_CACHED_HEADS = 16
@@ -95,7 +96,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
             TypeError: it is the request of another library, as httpx2.
         """
         check_request(request, "ASGITransport")
-        response = StreamedResponse(Patience(request.extensions.get("timeout")))
+        response = StreamedResponse(Patience(checked_timeouts(request.extensions.get("timeout"))))
         head = await response.start(self._new_call(request, response))
         return httpx.Response(head.status, headers=head.headers, stream=response)
 

@@ -27,7 +27,7 @@ class _Beginning(httpx.AsyncByteStream):
     """A stream that ends early: after ``max_bytes``, at the deadline, or where the server breaks off.
 
     Attributes:
-        cut: why it ended early, for people; None if it did not.
+        cut: why it ended early, as text for a note; None if it did not.
     """
 
     def __init__(self, response: httpx.Response, *, max_bytes: int, deadline: float) -> None:
@@ -103,7 +103,7 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
             set_content(response, bytes(content))
     finally:
         await _close_with(beginning, response, _CLOSE_SECONDS)
-    return cut or beginning.cut
+    return beginning.cut or cut
 
 
 async def discard(response: httpx.Response, *, delay: float) -> None:

@@ -11,12 +11,13 @@ from typing import Self
 
 import httpx
 
+from prefect_http._client.intermediate import bound_body
 from prefect_http._errors import InvalidResponse
 from prefect_http._ports import MAX_PORT
 
 
 class LocationCheck(httpx.AsyncBaseTransport):
-    """Checks the Location of redirects.
+    """Checks the Location of redirects, and bounds what httpx reads of redirects and challenges.
 
     Args:
         transport: sends the requests. It is entered and closed with this one.
@@ -31,7 +32,10 @@ class LocationCheck(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and check the Location of its response if that is a redirect."""
         response = await self._transport.handle_async_request(request)
-        if 300 <= response.status_code < 400 and response.has_redirect_location:
+        if not 300 <= response.status_code <= 401:
+            return response
+        is_redirect = response.has_redirect_location
+        if is_redirect:
             location = response.headers["Location"]
             problem = problem_of(location, request.url)
             if problem is not None:
@@ -39,6 +43,8 @@ class LocationCheck(httpx.AsyncBaseTransport):
                 # Credentials of the URL may be in what is said about it.
                 reason = "" if "@" in location else f": {problem}"
                 raise InvalidResponse(f"the Location of the {response.status_code} is not a valid URL{reason}")
+        if is_redirect or response.status_code == 401:
+            bound_body(response, request)
         return response
 
     async def __aenter__(self) -> Self:

@@ -28,6 +28,7 @@ from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
+from prefect_http._client.intermediate import mark_if_all_is_needed, unbound_body
 from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.retry_state import RetryState, says_should_retry
 from prefect_http._concurrency.backend import checkpoint
@@ -114,6 +115,7 @@ class SendCall:
         policy = request.extensions.get("retry")
         self._policy = options.policy if policy is None else checked_policy(policy, 'extensions["retry"]')
         self._body = mark_one_shot_body(request)
+        mark_if_all_is_needed(request, client, self._auth)
         self._started = anyio.current_time()  # of the current attempt
         timeout = self._policy.total_timeout
         self._deadline = math.inf if timeout is None else self._started + timeout
@@ -129,6 +131,7 @@ class SendCall:
             while True:
                 try:
                     response = await self._attempt()
+                    unbound_body(response)
                     if _NETWORK_STREAM not in response.extensions:
                         await self._checkpoint(response)
                     self._note_who_answered(response)

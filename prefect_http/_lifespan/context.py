@@ -97,7 +97,10 @@ def _checked_seconds(name: str, timeout: float | None) -> float:
         return math.inf
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0:
         raise ValueError(f"{name} must be a number of seconds above 0, or None for no limit, not {timeout!r}")
-    return timeout
+    try:
+        return float(timeout)
+    except OverflowError:  # an integer beyond all floats
+        return math.inf
 
 
 class LifespanContext:

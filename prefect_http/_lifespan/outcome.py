@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from prefect_http._errors import (
     LifespanCrashed,
     LifespanError,
@@ -18,7 +20,7 @@ class Outcome:
     """The problems of one run.
 
     Each user gets an exception of its own, with the app's exception as the shared cause. A KeyboardInterrupt or a
-    SystemExit from the app is meant for the program, so users get that itself.
+    SystemExit from the app is meant for the program, so users get that itself, or the group that it comes in.
 
     Attributes:
         name: what the app is called in messages.
@@ -105,7 +107,7 @@ class Outcome:
     def _error(self, problem: tuple[type[LifespanError], str] | None) -> BaseException | None:
         if problem is None:
             return None
-        if isinstance(self._protocol.error, KeyboardInterrupt | SystemExit):
+        if _is_for_program(self._protocol.error):
             return self._protocol.error
         kind, text = problem
         error = kind(text)
@@ -117,3 +119,10 @@ class Outcome:
         if self._protocol.message or self._protocol.error is None:
             return self._protocol.message or "it gave no reason"
         return safe_exception(self._protocol.error)
+
+
+def _is_for_program(error: BaseException | None) -> bool:
+    if isinstance(error, BaseExceptionGroup):  # of a nursery in the app
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.subgroup((KeyboardInterrupt, SystemExit)) is not None
+    return isinstance(error, KeyboardInterrupt | SystemExit)

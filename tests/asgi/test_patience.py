@@ -61,8 +61,8 @@ def test_error(stage: str) -> None:
     assert f"{type(error).__name__}: {error}" == TABLE[stage][1]
 
 
-@pytest.mark.parametrize("timeouts", [None, {}, {"read": None, "write": None}, {"connect": 1.0, "pool": 1.0}])
-def test_no_timeouts(timeouts: Mapping[str, float | None] | None) -> None:
+@pytest.mark.parametrize("timeouts", [{}, {"read": None, "write": None}, {"connect": 1.0, "pool": 1.0}])
+def test_no_timeouts(timeouts: Mapping[str, float | None]) -> None:
     """Timeouts that are None or missing never expire."""
     patience = Patience(timeouts)
     assert {patience.deadline(progress(stage), NOW) for stage in STAGES} == {math.inf}

@@ -64,13 +64,15 @@ async def test_each_chunk_has_the_read_timeout(make_client: MakeClient, autojump
 
 
 async def test_each_chunk_has_the_read_timeout_inline(autojump_clock: trio.abc.Clock) -> None:
-    """The same holds if the app runs in its caller's task: what counts is the time between chunks."""
+    """The same holds if the app runs in its caller's task: what counts is the time between chunks with content."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         for message in (start(), part(b"x"), part(b"x")):
             await trio.sleep(2)
             await send(message)
-        await trio.sleep_forever()
+        while True:
+            await send(part(b""))
+            await trio.sleep(1)
 
     async with app_client(FakeApp(handler)) as client:
         with pytest.raises(httpx.ReadTimeout, match="the app sent no more of its response within 3 s"):

@@ -672,7 +672,7 @@ async def test_body_that_cannot_be_decoded_is_a_decoding_error() -> None:
 
 @pytest.mark.anyio
 async def test_bodies_that_httpx_reads_are_not_bounded() -> None:
-    """The body of a redirect, of an authentication challenge, and of any response that a hook reads, is complete."""
+    """The body of a challenge that the auth flow needs, and of any response that a hook reads, is complete."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         known = (b"authorization", b"Test") in scope["headers"]

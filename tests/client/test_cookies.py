@@ -105,3 +105,25 @@ async def test_a_cookie_of_a_redirect() -> None:
         async with new_client(server, follow_redirects=True) as client:
             await client.get(URL)
     assert sent_by(server) == [None, "hop=1", "hop=1"]
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Setting per-request cookies:DeprecationWarning")
+async def test_a_cookie_of_another_host() -> None:
+    """A cookie of another host, where a redirect led to, does not replace one of the same name."""
+    redirect = httpx.Response(307, headers={"Location": "http://other/"})
+    server = Server(redirect, rejection("a=1; Path=/"), redirect, 200)
+    with anyio.fail_after(5):
+        async with new_client(server, follow_redirects=True) as client:
+            await client.get(URL, cookies={"a": "0"})
+    assert sent_by(server) == ["a=0", None, "a=0", "a=1"]
+
+
+@pytest.mark.anyio
+async def test_a_cookie_that_cannot_be_sent() -> None:
+    """A cookie that is not ASCII, which httpx cannot send, does not keep the request from being repeated."""
+    server = Server(httpx.Response(503, headers=[(b"Set-Cookie", b"a=\xc3\xa9")]), 200)
+    with anyio.fail_after(5):
+        async with new_client(server) as client:
+            assert (await client.get(URL)).status_code == 200
+    assert sent_by(server) == [None, None]

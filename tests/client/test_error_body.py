@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import logging
+import sys
 import time
 import tracemalloc
 import zlib
@@ -16,7 +17,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 import trio
-from support.compression import gzip_bomb, gzip_of_nothing
+from support.compression import STAND_INS, gzip_bomb, gzip_of_nothing
 from support.scripted_transport import Body, raising
 
 from prefect_http import ResponseTooLarge
@@ -634,6 +635,7 @@ async def test_a_body_beyond_max_bytes(parts: Iterable[bytes], encoding: str | N
         ("GET", 200, "many", False),
         ("HEAD", 200, "65537", False),
         ("GET", 304, "65537", False),
+        ("GET", 204, "65537", False),
     ],
 )
 async def test_a_content_length_beyond_max_bytes(method: str, status: int, length: str, *, is_refused: bool) -> None:
@@ -661,13 +663,18 @@ async def test_a_response_that_a_hook_has_read_is_within_any_limit() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("parts", "encoding", "kind"),
-    [([b"half", httpx.ReadError("broken")], None, httpx.ReadError), ([b"not gzip"], "gzip", httpx.DecodingError)],
-    ids=["broken", "undecodable"],
+    [
+        ([b"half", httpx.ReadError("broken")], None, httpx.ReadError),
+        ([b"not gzip"], "gzip", httpx.DecodingError),
+        ([gzip.compress(b"half")[:-1]], "zstd", httpx.DecodingError),
+    ],
+    ids=["broken", "undecodable", "incomplete"],
 )
 async def test_a_body_that_fails_within_max_bytes(
-    parts: list[Part], encoding: str | None, kind: type[httpx.RequestError]
+    parts: list[Part], encoding: str | None, kind: type[httpx.RequestError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes wrong is raised as without a limit, with the request, and the response is closed."""
+    monkeypatch.setitem(sys.modules, "compression.zstd", STAND_INS["compression.zstd"])
     response, body = response_of(parts, encoding)
     with pytest.raises(kind) as caught:
         await read_whole(response, LIMIT)

@@ -32,6 +32,7 @@ from prefect_http._redact import safe_exception
 from prefect_http._types import ASGIApp, Receive, Scope, Send
 
 every_way = pytest.mark.parametrize("hold", WAYS_TO_HOLD)
+INTERRUPTS = [KeyboardInterrupt(), SystemExit(3)]
 
 
 async def crash_on_arrival(scope: Scope, receive: Receive, send: Send) -> None:
@@ -263,10 +264,13 @@ async def test_entered_around_the_moment_of_the_crash() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("error", [*INTERRUPTS, BaseExceptionGroup("of a nursery", INTERRUPTS)], ids=repr)
 @pytest.mark.parametrize("cancel_on_crash", [False, True])
 async def test_interrupt_or_exit(error: BaseException, cancel_on_crash: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """An app that is interrupted or exits has crashed; leaving raises that itself, even over the body's own error."""
+    """An app that is interrupted or exits has crashed; leaving raises that itself, even over the body's own error.
+
+    So does one with a nursery, in which the interrupt strikes, with the nursery's group.
+    """
     app = CrashableApp(error=error)
     log: list[str] = []
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import httpx
 
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
-from prefect_http._wire.checked_timeouts import are_seconds, timeout_error
+from prefect_http._request_timeouts import checked_timeouts
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.request_head import BodyFramer, EncodedHeaders, request_line
 from prefect_http._wire.h1.response_parser import ResponseParser
@@ -18,8 +18,6 @@ from prefect_http._wire.trace import Trace
 # A body up to this size goes out along with the head. The socket's buffer takes it, so there is no need to watch for an
 # early response meanwhile.
 _SMALL = 64 * 1024
-
-_NO_TIMEOUTS: Mapping[str, float | None] = {}
 
 
 class OutgoingRequest(NamedTuple):
@@ -61,13 +59,7 @@ class OutgoingRequest(NamedTuple):
         assert isinstance(stream, httpx.AsyncByteStream)
         # Not of a subclass, which may want to know how much of it has been sent.
         body = b"".join(stream) if type(stream) is httpx.ByteStream else stream
-        timeouts = extensions.get("timeout") or _NO_TIMEOUTS
-        try:
-            are_valid = are_seconds(*timeouts.values())
-        except (AttributeError, TypeError):
-            are_valid = False
-        if not are_valid:
-            raise timeout_error(timeouts)
+        timeouts = checked_timeouts(extensions.get("timeout"))
         return cls(request.method, line, headers, body, timeouts, Trace.of(request))
 
     @property

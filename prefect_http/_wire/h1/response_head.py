@@ -18,8 +18,8 @@ TOO_MANY_FIELDS = f"the response has more than {MAX_FIELDS} headers"
 FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
 # RFC 9110 section 2.5: a higher minor version is to be read as the highest known one.
 _VERSION = re.compile(r"1\.[0-9]")
-_LONG = 19  # digits are too many for a length
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_MAX_DIGITS = 18  # of a length
+_LENGTH = re.compile(rb"[0-9]{1,%d}" % _MAX_DIGITS)
 # RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ); llhttp lets anything pass.
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -98,7 +98,7 @@ def response_head(
         if (key := name.lower()) not in FRAMING_HEADERS:
             continue
         if key == b"content-length":
-            if content_length is None and value.isdigit() and len(value) < _LONG:  # almost always
+            if content_length is None and value.isdigit() and len(value) <= _MAX_DIGITS:  # almost always
                 content_length = int(value)
             else:
                 content_length = _length(value, content_length)
@@ -109,7 +109,7 @@ def response_head(
         else:
             has_upgrade = True
     # RFC 9112 section 9.3; and section 6.1: with chunks in an HTTP/1.0 response, or a length beside them, something on
-    # the way is confused, or somebody wants it to be.
+    # the way is confused, or an attacker wants it to be.
     keep_alive = b"close" not in options and (version != "1.0" or (b"keep-alive" in options and not codings))
     if is_ambiguous or (codings and content_length is not None):
         keep_alive = False

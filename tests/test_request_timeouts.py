@@ -6,38 +6,48 @@ import math
 from types import MappingProxyType
 from typing import Any
 
+import anyio
 import httpx
 import pytest
+from support.asgi_apps import FakeApp, app_client, hello
 from support.servers import answer, raw_server
 from support.wire import new_transport
 
-from prefect_http._wire.checked_timeouts import are_seconds, timeout_error
+from prefect_http._request_timeouts import checked_timeouts
 
 
 @pytest.mark.parametrize(
     "timeouts",
-    [{}, httpx.Timeout(5).as_dict(), httpx.Timeout(None).as_dict(), {"read": math.inf}, {"read": 0, "write": -1.5}],
+    [httpx.Timeout(5).as_dict(), httpx.Timeout(None).as_dict(), {"read": math.inf}, {"read": 0, "write": -1.5}],
 )
 def test_good_timeouts(timeouts: dict[str, Any]) -> None:
     """Numbers and None are valid."""
-    assert are_seconds(*timeouts.values())
+    assert checked_timeouts(timeouts) is timeouts
 
 
-@pytest.mark.parametrize("timeouts", [5, httpx.Timeout(5), (1, 2, 3, 4), "5"])
-def test_no_dictionary(timeouts: object) -> None:
+@pytest.mark.parametrize("extension", [None, {}])
+def test_no_timeouts(extension: object) -> None:
+    """There may be none."""
+    assert checked_timeouts(extension) == {}
+
+
+@pytest.mark.parametrize("extension", [5, httpx.Timeout(5), (1, 2, 3, 4), "5"])
+def test_no_dictionary(extension: object) -> None:
     """The error for anything but a mapping says what it must be."""
-    error = timeout_error(timeouts)
-    assert type(error) is TypeError
-    assert str(error).startswith('extensions["timeout"] must be a dictionary, as of httpx.Timeout.as_dict(), not ')
+    with pytest.raises(TypeError) as caught:
+        checked_timeouts(extension)
+    assert str(caught.value).startswith(
+        'extensions["timeout"] must be a dictionary, as of httpx.Timeout.as_dict(), not'
+    )
 
 
-@pytest.mark.parametrize("seconds", ["5", math.nan, b"", httpx.Timeout])
+@pytest.mark.parametrize("seconds", ["5", math.nan, b"", httpx.Timeout, [5], 10**400], ids=lambda each: f"{each!s:.20}")
 def test_bad_seconds(seconds: object) -> None:
     """Anything but a number is invalid, and the error names it."""
-    assert not are_seconds(5.0, seconds)
-    error = timeout_error({"connect": 5.0, "read": seconds})
-    assert type(error) is ValueError
-    assert str(error).startswith('extensions["timeout"]["read"] must be a number of seconds or None, not ')
+    with pytest.raises(
+        ValueError, match=r'^extensions\["timeout"\]\["read"\] must be a number of seconds or None, not '
+    ):
+        checked_timeouts({"connect": 5.0, "read": seconds})
 
 
 def _not_async(*_: object) -> None:
@@ -61,12 +71,26 @@ def _not_async(*_: object) -> None:
         ("trace", _not_async, TypeError),
     ],
 )
-async def test_extensions_are_checked(name: str, value: object, error: type[Exception]) -> None:
+async def test_extensions_are_checked_for_a_network(name: str, value: object, error: type[Exception]) -> None:
     """A bad value in a request's extensions is an error that names the extension, and no connection is opened."""
     async with new_transport() as transport:
         with pytest.raises(error, match=name):
             await transport.handle_async_request(httpx.Request("GET", "http://127.0.0.1:9/", extensions={name: value}))
         assert transport.statistics().connections == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("timeout", "error"), [(5, TypeError), ({"read": "5"}, ValueError)])
+async def test_timeouts_are_checked_for_an_app(timeout: object, error: type[Exception]) -> None:
+    """Bad timeouts are the same errors for an app in this process, which is not called then."""
+    app, extensions = FakeApp(hello), {"timeout": timeout}
+    with anyio.fail_after(5):
+        async with app_client(app) as client:
+            with pytest.raises(error, match="timeout"):
+                await client.get("/", extensions=extensions)
+            with pytest.raises(error, match="timeout"):
+                await client.send(client.build_request("GET", "/", extensions=extensions), stream=True)
+    assert app.scopes == []
 
 
 @pytest.mark.anyio

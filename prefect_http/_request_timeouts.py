@@ -1,0 +1,60 @@
+"""The timeouts of a request, checked. Pure."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import cast
+
+_NO_TIMEOUTS: Mapping[str, float | None] = {}
+
+
+def checked_timeouts(extension: object) -> Mapping[str, float | None]:
+    """Return the timeouts that a request's ``timeout`` extension holds.
+
+    Args:
+        extension: the extension; None: there is none.
+
+    Returns:
+        Seconds by name; those that are absent or None are not limited.
+
+    Raises:
+        TypeError, ValueError: the extension is not valid; the message says what is wrong.
+    """
+    if not extension:
+        return _NO_TIMEOUTS
+    timeouts = cast("Mapping[str, float | None]", extension)
+    try:
+        are_valid = _are_seconds(*timeouts.values())
+    except (AttributeError, TypeError):
+        are_valid = False
+    if not are_valid:
+        raise _error(extension)
+    return timeouts
+
+
+@functools.lru_cache(64)
+def _are_seconds(*values: object) -> bool:
+    """Return whether all values are timeouts: numbers, or None. Cached, since almost all requests have the same ones.
+
+    Raises:
+        TypeError: one of them cannot be hashed.
+    """
+    return all(map(_is_seconds, values))
+
+
+def _error(extension: object) -> Exception:
+    if not isinstance(extension, Mapping):
+        message = f'extensions["timeout"] must be a dictionary, as of httpx.Timeout.as_dict(), not {extension!r}'
+        return TypeError(message)
+    timeouts = cast("Mapping[object, object]", extension)
+    name, seconds = next(item for item in timeouts.items() if not _is_seconds(item[1]))
+    return ValueError(f'extensions["timeout"]["{name}"] must be a number of seconds or None, not {seconds!r}')
+
+
+def _is_seconds(value: object) -> bool:
+    try:
+        return value is None or (isinstance(value, int | float) and not math.isnan(value))
+    except OverflowError:  # an integer beyond all floats
+        return False
