@@ -25,6 +25,8 @@ from prefect_http._throttle.ticket import Ticket
 from prefect_http._throttle.verdict import BACKOFF, ask, wait_for
 
 _CLOSE_SECONDS = 5.0
+# A request with this extension was struck by a fault, and goes first when it is sent again.
+_GOES_FIRST = "prefect_http.goes_first"
 
 _logger = logging.getLogger("prefect_http.throttle")
 
@@ -51,9 +53,9 @@ class Admissions:
             Exception: whatever the key function raises.
         """
         # No bound method of the permit: the permit holds the ticket, which holds the route.
-        return Permit(self, self.gates.gate_for(request), partial(_route, request), request.url)
+        return Permit(self, self.gates.gate_for(request), partial(_route, request), request)
 
-    async def wait(self, gate: Gate, route: Callable[[], str]) -> Ticket:
+    async def wait(self, gate: Gate, route: Callable[[], str], *, goes_first: bool) -> Ticket:
         """Wait for a request's turn in the queue of a gate.
 
         Raises:
@@ -64,7 +66,7 @@ class Admissions:
         self._waits.add(scope)
         try:
             with scope:
-                return await gate.queue(route)
+                return await gate.queue(route, goes_first=goes_first)
         finally:
             self._waits.discard(scope)
         await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
@@ -89,18 +91,22 @@ class Permit:
         Gives the turn to the next request.
     """
 
-    __slots__ = ("_admissions", "_gate", "_route", "_ticket", "_url")
+    __slots__ = ("_admissions", "_gate", "_request", "_route", "_ticket")
 
-    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str], url: httpx.URL) -> None:
+    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str], request: httpx.Request) -> None:
         self._admissions = admissions
         self._gate = gate
         self._route = route
-        self._url = url
+        self._request = request
         self._ticket: Ticket
 
     async def __aenter__(self) -> Self:
         gate = self._gate
-        self._ticket = gate.enter_nowait(self._route) or await self._admissions.wait(gate, self._route)
+        ticket = gate.enter_nowait(self._route)
+        if ticket is None:
+            goes_first = _GOES_FIRST in self._request.extensions
+            ticket = await self._admissions.wait(gate, self._route, goes_first=goes_first)
+        self._ticket = ticket
         return self
 
     async def __aexit__(
@@ -141,18 +147,27 @@ class Permit:
             is_sure = backoff is not None or has_none_left or (wait is not None and response.status_code != 503)
             if wait is not None and wait > LONGEST_RETRY_AFTER:
                 reason, wait = reason + IGNORED, None
-            self._gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
+            is_fault = self._gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
+            self._mark(goes_first=is_fault)
         else:
             self._gate.answered(ticket, limit)
         self._log_closure()
         self._admissions.gates.report_changes()
+
+    def _mark(self, *, goes_first: bool) -> None:
+        """Mark the request if it goes first when it is sent again."""
+        if goes_first:
+            self._request.extensions[_GOES_FIRST] = True
+        else:
+            self._request.extensions.pop(_GOES_FIRST, None)
 
     def _log_closure(self) -> None:
         """Log that the gate has closed for long, if that is news. The key may contain a credential, the origin not."""
         notice = self._gate.notice
         if notice is not None:
             self._gate.notice = None
-            _logger.info("%s://%s: %s", self._url.scheme, self._url.netloc.decode("ascii"), notice)
+            url = self._request.url
+            _logger.info("%s://%s: %s", url.scheme, url.netloc.decode("ascii"), notice)
 
 
 def _route(request: httpx.Request) -> str:

@@ -1,5 +1,8 @@
 """Gate: the queue of requests for one key.
 
+It is first in, first out, but for requests that a fault has struck: these have been at the head of the queue before. At
+its end they would all be sent last, and what fails then makes the whole job wait.
+
 The Limiter decides when the next request may be sent, and the gate gives it its turn. Each response, rejection or
 failure may change the Limiter's decision, so each of them dispatches the queue at once. Only the head of the queue has
 a timer, so the cost of a request does not depend on how many are waiting.
@@ -107,8 +110,12 @@ class Gate:
             limiter.known.book(now)
         return ticket
 
-    async def queue(self, route: Callable[[], str]) -> Ticket:
+    async def queue(self, route: Callable[[], str], *, goes_first: bool = False) -> Ticket:
         """Wait for a request's turn.
+
+        Args:
+            route: returns the request's route.
+            goes_first: whether it is queued at the front.
 
         Raises:
             ThrottleTimeout: the request cannot be sent before the caller's deadline or within ``max_wait``; raised as
@@ -117,7 +124,7 @@ class Gate:
         Cancellation:
             Removes the request from the queue. If it was its turn already, the next one is sent.
         """
-        waiter = self._queue_up(route, self._now())
+        waiter = self._queue_up(route, self._now(), goes_first=goes_first)
         try:
             while True:
                 self._dispatch(self._now())
@@ -156,12 +163,13 @@ class Gate:
         self._queue.move_to_end(waiter, last=False)
         self._remember_deadline(waiter)
 
-    def _queue_up(self, route: Callable[[], str], now: float) -> _Waiter:
+    def _queue_up(self, route: Callable[[], str], now: float, *, goes_first: bool) -> _Waiter:
         expires_at = now + self._max_wait
         waiter = _Waiter(route, expires_at, min(expires_at, anyio.current_effective_deadline()))
-        self._fail_if_too_late(waiter, len(self._queue), now)
+        self._fail_if_too_late(waiter, 0 if goes_first else len(self._queue), now)
         if waiter.failure is None:
             self._queue[waiter] = None
+            self._queue.move_to_end(waiter, last=not goes_first)
             self._remember_deadline(waiter)
         return waiter
 
@@ -195,14 +203,20 @@ class Gate:
         is_doubtful: bool,
         backoff: float | None = None,
         reason: str = "a rejection",
-    ) -> None:
-        """Record a rejection, likewise, and the reason that it gives for closing the gate; see Limiter.rejected()."""
+    ) -> bool:
+        """Record a rejection, likewise, and the reason that it gives for closing the gate; see Limiter.rejected().
+
+        Returns:
+            Whether it was taken for a fault, which holds back no other request.
+        """
         now, before = self._now(), self.limiter.closed_until
         self.limiter.rejected(ticket, now, retry_after, random.random(), is_doubtful=is_doubtful, backoff=backoff)
         if ticket.is_probe and retry_after is None:
             reason = f"rejected time and again, most recently with {reason}"
+        is_fault = is_doubtful and self.limiter.closed_until is None
         self._note_closure(reason, before, now)
         self._update(ticket, rate_limit, now)
+        return is_fault
 
     def _update(self, ticket: Ticket, limit: RateLimit | None, now: float) -> None:
         if limit is not None:

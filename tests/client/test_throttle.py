@@ -212,3 +212,27 @@ async def test_rejection_of_any_status_is_retried(autojump_clock: trio.testing.M
         with pytest.raises(PrefectHTTPStatusError, match="403"):
             await client.get("http://host/")
     assert len(server.sent) == 3
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("answer", "place"), [(busy(None, 503), 3), (busy(2), 6)])
+async def test_place_in_the_queue(answer: httpx.Response, place: int, autojump_clock: trio.testing.MockClock) -> None:
+    """A request that a fault has struck goes first when it is sent again; one that was rejected queues at the end."""
+    paths = list[str]()
+
+    async def serve(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        await trio.sleep(1.1)
+        return answer if len(paths) == 1 else httpx.Response(200)
+
+    throttle = Throttle(max_in_flight=1)
+    policy = RetryPolicy(jitter=0)
+    async with (
+        PrefectHttpxClient(throttle=throttle, retry=policy, transport=httpx.MockTransport(serve)) as client,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(6):
+            nursery.start_soon(client.get, f"http://host/{number}")
+            await trio.testing.wait_all_tasks_blocked()
+    assert paths.index("/0", 1) == place
+    assert [path for path in paths if path != "/0"] == [f"/{number}" for number in range(1, 6)]
