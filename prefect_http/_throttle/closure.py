@@ -91,7 +91,8 @@ class Closure:
         """Which share of the requests that were sent from ``hit_at`` on was accepted; 1 if that is not known."""
         if self.evidence is None:
             return 1.0
-        return self.evidence.accepted / (self.evidence.accepted + self.evidence.rejected)
+        accepted = self.evidence.accepted + 1  # the share of a few is uncertain: do not believe the worst
+        return accepted / (accepted + self.evidence.rejected)
 
     def accepted(self, ticket: Ticket) -> None:
         """Record that a request which was sent before the gate opened was accepted."""

@@ -74,6 +74,9 @@ class Throttle:
         Exception: whatever ``key`` or ``on_event`` raises; what they raise for one request is not raised by another.
         TypeError: ``key`` has returned something that is not hashable.
 
+    A 503, or a 429 without a Retry-After, may be a fault of a server that fails now and then. It holds back other
+    requests only if there are more of them than usual, and what is learned then is dropped if it was no limit.
+
     If requests have to wait for more than 10 s, a line in the log says so once: logger ``prefect_http.throttle``, level
     INFO. It names the origin of the rejected request, for how long, and why. It does not show the key, which may
     contain a credential.

@@ -89,12 +89,12 @@ def test_evidence() -> None:
     closure = Closure(
         10.0, 20.0, hit_at=9.0, rate=5.0, is_low=False, teaches=True, allows_early_probes=False, evidence=evidence
     )
-    assert (closure.until, closure.hit_at, closure.accepted_share) == (25.0, 8.0, 1 / 4)
+    assert (closure.until, closure.hit_at, closure.accepted_share) == (25.0, 8.0, 2 / 5)
     for sent_at in (7.5, 8.5):
         closure.accepted(Ticket(str, sent_at, has_waited=False, cycle=0, is_probe=False))
     closure.rejected(is_doubtful=True, is_late=False)
     closure.rejected(is_doubtful=True, is_late=True)
-    assert (evidence.rejected, evidence.accepted, closure.accepted_share) == (4, 2, 2 / 6)
+    assert (evidence.rejected, evidence.accepted, closure.accepted_share) == (4, 2, 3 / 7)
     closure.rejected(is_doubtful=False, is_late=False)
     closure.rejected(is_doubtful=True, is_late=False)
     assert (closure.evidence, closure.accepted_share) == (None, 1.0)
