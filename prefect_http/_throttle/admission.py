@@ -151,6 +151,7 @@ class Permit:
             self._mark(goes_first=is_fault)
         else:
             self._gate.answered(ticket, limit)
+            self._mark(goes_first=False)  # a redirect has the same extensions
         self._log_closure()
         self._admissions.gates.report_changes()
 

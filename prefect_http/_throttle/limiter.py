@@ -378,7 +378,7 @@ class Limiter:
         return has_learned
 
     def _most_accepted_per_second(self, hit_at: float, until: float) -> tuple[float, int]:
-        """Return since when how many requests were accepted: in the cycle, or after its last pause if that is faster."""
+        """Return since when how many were accepted: in the cycle, or after its last pause if that is more per second."""
         began, accepted, resumed = self._began, self._ok, self._resumed
         assert began is not None
         since_pause = accepted - self._ok_before_pause
