@@ -26,9 +26,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_configure() -> None:
-    """Let SIGINT raise KeyboardInterrupt, as some tests expect: a program started by nohup or ``&`` ignores it."""
+    """Set up the process: let SIGINT raise KeyboardInterrupt, as some tests expect, and collect tests without garbage.
+
+    A program started by nohup or ``&`` ignores SIGINT.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # until all is collected: there is nothing to find, and much to search
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector run again, and keep it off what has been imported and collected."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,6 @@ import anyio.abc
 import httpcore2
 import httpx
 import httpx2
-import openai
 import pytest
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
@@ -265,6 +264,8 @@ async def test_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_openai() -> None:
     """The SDK of OpenAI, which retries by itself, works on the wire and behind a throttle."""
+    import openai  # takes a second, and only this test needs it
+
     script = (answer(503, retry_after="0"), answer(body=COMPLETION, content_type="application/json"))
     throttle = Throttle()
     async with raw_server(*script) as server:
