@@ -52,7 +52,7 @@ def set_aside() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Check that the ids of the tests are the same in every process, for pytest-xdist compares them."""
+    """Check that the ids of the tests are the same in every run, so that each can be run by its id."""
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     assert not unstable, f"an id contains an address; pass ids= to parametrize: {unstable[:3]}"
 
