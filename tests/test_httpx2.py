@@ -34,7 +34,9 @@ COMPLETION = (
 def new_client(transport: httpx2.AsyncBaseTransport | None = None, **timeouts: float) -> httpx2.AsyncClient:
     """Make a client of httpx2 with one of the transports."""
     timeout = httpx2.Timeout(5, **cast(Any, timeouts))
-    return httpx2.AsyncClient(transport=transport or HTTPTransport(), timeout=timeout, trust_env=False)
+    return httpx2.AsyncClient(
+        transport=transport or HTTPTransport(verify=trusting_context()), timeout=timeout, trust_env=False
+    )
 
 
 async def parts() -> AsyncIterator[bytes]:
@@ -72,7 +74,7 @@ async def test_request_and_response(content: bytes | Callable[[], AsyncIterator[
 
 async def test_streams() -> None:
     """A response can be streamed, and left in the middle, which closes its connection."""
-    transport = HTTPTransport()
+    transport = HTTPTransport(verify=trusting_context())
     async with raw_server(answer(body=b"x" * 100_000), stall) as server, new_client(transport) as client:
         async with client.stream("GET", server.url) as response:
             assert b"".join([chunk async for chunk in response.aiter_bytes()]) == b"x" * 100_000
@@ -251,7 +253,7 @@ async def test_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def mock(self: object, request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, text="mock")
 
-    transport = HTTPTransport()
+    transport = HTTPTransport(verify=trusting_context())
     async with raw_server(answer(body=b"real")) as server, new_client(transport) as client:
         with monkeypatch.context() as patch:
             patch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", mock)
