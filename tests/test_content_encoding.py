@@ -76,15 +76,15 @@ COMPRESS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("size", [1, 7, 1000, 10**9], ids=lambda size: f"by {size}")
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_a_body_is_decoded(kind: str, text: str, size: int) -> None:
+def test_a_body_is_decoded(kind: str, text: str) -> None:
     """A body is decoded, in whatever pieces it arrives."""
     encodings, compress = COMPRESS[kind]
     body = compress(TEXTS[text])
-    if len(body) / size < 5_000:
-        assert decoded(encodings, in_pieces(body, size)) == TEXTS[text]
+    for size in (1, 7, 1000, 10**9):
+        if len(body) / size < 5_000:
+            assert decoded(encodings, in_pieces(body, size)) == TEXTS[text], f"in pieces of {size} bytes"
 
 
 @settings(max_examples=50)
@@ -242,6 +242,8 @@ def compressor(*names: str) -> Callable[[bytes], bytes]:
             continue
         if name == "zstandard":
             return lambda content: bytes(package.ZstdCompressor().compress(content))
+        if name in PACKAGES["br"]:
+            return lambda content: bytes(package.compress(content, quality=5))  # 11, the default, takes much longer
         return lambda content: bytes(package.compress(content))
     pytest.skip(f"none of {names} is installed")
 

@@ -10,7 +10,6 @@ import anyio.abc
 import httpcore2
 import httpx
 import httpx2
-import openai
 import pytest
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
@@ -35,7 +34,9 @@ COMPLETION = (
 def new_client(transport: httpx2.AsyncBaseTransport | None = None, **timeouts: float) -> httpx2.AsyncClient:
     """Make a client of httpx2 with one of the transports."""
     timeout = httpx2.Timeout(5, **cast(Any, timeouts))
-    return httpx2.AsyncClient(transport=transport or HTTPTransport(), timeout=timeout, trust_env=False)
+    return httpx2.AsyncClient(
+        transport=transport or HTTPTransport(verify=trusting_context()), timeout=timeout, trust_env=False
+    )
 
 
 async def parts() -> AsyncIterator[bytes]:
@@ -73,7 +74,7 @@ async def test_request_and_response(content: bytes | Callable[[], AsyncIterator[
 
 async def test_streams() -> None:
     """A response can be streamed, and left in the middle, which closes its connection."""
-    transport = HTTPTransport()
+    transport = HTTPTransport(verify=trusting_context())
     async with raw_server(answer(body=b"x" * 100_000), stall) as server, new_client(transport) as client:
         async with client.stream("GET", server.url) as response:
             assert b"".join([chunk async for chunk in response.aiter_bytes()]) == b"x" * 100_000
@@ -253,7 +254,7 @@ async def test_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def mock(self: object, request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, text="mock")
 
-    transport = HTTPTransport()
+    transport = HTTPTransport(verify=trusting_context())
     async with raw_server(answer(body=b"real")) as server, new_client(transport) as client:
         with monkeypatch.context() as patch:
             patch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", mock)
@@ -266,6 +267,8 @@ async def test_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_openai() -> None:
     """The SDK of OpenAI, which retries by itself, works on the wire and behind a throttle."""
+    import openai  # takes a second, and only this test needs it
+
     script = (answer(503, retry_after="0"), answer(body=COMPLETION, content_type="application/json"))
     throttle = Throttle()
     async with raw_server(*script) as server:

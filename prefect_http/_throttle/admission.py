@@ -102,11 +102,10 @@ class Permit:
 
     async def __aenter__(self) -> Self:
         gate = self._gate
-        ticket = gate.enter_nowait(self._route)
-        if ticket is None:
-            goes_first = _GOES_FIRST in self._request.extensions
-            ticket = await self._admissions.wait(gate, self._route, goes_first=goes_first)
-        self._ticket = ticket
+        goes_first = self._request.extensions.pop(_GOES_FIRST, False)
+        self._ticket = gate.enter_nowait(self._route) or await self._admissions.wait(
+            gate, self._route, goes_first=goes_first
+        )
         return self
 
     async def __aexit__(
@@ -148,19 +147,13 @@ class Permit:
             if wait is not None and wait > LONGEST_RETRY_AFTER:
                 reason, wait = reason + IGNORED, None
             is_fault = self._gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
-            self._mark(goes_first=is_fault)
+            if is_fault:
+                self._request.extensions[_GOES_FIRST] = True
         else:
             self._gate.answered(ticket, limit)
             self._mark(goes_first=False)  # a redirect has the same extensions
         self._log_closure()
         self._admissions.gates.report_changes()
-
-    def _mark(self, *, goes_first: bool) -> None:
-        """Mark the request if it goes first when it is sent again."""
-        if goes_first:
-            self._request.extensions[_GOES_FIRST] = True
-        else:
-            self._request.extensions.pop(_GOES_FIRST, None)
 
     def _log_closure(self) -> None:
         """Log that the gate has closed for long, if that is news. The key may contain a credential, the origin not."""

@@ -91,13 +91,13 @@ class Closure:
         """Which share of the requests that were sent from ``hit_at`` on was accepted; 1 if that is not known."""
         if self.evidence is None:
             return 1.0
-        accepted = self.evidence.accepted + 1  # the share of a few is uncertain: do not believe the worst
-        return accepted / (accepted + self.evidence.rejected)
+        accepted = self.evidence.all_accepted + 1  # the share of a few is uncertain: do not believe the worst
+        return accepted / (accepted + self.evidence.all_rejected)
 
     def accepted(self, ticket: Ticket) -> None:
         """Record that a request which was sent before the gate opened was accepted."""
         if self.evidence is not None and ticket.sent_at >= self.hit_at:
-            self.evidence.accepted += 1
+            self.evidence.accepted_later += 1
 
     def rejected(self, *, is_doubtful: bool, is_late: bool) -> None:
         """Record a further rejection.
@@ -109,7 +109,7 @@ class Closure:
         if not is_doubtful:
             self.evidence = None
         elif self.evidence is not None and not is_late:
-            self.evidence.rejected += 1
+            self.evidence.rejected_later += 1
 
     def extend(self, until: float) -> None:
         """Move the opening to a later time; an earlier one changes nothing."""

@@ -1,7 +1,8 @@
 """What doubtful rejections turn out to be once a probe is accepted. Pure.
 
-- Faults, if no rate was known, and of the requests that were on their way at least as many were accepted as rejected: a
-  limit would have rejected nearly all of them. Without this rule, a server that fails a lot closes the gate again and
+- Faults, if no rate was known, and at least as many requests were accepted as rejected: a limit would have rejected
+  nearly all of them. This must hold for the requests that were on their way when the gate closed, too, unless they are
+  few: those that closed it are no fair sample. Without this rule, a server that fails a lot closes the gate again and
   again, and each closure lowers the rate.
 - Not the rate's fault, if a rate that was lowered because of doubtful rejections is soon rejected again although the
   first probe is accepted, or if the rates that are rejected fall and fall. No limit is like that.
@@ -22,6 +23,8 @@ from prefect_http._throttle.evidence import Evidence, FaultShare
 _FALLEN = 0.8
 # After how many falls in a row the rate is not the cause.
 _FALLS = 2
+# How many requests that were on their way are not few.
+_ENOUGH_LATER = 8
 
 
 class Diagnosis(enum.Enum):
@@ -63,16 +66,16 @@ class Diagnoses:
         self._last_rate = rate
         is_too_soon = self._is_lowered and rejected_probes == 0 and is_low
         if is_too_soon or self._falls >= _FALLS:
-            self._share.count(faults=evidence.rejected / 2)
+            self._share.count(faults=evidence.all_rejected / 2)
             self._is_lowered, self._falls = False, 0
             return Diagnosis.NOT_THE_RATE
         self._is_lowered = True
         return Diagnosis.LIMIT
 
     def _diagnose_without_rate(self, evidence: Evidence) -> Diagnosis:
-        if evidence.accepted >= evidence.rejected:
-            self._share.count(faults=evidence.rejected)
-            self._forgiven = evidence.rejected
+        if _are_faults(evidence):
+            self._share.count(faults=evidence.all_rejected)
+            self._forgiven = evidence.all_rejected
             return Diagnosis.FAULTS
         self._share.count(faults=-self._forgiven)
         self._forgiven = 0
@@ -81,3 +84,10 @@ class Diagnoses:
     def limit_is_certain(self) -> None:
         """Take note of a closure whose rejections are not doubtful."""
         self._is_lowered, self._falls = False, 0
+
+
+def _are_faults(evidence: Evidence) -> bool:
+    if evidence.all_accepted < evidence.all_rejected:
+        return False
+    later = evidence.accepted_later, evidence.rejected_later
+    return sum(later) < _ENOUGH_LATER or later[0] >= later[1]

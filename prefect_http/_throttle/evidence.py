@@ -54,19 +54,33 @@ class FaultShare:
 
 @dataclass(slots=True)
 class Evidence:
-    """The responses that have closed the gate, or were on their way when it closed.
+    """The responses that have closed the gate, and those that were on their way when it closed.
 
     Attributes:
-        rejected: how many requests were rejected.
-        accepted: how many that were sent after the first of those were accepted.
+        rejected: how many requests were rejected until it closed.
+        accepted: how many were accepted since the first of them.
+        rejected_later: how many were rejected while it was closed.
+        accepted_later: how many that had been sent after the first of all that were rejected were accepted then.
         first_sent_at: when the first of those that were rejected was sent.
         retry_after_until: the end of the longest Retry-After; minus infinity if there was none.
     """
 
     rejected: int = 0
     accepted: int = 0
+    rejected_later: int = 0
+    accepted_later: int = 0
     first_sent_at: float = math.inf
     retry_after_until: float = -math.inf
+
+    @property
+    def all_rejected(self) -> int:
+        """How many requests were rejected."""
+        return self.rejected + self.rejected_later
+
+    @property
+    def all_accepted(self) -> int:
+        """How many requests were accepted."""
+        return self.accepted + self.accepted_later
 
 
 class LimitTest:

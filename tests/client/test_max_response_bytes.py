@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -54,11 +55,11 @@ async def test_a_body_within_the_limit(content: bytes) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("content", "encoding"), [(b"x" * 1001, None), (gzip_bomb(64 * MIB), "gzip")], ids=["long", "bomb"]
+    ("make", "encoding"), [(lambda: b"x" * 1001, None), (lambda: gzip_bomb(64 * MIB), "gzip")], ids=["long", "bomb"]
 )
-async def test_a_body_beyond_the_limit(content: bytes, encoding: str | None) -> None:
+async def test_a_body_beyond_the_limit(make: Callable[[], bytes], encoding: str | None) -> None:
     """A longer one is an error that is not retried, with the response closed."""
-    response, body = answer(content, 200, encoding)
+    response, body = answer(make(), 200, encoding)
     with anyio.fail_after(5):
         async with limited(response) as client:
             with pytest.raises(ResponseTooLarge, match=r"^the response body is larger than max_response_bytes of 1000"):

@@ -35,6 +35,9 @@ from prefect_http import (
 )
 from prefect_http._types import Receive, Scope, Send
 
+# Other tests cover the same lines, and to trace them would double the time that this takes.
+pytestmark = pytest.mark.no_cover
+
 USERS, APPS, SEEDS = 1000, 5, range(2)
 DURATION, ENDLESS, SHORT, LONG = 800, 30, (0, 0, 0.1, 1, 3), (0, 0, 0.1, 1, 5, 20)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import gzip
+import math
+import struct
 import zlib
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+MIB = 1024 * 1024
 
 
 class _Stepwise:
@@ -73,9 +77,7 @@ OLD_BROTLI = _module(Decompressor=_Stepwise)
 @functools.cache
 def gzip_bomb(size: int, *, layers: int = 1) -> bytes:
     """Return a little gzip that unpacks, layer by layer, to so many zeros."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    chunk = bytes(1024 * 1024)
-    bomb = b"".join(compressor.compress(chunk) for _ in range(size // len(chunk))) + compressor.flush()
+    bomb = _gzip_of_repeated(b"", bytes(MIB), size // MIB)
     for _ in range(layers - 1):
         bomb = gzip.compress(bomb)
     return bomb
@@ -83,7 +85,20 @@ def gzip_bomb(size: int, *, layers: int = 1) -> bytes:
 
 @functools.cache
 def gzip_of_nothing(size: int) -> bytes:
-    """Return a little gzip that unpacks to so many bytes of gzip that unpack to nothing."""
-    empty_block = b"\x00\x00\x00\xff\xff"  # stored, not the last
+    """Return a little gzip that unpacks to at least so many bytes of gzip that unpack to nothing."""
+    empty_blocks = b"\x00\x00\x00\xff\xff" * 100_000  # stored, not the last
     head = gzip.compress(b"")[:10]
-    return gzip.compress(head + empty_block * (size // len(empty_block)))
+    return _gzip_of_repeated(head, empty_blocks, math.ceil(size / len(empty_blocks)))
+
+
+def _gzip_of_repeated(start: bytes, part: bytes, times: int) -> bytes:
+    """Compress a start and a part that follows it many times, at the cost of compressing that part once."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    # What follows a full flush does not refer to what was before it, so it can be repeated.
+    first, repeated = (compressor.compress(data) + compressor.flush(zlib.Z_FULL_FLUSH) for data in (start, part))
+    checksum = zlib.crc32(start)
+    for _ in range(times):
+        checksum = zlib.crc32(part, checksum)
+    length = len(start) + len(part) * times
+    header = gzip.compress(b"")[:10]
+    return header + first + repeated * times + compressor.flush() + struct.pack("<LL", checksum, length)

@@ -30,6 +30,17 @@ def test_without_a_rate(rejected: int, accepted: int, expected: Diagnosis) -> No
     assert share.value == pytest.approx((0.15 + (rejected if expected is FAULTS else 0)) / 50)
 
 
+@pytest.mark.parametrize(
+    ("rejected", "accepted", "expected"),
+    [(4, 4, FAULTS), (5, 3, LIMIT), (4, 3, FAULTS), (0, 0, FAULTS), (20, 30, FAULTS), (30, 25, LIMIT)],
+)
+def test_those_that_were_on_their_way(rejected: int, accepted: int, expected: Diagnosis) -> None:
+    """Where eight or more requests were on their way, as many of these must have been accepted as rejected."""
+    evidence = Evidence(2, 50, rejected_later=rejected, accepted_later=accepted)
+    diagnoses = Diagnoses(FaultShare())
+    assert diagnoses.diagnose(evidence, rate=math.inf, is_low=True, rejected_probes=0) is expected
+
+
 def test_faults_that_were_a_limit_after_all() -> None:
     """If the next closure at an unknown rate is a limit, what was taken for faults before is forgotten."""
     share = FaultShare()

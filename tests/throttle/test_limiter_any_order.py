@@ -21,6 +21,9 @@ from support.limiters import INF, advertise, make, may_leave
 from prefect_http._throttle.limiter import Change
 from prefect_http._throttle.ticket import Ticket
 
+# Other tests cover the same lines, and to trace them would double the time that this takes.
+pytestmark = pytest.mark.no_cover
+
 QUEUED = 50
 SHORTEST_LEASE = 1.0
 LONGEST_BACKOFF = 10.0

@@ -25,6 +25,9 @@ from support.servers import free_port, hypercorn_on_trio
 from prefect_http import PrefectHttpxClient, RetryPolicy, Throttle
 from prefect_http._types import Receive, Scope, Send
 
+# Other tests cover the same lines, and to trace them would double the time that this takes.
+pytestmark = pytest.mark.no_cover
+
 MAX_REJECTED = 0.06  # of the requests
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))

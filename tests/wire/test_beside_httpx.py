@@ -30,6 +30,9 @@ from support.wire import trusting_context
 from prefect_http import HTTPTransport, PrefectHttpxClient, RetryPolicy
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 
+# Other tests cover the same lines, and to trace them would double the time that this takes.
+pytestmark = pytest.mark.no_cover
+
 BIG = bytes(range(256)) * 2048  # 512 KiB
 LINES = "one\ntwo\r\n\r\nthree\u2028four\rlast without an end"
 TEXT = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 20

@@ -30,6 +30,9 @@ from support.wire import fetch, figures, is_asyncio, new_request, new_transport,
 
 from prefect_http import HTTPTransport
 
+# Other tests cover the same lines, and to trace them would double the time that this takes.
+pytestmark = pytest.mark.no_cover
+
 When = Literal["waiting", "woken"]
 Way = Literal["scope", "task"]
 MOST = 300
@@ -144,6 +147,7 @@ class Scene:
         transport: what it is sent with.
         url: where it goes.
         around: runs what else goes on.
+        sockets: those that are open without any connection.
         streams: the server's connections, in the order in which they were accepted.
         is_over: whether the request has ended, in whatever way.
     """
@@ -151,6 +155,7 @@ class Scene:
     transport: HTTPTransport
     url: str
     around: anyio.abc.TaskGroup
+    sockets: frozenset[int]
     streams: list[anyio.abc.ByteStream] = field(default_factory=list[anyio.abc.ByteStream])
     is_over: bool = False
 
@@ -350,7 +355,7 @@ async def scene(case: Case) -> AsyncGenerator[tuple[Scene, Server]]:
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, server.serve)
         url = f"{'https' if case.is_secure else 'http'}://127.0.0.1:{port}/"
-        yield Scene(transport, url, tasks, server.streams), server
+        yield Scene(transport, url, tasks, open_sockets(), server.streams), server
         tasks.cancel_scope.cancel()
 
 
@@ -404,7 +409,7 @@ async def read_request(stream: anyio.abc.ByteStream) -> None:
 
 async def try_at(setting: Scene, server: Server, case: Case, number: int, way: Way, when: When) -> bool:
     """Cancel at one point, check what is left, and return whether there was such a point."""
-    transport, before = setting.transport, open_sockets()
+    transport, before = setting.transport, setting.sockets
     server.begin(*case.script, refuses_uploads=case.run is refused)
     setting.is_over = False
     await case.before(setting)

@@ -23,6 +23,9 @@ from support.wire import figures, is_asyncio, new_request, until
 
 from prefect_http import HTTPTransport
 
+# Other tests cover the same lines, and to trace them would double the time that this takes.
+pytestmark = pytest.mark.no_cover
+
 # WIRE_REQUESTS=10000 makes more.
 REQUESTS = int(os.environ.get("WIRE_REQUESTS", "3000"))
 TASKS, CONNECTIONS = 100, 20
