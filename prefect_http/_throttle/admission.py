@@ -151,7 +151,6 @@ class Permit:
                 self._request.extensions[_GOES_FIRST] = True
         else:
             self._gate.answered(ticket, limit)
-            self._mark(goes_first=False)  # a redirect has the same extensions
         self._log_closure()
         self._admissions.gates.report_changes()
 

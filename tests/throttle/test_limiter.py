@@ -504,7 +504,7 @@ def test_requests_leave_an_interval_apart() -> None:
         (0.5, math.ceil(0.5 * math.sqrt(10 * 10 / 3.5))),
         (2.0, math.ceil(2 * math.sqrt(5 * 10 / 6))),
         (8.0, math.ceil(8 * math.sqrt(1.25 * 10 / 18))),
-        (4096.0, 8),
+        (256.0, 8),
     ],
 )
 def test_the_window_is_rate_times_latency(latency: float, limit: int) -> None:
