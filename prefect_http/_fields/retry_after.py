@@ -12,6 +12,7 @@ of it. The longest one counts then, because the next request must satisfy both o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -20,8 +21,7 @@ from prefect_http._fields.http_date import parse_http_date
 from prefect_http._fields.reset_time import sent_at
 
 # Some servers send fractions. If they counted as absent, the next attempt would come earlier than they asked for.
-# Before the point, 15 digits at most, as in a reset: no time that a server means has more.
-_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _WEEKDAY = re.compile(r"\s*(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?\s*", re.IGNORECASE)
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
 # A day, in seconds. A throttle takes more for a mistake, such as milliseconds in place of seconds.
@@ -98,4 +98,5 @@ def _seconds(value: str, date: str | None, now: float) -> float | None:
 
 
 def _number(value: str) -> float | None:
-    return float(value) if _NUMBER.fullmatch(value) else None
+    number = float(value) if _NUMBER.fullmatch(value) else math.inf
+    return number if math.isfinite(number) else None

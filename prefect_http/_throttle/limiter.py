@@ -187,8 +187,7 @@ class Limiter:
             self._closure.begin_probe(ticket)
         if self._began is None:
             self._began = now
-        is_alone = not has_waited and not self.in_flight and self._closure is None
-        if is_alone and now - self._last_ended > _SHORTEST_PAUSE:
+        if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or self._closure):
             self._resumed, self._ok_before_pause = now, self._ok
         self.in_flight += 1
         self._last_sent = now
@@ -378,7 +377,10 @@ class Limiter:
         return has_learned
 
     def _most_accepted_per_second(self, hit_at: float, until: float) -> tuple[float, int]:
-        """Return since when how many were accepted: in the cycle, or after its last pause if that is more per second."""
+        """Return when the cycle began, and how many requests it has accepted.
+
+        If more were accepted per second since the end of the last pause, return that time and their number.
+        """
         began, accepted, resumed = self._began, self._ok, self._resumed
         assert began is not None
         since_pause = accepted - self._ok_before_pause
