@@ -106,10 +106,9 @@ class _Stream:
 
 def _as_stream(source: ReplayedBody | Beginning, library: Library) -> httpx.AsyncByteStream:
     """Return a stream that a response of the library can be read from."""
-    return cast(httpx.AsyncByteStream, _stream_class(library.stream)(source))
+    return cast(httpx.AsyncByteStream, _stream_class(library)(source))
 
 
 @functools.cache
-def _stream_class(base: type) -> type[_Stream]:
-    # One for each library: a class is in a reference cycle with itself.
-    return type("Stream", (_Stream, base), {})
+def _stream_class(library: Library) -> type[_Stream]:
+    return type("Stream", (_Stream, library.stream), {})  # once, since a class is garbage that must be collected
