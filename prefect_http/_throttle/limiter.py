@@ -22,8 +22,9 @@ the best possible time):
   closes nothing. Several close the gate if they are more than the usual share of faults explains: see evidence.py.
   Without this, 3 % of faults made a job on a server without any limit take 20 times as long, and 10 % 300 times.
 - What such rejections were is decided once the probe is accepted, when the requests that were on their way have been
-  answered as well. If it was no limit, nothing is learned, and the faults are expected from then on: see diagnosis.py.
-  Without this, 30 % of faults still made the job take 15 times as long.
+  answered as well: see diagnosis.py. If that is unclear, a trial at a lower rate decides: see trial.py. If it was no
+  limit, nothing is learned, and the faults are expected from then on. Without this, 30 % of faults still made the job
+  take 15 times as long.
 - A route that is rejected time and again while others are served has a problem of its own.
 """
 
@@ -43,6 +44,7 @@ from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.quota import Quota
 from prefect_http._throttle.routes import RouteStreaks
 from prefect_http._throttle.ticket import Ticket
+from prefect_http._throttle.trial import Outcome, Trial
 
 _FIRST_WINDOW = 10.0
 # A little under one half: with one half, early probes came to 5 % of rejections on a window of 100.
@@ -108,6 +110,7 @@ class Limiter:
         faults = FaultShare()
         self._limit_test = LimitTest(faults)
         self._diagnoses = Diagnoses(faults)
+        self._trial: Trial | None = None
         # The cycle: from one opening of the gate to the next.
         self._cycle = 0
         self._began: float | None = None
@@ -129,7 +132,7 @@ class Limiter:
         """Requests per second, at most those of the known limit; infinity while no rate has been learned."""
         if self._curve is None:
             return math.inf
-        rate = self._curve.rate(self._done)
+        rate = self._curve.rate(self._done) if self._trial is None else self._trial.rate
         return rate if self.known is None else min(rate, self.known.rate)
 
     @property
@@ -195,10 +198,12 @@ class Limiter:
         if self._curve is None:
             self._window += _WINDOW_STEP
         closure = self._closure
-        if closure is None:
-            self._limit_test.accepted(counts=self._is_low)
+        if closure is not None:
+            closure.accepted(ticket, now)
+        elif self._trial is not None:
+            self._try(self._trial, self._trial.accepted(ticket.sent_at))
         else:
-            closure.accepted(ticket)
+            self._limit_test.accepted(now, counts=self._is_low)
         self._done += ticket.has_waited
         if ticket.cycle == self._cycle:
             if closure is not None and ticket.is_probe and closure.is_opened_by(ticket):
@@ -251,8 +256,12 @@ class Limiter:
 
     def _weigh(self, ticket: Ticket, now: float, retry_after: float | None) -> Evidence | None:
         """Return the evidence for a limit if there is enough of it with this doubtful rejection."""
+        if self._trial is not None:
+            self._ok += 1
+            self._try(self._trial, self._trial.rejected(ticket.sent_at))
+            return None
         until = -math.inf if retry_after is None else now + retry_after
-        evidence = self._limit_test.rejected(sent_at=ticket.sent_at, retry_after_until=until, counts=self._is_low)
+        evidence = self._limit_test.rejected(now, sent_at=ticket.sent_at, retry_after_until=until, counts=self._is_low)
         # A fault shows, as well as any response, that the server took a request.
         self._ok += 1 if evidence is None else 1 - evidence.rejected
         return evidence
@@ -306,6 +315,7 @@ class Limiter:
         if self._closure is not None:
             self._closure.extend(until)
             return
+        self._trial = None
         self._limit_test.begin()  # what it has belongs to this cycle
         self._closure = Closure(
             now,
@@ -326,14 +336,34 @@ class Limiter:
         if closure.is_early(probe):
             self._early_probes.count(was_rejected=False)
         diagnosis = self._diagnose(closure)
-        has_learned = diagnosis is Diagnosis.LIMIT and closure.teaches and self._learn(closure, probe)
+        has_learned = diagnosis is not Diagnosis.NOT_THE_RATE and closure.teaches and self._learn(closure, probe)
         if diagnosis is Diagnosis.NOT_THE_RATE:
-            self._window = self.limit if self._slow_start else math.inf
-            self._curve = None
+            self._forget_rate()
+        elif diagnosis is Diagnosis.UNCLEAR:
+            assert closure.evidence is not None
+            self._trial = Trial(closure.evidence, opened_at=probe.sent_at, latency=self._latency or 0.0)
+            has_learned = False
         self._closure = None
         self._on_change(Change.OPENED)
         if has_learned:
             self._on_change(Change.LEARNED)
+
+    def _try(self, trial: Trial, outcome: Outcome | None) -> None:
+        """End the trial if its outcome is clear."""
+        if outcome is None:
+            return
+        self._trial = None
+        self._done = 0
+        if outcome is Outcome.LIMIT:
+            self._on_change(Change.LEARNED)
+        else:
+            self._diagnoses.found_faults(trial.all_rejected)
+            self._curve = None
+
+    def _forget_rate(self) -> None:
+        """Start slowly again, from the number of requests in flight that is allowed now."""
+        self._window = self.limit if self._slow_start else math.inf
+        self._curve = None
 
     def _diagnose(self, closure: Closure) -> Diagnosis:
         if closure.evidence is None:

@@ -97,6 +97,7 @@ PURE = {
     "_throttle.routes",
     "_throttle.statistics",
     "_throttle.ticket",
+    "_throttle.trial",
     "_wire.h1.chunk_decoder",
     "_wire.h1.lenient_head",
     "_wire.h1.request_head",
