@@ -57,5 +57,5 @@ def format_outcome(attempt: Attempt) -> str:
 
 
 def format_seconds(value: float) -> str:
-    """Return a number of seconds with at most two decimals."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    """Return a number of seconds with at most two decimals; in scientific notation if it has more than 15 digits."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") if value < 1e15 else f"{value:g}"

@@ -67,9 +67,8 @@ def _without_init(cls: type[PrefectHTTPStatusError], args: tuple[object, ...]) -
 class ThrottleTimeout(httpx.PoolTimeout):
     """A request could not be let through the throttle before the caller's deadline or ``max_wait``.
 
-    The message says for how long the server accepts no requests, until when, and why. The request was not sent; or, if
-    the cause is a PrefectHTTPStatusError, it was sent and rejected, and the server asked for a longer wait than
-    ``max_wait``.
+    The message says why, and until when if that is known. The request was not sent. But if the cause (``__cause__``) is
+    a PrefectHTTPStatusError, it was sent and rejected, and the server asked for a longer wait than ``max_wait``.
     """
 
 

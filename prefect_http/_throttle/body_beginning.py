@@ -9,6 +9,7 @@ Nothing is read unless ``is_throttled`` reads it.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import cast
 
@@ -105,4 +106,9 @@ class _Stream:
 
 def _as_stream(source: ReplayedBody | Beginning, library: Library) -> httpx.AsyncByteStream:
     """Return a stream that a response of the library can be read from."""
-    return cast(httpx.AsyncByteStream, type("Stream", (_Stream, library.stream), {})(source))
+    return cast(httpx.AsyncByteStream, _stream_class(library)(source))
+
+
+@functools.cache
+def _stream_class(library: Library) -> type[_Stream]:
+    return type("Stream", (_Stream, library.stream), {})  # once, since a class is garbage that must be collected

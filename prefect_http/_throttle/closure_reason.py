@@ -69,7 +69,8 @@ def no_requests_for(seconds: float, reason: str, wall_clock: float) -> str:
         reason: the reason.
         wall_clock: the time of the wall clock now, in seconds since the epoch.
     """
-    return f"the server accepts no requests for {seconds:.1f} s{until_text(seconds, wall_clock)} ({reason})"
+    number = f"{seconds:.1f}" if seconds < 1e15 else f"{seconds:g}"
+    return f"the server accepts no requests for {number} s{until_text(seconds, wall_clock)} ({reason})"
 
 
 def until_text(seconds: float, wall_clock: float) -> str:

@@ -5,6 +5,8 @@ window accepts `low` = accepted / time from one opening to the next; the rate of
 rate starts at their geometric mean, which halves the error (in log space) in each cycle, whatever the kind of limit.
 From there it climbs along a cubic curve: slowly near the rate that was rejected last, then faster, beyond it. The climb
 takes longer the longer the gate was closed, so that about a twentieth of the time is spent being rejected.
+
+No rate is below one request a minute. A server that accepts fewer says for how long it wants none, or rejects more.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ _BASE_BELOW_CEILING = 0.9
 # Times the seconds that the gate was closed: so about a twentieth of the time goes into probing the limit.
 _PAYBACK, _SHORTEST_CLIMB, _LONGEST_CLIMB = 20.0, 5.0, 60.0
 _FEWEST_ANSWERS = 10.0
+# Requests per second. After an outage in which little was accepted, the climb must not take hours.
+_LOWEST_RATE = 1 / 60
 _SHORTEST_TIME = 1e-3
 
 
@@ -63,6 +67,7 @@ def learn_curve(
     else:
         # What a saturated bucket accepts of a rate is its own rate.
         high = min(_BELOW_THE_LAST * last_rate, max(low, accepted_share * last_rate))
-    base = min(math.sqrt(low * high), _BASE_BELOW_CEILING * high)
+    high = max(high, _LOWEST_RATE / _BASE_BELOW_CEILING)
+    base = max(min(math.sqrt(low * high), _BASE_BELOW_CEILING * high), _LOWEST_RATE)
     climb = min(max(_PAYBACK * closed_for, _SHORTEST_CLIMB), _LONGEST_CLIMB)
     return Curve(base, high, max(base * climb, _FEWEST_ANSWERS))

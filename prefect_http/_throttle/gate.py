@@ -249,14 +249,10 @@ class Gate:
     def _serve(self, now: float) -> None:
         while self._queue:
             head = next(iter(self._queue))
-            if head.expires_at <= now:
-                why = f"; the gate is closed ({self._reason.text})" if self.limiter.closed_until is not None else ""
-                del self._queue[head]
-                self._fail(head, f"it has waited in the throttle's queue for max_wait, {self._max_wait:g} s{why}")
-                continue
             due = self.limiter.next_send(now)
             if due > now:
-                head.timer.deadline = min(due, head.expires_at)
+                # The head is not always the first to expire: one that goes first has been in the queue for less time.
+                head.timer.deadline = min(due, self._deadlines[0][0] if self._deadlines else math.inf)
                 return
             del self._queue[head]
             head.ticket = self.limiter.send(now, head.route, has_waited=True)
@@ -264,12 +260,22 @@ class Gate:
 
     def _fail_expired(self, now: float) -> None:
         shut_until = self.limiter.shut_until
-        while self._deadlines and self._deadlines[0][0] <= shut_until:
+        while self._deadlines and self._deadlines[0][0] <= max(shut_until, now):
             waiter = heapq.heappop(self._deadlines)[2]
-            if waiter in self._queue:
-                del self._queue[waiter]
+            if waiter not in self._queue:
+                continue
+            if waiter.expires_at <= now:
+                why = f"; the gate is closed ({self._reason.text})" if self.limiter.closed_until is not None else ""
+                message = f"it has waited in the throttle's queue for max_wait, {self._max_wait:g} s{why}"
+            elif waiter.deadline <= shut_until:
                 opens = no_requests_for(shut_until - now, self._reason.text, time.time())
-                self._fail(waiter, f"{opens}, and {_time_left(waiter, now)}")
+                message = f"{opens}, and {_time_left(waiter, now)}"
+            else:  # the caller's deadline has passed: it is cancelled, unless the deadline has been moved
+                waiter.deadline = waiter.expires_at
+                self._remember_deadline(waiter)
+                continue
+            del self._queue[waiter]
+            self._fail(waiter, message)
         if self.limiter.known is not None and now < shut_until != self._checked_until:
             self._checked_until = shut_until
             ahead = 0

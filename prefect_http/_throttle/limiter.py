@@ -11,6 +11,9 @@ the best possible time):
 - A rejection closes the gate for all requests, not only for the one that was rejected: the others would be, too.
 - The gate opens to one request. If a thousand waited for the same second, they would meet the next rejection together.
 - What was accepted in the cycle before, from one opening of the gate to the next, gives the rate: see curve.py.
+- While no requests are wanted, nothing shows how many would be accepted. So if more were accepted per second after the
+  last pause than in the whole cycle, only what came after it counts. Without this, a client that had one request a
+  minute for an hour took 1,900 s for the next 1,000, on a server that accepts 50 per second.
 - Requests leave one by one, an interval apart, and no more are under way than rate times latency: a burst would look
   like a higher rate than it is.
 - Before the first rejection nothing is known. The number under way starts low, and grows by about half a request with
@@ -55,6 +58,7 @@ _LATENCY_WEIGHT = 1 / 32
 _LATENCIES_TO_WAIT = 4
 _UNKNOWN_LATENCY = 0.25
 _SHORTEST_LEASE = 1.0
+_SHORTEST_PAUSE = 0.25
 _JITTER_SHARE, _LONGEST_JITTER = 0.1, 0.25
 
 
@@ -107,6 +111,7 @@ class Limiter:
         self._done = 0  # answers that have moved the curve
         self._latency: float | None = None
         self._last_sent = -math.inf
+        self._last_ended = -math.inf
         faults = FaultShare()
         self._limit_test = LimitTest(faults)
         self._diagnoses = Diagnoses(faults)
@@ -115,6 +120,9 @@ class Limiter:
         self._cycle = 0
         self._began: float | None = None
         self._ok = 0
+        # The end of the last pause, in which nothing was in flight or waiting, and what had been accepted until then.
+        self._resumed = -math.inf
+        self._ok_before_pause = 0
         self._closure: Closure | None = None
 
     @property
@@ -182,13 +190,15 @@ class Limiter:
             self._closure.begin_probe(ticket)
         if self._began is None:
             self._began = now
+        if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or self._closure):
+            self._resumed, self._ok_before_pause = now, self._ok
         self.in_flight += 1
         self._last_sent = now
         return ticket
 
     def answered(self, ticket: Ticket, now: float) -> None:
         """Record an answer that is not a rejection, whatever its status."""
-        self._take_back(ticket)
+        self._take_back(ticket, now)
         self._end_probe(ticket)
         self.accepted += 1
         self._routes.served(ticket.route)
@@ -231,7 +241,7 @@ class Limiter:
             is_doubtful: whether it may be a fault of the server rather than a rejection.
             backoff: for how many seconds to wait at first if the server does not say; None: as usual.
         """
-        self._take_back(ticket)
+        self._take_back(ticket, now)
         self.rejections += 1
         probed = self._end_probe(ticket)
         if self._routes.rejected(ticket.route, self.accepted):
@@ -273,7 +283,7 @@ class Limiter:
 
     def dropped(self, ticket: Ticket, now: float, *, has_failed: bool) -> None:
         """Record that a request ended without an answer: it was cancelled, or (``has_failed``) the network failed."""
-        self._take_back(ticket)
+        self._take_back(ticket, now)
         probed = self._end_probe(ticket)
         if probed is not None and has_failed:
             probed.back_off()
@@ -292,10 +302,11 @@ class Limiter:
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
 
-    def _take_back(self, ticket: Ticket) -> None:
+    def _take_back(self, ticket: Ticket, now: float) -> None:
         assert ticket.is_out, "a request ends once"
         ticket.is_out = False
         self.in_flight -= 1
+        self._last_ended = now
 
     def _end_probe(self, ticket: Ticket) -> Closure | None:
         """Return the closure whose current probe has ended with this request; None if the request was not it."""
@@ -375,14 +386,14 @@ class Limiter:
 
     def _learn(self, closure: Closure, probe: Ticket) -> bool:
         """Begin a new cycle, and return whether the last one has taught a rate."""
-        assert self._began is not None
         assert self._latency is not None
         has_learned = bool(self._ok)
         if has_learned:
+            began, accepted = self._most_accepted_per_second(closure.hit_at, probe.sent_at)
             self._curve = learn_curve(
-                accepted=self._ok,
-                busy=max(closure.hit_at - self._began, self._latency),
-                whole=probe.sent_at - self._began,
+                accepted=accepted,
+                busy=max(closure.hit_at - began, self._latency),
+                whole=probe.sent_at - began,
                 closed_for=probe.sent_at - closure.began_at,
                 last_rate=closure.rate,
                 accepted_share=closure.accepted_share,
@@ -394,6 +405,18 @@ class Limiter:
         self._began = probe.sent_at
         self._ok = 1
         return has_learned
+
+    def _most_accepted_per_second(self, hit_at: float, until: float) -> tuple[float, int]:
+        """Return when the cycle began, and how many requests it has accepted.
+
+        If more were accepted per second since the end of the last pause, return that time and their number.
+        """
+        began, accepted, resumed = self._began, self._ok, self._resumed
+        assert began is not None
+        since_pause = accepted - self._ok_before_pause
+        if began < resumed <= hit_at and since_pause / (until - resumed) > accepted / (until - began):
+            return resumed, since_pause
+        return began, accepted
 
 
 def _wait(retry_after: float | None, backoff: float, jitter: float) -> float:

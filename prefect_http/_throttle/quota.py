@@ -73,7 +73,8 @@ class Quota:
             return None
         else:
             self._remaining = min(self._remaining, limit.remaining)
-            self._until = max(self._until, until)
+            # One without a reset does not say that the window never ends.
+            self._until = max((at for at in (self._until, until) if at < math.inf), default=math.inf)
         return None if limit.remaining else until
 
     def _replace(self, remaining: int, until: float, limit: RateLimit) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
-from typing import overload
+from typing import cast, overload
 
 import httpx
 
@@ -109,9 +109,7 @@ class Throttle:
             _check_function("on_event", on_event)
         if not isinstance(max_in_flight, int) or isinstance(max_in_flight, bool) or max_in_flight < 1:
             raise ValueError(f"max_in_flight must be an integer of at least 1, not {max_in_flight!r}")
-        if max_wait is not None and (
-            not isinstance(max_wait, int | float) or isinstance(max_wait, bool) or not max_wait > 0
-        ):
+        if max_wait is not None and not _is_positive(max_wait):
             raise ValueError(f"max_wait must be a positive number of seconds, or None, not {max_wait!r}")
         known = _known_limit(rate, per, burst)
         self._gates = Gates(
@@ -173,13 +171,21 @@ def _known_limit(rate: float | None, per: float, burst: int) -> Callable[[], Kno
         return partial(KnownLimit, rate, per, burst)
     for name, value, default in (("per", per, 1.0), ("burst", burst, 1)):
         if value != default:
-            raise ValueError(f"{name} says more about rate, so it cannot be given without rate")
+            raise ValueError(f"{name} cannot be given without rate")
     return lambda: None
 
 
 def _check_number(name: str, value: object, unit: str) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not _LEAST <= value <= _MOST:
         raise ValueError(f"{name} must be a number of {unit} from {_LEAST:g} to {_MOST:g}, not {value!r}")
+
+
+def _is_positive(value: object) -> bool:
+    try:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+    return is_number and cast(float, value) > 0
 
 
 def _check_function(name: str, function: object) -> None:

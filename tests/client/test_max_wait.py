@@ -149,7 +149,7 @@ async def test_other_reasons_come_first() -> None:
         ("Retry-After", "86401"),
         ("Retry-After", "4102444800"),
         ("Retry-After", "4102444800000"),
-        ("Retry-After", "9" * 30),
+        ("Retry-After", "9" * 300),
     ],
     ids=["seconds", "epoch", "milliseconds", "absurd"],
 )
@@ -161,8 +161,9 @@ async def test_more_than_a_day_is_a_mistake(name: str, value: str, max_wait: flo
         if max_wait is None:
             tasks.start_soon(client.get, "http://host/")
         else:
-            with pytest.raises(ThrottleTimeout, match="max_wait is 3900 s"):
+            with pytest.raises(ThrottleTimeout, match="max_wait is 3900 s") as caught:
                 await client.get("http://host/")
+            assert len(str(caught.value)) < 200
         await anyio.sleep(0.001)
         closed_until = throttle.statistics(KEY).closed_until
         assert closed_until is not None

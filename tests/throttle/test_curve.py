@@ -31,6 +31,9 @@ def test_rate() -> None:
         (100, 10.0, 40.0, 100.0, math.inf, 5.0, 10.0, 300.0),
         # It takes ten answers at least.
         (1, 4.0, 16.0, 1.0, math.inf, 0.125, 0.25, 10.0),
+        # Nor is the rate below one request a minute.
+        (1, 1000.0, 4000.0, 60.0, math.inf, 1 / 60, 1 / 54, 10.0),
+        (1, 1000.0, 4000.0, 60.0, 1 / 54, 1 / 60, 1 / 54, 10.0),
         # Requests that were rejected at once: as if that had taken a millisecond.
         (1, 0.0, 0.1, 0.1, math.inf, 100.0, 1000.0, 500.0),
         # Later: the ceiling is a little below the rate that was rejected, however many were accepted.

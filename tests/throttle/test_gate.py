@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -260,6 +261,39 @@ async def test_max_wait(autojump_clock: trio.testing.MockClock) -> None:
         await settle()
         assert crowd.failures[3].endswith(" UTC (a rejection), and max_wait ends in 10.0 s")
     assert idle(gate)
+
+
+@pytest.mark.trio
+async def test_max_wait_ends_behind_a_request_that_goes_first(autojump_clock: trio.testing.MockClock) -> None:
+    """It ends on time for each request, although one that came later goes first."""
+    crowd = Crowd(gate := new_gate(max_wait=10))
+    failed: dict[str, float] = {}
+
+    async def wait(name: str, *, goes_first: bool) -> None:
+        try:
+            await gate.queue(route, goes_first=goes_first)
+        except ThrottleTimeout:
+            failed[name] = trio.current_time()
+
+    async with trio.open_nursery() as nursery:
+        await crowd.enter(0)
+        nursery.start_soon(partial(wait, "early", goes_first=False))
+        await trio.sleep(5)
+        nursery.start_soon(partial(wait, "late", goes_first=True))
+    assert failed == {"early": 10.0, "late": 15.0}
+
+
+@pytest.mark.trio
+async def test_max_wait_ends_if_the_deadline_is_moved(autojump_clock: trio.testing.MockClock) -> None:
+    """A caller that moves its deadline to later still waits for max_wait at most."""
+    crowd = Crowd(gate := new_gate(max_wait=10))
+    async with trio.open_nursery() as nursery:
+        await crowd.enter(0)
+        nursery.start_soon(crowd.enter, 1, 5)
+        await trio.sleep(4)
+        crowd.scopes[1].deadline = 100
+    assert (list(crowd.failures), trio.current_time()) == ([1], 10.0)
+    assert gate.waiting == 0
 
 
 @pytest.mark.trio

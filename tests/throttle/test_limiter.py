@@ -174,6 +174,32 @@ def test_the_first_rejection_of_a_closure_teaches() -> None:
     assert other.rate == limiter.rate
 
 
+@pytest.mark.parametrize(("polls", "seconds"), [(1, 3600.0), (60, 60.0), (600, 0.5)])
+def test_pauses_teach_nothing(polls: int, seconds: float) -> None:
+    """A request now and then, for a while before the others, does not lower the rate that these teach."""
+    limiter = make(slow_start=False)
+    for number in range(polls):
+        now = (number - polls) * seconds
+        answer(limiter, [let_one_out(limiter, now, has_waited=False)], now + LATENCY)
+    first = let_one_out(limiter, 0.0, has_waited=False)
+    answer(limiter, [first, *let_out(limiter, 0.0, 9)], LATENCY)
+    limiter.rejected(let_one_out(limiter, 1.0), REJECTED_AT, 2.0, 0.0)
+    limiter.answered(let_one_out(limiter, PROBED_AT), TAUGHT_AT)
+    assert limiter.rate == pytest.approx(TAUGHT.rate(0))
+
+
+@pytest.mark.parametrize("after_pause", [0, 1])
+def test_a_pause_teaches_no_lower_rate(after_pause: int) -> None:
+    """What came after a pause only counts if more requests were accepted per second than in the whole cycle."""
+    limiter = make(slow_start=False)
+    answer(limiter, let_out(limiter, 0.0, 10 - after_pause), LATENCY)
+    requests = let_out(limiter, 1.0, 1 + after_pause, has_waited=False)
+    answer(limiter, requests[1:], REJECTED_AT)
+    limiter.rejected(requests[0], REJECTED_AT, 2.0, 0.0)
+    limiter.answered(let_one_out(limiter, PROBED_AT), TAUGHT_AT)
+    assert limiter.rate == pytest.approx(TAUGHT.rate(0))
+
+
 # --- The probe
 
 
@@ -478,7 +504,7 @@ def test_requests_leave_an_interval_apart() -> None:
         (0.5, math.ceil(0.5 * math.sqrt(10 * 10 / 3.5))),
         (2.0, math.ceil(2 * math.sqrt(5 * 10 / 6))),
         (8.0, math.ceil(8 * math.sqrt(1.25 * 10 / 18))),
-        (4096.0, 8),
+        (256.0, 8),
     ],
 )
 def test_the_window_is_rate_times_latency(latency: float, limit: int) -> None:

@@ -75,6 +75,15 @@ def test_the_latest_end_holds() -> None:
         assert quota.next_room_at(3, 0.5) == 10.0
 
 
+@pytest.mark.parametrize("words", [((0, 2.0), (5, None)), ((5, None), (0, 2.0))])
+def test_an_end_is_not_forgotten(words: tuple[Word, Word]) -> None:
+    """If only one of two words from the same time has a reset, that holds: otherwise no request would leave again."""
+    quota = Quota()
+    update(quota, 0.0, words[0])
+    update(quota, 0.0, words[1], sent_at=-1.0)
+    assert [room(quota, now) for now in (1.9, 2.0)] == [0, None]
+
+
 def test_the_window_before() -> None:
     """A response to a request from before the window says nothing but that one more request has been counted."""
     quota = Quota()
