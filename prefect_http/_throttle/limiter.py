@@ -350,7 +350,7 @@ class Limiter:
         has_learned = diagnosis is not Diagnosis.NOT_THE_RATE and closure.teaches and self._learn(closure, probe)
         if diagnosis is Diagnosis.NOT_THE_RATE:
             self._forget_rate()
-        elif diagnosis is Diagnosis.UNCLEAR:
+        elif diagnosis is Diagnosis.UNCLEAR and has_learned:
             assert closure.evidence is not None
             self._trial = Trial(closure.evidence, opened_at=probe.sent_at, latency=self._latency or 0.0)
             has_learned = False
