@@ -10,10 +10,8 @@ the best possible time):
 
 - A rejection closes the gate for all requests, not only for the one that was rejected: the others would be, too.
 - The gate opens to one request. If a thousand waited for the same second, they would meet the next rejection together.
-- What was accepted in the cycle before, from one opening of the gate to the next, gives the rate: see curve.py.
-- While no requests are wanted, nothing shows how many would be accepted. So if more were accepted per second after the
-  last pause than in the whole cycle, only what came after it counts. Without this, a client that had one request a
-  minute for an hour took 1,900 s for the next 1,000, on a server that accepts 50 per second.
+- What was accepted in the cycle before, from one opening of the gate to the next, gives the rate: see cycle.py and
+  curve.py.
 - Requests leave one by one, an interval apart, and no more are under way than rate times latency: a burst would look
   like a higher rate than it is.
 - Before the first rejection nothing is known. The number under way starts low, and grows by about half a request with
@@ -40,6 +38,7 @@ from collections.abc import Callable
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
 from prefect_http._throttle.curve import Curve, learn_curve
+from prefect_http._throttle.cycle import Cycle
 from prefect_http._throttle.diagnosis import Diagnoses, Diagnosis
 from prefect_http._throttle.early_probes import EarlyProbes
 from prefect_http._throttle.evidence import Evidence, FaultShare, LimitTest
@@ -116,13 +115,7 @@ class Limiter:
         self._limit_test = LimitTest(faults)
         self._diagnoses = Diagnoses(faults)
         self._trial: Trial | None = None
-        # The cycle: from one opening of the gate to the next.
-        self._cycle = 0
-        self._began: float | None = None
-        self._ok = 0
-        # The end of the last pause, in which nothing was in flight or waiting, and what had been accepted until then.
-        self._resumed = -math.inf
-        self._ok_before_pause = 0
+        self._cycle = Cycle()
         self._closure: Closure | None = None
 
     @property
@@ -183,15 +176,14 @@ class Limiter:
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
         """Let a request out."""
-        ticket = Ticket(route, now, has_waited, self._cycle, is_probe=self._closure is not None)
+        ticket = Ticket(route, now, has_waited, self._cycle.number, is_probe=self._closure is not None)
         if self.known is not None:
             self.known.reserve()
         if self._closure is not None:
             self._closure.begin_probe(ticket)
-        if self._began is None:
-            self._began = now
+        self._cycle.sent(now)
         if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or self._closure):
-            self._resumed, self._ok_before_pause = now, self._ok
+            self._cycle.resumed(now)
         self.in_flight += 1
         self._last_sent = now
         return ticket
@@ -215,11 +207,11 @@ class Limiter:
         else:
             self._limit_test.accepted(now, counts=self._is_low)
         self._done += ticket.has_waited
-        if ticket.cycle == self._cycle:
+        if ticket.cycle == self._cycle.number:
             if closure is not None and ticket.is_probe and closure.is_opened_by(ticket):
                 self._open(closure, ticket)
             else:
-                self._ok += 1
+                self._cycle.accepted += 1
 
     def rejected(
         self,
@@ -250,7 +242,7 @@ class Limiter:
             probed.back_off()
             if probed.is_early(ticket):
                 self._early_probes.count(was_rejected=True)
-        is_late = ticket.cycle != self._cycle
+        is_late = ticket.cycle != self._cycle.number
         first = FIRST_BACKOFF if backoff is None else backoff
         if self._closure is not None:
             self._closure.rejected(is_doubtful=is_doubtful, is_late=is_late)
@@ -267,13 +259,13 @@ class Limiter:
     def _weigh(self, ticket: Ticket, now: float, retry_after: float | None) -> Evidence | None:
         """Return the evidence for a limit if there is enough of it with this doubtful rejection."""
         if self._trial is not None:
-            self._ok += 1
+            self._cycle.accepted += 1
             self._try(self._trial, self._trial.rejected(ticket.sent_at))
             return None
         until = -math.inf if retry_after is None else now + retry_after
         evidence = self._limit_test.rejected(now, sent_at=ticket.sent_at, retry_after_until=until, counts=self._is_low)
         # A fault shows, as well as any response, that the server took a request.
-        self._ok += 1 if evidence is None else 1 - evidence.rejected
+        self._cycle.accepted += 1 if evidence is None else 1 - evidence.rejected
         return evidence
 
     @property
@@ -297,8 +289,7 @@ class Limiter:
 
     def advertised(self, ticket: Ticket, now: float, limit: RateLimit) -> None:
         """Record what the response to a request says about the server's limits; see Quota.update()."""
-        began = -math.inf if self._began is None else self._began
-        none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=began)
+        none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=self._cycle.began_at)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
 
@@ -387,9 +378,9 @@ class Limiter:
     def _learn(self, closure: Closure, probe: Ticket) -> bool:
         """Begin a new cycle, and return whether the last one has taught a rate."""
         assert self._latency is not None
-        has_learned = bool(self._ok)
+        has_learned = bool(self._cycle.accepted)
         if has_learned:
-            began, accepted = self._most_accepted_per_second(closure.hit_at, probe.sent_at)
+            began, accepted = self._cycle.busiest_part(closure.hit_at, probe.sent_at)
             self._curve = learn_curve(
                 accepted=accepted,
                 busy=max(closure.hit_at - began, self._latency),
@@ -401,22 +392,8 @@ class Limiter:
         elif self._slow_start:
             self._window = _FIRST_WINDOW  # an outage: begin anew
         self._done = 0
-        self._cycle += 1
-        self._began = probe.sent_at
-        self._ok = 1
+        self._cycle.begin(probe.sent_at)
         return has_learned
-
-    def _most_accepted_per_second(self, hit_at: float, until: float) -> tuple[float, int]:
-        """Return when the cycle began, and how many requests it has accepted.
-
-        If more were accepted per second since the end of the last pause, return that time and their number.
-        """
-        began, accepted, resumed = self._began, self._ok, self._resumed
-        assert began is not None
-        since_pause = accepted - self._ok_before_pause
-        if began < resumed <= hit_at and since_pause / (until - resumed) > accepted / (until - began):
-            return resumed, since_pause
-        return began, accepted
 
 
 def _wait(retry_after: float | None, backoff: float, jitter: float) -> float:

@@ -88,6 +88,7 @@ PURE = {
     "_throttle.closure",
     "_throttle.closure_reason",
     "_throttle.curve",
+    "_throttle.cycle",
     "_throttle.diagnosis",
     "_throttle.early_probes",
     "_throttle.evidence",
