@@ -94,10 +94,12 @@ class Closure:
         accepted = self.evidence.all_accepted + 1  # the share of a few is uncertain: do not believe the worst
         return accepted / (accepted + self.evidence.all_rejected)
 
-    def accepted(self, ticket: Ticket) -> None:
-        """Record that a request which was sent before the gate opened was accepted."""
+    def accepted(self, ticket: Ticket, now: float) -> None:
+        """Record that a request was accepted which was sent before the gate opened."""
         if self.evidence is not None and ticket.sent_at >= self.hit_at:
             self.evidence.accepted_later += 1
+            if not ticket.is_probe:
+                self.evidence.last_at = now
 
     def rejected(self, *, is_doubtful: bool, is_late: bool) -> None:
         """Record a further rejection.

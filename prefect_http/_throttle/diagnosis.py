@@ -1,15 +1,15 @@
 """What doubtful rejections turn out to be once a probe is accepted. Pure.
 
-- Faults, if no rate was known, and at least as many requests were accepted as rejected: a limit would have rejected
-  nearly all of them. This must hold for the requests that were on their way when the gate closed, too, unless they are
-  few: those that closed it are no fair sample. Without this rule, a server that fails a lot closes the gate again and
-  again, and each closure lowers the rate.
+- Unclear, if no rate was known, and no more requests were rejected than accepted. This must hold for the requests that
+  were on their way when the gate closed, too, unless they are few: those that closed it are no fair sample. A trial
+  follows: see trial.py. Without this rule, a server that fails a lot closes the gate again and again, and each closure
+  lowers the rate.
 - Not the rate's fault, if a rate that was lowered because of doubtful rejections is soon rejected again although the
   first probe is accepted, or if the rates that are rejected fall and fall. No limit is like that.
 - A limit in all other cases.
 
-A wrong diagnosis must not last. Faults that were counted are forgotten if the next closure, still at an unknown rate,
-turns out to be a limit.
+A wrong result of a trial must not last: the faults that it has counted are forgotten if the next closure, still at an
+unknown rate, turns out to be a limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENOUGH_LATER = 8
 class Diagnosis(enum.Enum):
     """What doubtful rejections are; see the top of the file."""
 
-    FAULTS = enum.auto()
+    UNCLEAR = enum.auto()
     NOT_THE_RATE = enum.auto()
     LIMIT = enum.auto()
 
@@ -73,20 +73,23 @@ class Diagnoses:
         return Diagnosis.LIMIT
 
     def _diagnose_without_rate(self, evidence: Evidence) -> Diagnosis:
-        if _are_faults(evidence):
-            self._share.count(faults=evidence.all_rejected)
-            self._forgiven = evidence.all_rejected
-            return Diagnosis.FAULTS
+        if _may_be_faults(evidence):
+            return Diagnosis.UNCLEAR
         self._share.count(faults=-self._forgiven)
         self._forgiven = 0
         return Diagnosis.LIMIT
+
+    def found_faults(self, number: int) -> None:
+        """Take note of a trial that has shown so many rejections to be faults."""
+        self._share.count(faults=number)
+        self._forgiven = number
 
     def limit_is_certain(self) -> None:
         """Take note of a closure whose rejections are not doubtful."""
         self._is_lowered, self._falls = False, 0
 
 
-def _are_faults(evidence: Evidence) -> bool:
+def _may_be_faults(evidence: Evidence) -> bool:
     if evidence.all_accepted < evidence.all_rejected:
         return False
     later = evidence.accepted_later, evidence.rejected_later

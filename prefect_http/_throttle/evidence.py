@@ -62,6 +62,8 @@ class Evidence:
         rejected_later: how many were rejected while it was closed.
         accepted_later: how many that had been sent after the first of all that were rejected were accepted then.
         first_sent_at: when the first of those that were rejected was sent.
+        first_at: when its response came.
+        last_at: when the last response came until the gate closed, or the last of those that were accepted later.
         retry_after_until: the end of the longest Retry-After; minus infinity if there was none.
     """
 
@@ -70,6 +72,8 @@ class Evidence:
     rejected_later: int = 0
     accepted_later: int = 0
     first_sent_at: float = math.inf
+    first_at: float = math.inf
+    last_at: float = -math.inf
     retry_after_until: float = -math.inf
 
     @property
@@ -81,6 +85,19 @@ class Evidence:
     def all_accepted(self) -> int:
         """How many requests were accepted."""
         return self.accepted + self.accepted_later
+
+    @property
+    def accepted_share(self) -> float:
+        """Which share of them was accepted."""
+        return self.all_accepted / (self.all_accepted + self.all_rejected)
+
+    def accepted_rate(self, shortest: float) -> float:
+        """Return how many requests per second were accepted.
+
+        Args:
+            shortest: how many seconds there were at least.
+        """
+        return self.all_accepted / max(self.last_at - self.first_at, shortest)
 
 
 class LimitTest:
@@ -97,10 +114,11 @@ class LimitTest:
         self._counted: int  # of the rejections in the evidence, how many were counted as faults
         self.begin()
 
-    def accepted(self, *, counts: bool) -> None:
+    def accepted(self, now: float, *, counts: bool) -> None:
         """Weigh an accepted request.
 
         Args:
+            now: the time.
             counts: whether it counts for the share of faults.
         """
         if counts:
@@ -108,14 +126,16 @@ class LimitTest:
         if self._evidence.rejected:
             usual = self._share.value
             self._evidence.accepted += 1
+            self._evidence.last_at = now
             self._bits += math.log2((1 - _limited(usual)) / (1 - usual))
             if self._bits <= 0:
                 self.begin()
 
-    def rejected(self, *, sent_at: float, retry_after_until: float, counts: bool) -> Evidence | None:
+    def rejected(self, now: float, *, sent_at: float, retry_after_until: float, counts: bool) -> Evidence | None:
         """Weigh a doubtful rejection. If the gate is to be closed, return the evidence.
 
         Args:
+            now: the time.
             sent_at: when the request was sent.
             retry_after_until: the end of its Retry-After; minus infinity if it has none.
             counts: whether it counts for the share of faults, unless it closes the gate.
@@ -123,6 +143,8 @@ class LimitTest:
         usual, evidence = self._share.value, self._evidence
         self._bits += math.log2(_limited(usual) / usual)
         evidence.rejected += 1
+        evidence.first_at = min(evidence.first_at, now)
+        evidence.last_at = now
         evidence.first_sent_at = min(evidence.first_sent_at, sent_at)
         evidence.retry_after_until = max(evidence.retry_after_until, retry_after_until)
         if counts:

@@ -10,10 +10,8 @@ the best possible time):
 
 - A rejection closes the gate for all requests, not only for the one that was rejected: the others would be, too.
 - The gate opens to one request. If a thousand waited for the same second, they would meet the next rejection together.
-- What was accepted in the cycle before, from one opening of the gate to the next, gives the rate: see curve.py.
-- While no requests are wanted, nothing shows how many would be accepted. So if more were accepted per second after the
-  last pause than in the whole cycle, only what came after it counts. Without this, a client that had one request a
-  minute for an hour took 1,900 s for the next 1,000, on a server that accepts 50 per second.
+- What was accepted in the cycle before, from one opening of the gate to the next, gives the rate: see cycle.py and
+  curve.py.
 - Requests leave one by one, an interval apart, and no more are under way than rate times latency: a burst would look
   like a higher rate than it is.
 - Before the first rejection nothing is known. The number under way starts low, and grows by about half a request with
@@ -25,8 +23,9 @@ the best possible time):
   closes nothing. Several close the gate if they are more than the usual share of faults explains: see evidence.py.
   Without this, 3 % of faults made a job on a server without any limit take 20 times as long, and 10 % 300 times.
 - What such rejections were is decided once the probe is accepted, when the requests that were on their way have been
-  answered as well. If it was no limit, nothing is learned, and the faults are expected from then on: see diagnosis.py.
-  Without this, 30 % of faults still made the job take 15 times as long.
+  answered as well: see diagnosis.py. If that is unclear, a trial at a lower rate decides: see trial.py. If it was no
+  limit, nothing is learned, and the faults are expected from then on. Without this, 30 % of faults still made the job
+  take 15 times as long.
 - A route that is rejected time and again while others are served has a problem of its own.
 """
 
@@ -39,6 +38,7 @@ from collections.abc import Callable
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
 from prefect_http._throttle.curve import Curve, learn_curve
+from prefect_http._throttle.cycle import Cycle
 from prefect_http._throttle.diagnosis import Diagnoses, Diagnosis
 from prefect_http._throttle.early_probes import EarlyProbes
 from prefect_http._throttle.evidence import Evidence, FaultShare, LimitTest
@@ -46,6 +46,7 @@ from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.quota import Quota
 from prefect_http._throttle.routes import RouteStreaks
 from prefect_http._throttle.ticket import Ticket
+from prefect_http._throttle.trial import Outcome, Trial
 
 _FIRST_WINDOW = 10.0
 # A little under one half: with one half, early probes came to 5 % of rejections on a window of 100.
@@ -113,13 +114,8 @@ class Limiter:
         faults = FaultShare()
         self._limit_test = LimitTest(faults)
         self._diagnoses = Diagnoses(faults)
-        # The cycle: from one opening of the gate to the next.
-        self._cycle = 0
-        self._began: float | None = None
-        self._ok = 0
-        # The end of the last pause, in which nothing was in flight or waiting, and what had been accepted until then.
-        self._resumed = -math.inf
-        self._ok_before_pause = 0
+        self._trial: Trial | None = None
+        self._cycle = Cycle()
         self._closure: Closure | None = None
 
     @property
@@ -137,7 +133,7 @@ class Limiter:
         """Requests per second, at most those of the known limit; infinity while no rate has been learned."""
         if self._curve is None:
             return math.inf
-        rate = self._curve.rate(self._done)
+        rate = self._curve.rate(self._done) if self._trial is None else self._trial.rate
         return rate if self.known is None else min(rate, self.known.rate)
 
     @property
@@ -180,15 +176,14 @@ class Limiter:
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
         """Let a request out."""
-        ticket = Ticket(route, now, has_waited, self._cycle, is_probe=self._closure is not None)
+        ticket = Ticket(route, now, has_waited, self._cycle.number, is_probe=self._closure is not None)
         if self.known is not None:
             self.known.reserve()
         if self._closure is not None:
             self._closure.begin_probe(ticket)
-        if self._began is None:
-            self._began = now
+        self._cycle.sent(now)
         if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or self._closure):
-            self._resumed, self._ok_before_pause = now, self._ok
+            self._cycle.resumed(now)
         self.in_flight += 1
         self._last_sent = now
         return ticket
@@ -205,16 +200,18 @@ class Limiter:
         if self._curve is None:
             self._window += _WINDOW_STEP
         closure = self._closure
-        if closure is None:
-            self._limit_test.accepted(counts=self._is_low)
+        if closure is not None:
+            closure.accepted(ticket, now)
+        elif self._trial is not None:
+            self._try(self._trial, self._trial.accepted(ticket.sent_at))
         else:
-            closure.accepted(ticket)
+            self._limit_test.accepted(now, counts=self._is_low)
         self._done += ticket.has_waited
-        if ticket.cycle == self._cycle:
+        if ticket.cycle == self._cycle.number:
             if closure is not None and ticket.is_probe and closure.is_opened_by(ticket):
                 self._open(closure, ticket)
             else:
-                self._ok += 1
+                self._cycle.accepted += 1
 
     def rejected(
         self,
@@ -245,7 +242,7 @@ class Limiter:
             probed.back_off()
             if probed.is_early(ticket):
                 self._early_probes.count(was_rejected=True)
-        is_late = ticket.cycle != self._cycle
+        is_late = ticket.cycle != self._cycle.number
         first = FIRST_BACKOFF if backoff is None else backoff
         if self._closure is not None:
             self._closure.rejected(is_doubtful=is_doubtful, is_late=is_late)
@@ -261,10 +258,14 @@ class Limiter:
 
     def _weigh(self, ticket: Ticket, now: float, retry_after: float | None) -> Evidence | None:
         """Return the evidence for a limit if there is enough of it with this doubtful rejection."""
+        if self._trial is not None:
+            self._cycle.accepted += 1
+            self._try(self._trial, self._trial.rejected(ticket.sent_at))
+            return None
         until = -math.inf if retry_after is None else now + retry_after
-        evidence = self._limit_test.rejected(sent_at=ticket.sent_at, retry_after_until=until, counts=self._is_low)
+        evidence = self._limit_test.rejected(now, sent_at=ticket.sent_at, retry_after_until=until, counts=self._is_low)
         # A fault shows, as well as any response, that the server took a request.
-        self._ok += 1 if evidence is None else 1 - evidence.rejected
+        self._cycle.accepted += 1 if evidence is None else 1 - evidence.rejected
         return evidence
 
     @property
@@ -288,8 +289,7 @@ class Limiter:
 
     def advertised(self, ticket: Ticket, now: float, limit: RateLimit) -> None:
         """Record what the response to a request says about the server's limits; see Quota.update()."""
-        began = -math.inf if self._began is None else self._began
-        none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=began)
+        none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=self._cycle.began_at)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
 
@@ -317,6 +317,7 @@ class Limiter:
         if self._closure is not None:
             self._closure.extend(until)
             return
+        self._trial = None
         self._limit_test.begin()  # what it has belongs to this cycle
         self._closure = Closure(
             now,
@@ -337,14 +338,34 @@ class Limiter:
         if closure.is_early(probe):
             self._early_probes.count(was_rejected=False)
         diagnosis = self._diagnose(closure)
-        has_learned = diagnosis is Diagnosis.LIMIT and closure.teaches and self._learn(closure, probe)
+        has_learned = diagnosis is not Diagnosis.NOT_THE_RATE and closure.teaches and self._learn(closure, probe)
         if diagnosis is Diagnosis.NOT_THE_RATE:
-            self._window = self.limit if self._slow_start else math.inf
-            self._curve = None
+            self._forget_rate()
+        elif diagnosis is Diagnosis.UNCLEAR and has_learned:
+            assert closure.evidence is not None
+            self._trial = Trial(closure.evidence, opened_at=probe.sent_at, latency=self._latency or 0.0)
+            has_learned = False
         self._closure = None
         self._on_change(Change.OPENED)
         if has_learned:
             self._on_change(Change.LEARNED)
+
+    def _try(self, trial: Trial, outcome: Outcome | None) -> None:
+        """End the trial if its outcome is clear."""
+        if outcome is None:
+            return
+        self._trial = None
+        self._done = 0
+        if outcome is Outcome.LIMIT:
+            self._on_change(Change.LEARNED)
+        else:
+            self._diagnoses.found_faults(trial.all_rejected)
+            self._curve = None
+
+    def _forget_rate(self) -> None:
+        """Start slowly again, from the number of requests in flight that is allowed now."""
+        self._window = self.limit if self._slow_start else math.inf
+        self._curve = None
 
     def _diagnose(self, closure: Closure) -> Diagnosis:
         if closure.evidence is None:
@@ -357,9 +378,9 @@ class Limiter:
     def _learn(self, closure: Closure, probe: Ticket) -> bool:
         """Begin a new cycle, and return whether the last one has taught a rate."""
         assert self._latency is not None
-        has_learned = bool(self._ok)
+        has_learned = bool(self._cycle.accepted)
         if has_learned:
-            began, accepted = self._most_accepted_per_second(closure.hit_at, probe.sent_at)
+            began, accepted = self._cycle.busiest_part(closure.hit_at, probe.sent_at)
             self._curve = learn_curve(
                 accepted=accepted,
                 busy=max(closure.hit_at - began, self._latency),
@@ -371,22 +392,8 @@ class Limiter:
         elif self._slow_start:
             self._window = _FIRST_WINDOW  # an outage: begin anew
         self._done = 0
-        self._cycle += 1
-        self._began = probe.sent_at
-        self._ok = 1
+        self._cycle.begin(probe.sent_at)
         return has_learned
-
-    def _most_accepted_per_second(self, hit_at: float, until: float) -> tuple[float, int]:
-        """Return when the cycle began, and how many requests it has accepted.
-
-        If more were accepted per second since the end of the last pause, return that time and their number.
-        """
-        began, accepted, resumed = self._began, self._ok, self._resumed
-        assert began is not None
-        since_pause = accepted - self._ok_before_pause
-        if began < resumed <= hit_at and since_pause / (until - resumed) > accepted / (until - began):
-            return resumed, since_pause
-        return began, accepted
 
 
 def _wait(retry_after: float | None, backoff: float, jitter: float) -> float:

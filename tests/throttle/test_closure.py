@@ -91,10 +91,10 @@ def test_evidence() -> None:
     )
     assert (closure.until, closure.hit_at, closure.accepted_share) == (25.0, 8.0, 2 / 5)
     for sent_at in (7.5, 8.5):
-        closure.accepted(Ticket(str, sent_at, has_waited=False, cycle=0, is_probe=False))
+        closure.accepted(Ticket(str, sent_at, has_waited=False, cycle=0, is_probe=False), 12.0)
     closure.rejected(is_doubtful=True, is_late=False)
     closure.rejected(is_doubtful=True, is_late=True)
-    assert (evidence.rejected_later, evidence.accepted_later) == (1, 1)
+    assert (evidence.rejected_later, evidence.accepted_later, evidence.last_at) == (1, 1, 12.0)
     assert (evidence.all_rejected, evidence.all_accepted, closure.accepted_share) == (4, 2, 3 / 7)
     closure.rejected(is_doubtful=False, is_late=False)
     closure.rejected(is_doubtful=True, is_late=False)

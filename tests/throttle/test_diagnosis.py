@@ -9,7 +9,7 @@ import pytest
 from prefect_http._throttle.diagnosis import Diagnoses, Diagnosis
 from prefect_http._throttle.evidence import Evidence, FaultShare
 
-FAULTS, NOT_THE_RATE, LIMIT = Diagnosis.FAULTS, Diagnosis.NOT_THE_RATE, Diagnosis.LIMIT
+UNCLEAR, NOT_THE_RATE, LIMIT = Diagnosis.UNCLEAR, Diagnosis.NOT_THE_RATE, Diagnosis.LIMIT
 # A closure: rejected, accepted, the rate, whether that is low, and how many probes were rejected.
 Row = tuple[int, int, float, bool, int]
 
@@ -21,18 +21,18 @@ def diagnose(diagnoses: Diagnoses, row: Row) -> Diagnosis:
 
 
 @pytest.mark.parametrize(
-    ("rejected", "accepted", "expected"), [(5, 5, FAULTS), (5, 9, FAULTS), (5, 4, LIMIT), (2, 0, LIMIT)]
+    ("rejected", "accepted", "expected"), [(5, 5, UNCLEAR), (5, 9, UNCLEAR), (5, 4, LIMIT), (2, 0, LIMIT)]
 )
 def test_without_a_rate(rejected: int, accepted: int, expected: Diagnosis) -> None:
-    """At an unknown rate they are faults if at least as many were accepted; the share then has them."""
+    """At an unknown rate they are a limit if more were rejected than accepted."""
     share = FaultShare()
     assert diagnose(Diagnoses(share), (rejected, accepted, math.inf, True, 0)) is expected
-    assert share.value == pytest.approx((0.15 + (rejected if expected is FAULTS else 0)) / 50)
+    assert share.value == pytest.approx(0.003)
 
 
 @pytest.mark.parametrize(
     ("rejected", "accepted", "expected"),
-    [(4, 4, FAULTS), (5, 3, LIMIT), (4, 3, FAULTS), (0, 0, FAULTS), (20, 30, FAULTS), (30, 25, LIMIT)],
+    [(4, 4, UNCLEAR), (5, 3, LIMIT), (4, 3, UNCLEAR), (0, 0, UNCLEAR), (20, 30, UNCLEAR), (30, 25, LIMIT)],
 )
 def test_those_that_were_on_their_way(rejected: int, accepted: int, expected: Diagnosis) -> None:
     """Where eight or more requests were on their way, as many of these must have been accepted as rejected."""
@@ -42,19 +42,16 @@ def test_those_that_were_on_their_way(rejected: int, accepted: int, expected: Di
 
 
 def test_faults_that_were_a_limit_after_all() -> None:
-    """If the next closure at an unknown rate is a limit, what was taken for faults before is forgotten."""
+    """If the next closure at an unknown rate is a limit, the faults that the last trial has found are forgotten."""
     share = FaultShare()
     diagnoses = Diagnoses(share)
-    for row, expected, faults in (
-        ((6, 6, math.inf, True, 0), FAULTS, 6),
-        ((20, 4, math.inf, True, 0), LIMIT, 0),
-        ((3, 6, math.inf, True, 0), FAULTS, 3),
-        ((3, 6, math.inf, True, 0), FAULTS, 6),
-        ((20, 4, math.inf, True, 0), LIMIT, 3),  # of the last one alone
-        ((20, 4, math.inf, True, 0), LIMIT, 3),
-    ):
-        assert diagnose(diagnoses, row) is expected
+    for found, faults in ((6, 6), (3, 9)):
+        assert diagnose(diagnoses, (6, 6, math.inf, True, 0)) is UNCLEAR
+        diagnoses.found_faults(found)
         assert share.value == pytest.approx((0.15 + faults) / 50)
+    for _ in range(2):
+        assert diagnose(diagnoses, (20, 4, math.inf, True, 0)) is LIMIT
+        assert share.value == pytest.approx((0.15 + 6) / 50)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ def share_of(faults: float, answers: float) -> FaultShare:
 
 def reject(test: LimitTest, *, counts: bool = True) -> Evidence | None:
     """Weigh a rejection that says nothing for how long."""
-    return test.rejected(sent_at=0.0, retry_after_until=-math.inf, counts=counts)
+    return test.rejected(1.0, sent_at=0.0, retry_after_until=-math.inf, counts=counts)
 
 
 def accept(test: LimitTest, number: int, *, counts: bool = False) -> None:
     """Weigh accepted requests."""
     for _ in range(number):
-        test.accepted(counts=counts)
+        test.accepted(2.0, counts=counts)
 
 
 # --- The share
@@ -97,11 +97,14 @@ def test_what_is_paid_off_is_forgotten() -> None:
 def test_the_evidence() -> None:
     """The evidence has the counts, the earliest request and the longest Retry-After."""
     test = LimitTest(share_of(5, 500))
-    assert test.rejected(sent_at=5.0, retry_after_until=9.0, counts=False) is None
+    assert test.rejected(1.0, sent_at=5.0, retry_after_until=9.0, counts=False) is None
     accept(test, 2)
-    assert test.rejected(sent_at=4.0, retry_after_until=-math.inf, counts=False) is None
-    evidence = test.rejected(sent_at=6.0, retry_after_until=8.0, counts=False)
-    assert evidence == Evidence(rejected=3, accepted=2, first_sent_at=4.0, retry_after_until=9.0)
+    assert test.rejected(3.0, sent_at=4.0, retry_after_until=-math.inf, counts=False) is None
+    evidence = test.rejected(4.0, sent_at=6.0, retry_after_until=8.0, counts=False)
+    assert evidence == Evidence(3, 2, first_sent_at=4.0, first_at=1.0, last_at=4.0, retry_after_until=9.0)
+    evidence.accepted_later, evidence.rejected_later = 4, 1
+    assert (evidence.all_accepted, evidence.all_rejected, evidence.accepted_share) == (6, 4, 0.6)
+    assert (evidence.accepted_rate(0.5), evidence.accepted_rate(6.0)) == (2.0, 1.0)
 
 
 def test_what_counts_for_the_share() -> None:
@@ -123,7 +126,7 @@ def test_a_limit_is_always_found(history: list[bool], counts: bool) -> None:
     test = LimitTest(share)
     for is_accepted in history:
         if is_accepted:
-            test.accepted(counts=counts)
+            test.accepted(2.0, counts=counts)
         else:
             reject(test, counts=counts)
         assert 0 < share.value <= 0.5

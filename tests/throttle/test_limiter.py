@@ -637,16 +637,56 @@ def suspicious(*, accepted: int, changes: list[Change] | None = None) -> tuple[L
     return limiter, limiter.next_send(LATENCY)
 
 
-def test_faults_teach_nothing() -> None:
-    """If at least as many requests were accepted as rejected, the gate opens as if nothing had been."""
-    changes: list[Change] = []
+def on_trial(changes: list[Change] | None = None) -> tuple[Limiter, float]:
+    """Return a Limiter on trial: as many requests were accepted as rejected."""
     limiter, now = suspicious(accepted=3, changes=changes)
     limiter.answered(let_one_out(limiter, now), now + LATENCY)
-    assert (limiter.closed_until, limiter.rate, changes) == (None, INF, [Change.CLOSED, Change.OPENED])
-    # The next four are no surprise any more.
-    for _ in range(4):
-        doubt(limiter, now + LATENCY)
     assert limiter.closed_until is None
+    assert limiter.rate == pytest.approx(0.7 * 4 / LATENCY)
+    return limiter, now + LATENCY
+
+
+def test_faults_teach_nothing() -> None:
+    """If a trial shows faults, no rate is learned, and such faults are no surprise any more."""
+    changes: list[Change] = []
+    limiter, now = on_trial(changes)
+    limit = make_and_serve(4).limit
+    for _ in range(2):
+        now = doubt(limiter, now).sent_at
+    assert (limiter.closed_until, limiter.rate, limiter.limit) == (None, INF, limit)
+    assert changes == [Change.CLOSED, Change.OPENED]
+    for _ in range(4):
+        doubt(limiter, now)
+    assert limiter.closed_until is None
+
+
+def test_a_trial_that_shows_a_limit() -> None:
+    """If a trial shows a limit, what was learned from the closure holds."""
+    changes: list[Change] = []
+    limiter, now = on_trial(changes)
+    serve(limiter, now, 8)
+    assert limiter.rate < INF
+    assert limiter.rate != pytest.approx(0.7 * 4 / LATENCY)
+    assert changes == [Change.CLOSED, Change.OPENED, Change.LEARNED]
+
+
+def test_a_plain_rejection_ends_a_trial() -> None:
+    """A rejection that is not doubtful ends the trial: there is a limit."""
+    limiter, now = on_trial()
+    sent_at = max(now, limiter.next_send(now))
+    limiter.rejected(let_one_out(limiter, sent_at), sent_at, 1.0, 0.0)
+    serve(limiter, sent_at)
+    assert limiter.rate != pytest.approx(0.7 * 4 / LATENCY)
+    assert limiter.rate < INF
+
+
+def test_suspects_during_a_trial_close_nothing() -> None:
+    """While a trial is on, no doubtful rejection closes the gate."""
+    limiter, now = on_trial()
+    late = let_out(limiter, limiter.next_send(now))
+    limiter.rejected(late[0], now, None, 0.0, is_doubtful=True)
+    assert limiter.closed_until is None
+    assert limiter.rate == pytest.approx(0.7 * 4 / LATENCY)
 
 
 @pytest.mark.parametrize(("accepted", "rejects_surely"), [(2, False), (4, True)])

@@ -51,6 +51,15 @@ class Bucket:
         return None
 
 
+class BareBucket(Bucket):
+    """The same, but its rejections do not say for how long."""
+
+    is_doubtful = True
+
+    def arrive(self, now: float) -> int | None:
+        return None if super().arrive(now) is None else 0
+
+
 class Window:
     """Accepts a hundred requests in each ten seconds; the first window has begun before."""
 
@@ -109,6 +118,7 @@ class Crowd:
         requests: how many there are.
         at_once: how many come at once; each of the others comes when one has been served.
         obeys: whether the Limiter is told of rejections.
+        pace: how many requests per second the client can send.
 
     Attributes:
         rejected: how many rejections there were.
@@ -124,6 +134,7 @@ class Crowd:
         at_once: int = CROWD,
         *,
         obeys: bool = True,
+        pace: float = math.inf,
     ) -> None:
         self.rejected = 0
         self.most_rejections = 0
@@ -133,6 +144,7 @@ class Crowd:
         self._queue = deque([0] * at_once)  # for each request, how often it was rejected
         self._to_come = requests - at_once
         self._obeys = obeys
+        self._interval, self._free_at = 1 / pace, 0.0
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = itertools.count()
 
@@ -152,7 +164,8 @@ class Crowd:
 
     def _send(self, now: float, rejections: int) -> None:
         ticket = self._limiter.send(now, has_waited=now > 0)
-        self._at(now + self._half_trip(), lambda now: self._arrive(now, ticket, rejections))
+        self._free_at = max(now, self._free_at) + self._interval
+        self._at(self._free_at + self._half_trip(), lambda now: self._arrive(now, ticket, rejections))
 
     def _arrive(self, now: float, ticket: Ticket, rejections: int) -> None:
         retry_after = self._server.arrive(now)
@@ -222,3 +235,14 @@ def test_a_flaky_server(share: float, at_once: int, slow_start: bool, seed: int)
         limiter = make(slow_start=slow_start)
         times.append(Crowd(limiter, Flaky(share, seed), seed, 500, at_once, obeys=obeys).run())
     assert times[0] < 1.5 * times[1]
+
+
+@pytest.mark.parametrize("pace", [60, 75, 90, 110, 200, 1000])
+def test_a_limit_that_is_hardly_exceeded(pace: float) -> None:
+    """A limit a little below what the client can send rejects about as many as a server that fails; it is found."""
+    limiter = make()
+    crowd = Crowd(limiter, BareBucket(), 1, requests=500, at_once=500, pace=pace)
+    crowd.run()
+    assert crowd.rejected <= 0.12 * 500
+    assert crowd.most_rejections <= RETRIES
+    assert limiter.rate < 60
