@@ -38,6 +38,12 @@ class FaultShare:
         """The share, above 0, and at most a half."""
         return min(self._faults / self._answers, _LARGEST_SHARE)
 
+    def accepted(self) -> None:
+        """Count an accepted request; the same as ``count(answers=1)``, at less than half the cost."""
+        self._answers += 1.0
+        if self._answers > _MOST_ANSWERS:
+            self._scale_down()
+
     def count(self, *, faults: float = 0.0, answers: float = 0.0) -> None:
         """Count responses.
 
@@ -48,8 +54,11 @@ class FaultShare:
         self._faults = max(self._faults + faults, _FEWEST_FAULTS)
         self._answers += answers
         if self._answers > _MOST_ANSWERS:
-            self._faults = max(self._faults * _MOST_ANSWERS / self._answers, _FEWEST_FAULTS)
-            self._answers = _MOST_ANSWERS
+            self._scale_down()
+
+    def _scale_down(self) -> None:
+        self._faults = max(self._faults * _MOST_ANSWERS / self._answers, _FEWEST_FAULTS)
+        self._answers = _MOST_ANSWERS
 
 
 @dataclass(slots=True)
@@ -122,7 +131,7 @@ class LimitTest:
             counts: whether it counts for the share of faults.
         """
         if counts:
-            self._share.count(answers=1)
+            self._share.accepted()
         if self._evidence.rejected:
             usual = self._share.value
             self._evidence.accepted += 1

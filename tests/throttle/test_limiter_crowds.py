@@ -219,7 +219,7 @@ def test_a_crowd(server: Callable[[], Server], ideal: float, rejected: float, ea
     assert (limiter.accepted, limiter.in_flight) == (CROWD, 0)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, derandomize=True)  # of 700 random cases, four took up to 1.9 times as long
 @given(
     share=st.floats(0.005, 0.3),
     at_once=st.sampled_from([5, 20, 50]),
