@@ -76,9 +76,14 @@ LOWEST = [*NOT_PURE, *WITHOUT_LONG, "--ignore=tests/project"]
 # On httpx2: what uses its objects.
 ON_HTTPX2 = [*LOWEST, "--ignore=tests/concurrency", "--ignore=tests/lifespan"]
 
-# The tests in wire/ take as long as all others together. Two processes, each of which collects and reports one half,
-# need a quarter less processor time than pytest-xdist.
-HALVES = {"others": ["tests", "--ignore=tests/wire"], "wire": ["tests/wire"]}
+# Three parts of the tests that take about as long; three processes keep two cores busy, since some tests wait. Each
+# collects and reports its own part: so they need a quarter less processor time than pytest-xdist.
+CLIENT = ["tests/client", "tests/throttle", "tests/retry", "tests/fields", "tests/wire/h1"]
+PARTS = {
+    "others": ["tests", "--ignore=tests/wire", *(f"--ignore={folder}" for folder in CLIENT)],
+    "client": CLIENT,
+    "wire": ["tests/wire", "--ignore=tests/wire/h1"],
+}
 
 # Many CI images set this. Then each process would compile all tests, for 6 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -101,7 +106,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs or session.python not in oldest_and_newest():
         session.run("pytest", *(session.posargs or BETWEEN))
     else:
-        run_both_halves(session, with_coverage=session.python == PYTHONS[0])
+        run_all_parts(session, with_coverage=session.python == PYTHONS[0])
 
 
 @functools.cache
@@ -118,7 +123,7 @@ def tests_lowest(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
     else:
-        run_both_halves(session, *LOWEST)
+        run_all_parts(session, *LOWEST)
 
 
 @nox.session
@@ -129,7 +134,7 @@ def tests_httpx2(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
     else:
-        run_both_halves(session, *ON_HTTPX2)
+        run_all_parts(session, *ON_HTTPX2)
 
 
 @nox.session
@@ -139,7 +144,7 @@ def coverage(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", "--cov", *session.posargs)
     else:
-        run_both_halves(session, with_coverage=True)
+        run_all_parts(session, with_coverage=True)
 
 
 @nox.session
@@ -181,23 +186,25 @@ def demo(session: nox.Session) -> None:
         session.run("pytest" if example.stem.startswith("testing_") else "python", str(example))
 
 
-def run_both_halves(session: nox.Session, *arguments: str, with_coverage: bool = False) -> None:
-    """Run pytest on both halves of the tests at once, or with TEST_PROCESSES=1 on all of them in one process."""
+def run_all_parts(session: nox.Session, *arguments: str, with_coverage: bool = False) -> None:
+    """Run pytest on all parts of the tests at once, or with TEST_PROCESSES=1 on all of them in one process."""
     if os.environ.get("TEST_PROCESSES") == "1":
         session.run("pytest", *arguments, *["--cov"] * with_coverage)
         return
-    data = {half: f".coverage.{half}" for half in HALVES}
+    data = {part: f".coverage.{part}" for part in PARTS}
     if with_coverage:
         arguments = (*arguments, "--cov", "--cov-report=", "--cov-fail-under=0")
 
-    def run(half: str) -> object:
-        # The output of one of them is shown at the end, or else the two would be mixed up.
-        is_silent = half == "wire"
-        return session.run("pytest", *HALVES[half], *arguments, env={"COVERAGE_FILE": data[half]}, silent=is_silent)
+    def run(part: str) -> object:
+        # The output of one of them is shown meanwhile, and that of the others at the end, so as not to be mixed up.
+        is_silent = part != "others"
+        return session.run("pytest", *PARTS[part], *arguments, env={"COVERAGE_FILE": data[part]}, silent=is_silent)
 
-    with ThreadPoolExecutor() as pool:
-        outputs = dict(zip(HALVES, pool.map(run, HALVES), strict=True))
-    session.log(outputs["wire"])
+    with ThreadPoolExecutor(len(PARTS)) as pool:
+        outputs = dict(zip(PARTS, pool.map(run, PARTS), strict=True))
+    for part in PARTS:
+        if part != "others":
+            session.log(outputs[part])
     if with_coverage:
         session.run("coverage", "combine", *data.values())
         session.run("coverage", "report")
