@@ -14,22 +14,22 @@ _LONGEST_LONG_BACKOFF = 3600.0
 
 
 class Closure:
-    """One closure of the gate. It only ever lets a probe out; the answer to one ends it.
+    """One closure of the gate. Only probes are sent meanwhile; the response to one ends it.
 
     Args:
         now: the time.
-        until: when the first probe may leave.
+        until: when the first probe may be sent.
         hit_at: when the first request that was rejected was sent.
         rate: requests per second at that time; infinity if none was known.
         is_low: whether that rate was in the lower half of its climb, or none was known.
         teaches: whether a rate can be learned from it. That is not so where the server announced that nothing is left,
             nor after a late rejection of an earlier cycle's request.
-        allows_early_probes: whether the answer to a probe opens the gate even if the probe left before ``until``.
+        allows_early_probes: whether the response to a probe opens the gate even if it was sent before ``until``.
         backoff: the first backoff, in seconds.
         evidence: the doubtful rejections that it is due to; None if it is due to a rejection that is not doubtful.
 
     Attributes:
-        early_probe_at: when a probe may leave although ``until`` has not passed; infinity if none may.
+        early_probe_at: when a probe may be sent although ``until`` has not passed; infinity if none may.
         backoff: seconds to wait after the next rejection, unless the server asks for more.
         setbacks: how many probes have been rejected, or have failed.
     """
@@ -66,21 +66,21 @@ class Closure:
         return self.until if self._probe is None and math.isinf(self.early_probe_at) else -math.inf
 
     def next_probe(self, lease: float) -> float:
-        """Return when the next probe may leave.
+        """Return when the next probe may be sent.
 
         Args:
-            lease: how many seconds a probe has to be answered before the next one may leave.
+            lease: after how many seconds without a response to a probe the next one may be sent.
         """
         due = min(self.until, self.early_probe_at)
         return due if self._probe is None else max(due, self._probe.sent_at + lease)
 
     def begin_probe(self, ticket: Ticket) -> None:
-        """Record that a probe has been let out."""
+        """Record that a probe is sent."""
         self._probe = ticket
         self.early_probe_at = math.inf
 
     def end_probe(self, ticket: Ticket) -> bool:
-        """Return whether a request that has ended was the probe under way, and forget it."""
+        """Return whether a request that has ended was the probe in flight, and forget it."""
         if ticket is not self._probe:
             return False
         self._probe = None
@@ -124,9 +124,9 @@ class Closure:
         self.setbacks += 1
 
     def is_early(self, probe: Ticket) -> bool:
-        """Whether a probe left before ``until``."""
+        """Whether a probe was sent before ``until``."""
         return probe.sent_at < self.until
 
     def is_opened_by(self, probe: Ticket) -> bool:
-        """Whether the answer to a probe opens the gate: it left in this closure, and after ``until`` as now known."""
+        """Whether the response to a probe opens the gate: it was sent in this closure, after ``until`` as now known."""
         return probe.sent_at >= (self.began_at if self._allows_early_probes else self.until)

@@ -26,7 +26,7 @@ class EarlyProbes:
 
         Args:
             wait: for how many seconds the gate is closed. It must be longer than twice the backoff.
-            backoff: after how many seconds the early probe would leave.
+            backoff: after how many seconds the early probe would be sent.
         """
         if not self.is_allowed or wait <= 2 * backoff:
             return False

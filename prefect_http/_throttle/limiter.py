@@ -12,10 +12,10 @@ the best possible time):
 - The gate opens to one request. If a thousand waited for the same second, they would meet the next rejection together.
 - What was accepted in the cycle before, from one opening of the gate to the next, gives the rate: see cycle.py and
   curve.py.
-- Requests leave one by one, an interval apart, and no more are under way than rate times latency: a burst would look
-  like a higher rate than it is.
-- Before the first rejection nothing is known. The number under way starts low, and grows by about half a request with
-  each answer.
+- Requests are sent one by one, an interval apart, and no more are in flight than rate times latency: a burst would
+  look like a higher rate than it is.
+- Before the first rejection nothing is known. The number in flight starts low, and grows by about half a request with
+  each response.
 - A server that says how many requests are left is believed before it has to reject any.
 - If the user knows a limit, every request waits for that as well, the probe included, and the number in flight does not
   have to start low. A rate that is learned holds if it is lower.
@@ -73,15 +73,15 @@ class Limiter:
     """The state of one key.
 
     Args:
-        max_in_flight: how many requests may be under way at most.
-        slow_start: whether the number under way starts low while nothing is known.
-        early_probe: whether one request per closure may leave before the server's Retry-After has passed.
+        max_in_flight: how many requests may be in flight at most.
+        slow_start: whether the number in flight starts low while nothing is known.
+        early_probe: whether one request per closure may be sent before the server's Retry-After has passed.
         known: the limit that the user knows; None if there is none.
         on_change: called at each change.
 
     Attributes:
         known: likewise.
-        in_flight: how many requests are under way.
+        in_flight: how many requests are in flight: sent, but not answered yet.
         accepted: how many requests were answered with something other than a rejection.
         rejections: how many requests were rejected.
     """
@@ -120,7 +120,7 @@ class Limiter:
 
     @property
     def closed_until(self) -> float | None:
-        """When the first request may leave; None while the gate is open."""
+        """When the first request may be sent; None while the gate is open."""
         return None if self._closure is None else self._closure.until
 
     @property
@@ -138,7 +138,7 @@ class Limiter:
 
     @property
     def limit(self) -> int:
-        """How many requests may be under way."""
+        """How many requests may be in flight."""
         return math.ceil(min(self._most_in_flight, self._learned_window(self.rate)))
 
     @property
@@ -149,7 +149,7 @@ class Limiter:
         return self._window if math.isinf(rate) else max(1, math.ceil(rate * (self._latency or 0.0)))
 
     def is_idle(self, now: float) -> bool:
-        """Return whether no request is under way or would have to wait, so that only what was learned would be lost."""
+        """Return whether no request is in flight or would have to wait, so that only what was learned would be lost."""
         return (
             not self.in_flight
             and (self._closure is None or self._closure.until <= now)
@@ -157,7 +157,7 @@ class Limiter:
         )
 
     def next_send(self, now: float) -> float:
-        """Return when the next request may leave: by ``now``, later, or infinity if that depends on an answer."""
+        """Return when the next request may be sent: by ``now``, later, or infinity if that depends on a response."""
         if self.in_flight >= self._most_in_flight:
             return math.inf
         due = self._next_as_learned(now)
@@ -169,13 +169,13 @@ class Limiter:
         rate = self.rate
         due = self._last_sent + 1 / rate
         if self.in_flight >= self._learned_window(rate):
-            # A latency that has grown would never be seen if the window let nothing out; and the requests under way may
-            # be answered late on purpose.
+            # A latency that has grown would never be seen if the full window stopped everything; and the responses may
+            # be late on purpose.
             due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
         return max(due, self._quota.next_room_at(self.in_flight, now))
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
-        """Let a request out."""
+        """Record that a request is sent, and return its ticket."""
         ticket = Ticket(route, now, has_waited, self._cycle.number, is_probe=self._closure is not None)
         if self.known is not None:
             self.known.reserve()

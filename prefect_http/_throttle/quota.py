@@ -26,7 +26,7 @@ _SHORTEST_WINDOW = 1.0
 
 
 class Quota:
-    """The number of requests left, and how many may be under way.
+    """The number of requests left, and how many may be in flight.
 
     Attributes:
         concurrency: how many requests the server takes at a time; infinity if it has not said.
@@ -88,7 +88,7 @@ class Quota:
     def next_room_at(self, in_flight: int, now: float) -> float:
         """Return when there is room for one more request; minus infinity if there is now.
 
-        The server may not have counted the requests that are under way, so they are all subtracted.
+        The server may not have counted the requests that are in flight, so they are all subtracted.
         """
         if now < self._until:
             return self._until if in_flight >= self._remaining else -math.inf

@@ -1,4 +1,4 @@
-"""Ticket: one request that a limiter has let out. Pure."""
+"""Ticket: one request that has been sent. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request that has been let out.
+    """A request that has been sent.
 
     Attributes:
         route: returns the request's route within its key; called only when needed.
-        sent_at: when it was let out.
+        sent_at: when it was sent.
         has_waited: whether it had to queue.
-        cycle: the number of the cycle in which it was let out.
-        is_probe: whether it was let out through a closed gate, to see whether that may open.
-        is_out: whether it is still under way.
+        cycle: the number of the cycle in which it was sent.
+        is_probe: whether it was sent while the gate was closed, to see whether that may open.
+        is_out: whether it is still in flight.
     """
 
     route: Callable[[], str]
