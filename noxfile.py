@@ -79,10 +79,12 @@ ON_HTTPX2 = [*LOWEST, "--ignore=tests/concurrency", "--ignore=tests/lifespan"]
 # Three parts of the tests that take about as long; three processes keep two cores busy, since some tests wait. Each
 # collects and reports its own part: so they need a quarter less processor time than pytest-xdist.
 CLIENT = ["tests/client", "tests/throttle", "tests/retry", "tests/fields", "tests/wire/h1"]
+TLS = ["tests/wire/test_https.py", "tests/wire/test_tls.py", "tests/wire/test_trace.py"]
+WIRE = [f"tests/wire/{file.name}" for file in Path(__file__).parent.glob("tests/wire/test_*.py")]
 PARTS = {
-    "others": ["tests", "--ignore=tests/wire", *(f"--ignore={folder}" for folder in CLIENT)],
+    "others": ["tests", *(f"--ignore={path}" for path in (*CLIENT, *WIRE) if path not in TLS)],
     "client": CLIENT,
-    "wire": ["tests/wire", "--ignore=tests/wire/h1"],
+    "wire": ["tests/wire", *(f"--ignore={path}" for path in ("tests/wire/h1", *TLS))],
 }
 
 # Many CI images set this. Then each process would compile all tests, for 6 s.
