@@ -275,7 +275,9 @@ class Clients:
         if way == "inline":
             return await enter(PrefectHttpxClient(app=app, retry=retrying_at_once(1), verify=False, trust_env=False))
         if app is None:
-            return await enter(httpx.AsyncClient(verify=False, trust_env=False))
+            # Behind an app's exception uvicorn closes the connection unannounced: no request may be sent there.
+            no_reuse = httpx.Limits(max_keepalive_connections=0)
+            return await enter(httpx.AsyncClient(verify=False, trust_env=False, limits=no_reuse))
         lifespan = await enter(app_lifespan_context(app))
         return await enter(httpx.AsyncClient(transport=ASGITransport(app, not quiet, state=lifespan.state)))
 
