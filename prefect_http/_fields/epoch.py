@@ -1,4 +1,4 @@
-"""Numbers that are times since the epoch, in fields that are to hold seconds to wait. Pure."""
+"""Numbers in fields that are to hold seconds to wait, but cannot be that. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from __future__ import annotations
 # 2001 or later, in either unit.
 _SECONDS = 10**9
 _MILLISECONDS = 10**12
+# A day, in seconds. A throttle takes a longer wait for a mistake, such as milliseconds in place of seconds.
+LONGEST_WAIT = 86_400.0
 
 
 def is_epoch(number: float) -> bool:

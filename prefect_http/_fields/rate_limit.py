@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prefect_http._fields.epoch import LONGEST_WAIT
+
 # Servers send less than a hundredth of this. Longer fields are ignored, so that none takes more than milliseconds.
 _MAX_FIELD_LENGTH = 8192
-# A day, in seconds. A Unix time that is mistaken for seconds is longer, and so are milliseconds.
-_LONGEST_RESET = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,4 +47,4 @@ def is_meaningful(limit: RateLimit) -> bool:
         return False
     if limit.reset is None:
         return limit.remaining > 0
-    return limit.reset <= _LONGEST_RESET and (limit.remaining > 0 or limit.reset > 0)
+    return limit.reset <= LONGEST_WAIT and (limit.remaining > 0 or limit.reset > 0)

@@ -24,8 +24,6 @@ from prefect_http._fields.reset_time import sent_at
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _WEEKDAY = re.compile(r"\s*(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?\s*", re.IGNORECASE)
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
-# A day, in seconds. A throttle takes more for a mistake, such as milliseconds in place of seconds.
-LONGEST_RETRY_AFTER = 86_400.0
 
 
 def parse_retry_after(value: str | None, *, date: str | None, now: float) -> float | None:

@@ -24,8 +24,8 @@ import httpx
 
 from prefect_http._attempt import format_seconds
 from prefect_http._errors import InvalidResponse, ThrottleTimeout
+from prefect_http._fields.epoch import LONGEST_WAIT
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
-from prefect_http._fields.retry_after import LONGEST_RETRY_AFTER
 from prefect_http._retry.policy import RetryPolicy
 
 
@@ -141,7 +141,7 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
         if asked > longest:
             reason = f"{_asked_for(failed.retry_after_name, asked)} exceeds {name} of {format_seconds(longest)} s"
             return GiveUp(reason, exceeds_max_wait=failed.max_wait is not None)
-        if failed.max_wait is not None and asked > LONGEST_RETRY_AFTER:
+        if failed.max_wait is not None and asked > LONGEST_WAIT:
             asked = None  # a mistake: the gate of the throttle does not close for so long either
     low, high, reason = policy.wait_bounds(failed.number, asked)
     if asked is not None:

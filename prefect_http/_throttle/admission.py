@@ -13,8 +13,8 @@ import anyio.lowlevel
 import httpx
 
 from prefect_http._concurrency.backend import CancelScope, new_cancel_scope
+from prefect_http._fields.epoch import LONGEST_WAIT
 from prefect_http._fields.rate_limit import RateLimit
-from prefect_http._fields.retry_after import LONGEST_RETRY_AFTER
 from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._throttle.closure_reason import IGNORED, rejection
 from prefect_http._throttle.gate import Gate
@@ -52,8 +52,7 @@ class Admissions:
             TypeError: the key cannot be hashed.
             Exception: whatever the key function raises.
         """
-        # No bound method of the permit: the permit holds the ticket, which holds the route.
-        return Permit(self, self.gates.gate_for(request), partial(_route, request), request)
+        return Permit(self, self.gates.gate_for(request), request)
 
     async def wait(self, gate: Gate, route: Callable[[], str], *, goes_first: bool) -> Ticket:
         """Wait for a request's turn in the queue of a gate.
@@ -93,11 +92,12 @@ class Permit:
 
     __slots__ = ("_admissions", "_gate", "_request", "_route", "_ticket")
 
-    def __init__(self, admissions: Admissions, gate: Gate, route: Callable[[], str], request: httpx.Request) -> None:
+    def __init__(self, admissions: Admissions, gate: Gate, request: httpx.Request) -> None:
         self._admissions = admissions
         self._gate = gate
-        self._route = route
         self._request = request
+        # No bound method of the permit: the permit holds the ticket, which holds the route.
+        self._route = partial(_route, request)
         self._ticket: Ticket
 
     async def __aenter__(self) -> Self:
@@ -144,7 +144,7 @@ class Permit:
             backoff = response.extensions.get(BACKOFF)
             # Others may be faults. A Retry-After that is too long to be true is that of a limit nevertheless.
             is_sure = backoff is not None or has_none_left or (wait is not None and response.status_code != 503)
-            if wait is not None and wait > LONGEST_RETRY_AFTER:
+            if wait is not None and wait > LONGEST_WAIT:
                 reason, wait = reason + IGNORED, None
             is_fault = self._gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
             if is_fault:

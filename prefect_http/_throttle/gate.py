@@ -159,19 +159,20 @@ class Gate:
         """Put a request whose turn it was back at the front of the queue."""
         self.limiter.withdrawn(ticket, self._now())
         waiter.ticket, waiter.ready, waiter.timer = None, new_event(), new_cancel_scope()
-        self._queue[waiter] = None
-        self._queue.move_to_end(waiter, last=False)
-        self._remember_deadline(waiter)
+        self._insert(waiter, goes_first=True)
 
     def _queue_up(self, route: Callable[[], str], now: float, *, goes_first: bool) -> _Waiter:
         expires_at = now + self._max_wait
         waiter = _Waiter(route, expires_at, min(expires_at, anyio.current_effective_deadline()))
         self._fail_if_too_late(waiter, 0 if goes_first else len(self._queue), now)
         if waiter.failure is None:
-            self._queue[waiter] = None
-            self._queue.move_to_end(waiter, last=not goes_first)
-            self._remember_deadline(waiter)
+            self._insert(waiter, goes_first=goes_first)
         return waiter
+
+    def _insert(self, waiter: _Waiter, *, goes_first: bool) -> None:
+        self._queue[waiter] = None
+        self._queue.move_to_end(waiter, last=not goes_first)
+        self._remember_deadline(waiter)
 
     def _remember_deadline(self, waiter: _Waiter) -> None:
         if waiter.deadline < math.inf:
