@@ -40,9 +40,9 @@ def drop_tracebacks(exception: BaseException) -> None:
         error = error.__cause__ or error.__context__
 
 
-def format_attempts(attempts: Sequence[Attempt], max_retries: int) -> str:
+def format_attempts(attempts: Sequence[Attempt], max_attempts: int) -> str:
     """Return the attempts as a note for the error that ends them."""
-    lines = [f"prefect_http made {len(attempts)} of at most {max_retries + 1} attempts:"]
+    lines = [f"prefect_http made {len(attempts)} of at most {max_attempts} attempts:"]
     for attempt in attempts:
         wait = "" if attempt.delay is None else f"waited {format_seconds(attempt.delay)} s "
         reason = f"({attempt.reason})" if wait else attempt.reason

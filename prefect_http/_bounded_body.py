@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Self
 
 import anyio
 import httpx
@@ -13,7 +14,7 @@ from prefect_http._concurrency.backend import checkpoint
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._content_encoding import ContentDecoder
 from prefect_http._errors import ResponseTooLarge
-from prefect_http._httpx_details import set_content
+from prefect_http._httpx_details import ReadyResponse, keep_content
 
 TOO_LONG = "it is too long to be read whole"
 TOO_SLOW = "it took too long to be read whole"
@@ -58,7 +59,7 @@ async def read_decoded(
     return None
 
 
-async def read_whole_within(response: httpx.Response, max_bytes: int) -> bytes:
+async def read_whole_within(response: ReadyResponse, max_bytes: int) -> bytes:
     """Read a response whole, if its body has at most ``max_bytes`` once it is decoded, and close it.
 
     Returns:
@@ -75,39 +76,64 @@ async def read_whole_within(response: httpx.Response, max_bytes: int) -> bytes:
         is_longer = _announces_more_than(max_bytes, response)
         if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
             raise ResponseTooLarge(f"the response body is larger than max_response_bytes of {max_bytes} bytes")
-        set_content(response, bytes(content))
+        keep_content(response, bytes(content), chunks.size)
     return response.content
 
 
-async def read_up_to(response: httpx.Response, max_bytes: int) -> bytes:
+async def read_up_to(response: ReadyResponse, max_bytes: int) -> None:
     """Read a response, or of a longer body only the first ``max_bytes``, decoded, and close it.
 
-    Returns:
-        What was read. Of a body that cannot be decoded, that is what comes before.
+    Of a body that cannot be decoded, perhaps because the installed brotli cannot do it in steps, what comes before is
+    kept. A response that has been read already remains as it is.
 
     Raises:
         httpx.RequestError: reading it fails.
     """
+    if response.is_closed or response.is_stream_consumed:
+        return
     async with _body_of(response) as chunks:
         content = bytearray()
         with contextlib.suppress(httpx.DecodingError):
             await read_decoded(response, chunks, content, max_bytes=max_bytes)
-        set_content(response, bytes(content))
-    return response.content
+        keep_content(response, bytes(content), chunks.size)
+
+
+class _Chunks:
+    """The chunks of a body.
+
+    Attributes:
+        size: how many bytes have been read.
+    """
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._chunks = aiter(stream)
+        self.size = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await anext(self._chunks)
+        self.size += len(chunk)
+        return chunk
+
+    async def end(self) -> None:
+        """Close the iterator, which may not have been read to its end."""
+        await end_iteration(self._chunks)
 
 
 @contextlib.asynccontextmanager
-async def _body_of(response: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
+async def _body_of(response: httpx.Response) -> AsyncGenerator[_Chunks]:
     """Open a response's body, and close the response at the end. An httpx.RequestError gets the request."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
-    chunks = aiter(response.stream)
+    chunks = _Chunks(response.stream)
     try:
         yield chunks
     except httpx.RequestError as error:
         error.request = response.request
         raise
     finally:
-        await end_iteration(chunks)
+        await chunks.end()
         await response.aclose()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import datetime
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +18,7 @@ from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
 from prefect_http._fields.retry_after import parse_retry_after_fields
-from prefect_http._httpx_details import change_class, copy_of
+from prefect_http._httpx_details import ReadyResponse, copy_of
 from prefect_http._redact import one_line, safe_url, without_credentials
 
 # A response extension: a throttle has judged the response to be a rejection, whatever its status.
@@ -30,25 +31,27 @@ _PYTHON_ENCODINGS = frozenset(
 )
 
 
-class PrefectResponse(httpx.Response):
+class PrefectResponse(ReadyResponse):
     """An httpx.Response whose ``raise_for_status()`` raises PrefectHTTPStatusError."""
 
-    # What `attempts` is made of when it is asked for, since most responses never are.
-    _failed_attempts: tuple[Attempt, ...] = ()
-    _elapsed_at_last: float | None = None
+    _earlier_attempts: tuple[Attempt, ...] = ()
+    # What the last attempt is made of when `attempts` is asked for, since most responses never are.
+    _seconds_of_last: float | None = None
     _max_bytes: int | None = None
+    _sent_at: float | None = None  # on the clock of time.perf_counter()
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """All attempts of the ``send()`` that led to the response, oldest first; its own is the last.
 
-        Empty if the response does not come from a PrefectHttpxClient. Exceptions among them have no traceback.
+        Those whose responses were redirects or challenges are among them. Exceptions have no traceback. Empty if the
+        response does not come from a PrefectHttpxClient.
         """
-        if self._elapsed_at_last is None:
-            return self._failed_attempts
-        number = len(self._failed_attempts) + 1
-        last = Attempt(number, self.status_code, None, None, "the response was accepted", self._elapsed_at_last)
-        return (*self._failed_attempts, last)
+        if self._seconds_of_last is None:
+            return self._earlier_attempts
+        number = len(self._earlier_attempts) + 1
+        last = Attempt(number, self.status_code, None, None, "the response was accepted", self._seconds_of_last)
+        return (*self._earlier_attempts, last)
 
     async def aread(self) -> bytes:
         """Return the whole body, decoded.
@@ -59,6 +62,12 @@ class PrefectResponse(httpx.Response):
         if self._max_bytes is None or self.is_closed or self.is_stream_consumed:
             return await super().aread()
         return await read_whole_within(self, self._max_bytes)
+
+    async def aclose(self) -> None:
+        """Close the response, and return its connection to the pool."""
+        if self._sent_at is not None and not self.is_closed:
+            self.elapsed = datetime.timedelta(seconds=time.perf_counter() - self._sent_at)
+        await super().aclose()
 
     def raise_for_status(self) -> Self:
         """Return the response if its status is 2xx or 101.
@@ -91,6 +100,9 @@ class PrefectResponse(httpx.Response):
         if isinstance(response, cls):
             return response
         new = copy_of(response, cls)
+        new.headers = response.headers.copy()
+        new.extensions = dict(response.extensions)
+        new.history = list(response.history)
         new.stream = shared = _SharedStream(response, new)
         shared.copy_elapsed()
         return new
@@ -124,29 +136,45 @@ class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
             self._second.elapsed = self._first.elapsed
 
 
+_COPIED = frozenset({httpx.Response, ReadyResponse})
+
+
 def is_success(response: httpx.Response) -> bool:
     """Whether the status is 2xx, or 101, which hands over its stream."""
     return 200 <= response.status_code < 300 or response.status_code == 101
 
 
-def as_prefect_response(
-    response: httpx.Response,
-    failed_attempts: tuple[Attempt, ...],
-    elapsed: float | None,
-    max_bytes: int | None,
+def take_over(
+    response: httpx.Response, request: httpx.Request, sent_at: float, max_bytes: int | None
 ) -> PrefectResponse:
-    """Turn a response into a PrefectResponse: in place, unless it is of a class that is neither httpx's nor ours.
+    """Return a PrefectResponse in place of the response that a transport has returned.
+
+    One of httpx's own class is not used any more; one of the transport's own class is read and closed as well.
 
     Args:
         response: the response.
-        failed_attempts: the attempts that failed.
-        elapsed: for how many seconds the last attempt took, if that succeeded; None if it is one of those that failed.
+        request: its request.
+        sent_at: when that was sent, on the clock of ``time.perf_counter()``.
         max_bytes: the limit for its body if it is read whole; None: no limit.
     """
-    change_class(response, PrefectResponse)
-    ours = response if isinstance(response, PrefectResponse) else PrefectResponse.from_httpx_response(response)
-    vars(ours).update(_failed_attempts=failed_attempts, _elapsed_at_last=elapsed, _max_bytes=max_bytes)
-    return ours
+    if type(response) in _COPIED:
+        taken = copy_of(response, PrefectResponse)
+    else:
+        taken = PrefectResponse.from_httpx_response(response)
+    taken.request = request
+    taken._sent_at, taken._max_bytes = sent_at, max_bytes
+    return taken
+
+
+def note_attempts(response: PrefectResponse, earlier: tuple[Attempt, ...], seconds_of_last: float | None) -> None:
+    """Note which attempts led to a response.
+
+    Args:
+        response: the response.
+        earlier: the attempts.
+        seconds_of_last: for how many seconds the last attempt took, if that was good and is not among ``earlier``.
+    """
+    response._earlier_attempts, response._seconds_of_last = earlier, seconds_of_last
 
 
 def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -> PrefectHTTPStatusError:

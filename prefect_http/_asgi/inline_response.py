@@ -19,7 +19,8 @@ from prefect_http._concurrency.backend import BorrowedTask, CancelScope, checkpo
 from prefect_http._concurrency.context import in_context
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._error_limits import seconds_for_error
-from prefect_http._httpx_details import ReadyResponse
+from prefect_http._httpx_details import hold_body
+from prefect_http._response import PrefectResponse
 
 # How much an app may send without letting other tasks run.
 _BYTES_PER_CHECKPOINT = 64 * 1024
@@ -108,7 +109,9 @@ class InlineResponse:
             self._call.raise_failure()
         if self._call.failure is not None:
             return httpx.Response(head.status, headers=head.headers, stream=_BrokenBody(body, self._call))
-        return ReadyResponse(head.status, head.headers, body)
+        response = PrefectResponse(head.status, headers=head.headers, stream=httpx.ByteStream(body))
+        hold_body(response, body)
+        return response
 
     # Timeouts.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Unpack
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import httpx
 
@@ -11,19 +13,26 @@ from prefect_http._asgi.lifespan_transport import AppTransport
 from prefect_http._attempt import Attempt
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_parameters_of
-from prefect_http._client.location import LocationCheck
-from prefect_http._client.routing import make_transports
-from prefect_http._client.send import SendCall, SendOptions, checked_hook, checked_policy
+from prefect_http._client.authentication import authentication
+from prefect_http._client.building import RequestBuilder
+from prefect_http._client.exchange import exchange
+from prefect_http._client.inheritance import SendingMethods, bases_after, overridden
+from prefect_http._client.options import SendOptions, check_open, checked_hook, checked_policy
+from prefect_http._client.routes import Routes
+from prefect_http._client.routing import make_transports, routes_to
+from prefect_http._client.send import SendCall
 from prefect_http._client.verbs import VerbsWithRetry
+from prefect_http._errors import InvalidResponse
 from prefect_http._lifespan.lifespan import Lifespan
-from prefect_http._response import PrefectResponse
+from prefect_http._response import PrefectResponse, take_over
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._throttle.transport import ThrottledTransport
-from prefect_http._types import ASGIApp
+from prefect_http._types import ASGIApp, Headers
 from prefect_http._version import __version__
 
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
+_HEADERS = cast(property, httpx.AsyncClient.headers)
 
 
 class PrefectHttpxClient(VerbsWithRetry):
@@ -71,6 +80,16 @@ class PrefectHttpxClient(VerbsWithRetry):
             requests raise LifespanCrashed as well.
     """
 
+    # So it is, with the defaults, if a base class calls the constructor of httpx.AsyncClient, and not this one's.
+    _routes: Routes[httpx.AsyncBaseTransport] | None = None
+    _app_transport: AppTransport | None = None
+    _has_sent = False
+    _sends_through_base = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls._sends_through_base = "send" in overridden(bases_after(cls, PrefectHttpxClient))
+
     def __init__(
         self,
         *,
@@ -83,6 +102,8 @@ class PrefectHttpxClient(VerbsWithRetry):
         max_response_bytes: int | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
+        if app is not None:
+            self._app_transport = _replace_network(httpx_arguments, app)
         self._send_options = SendOptions(
             policy=RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
             raise_on_all_errors=raise_on_all_errors,
@@ -91,15 +112,48 @@ class PrefectHttpxClient(VerbsWithRetry):
             max_response_bytes=_checked_limit(max_response_bytes),
             max_wait=None if throttle is None else gates_of(throttle).max_wait,
             is_in_process=app is not None,
+            default_encoding=httpx_arguments.get("default_encoding", "utf-8"),
             answered=AnsweredOrigins(),
         )
-        self._app_transport = None if app is None else _replace_network(httpx_arguments, app)
         make_transports(
             httpx_arguments,
-            lambda transport: LocationCheck(transport if throttle is None else ThrottledTransport(transport, throttle)),
+            lambda transport: transport if throttle is None else ThrottledTransport(transport, throttle),
         )
-        refuse_unknown(httpx_arguments)
-        super().__init__(user_agent=_USER_AGENT, **httpx_arguments)
+        if "__init__" not in overridden(bases_after(type(self), PrefectHttpxClient)):
+            refuse_unknown(httpx_arguments)
+        super().__init__(**httpx_arguments)
+        self._routes = routes_to(httpx_arguments)
+
+    @functools.cached_property
+    def _send_options(self) -> SendOptions:
+        return SendOptions(policy=RetryPolicy.from_env(), answered=AnsweredOrigins())
+
+    @functools.cached_property
+    def _builder(self) -> RequestBuilder:
+        return RequestBuilder()
+
+    @functools.cached_property
+    def _sending_methods(self) -> SendingMethods:
+        return SendingMethods()
+
+    if not TYPE_CHECKING:
+
+        def _set_headers(self, headers: Headers | None) -> None:
+            merged = httpx.Headers(headers)
+            merged.setdefault("User-Agent", _USER_AGENT)
+            _HEADERS.__set__(self, merged)
+
+        # Each request reads the headers: with httpx's own getter, that costs nothing extra.
+        headers = _HEADERS.setter(_set_headers)
+
+        def build_request(self, method: str, url: httpx.URL | str, **arguments: object) -> httpx.Request:
+            """Build a request, as httpx does."""
+            return self._builder.build(self, super().build_request, method, url, arguments)
+
+    async def __aenter__(self) -> Self:
+        if self._has_sent and not self.is_closed:
+            raise RuntimeError("Cannot open a client instance more than once.")
+        return await super().__aenter__()
 
     @property
     def lifespan(self) -> Lifespan | None:
@@ -137,9 +191,33 @@ class PrefectHttpxClient(VerbsWithRetry):
         Cancellation:
             Ends the attempt or the wait at once, and closes the response.
         """
+        check_open(self)
+        self._has_sent = True
+        if "timeout" not in request.extensions:
+            request.extensions = {**request.extensions, "timeout": self.timeout.as_dict()}
+        flow = authentication(auth, self.auth, request.url)
+        follows = self.follow_redirects if follow_redirects is httpx.USE_CLIENT_DEFAULT else bool(follow_redirects)
         # Positional, because every request passes here.
-        call = SendCall(self, super().send, self._send_options, request, stream, auth, follow_redirects)
-        return await call.run()
+        return await SendCall(self, self._exchange, self._send_options, request, stream, flow, follows).run()
+
+    def _exchange(self, request: httpx.Request) -> Awaitable[PrefectResponse]:
+        """Return an awaitable that sends a request once, and is the response."""
+        if self._routes is None or self._sends_through_base or self._sending_methods.are_replaced():
+            return self._exchange_through_base(request)
+        return exchange(self, self._routes, self._send_options, request)
+
+    async def _exchange_through_base(self, request: httpx.Request) -> PrefectResponse:
+        """Send a request once through the ``send()`` of the next base class, because that is not httpx's own.
+
+        Or because a base class has called the constructor of httpx.AsyncClient instead of this one's.
+        """
+        sent_at = time.perf_counter()
+        try:
+            response = await super().send(request, stream=True, auth=httpx.Auth(), follow_redirects=False)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise InvalidResponse("the Location of the response is not a valid URL") from error
+        response.next_request = None
+        return take_over(response, request, sent_at, self._send_options.max_response_bytes)
 
 
 def _checked_limit(max_bytes: object) -> int | None:

@@ -9,10 +9,10 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded, read_whole_within
+from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
-from prefect_http._httpx_details import set_content
+from prefect_http._httpx_details import ReadyResponse, keep_content
 from prefect_http._redact import safe_exception, without_credentials
 
 _DISCARD_BYTES = 64 * 1024
@@ -28,13 +28,15 @@ class _Beginning(httpx.AsyncByteStream):
 
     Attributes:
         cut: why it ended early, as text for a note; None if it did not.
+        size: how many bytes have been read.
     """
 
     def __init__(self, response: httpx.Response, *, max_bytes: int, deadline: float) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._response = response
         self._stream = response.stream
-        self._room = max_bytes
+        self._max_bytes = max_bytes
+        self.size = 0
         self._deadline = deadline
         self._chunks: AsyncIterator[bytes] | None = None
         self.cut: str | None = None
@@ -47,8 +49,8 @@ class _Beginning(httpx.AsyncByteStream):
         assert self._chunks is not None
         if self.cut is not None or not (chunk := await self._next(self._chunks)):
             raise StopAsyncIteration
-        self._room -= len(chunk)
-        if self._room < 0:
+        self.size += len(chunk)
+        if self.size > self._max_bytes:
             self.cut = TOO_LONG
         return chunk
 
@@ -78,7 +80,7 @@ class _Beginning(httpx.AsyncByteStream):
             await end_iteration(self._chunks)
 
 
-async def read_beginning(response: httpx.Response, *, max_bytes: int, max_seconds: float) -> str | None:
+async def read_beginning(response: ReadyResponse, *, max_bytes: int, max_seconds: float) -> str | None:
     """Read a response up to a limit in bytes, encoded and decoded, and in seconds, and close it.
 
     Afterwards ``response.content`` holds what was read, even if the server broke off.
@@ -100,7 +102,7 @@ async def read_beginning(response: httpx.Response, *, max_bytes: int, max_second
                 cut = await read_decoded(response, beginning, content, max_bytes=max_bytes, deadline=deadline)
             except httpx.DecodingError:
                 cut = "it cannot be decoded"
-            set_content(response, bytes(content))
+            keep_content(response, bytes(content), beginning.size)
     finally:
         await _close_with(beginning, response, _CLOSE_SECONDS)
     return beginning.cut or cut
@@ -128,20 +130,14 @@ async def _close_with(beginning: _Beginning, response: httpx.Response, seconds: 
     await close(response, seconds)
 
 
-async def read_whole(response: httpx.Response, max_bytes: int | None = None) -> None:
-    """Read a response, and close it if that fails. Not for a 101: reading would close the stream that it hands over.
-
-    Args:
-        response: the response.
-        max_bytes: the limit for its body, decoded; None: no limit.
-    """
-    if response.status_code == _SWITCHING_PROTOCOLS:
-        return
-    try:
-        await (response.aread() if max_bytes is None else read_whole_within(response, max_bytes))
-    except BaseException:
-        await close(response)
-        raise
+async def read_whole(response: httpx.Response) -> None:
+    """Read a response, and close it if that fails. Not for a 101: reading would close the stream that it hands over."""
+    if response.status_code != _SWITCHING_PROTOCOLS:
+        try:
+            await response.aread()
+        except BaseException:
+            await close(response)
+            raise
 
 
 async def close(response: httpx.Response, seconds: float = _CLOSE_SECONDS) -> None:

@@ -25,57 +25,53 @@ _DISCONNECTED = "Server disconnected"
 
 
 class RetryState:
-    """The failed attempts of one ``send()``, and what decides about the next. Times are on the event loop's clock.
+    """The attempts of one ``send()`` so far, and what decides about the next. Times are on the event loop's clock.
 
     Attributes:
-        request: the request as it was first sent.
         policy: the rules.
         deadline: when ``total_timeout`` ends; infinity without one.
-        attempts: the failed attempts, oldest first.
+        attempts: the attempts, oldest first: those that failed, and those whose response was followed by another
+            request, as a redirect is.
         resume_at: when the next attempt is due.
-        too_long: why the request failed for the throttle's ``max_wait``, in words; None if it did not.
+        too_long: why a request failed for the throttle's ``max_wait``, in words; None if it did not.
     """
 
     __slots__ = (
-        *("_body", "_has_broken_tls", "_max_wait", "attempts", "deadline", "policy", "request", "resume_at"),
+        *("_exchanges", "_has_broken_tls", "_max_wait", "_retries", "attempts", "deadline", "policy", "resume_at"),
         "too_long",
     )
 
-    def __init__(
-        self,
-        request: httpx.Request,
-        policy: RetryPolicy,
-        body: OneShotBody | None,
-        deadline: float,
-        max_wait: float | None,
-    ) -> None:
-        self.request = request
+    def __init__(self, policy: RetryPolicy, deadline: float, max_wait: float | None) -> None:
         self.policy = policy
-        self._body = body
         self._max_wait = max_wait
         self._has_broken_tls = False
+        self._exchanges = 1
+        self._retries = 0
         self.deadline = deadline
         self.attempts: list[Attempt] = []
         self.resume_at = -math.inf
         self.too_long: str | None = None
 
-    def record(
+    def decide(
         self,
         failed: httpx.Response | httpx.RequestError,
         started: float,
         *,
+        body: OneShotBody | None,
         client_is_closed: bool,
         origin_has_answered: bool = True,
     ) -> Attempt:
-        """Record a failed attempt, and decide whether another one follows.
+        """Decide whether a failed attempt is followed by a retry, and return the attempt.
 
         Args:
             failed: the response, or the error that was raised instead of one.
             started: when the attempt began.
+            body: the body of the request, if that can be sent only once.
             client_is_closed: whether the client has been closed meanwhile.
             origin_has_answered: whether the origin that failed has answered before.
         """
         now = anyio.current_time()
+        self.too_long = None
         wait, wait_name, should_retry = None, "Retry-After", None
         needs_certificate = False
         if isinstance(failed, httpx.Response):
@@ -90,18 +86,18 @@ class RetryState:
             needs_certificate = (
                 not origin_has_answered and now - started < _BEHIND_HANDSHAKE and self._needs_certificate(failed)
             )
+        request = failed.request
         facts = FailedAttempt(
-            number=len(self.attempts) + 1,
+            retry=self._retries + 1,
             failure=failure,
             label=label,
             retry_after=wait,
             retry_after_name=wait_name,
             max_wait=self._max_wait,
             should_retry=should_retry,
-            method=self.request.method,
-            redirected_method=failed.request.method,
-            has_idempotency_key="Idempotency-Key" in self.request.headers,
-            body_is_spent=self._body is not None and self._body.is_spent,
+            method=request.method,
+            has_idempotency_key="Idempotency-Key" in request.headers,
+            body_is_spent=body is not None and body.is_spent,
             needs_certificate=needs_certificate,
             origin_has_answered=origin_has_answered,
             client_is_closed=client_is_closed,
@@ -110,13 +106,27 @@ class RetryState:
         )
         decision = decide(self.policy, facts, random.random())
         delay = decision.delay if isinstance(decision, Retry) else None
-        attempt = Attempt(facts.number, status_code, exception, delay, decision.reason, now - started)
-        self.attempts.append(attempt)
+        if delay is not None:
+            self._retries += 1
         self.resume_at = now + (delay or 0.0)
         if wait is not None and isinstance(decision, GiveUp) and decision.exceeds_max_wait:
             assert isinstance(failed, httpx.Response)
             self.too_long = self._too_long(failed, wait, wait_name)
-        return attempt
+        return Attempt(self.number, status_code, exception, delay, decision.reason, now - started)
+
+    def has_next_request(self) -> None:
+        """Note that the last attempt is followed by another request, and not by a retry."""
+        self._exchanges += 1
+
+    @property
+    def number(self) -> int:
+        """The number of the current attempt."""
+        return len(self.attempts) + 1
+
+    @property
+    def max_attempts(self) -> int:
+        """The largest number of attempts that there may be if no further redirect or challenge comes."""
+        return self.policy.max_retries + self._exchanges
 
     def _too_long(self, response: httpx.Response, wait: float, name: str) -> str | None:
         """Return the message for a request that was rejected, and would have to wait for longer than ``max_wait``."""
@@ -142,7 +152,7 @@ class RetryState:
 
     def format_attempts(self) -> str:
         """Return the note for the error that ends the attempts."""
-        return format_attempts(self.attempts, self.policy.max_retries)
+        return format_attempts(self.attempts, self.max_attempts)
 
     def seconds_for_error(self) -> float:
         """Return for how long an error's body may be read, so that the error is raised before the deadlines."""

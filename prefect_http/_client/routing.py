@@ -3,11 +3,12 @@
 If httpx is given a ``transport``, it ignores the environment's proxies, and it has no public way to get at the
 transports that it makes. So they are made here, as it would make them, and passed to it as ``transport`` and
 ``mounts``. This follows ``AsyncClient.__init__`` and ``get_environment_proxies`` of httpx 0.27 and 0.28, and of httpx2,
-which parses NO_PROXY differently (since 2.14). What a pattern matches, and which comes first, is left to httpx.
+which parses NO_PROXY differently (since 2.14).
 """
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
@@ -17,6 +18,7 @@ from urllib.request import getproxies
 import httpx
 
 from prefect_http._client.arguments import HttpxArguments
+from prefect_http._client.routes import Routes
 from prefect_http._redact import safe_url
 from prefect_http._types import Certificate
 from prefect_http._wire.transport import HTTPTransport
@@ -100,13 +102,22 @@ def make_transports(
     arguments.pop("proxy", None)
 
 
+def routes_to(arguments: HttpxArguments) -> Routes[httpx.AsyncBaseTransport]:
+    """Return the routes to the transports that `make_transports()` has made, whose patterns httpx has accepted."""
+    transport, mounts = arguments.get("transport"), arguments.get("mounts")
+    assert transport is not None
+    assert mounts is not None
+    return Routes(transport, mounts, has_networks=bool(mounts) and _knows_networks())
+
+
 def _proxies(arguments: HttpxArguments) -> Mapping[str, httpx.URL | str | httpx.Proxy | None]:
     """Return the proxy for each pattern of URLs; None: no proxy."""
     proxy = arguments.get("proxy")
     if proxy is not None:
         return {"all://": proxy}
     if arguments.get("transport") is None and arguments.get("trust_env", True):
-        return environment_proxies(getproxies(), has_networks=not _is_pattern(_NO_NETWORK))
+        found = getproxies()
+        return environment_proxies(found, has_networks="no" in found and _knows_networks())
     return {}
 
 
@@ -131,6 +142,12 @@ def environment_proxies(found: Mapping[str, str], *, has_networks: bool) -> dict
         if host and pattern is not None:
             proxies[pattern] = None
     return proxies
+
+
+@functools.cache
+def _knows_networks() -> bool:
+    """Whether the host of a pattern may be a network, as with httpx2."""
+    return not _is_pattern(_NO_NETWORK)
 
 
 def _pattern(host: str) -> str:

@@ -1,13 +1,13 @@
 """One ``send()``, from its first attempt to its result.
 
-Each part is a method of `SendCall`, or a few, in this order:
+Each part is a method of `SendCall`, or a few, from the outside in:
 
-    run                  the order of the parts
-    authentication       whether httpx has any credentials to use
-    one attempt          a send() of httpx, which authenticates and follows redirects, within total_timeout
-    redirects            which origins have answered, and which request failed
-    the decision         as the pure _retry/decision.py takes it, and what follows if there is no further attempt
-    the wait             until the next attempt is due
+    run              what is made of the last response
+    authentication   the requests of an auth flow
+    redirects        the requests that redirects lead to
+    one request      its attempts: an attempt, the decision, the wait, and once more
+
+A retry repeats one request, and not what went before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
@@ -24,56 +23,29 @@ import httpx
 
 from prefect_http._asgi.lifespan_transport import READ_WHOLE
 from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
-from prefect_http._callbacks import is_async
-from prefect_http._client.answered_origins import AnsweredOrigins
+from prefect_http._bounded_body import read_up_to
 from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
-from prefect_http._client.intermediate import mark_if_all_is_needed, unbound_body
-from prefect_http._client.one_shot_body import mark_one_shot_body
+from prefect_http._client.one_shot_body import OneShotBody, mark_one_shot_body
+from prefect_http._client.options import HOOK_MUST_BE, Hook, SendOptions, check_open, checked_policy
+from prefect_http._client.redirects import redirect_request, redirect_url
 from prefect_http._client.retry_state import RetryState, says_should_retry
-from prefect_http._concurrency.backend import checkpoint
+from prefect_http._concurrency.backend import checkpoint, clock
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
 from prefect_http._errors import PrefectHTTPStatusError, ThrottleTimeout
 from prefect_http._foreign_errors import clear_mark, is_foreign
-from prefect_http._httpx_details import NoAuth
 from prefect_http._redact import safe_url
-from prefect_http._response import REJECTED, PrefectResponse, as_prefect_response, is_success, status_error
+from prefect_http._response import REJECTED, PrefectResponse, is_success, note_attempts, status_error
 from prefect_http._retry.policy import RetryPolicy
 
 T = TypeVar("T")
 
-Hook = Callable[[httpx.Request, Attempt], object]
+Exchange = Callable[[httpx.Request], Awaitable[PrefectResponse]]
 
-_HOOK_MUST_BE = "must be a sync function that takes a request and an attempt"
-_NO_AUTH = NoAuth()
 # A response with this extension has come through a network, and the request has waited for it. A mock may not have.
 _NETWORK_STREAM = "network_stream"
+_UNAUTHORIZED = 401
 _logger = logging.getLogger("prefect_http")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SendOptions:
-    """What all ``send()`` of a client have in common. Most are arguments of PrefectHttpxClient.
-
-    Attributes:
-        policy: for requests that do not bring their own.
-        raise_on_all_errors: whether a bad status raises an error.
-        on_retry: called before each wait.
-        on_attempt: called after each attempt.
-        max_response_bytes: how large a body that is read whole may be; None: no limit.
-        max_wait: how many seconds the throttle lets a request wait, infinity: any number; None without a throttle.
-        is_in_process: whether there is an app in place of a network.
-        answered: the origins that have answered the client.
-    """
-
-    policy: RetryPolicy
-    raise_on_all_errors: bool
-    on_retry: Hook | None
-    on_attempt: Hook | None
-    max_response_bytes: int | None
-    max_wait: float | None
-    is_in_process: bool
-    answered: AnsweredOrigins
 
 
 class SendCall:
@@ -81,114 +53,232 @@ class SendCall:
 
     Args:
         client: the client.
-        transmit: the ``send()`` of httpx.AsyncClient for it.
+        exchange: sends a request once, and returns its response, with the body still to be read.
         options: what all ``send()`` of the client have in common.
         request: the request.
         stream: whether the caller reads the response.
-        auth: for httpx.
-        follow_redirects: for httpx.
+        auth: makes the requests; None: there is only the one.
+        follows_redirects: whether redirects are followed.
     """
 
     __slots__ = (
-        *("_client", "_options", "_transmit", "_request", "_stream", "_auth", "_follow_redirects"),
-        *("_policy", "_body", "_started", "_deadline", "_lazy_state"),
+        *("_client", "_exchange", "_options", "_request", "_stream", "_auth", "_follows_redirects"),
+        *("_policy", "_now", "_started", "_deadline", "_state", "_failed", "_is_repeated"),
     )
 
     def __init__(
         self,
         client: httpx.AsyncClient,
-        transmit: Callable[..., Awaitable[httpx.Response]],
+        exchange: Exchange,
         options: SendOptions,
         request: httpx.Request,
         stream: bool,
-        auth: object,
-        follow_redirects: object,
+        auth: httpx.Auth | None,
+        follows_redirects: bool,
     ) -> None:
         self._client = client
-        self._transmit = transmit
+        self._exchange = exchange
         self._options = options
         self._request = request
         self._stream = stream
-        self._follow_redirects = follow_redirects
-        self._auth = self._authentication(auth)
-        clear_mark(request)
+        self._auth = auth
+        self._follows_redirects = follows_redirects
         policy = request.extensions.get("retry")
         self._policy = options.policy if policy is None else checked_policy(policy, 'extensions["retry"]')
-        self._body = mark_one_shot_body(request)
-        mark_if_all_is_needed(request, client, self._auth)
-        self._started = anyio.current_time()  # of the current attempt
+        self._now = clock()
+        self._started = 0.0  # of the current attempt
         timeout = self._policy.total_timeout
-        self._deadline = math.inf if timeout is None else self._started + timeout
-        self._lazy_state: RetryState | None = None
-        if options.is_in_process:
-            self._mark_read_whole()
+        self._deadline = math.inf if timeout is None else self._now() + timeout
+        self._state: RetryState | None = None  # most calls never need it
+        self._failed: Attempt | None = None  # that of the response, if that is not accepted
+        self._is_repeated = False  # whether the last request has been sent more than once
 
     async def run(self) -> PrefectResponse:
-        """Send the request until its response is accepted or no further attempt is made."""
-        limit = self._options.max_response_bytes
-        response: httpx.Response | None = None
+        """Send the request, and what follows from it, until there is a response to return or an error to raise."""
+        response: PrefectResponse | None = None
         try:
-            while True:
-                try:
-                    response = await self._attempt()
-                    unbound_body(response)
-                    if _NETWORK_STREAM not in response.extensions:
-                        await self._checkpoint(response)
-                    self._note_who_answered(response)
-                    is_accepted = self._is_accepted(response)
-                    if is_accepted and not self._stream:
-                        await self._within_total_timeout(read_whole(response, limit))
-                except httpx.RequestError as error:
-                    if not await self._retries_error(error):
-                        raise
-                else:
-                    if is_accepted:
-                        return await self._accept(response)
-                    if not await self._retries_response(response):
-                        return await self._conclude(response)
-                await self._wait()
+            if self._auth is None:
+                response = await self._follow_redirects(self._request, [])
+            else:
+                response = await self._authenticate(self._auth)
+            if self._failed is None:
+                return await self._accept(response)
+            return await self._conclude(response, self._failed)
         finally:
             # They hold the errors of the attempts, and on newer Pythons these hold this frame.
-            self._lazy_state = response = None
+            self._state = self._failed = response = None
 
     # --- Authentication
 
-    def _authentication(self, auth: object) -> object:
-        """Return what httpx is given as ``auth``: if it would find no credentials, an auth flow that costs less."""
-        if auth is httpx.USE_CLIENT_DEFAULT and self._client.auth is None and not self._request.url.userinfo:
-            return _NO_AUTH
-        return auth
+    async def _authenticate(self, auth: httpx.Auth) -> PrefectResponse:
+        """Send the requests of an auth flow, and return the response to the last one."""
+        history: list[httpx.Response] = []
+        response = await self._run_flow(auth, history)
+        if response.status_code == _UNAUTHORIZED and self._is_repeated:
+            # The server may have taken the credentials that were sent twice for a replay (RFC 7616 section 5.5).
+            await self._leave(response, "the auth flow was begun anew", history)
+            response = await self._run_flow(auth, history)
+        if response.status_code != _UNAUTHORIZED:
+            return response
+        # What becomes of it has been left to the flow.
+        self._auth = None
+        return await self._follow_redirects(response.request, history, response)
 
-    # --- One attempt
+    async def _run_flow(self, auth: httpx.Auth, history: list[httpx.Response]) -> PrefectResponse:
+        flow = auth.async_auth_flow(self._request)
+        try:
+            request = await self._within_total_timeout(anext(flow))
+            while True:
+                response = await self._follow_redirects(request, history)
+                try:
+                    request = await self._within_total_timeout(flow.asend(response))
+                except StopAsyncIteration:
+                    return response
+                except BaseException:
+                    await close(response)
+                    raise
+                await self._leave(response, "the auth flow sent another request", history)
+        finally:
+            await flow.aclose()
 
-    def _attempt(self) -> Awaitable[httpx.Response]:
-        """Return an awaitable that sends the request once, and is the response with its body unread."""
-        # Always streamed: a response that is not wanted is never read whole, however long it is.
-        sending = self._transmit(self._request, stream=True, auth=self._auth, follow_redirects=self._follow_redirects)
-        return self._within_total_timeout(sending)
+    # --- Redirects
 
-    async def _checkpoint(self, response: httpx.Response) -> None:
-        """Let other tasks run, and be cancelled if that is due, unless the app's transport has seen to it."""
-        if not self._options.is_in_process:
+    async def _follow_redirects(
+        self, request: httpx.Request, history: list[httpx.Response], first: PrefectResponse | None = None
+    ) -> PrefectResponse:
+        """Send a request and those that redirects lead to, and return the response to the last one.
+
+        Args:
+            request: the request.
+            history: the responses that led to it.
+            first: its response, if it has one already that is still to be decided about.
+        """
+        max_redirects = self._client.max_redirects
+        while True:
+            if len(history) > max_redirects:
+                error = httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
+                error.add_note(self._retry_state().format_attempts())
+                raise error
+            response = await self._repeat(request, history, first)
+            if not response.has_redirect_location:
+                return response
+            following = redirect_request(request, response, redirect_url(response, request.url), self._client.cookies)
+            if not self._follows_redirects:
+                response.next_request = following
+                return response
+            history = list(history)  # that of an auth flow has no redirects
+            is_followed = len(history) < max_redirects
+            reason = "the redirect was followed" if is_followed else f"max_redirects is {max_redirects}"
+            await self._leave(response, reason, history)
+            request, first = following, None
+
+    async def _leave(self, response: PrefectResponse, reason: str, history: list[httpx.Response]) -> None:
+        """Note that a response led to another request, read the beginning of its body, and close it.
+
+        Args:
+            response: the response.
+            reason: why there is another request.
+            history: the responses that led to it; it is added to them.
+        """
+        response.history = list(history)
+        history.append(response)
+        state, attempt = self._retry_state(), self._failed
+        if attempt is None:
+            attempt = Attempt(state.number, response.status_code, None, None, reason, self._now() - self._started)
+        self._failed = None
+        state.attempts.append(attempt)
+        state.has_next_request()
+        await self._report(attempt, response.request, response)
+        try:
+            await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
+        except httpx.RequestError as error:
+            error.add_note(state.format_attempts())
+            raise
+
+    # --- One request
+
+    async def _repeat(
+        self, request: httpx.Request, history: list[httpx.Response], response: PrefectResponse | None
+    ) -> PrefectResponse:
+        """Send a request, as often as the policy says, and return its last response.
+
+        If that is not accepted, `_failed` is its attempt.
+
+        Args:
+            request: the request.
+            history: the responses that led to it.
+            response: its response, if it has one already that is still to be decided about.
+        """
+        clear_mark(request)
+        body = mark_one_shot_body(request)
+        if self._options.is_in_process:
+            self._mark_read_whole(request)
+        self._is_repeated = False
+        while True:
             try:
+                if response is None:
+                    self._started = self._now()
+                    response = await self._within_total_timeout(self._send(request, history))
+                if self._is_accepted(response):
+                    if not self._stream:
+                        await self._within_total_timeout(read_whole(response))
+                    return response
+                if self._leads_on(response):
+                    if response.status_code != _UNAUTHORIZED:  # with a 401, the flow comes first
+                        await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
+                    return response
+            except httpx.RequestError as error:
+                if (attempt := await self._decide_about_error(error, request, body)) is None:
+                    raise
+            else:
+                attempt = self._decide_about_response(response, body)
+                if attempt.delay is None:
+                    self._failed = attempt
+                    return response
+                renew_cookies(request, response, self._client.cookies)
+                await discard(response, delay=attempt.delay)
+            response = None
+            self._is_repeated = True
+            await self._wait(request, attempt)
+
+    async def _send(self, request: httpx.Request, history: list[httpx.Response]) -> PrefectResponse:
+        """Send a request once, and return its response, with the body still to be read."""
+        options = self._options
+        response = await self._exchange(request)
+        options.answered.add(request.url)
+        if history:
+            response.history = list(history)
+        try:
+            if response.has_redirect_location:
+                redirect_url(response, request.url)
+            if _NETWORK_STREAM not in response.extensions and not options.is_in_process:
                 await checkpoint()
-            except BaseException:
-                await close(response)
-                raise
+        except BaseException:
+            await close(response)
+            raise
+        return response
 
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""
-        if response.status_code in self._policy.statuses or REJECTED in response.extensions:
+        if is_success(response):
+            return response.status_code not in self._policy.statuses and REJECTED not in response.extensions
+        if self._options.raise_on_all_errors or self._leads_on(response):
             return False
-        return is_success(response) or not (self._options.raise_on_all_errors or says_should_retry(response))
+        is_rejected = response.status_code in self._policy.statuses or REJECTED in response.extensions
+        return not (is_rejected or says_should_retry(response))
+
+    def _leads_on(self, response: httpx.Response) -> bool:
+        """Whether the response leads to another request: a redirect does, and a challenge may."""
+        if response.status_code == _UNAUTHORIZED:
+            return self._auth is not None
+        return self._follows_redirects and response.has_redirect_location
 
     def _within_total_timeout(self, step: Awaitable[T]) -> Awaitable[T]:
         """Return an awaitable for a step of an attempt; it raises TimeoutException at the end of ``total_timeout``."""
         return step if self._deadline == math.inf else _until(self._deadline, step, self._policy)
 
-    def _mark_read_whole(self) -> None:
+    def _mark_read_whole(self, request: httpx.Request) -> None:
         """Mark the request, for the app's transport, if its response is read whole, which then costs less."""
-        request = self._request
         if self._stream or self._options.max_response_bytes is not None:
             request.extensions = {name: value for name, value in request.extensions.items() if name != READ_WHOLE}
         else:
@@ -196,112 +286,45 @@ class SendCall:
             is_bounded = self._options.raise_on_all_errors and not self._client.event_hooks["response"]
             request.extensions = {**request.extensions, READ_WHOLE: ERROR_BYTES if is_bounded else None}
 
-    # --- Redirects, which httpx follows
-
-    def _note_who_answered(self, response: httpx.Response) -> None:
-        """Note that the origin of the request has answered, and those that redirects led to."""
-        answered = self._options.answered
-        answered.add(self._request.url)
-        if response.history:
-            for answer in (*response.history, response):
-                answered.add(answer.url)
-
-    def _failed_request(self, error: httpx.RequestError) -> httpx.Request:
-        """Return the request that failed, which is not the first one if a redirect led to it."""
-        try:
-            return error.request
-        except RuntimeError:  # raised by code that did not say for which request
-            return self._request
-
     # --- The decision
 
-    @property
-    def _state(self) -> RetryState:
-        """The state of the retries, which most requests never need."""
-        if self._lazy_state is None:
-            max_wait = self._options.max_wait
-            self._lazy_state = RetryState(self._request, self._policy, self._body, self._deadline, max_wait)
-        return self._lazy_state
+    def _retry_state(self) -> RetryState:
+        if self._state is None:
+            self._state = RetryState(self._policy, self._deadline, self._options.max_wait)
+        return self._state
 
-    async def _retries_error(self, error: httpx.RequestError) -> bool:
-        """Decide whether an error is followed by another attempt. If not, add a note that says why."""
-        error.request = self._failed_request(error)
-        if is_foreign(error, error.request) or (self._body is not None and self._body.has_raised(error)):
-            return False
+    async def _decide_about_error(
+        self, error: httpx.RequestError, request: httpx.Request, body: OneShotBody | None
+    ) -> Attempt | None:
+        """Return the attempt that ended with an error, if another one follows. If not, add a note that says why."""
+        error.request = request
+        if is_foreign(error, request) or (body is not None and body.has_raised(error)):
+            return None
         await checkpoint()
-        answered = self._options.answered
-        if error.request is not self._request:
-            answered.add(self._request.url)  # with the redirect
-        attempt = self._state.record(
+        state = self._retry_state()
+        attempt = state.decide(
             error,
             self._started,
+            body=body,
             client_is_closed=self._client.is_closed,
-            origin_has_answered=error.request.url in answered,
+            origin_has_answered=request.url in self._options.answered,
         )
-        if attempt.delay is None:
-            error.add_note(self._state.format_attempts())
-            await self._report(attempt)
-        return attempt.delay is not None
-
-    async def _retries_response(self, response: httpx.Response) -> bool:
-        """Decide whether a response is followed by another attempt. If so, close it."""
-        attempt = self._state.record(response, self._started, client_is_closed=self._client.is_closed)
         if attempt.delay is not None:
-            renew_cookies(self._request, response, self._client.cookies)
-            await discard(response, delay=attempt.delay)
-        return attempt.delay is not None
+            return attempt
+        state.attempts.append(attempt)
+        error.add_note(state.format_attempts())
+        await self._report(attempt, request)
+        return None
 
-    async def _accept(self, response: httpx.Response) -> PrefectResponse:
-        """Return the response for the caller."""
-        failed = () if self._lazy_state is None else tuple(self._lazy_state.attempts)
-        elapsed = anyio.current_time() - self._started
-        accepted = as_prefect_response(response, failed, elapsed, self._options.max_response_bytes)
-        if self._options.on_attempt is not None:
-            await self._report(accepted.attempts[-1], accepted)
-        return accepted
+    def _decide_about_response(self, response: PrefectResponse, body: OneShotBody | None) -> Attempt:
+        """Return the attempt that ended with a response; it says whether another one follows."""
+        return self._retry_state().decide(response, self._started, body=body, client_is_closed=self._client.is_closed)
 
-    async def _conclude(self, response: httpx.Response) -> PrefectResponse:
-        """Raise the error for the last response, or return the response if it is not one to raise for."""
-        await self._report(self._state.attempts[-1], response)
-        attempts, limit = tuple(self._state.attempts), self._options.max_response_bytes
-        if not is_success(response) and self._options.raise_on_all_errors:
-            raise await self._final_error(as_prefect_response(response, attempts, None, limit))
-        try:
-            if not self._stream:
-                await self._within_total_timeout(read_whole(response, limit))
-        except httpx.RequestError as error:
-            error.request = self._failed_request(error)
-            error.add_note(self._state.format_attempts())
-            raise
-        return as_prefect_response(response, attempts, None, limit)
-
-    async def _final_error(self, response: PrefectResponse) -> PrefectHTTPStatusError | ThrottleTimeout:
-        """Return the error for a response, or one that it is the cause of if the throttle's max_wait is too short."""
-        error = await self._status_error(response)
-        if self._state.too_long is None:
-            return error
-        timeout = ThrottleTimeout(self._state.too_long, request=response.request)
-        timeout.add_note(self._state.format_attempts())
-        timeout.__cause__ = error
-        return timeout
-
-    async def _status_error(self, response: PrefectResponse) -> PrefectHTTPStatusError:
-        """Read the beginning of the response for its error, close it, and return the error."""
-        max_bytes = STREAMED_ERROR_BYTES if self._stream else ERROR_BYTES
-        if self._options.max_response_bytes is not None:
-            max_bytes = min(max_bytes, self._options.max_response_bytes)
-        cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=self._state.seconds_for_error())
-        error = status_error(response, tuple(self._state.attempts))
-        error.add_note(self._state.format_attempts())
-        if cut is not None:
-            error.add_note(f"The response body is incomplete: {cut}.")
-        return error
-
-    async def _report(self, attempt: Attempt, response: httpx.Response | None = None) -> None:
+    async def _report(self, attempt: Attempt, request: httpx.Request, response: httpx.Response | None = None) -> None:
         """Call ``on_attempt``. If that raises an exception, close the response."""
         if self._options.on_attempt is not None:
             try:
-                _call(self._options.on_attempt, "on_attempt", self._request, attempt)
+                _call(self._options.on_attempt, "on_attempt", request, attempt)
             except BaseException:
                 if response is not None:
                     await close(response)
@@ -309,28 +332,77 @@ class SendCall:
 
     # --- The wait
 
-    async def _wait(self) -> None:
-        """Log the last attempt, call ``on_attempt`` and ``on_retry``, and wait until the next attempt is due."""
-        state = self._state
-        attempt = state.attempts[-1]
+    async def _wait(self, request: httpx.Request, attempt: Attempt) -> None:
+        """Log an attempt, call ``on_attempt`` and ``on_retry``, and wait until the next attempt is due."""
         assert attempt.delay is not None
+        state = self._retry_state()
+        state.attempts.append(attempt)
         _logger.debug(
             "%s %s: %s, attempt %d/%d; the next one in %s s (%s)",
-            state.request.method,
-            safe_url(state.request.url),
+            request.method,
+            safe_url(request.url),
             format_outcome(attempt),
             attempt.number,
-            state.policy.max_retries + 1,
+            state.max_attempts,
             format_seconds(attempt.delay),
             attempt.reason,
         )
-        await self._report(attempt)
+        await self._report(attempt, request)
         if self._options.on_retry is not None:
-            _call(self._options.on_retry, "on_retry", self._request, attempt)
+            _call(self._options.on_retry, "on_retry", request, attempt)
         if attempt.exception is not None:
             drop_tracebacks(attempt.exception)
         await anyio.sleep_until(state.resume_at)
-        self._started = anyio.current_time()
+        check_open(self._client)
+
+    # --- The result
+
+    async def _accept(self, response: PrefectResponse) -> PrefectResponse:
+        """Return a response that is accepted."""
+        earlier = () if self._state is None else tuple(self._state.attempts)
+        note_attempts(response, earlier, self._now() - self._started)
+        if self._options.on_attempt is not None:
+            await self._report(response.attempts[-1], response.request, response)
+        return response
+
+    async def _conclude(self, response: PrefectResponse, attempt: Attempt) -> PrefectResponse:
+        """Raise the error for the last response, or return the response if it is not one to raise for."""
+        state = self._retry_state()
+        state.attempts.append(attempt)
+        await self._report(attempt, response.request, response)
+        note_attempts(response, tuple(state.attempts), None)
+        if not is_success(response) and self._options.raise_on_all_errors:
+            raise await self._final_error(response)
+        try:
+            if not self._stream:
+                await self._within_total_timeout(read_whole(response))
+        except httpx.RequestError as error:
+            error.request = response.request
+            error.add_note(state.format_attempts())
+            raise
+        return response
+
+    async def _final_error(self, response: PrefectResponse) -> PrefectHTTPStatusError | ThrottleTimeout:
+        """Return the error for a response, or one that it is the cause of if the throttle's max_wait is too short."""
+        state, error = self._retry_state(), await self._status_error(response)
+        if state.too_long is None:
+            return error
+        timeout = ThrottleTimeout(state.too_long, request=response.request)
+        timeout.add_note(state.format_attempts())
+        timeout.__cause__ = error
+        return timeout
+
+    async def _status_error(self, response: PrefectResponse) -> PrefectHTTPStatusError:
+        """Read the beginning of the response for its error, close it, and return the error."""
+        state, max_bytes = self._retry_state(), STREAMED_ERROR_BYTES if self._stream else ERROR_BYTES
+        if self._options.max_response_bytes is not None:
+            max_bytes = min(max_bytes, self._options.max_response_bytes)
+        cut = await read_beginning(response, max_bytes=max_bytes, max_seconds=state.seconds_for_error())
+        error = status_error(response, tuple(state.attempts))
+        error.add_note(state.format_attempts())
+        if cut is not None:
+            error.add_note(f"The response body is incomplete: {cut}.")
+        return error
 
 
 async def _until(deadline: float, step: Awaitable[T], policy: RetryPolicy) -> T:
@@ -343,18 +415,4 @@ def _call(hook: Hook, name: str, request: httpx.Request, attempt: Attempt) -> No
     returned = hook(request, attempt)
     if inspect.iscoroutine(returned):
         returned.close()
-        raise TypeError(f"{name} {_HOOK_MUST_BE}, not the async {hook!r}")
-
-
-def checked_hook(hook: Hook | None, name: str) -> Hook | None:
-    """Return a hook that is a plain function, or None; otherwise raise a TypeError."""
-    if hook is not None and (not callable(hook) or is_async(hook)):
-        raise TypeError(f"{name} {_HOOK_MUST_BE}, not {hook!r}")
-    return hook
-
-
-def checked_policy(policy: object, where: str) -> RetryPolicy:
-    """Return a policy that is one, or raise a TypeError."""
-    if not isinstance(policy, RetryPolicy):
-        raise TypeError(f"{where} must be a RetryPolicy, not {policy!r}")
-    return policy
+        raise TypeError(f"{name} {HOOK_MUST_BE}, not the async {hook!r}")

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 import httpx
 
 from prefect_http._client.arguments import BodyArguments, RequestArguments, with_parameters_of
-from prefect_http._client.send import checked_policy
-from prefect_http._httpx_details import LeanClient
+from prefect_http._client.inheritance import overridden
+from prefect_http._client.options import checked_policy
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
+
+_BUILDERS = frozenset(
+    {"request", "build_request", "get", "options", "head", "post", "put", "patch", "delete", "stream"}
+)
 
 
 def _with_policy(retry: object, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -25,35 +29,77 @@ def _with_policy(retry: object, arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "extensions": {**extensions, "retry": checked_policy(retry, "retry")}}
 
 
-def _taking_retry(method: Callable[..., Any]) -> Callable[..., object]:
-    """Return a verb of httpx's with another parameter, ``retry``."""
+def _parameters(name: str) -> frozenset[str]:
+    return frozenset(inspect.signature(getattr(httpx.AsyncClient, name)).parameters)
 
-    async def verb(self: object, *args: Any, retry: object = None, **arguments: Any) -> object:
-        return await method(self, *args, **_with_policy(retry, arguments))
 
-    def stream(self: object, *args: Any, retry: object = None, **arguments: Any) -> object:
-        return method(self, *args, **_with_policy(retry, arguments))
-
-    wrapper = functools.wraps(method)(verb if inspect.iscoroutinefunction(method) else stream)
+def _like_httpx(name: str, verb: Callable[..., object]) -> Callable[..., object]:
+    """Return a verb with the name, the docstring and the signature of httpx's, and ``retry``."""
+    method = getattr(httpx.AsyncClient, name)
+    wrapper = functools.wraps(method)(verb)
     signature = inspect.signature(method)
     retry = inspect.Parameter("retry", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="RetryPolicy | None")
     vars(wrapper)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), retry])
     return wrapper
 
 
-class VerbsWithRetry(LeanClient):
-    """A client whose verbs take ``retry=``, which they hand to httpx's own among the request's extensions."""
+def _request() -> Callable[..., object]:
+    # httpx warns of cookies.
+    known = _parameters("request") - {"cookies"}
+
+    async def request(self: Any, method: str, url: object, *, retry: object = None, **arguments: Any) -> object:
+        arguments = _with_policy(retry, arguments)
+        if not (self._has_httpx_builders and arguments.keys() <= known):
+            return await super(VerbsWithRetry, self).request(method, url, **arguments)
+        auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
+        follow_redirects = arguments.pop("follow_redirects", httpx.USE_CLIENT_DEFAULT)
+        built = self.build_request(method, url, **arguments)
+        return await self.send(built, auth=auth, follow_redirects=follow_redirects)
+
+    return _like_httpx("request", request)
+
+
+def _verb(name: str) -> Callable[..., object]:
+    known, method = _parameters(name), name.upper()
+
+    async def verb(self: Any, url: object, *, retry: object = None, **arguments: Any) -> object:
+        if self._has_httpx_builders and arguments.keys() <= known:
+            return await self.request(method, url, retry=retry, **arguments)
+        return await getattr(super(VerbsWithRetry, self), name)(url, **_with_policy(retry, arguments))
+
+    return _like_httpx(name, verb)
+
+
+def _stream() -> Callable[..., object]:
+    def stream(self: Any, *args: Any, retry: object = None, **arguments: Any) -> object:
+        return super(VerbsWithRetry, self).stream(*args, **_with_policy(retry, arguments))
+
+    return _like_httpx("stream", stream)
+
+
+class VerbsWithRetry(httpx.AsyncClient):
+    """A client whose verbs take ``retry=``, which they pass on among the request's extensions.
+
+    If no subclass, and no other base class, overrides how requests are made, ``get()`` and the others go straight to
+    ``build_request()`` and ``send()``. Otherwise they go the way of httpx's own methods, with all arguments.
+    """
+
+    _has_httpx_builders = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls._has_httpx_builders = overridden(cls.__mro__).isdisjoint(_BUILDERS)
 
     if not TYPE_CHECKING:
-        request = _taking_retry(httpx.AsyncClient.request)
-        get = _taking_retry(httpx.AsyncClient.get)
-        options = _taking_retry(httpx.AsyncClient.options)
-        head = _taking_retry(httpx.AsyncClient.head)
-        post = _taking_retry(httpx.AsyncClient.post)
-        put = _taking_retry(httpx.AsyncClient.put)
-        patch = _taking_retry(httpx.AsyncClient.patch)
-        delete = _taking_retry(httpx.AsyncClient.delete)
-        stream = _taking_retry(httpx.AsyncClient.stream)
+        request = _request()
+        get = _verb("get")
+        options = _verb("options")
+        head = _verb("head")
+        post = _verb("post")
+        put = _verb("put")
+        patch = _verb("patch")
+        delete = _verb("delete")
+        stream = _stream()
 
     if TYPE_CHECKING:
         # The first declaration of each verb has the parameters of whatever httpx is installed.

@@ -65,15 +65,14 @@ class FailedAttempt:
     """The facts that the decision is based on.
 
     Attributes:
-        number: of the attempt, 1-based.
+        retry: the number of the retry that would follow, 1-based; it counts all those of a ``send()``.
         failure: how it failed.
         label: the same for people, "503" or "ReadTimeout".
         retry_after: what the response asked for, in seconds from now.
         retry_after_name: the name of that for people.
         max_wait: how many seconds the client's throttle lets a request wait, infinity: any number; None without one.
         should_retry: what the response's ``x-should-retry`` says; None if it says nothing.
-        method: of the request as it was first sent.
-        redirected_method: of the request that failed, which a redirect may have changed.
+        method: of the request.
         has_idempotency_key: whether the request carries an ``Idempotency-Key``.
         body_is_spent: whether the body is a one-shot stream that has been read, at least in part.
         needs_certificate: whether the server seems to have broken off for want of a client certificate.
@@ -83,7 +82,7 @@ class FailedAttempt:
         deadline_left: seconds until the caller's own deadline; infinity without one.
     """
 
-    number: int
+    retry: int
     failure: Failure
     label: str
     retry_after: float | None = None
@@ -91,7 +90,6 @@ class FailedAttempt:
     max_wait: float | None = None
     should_retry: bool | None = None
     method: str = "GET"
-    redirected_method: str = "GET"
     has_idempotency_key: bool = False
     body_is_spent: bool = False
     needs_certificate: bool = False
@@ -143,7 +141,7 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
             return GiveUp(reason, exceeds_max_wait=failed.max_wait is not None)
         if failed.max_wait is not None and asked > LONGEST_WAIT:
             asked = None  # a mistake: the gate of the throttle does not close for so long either
-    low, high, reason = policy.wait_bounds(failed.number, asked)
+    low, high, reason = policy.wait_bounds(failed.retry, asked)
     if asked is not None:
         reason = _asked_for(failed.retry_after_name, asked)
     for left, limit in ((failed.total_left, "total_timeout"), (failed.deadline_left, "the caller's deadline")):
@@ -177,9 +175,7 @@ def _reason_not_to_retry(policy: RetryPolicy, failed: FailedAttempt) -> str | No
             f"the server may have acted on the {failed.method}; an Idempotency-Key header makes it safe to repeat, "
             "and retry_non_idempotent=True repeats it in any case"
         )
-    if failed.redirected_method != failed.method and not is_repeatable:
-        return f"the {failed.method} was carried out, and its redirect to a {failed.redirected_method} failed"
-    if failed.number > policy.max_retries:
+    if failed.retry > policy.max_retries:
         return "all retries are used up" if policy.max_retries else "max_retries is 0"
     return None
 

@@ -24,7 +24,7 @@ from prefect_http._concurrency.backend import (
     spawn_root_task_soon,
 )
 from prefect_http._errors import InvalidResponse
-from prefect_http._httpx_details import ReadyResponse
+from prefect_http._httpx_details import ReadyResponse, hold_body
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
@@ -196,7 +196,9 @@ class Wire(httpx.AsyncBaseTransport):
         if head.framing is _TUNNEL:
             extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data, body)
         elif parser.is_complete and request.trace is None:
-            return ReadyResponse(head.status, head.headers, initial_body, body, extensions)
+            response = ReadyResponse(head.status, headers=head.headers, stream=body, extensions=extensions)
+            hold_body(response, initial_body)
+            return response
         return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
 
     async def _release(self, pool_request: PoolRequest[Connection], *, keep: bool) -> None:

@@ -20,7 +20,8 @@ import trio
 from support.compression import STAND_INS, gzip_bomb, gzip_of_nothing
 from support.scripted_transport import Body, raising
 
-from prefect_http import ResponseTooLarge
+from prefect_http import PrefectResponse, ResponseTooLarge
+from prefect_http._bounded_body import read_whole_within
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 
 KIB = 1024
@@ -33,15 +34,15 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def response_of(parts: Iterable[Part], encoding: str | None = None, **more: Any) -> tuple[httpx.Response, Body]:
+def response_of(parts: Iterable[Part], encoding: str | None = None, **more: Any) -> tuple[PrefectResponse, Body]:
     """Return a bad response with this body."""
     body = Body(parts, **more)
     headers = {} if encoding is None else {"Content-Encoding": encoding}
     request = httpx.Request("GET", "http://server/")
-    return httpx.Response(500, headers=headers, stream=body, request=request), body
+    return PrefectResponse(500, headers=headers, stream=body, request=request), body
 
 
-async def beginning_of(response: httpx.Response, *, max_bytes: int = LIMIT, max_seconds: float = 5.0) -> str | None:
+async def beginning_of(response: PrefectResponse, *, max_bytes: int = LIMIT, max_seconds: float = 5.0) -> str | None:
     """Read the beginning with the limits of a streamed error."""
     with anyio.fail_after(60):
         return await read_beginning(response, max_bytes=max_bytes, max_seconds=max_seconds)
@@ -127,7 +128,7 @@ class Eager(httpx.AsyncByteStream, AsyncIterator[bytes]):
 async def test_an_endless_body_that_never_waits_is_cut() -> None:
     """A stream that never reaches a checkpoint is read up to the limit as well."""
     body = Eager()
-    response = httpx.Response(500, stream=body)
+    response = PrefectResponse(500, stream=body)
     assert await beginning_of(response) is not None
     assert len(response.content) == LIMIT
     assert body.given <= 2 * LIMIT
@@ -594,7 +595,7 @@ async def test_a_body_within_max_bytes(parts: list[bytes], encoding: str | None)
     """A body of at most ``max_bytes`` is read whole, decoded, and the response is closed, as in httpx."""
     limited, body = response_of(parts, encoding)
     unlimited, _ = response_of(parts, encoding)
-    await read_whole(limited, LIMIT)
+    await read_whole_within(limited, LIMIT)
     await read_whole(unlimited)
     assert limited.content == unlimited.content
     assert limited.headers == unlimited.headers
@@ -619,7 +620,7 @@ async def test_a_body_beyond_max_bytes(make: Callable[[], Iterable[bytes]], enco
     """A longer one is a ResponseTooLarge, with the response closed and not much more than the limit read."""
     response, body = response_of(make(), encoding)
     with pytest.raises(ResponseTooLarge, match=f"max_response_bytes of {LIMIT} bytes") as caught:
-        await read_whole(response, LIMIT)
+        await read_whole_within(response, LIMIT)
     assert caught.value.request is response.request
     assert body.given <= 2 * LIMIT
     assert body.is_closed
@@ -642,12 +643,12 @@ async def test_a_content_length_beyond_max_bytes(method: str, status: int, lengt
     """If the Content-Length says that the body is too long, it is not read."""
     body = Body([])
     request = httpx.Request(method, "http://server/")
-    response = httpx.Response(status, headers={"Content-Length": length}, stream=body, request=request)
+    response = PrefectResponse(status, headers={"Content-Length": length}, stream=body, request=request)
     if is_refused:
         with pytest.raises(ResponseTooLarge):
-            await read_whole(response, LIMIT)
+            await read_whole_within(response, LIMIT)
     else:
-        await read_whole(response, LIMIT)
+        await read_whole_within(response, LIMIT)
     assert body.is_closed
 
 
@@ -656,7 +657,7 @@ async def test_a_response_that_a_hook_has_read_is_within_any_limit() -> None:
     """What an event hook has read already is kept."""
     response, _ = response_of([b"body"])
     await response.aread()
-    await read_whole(response, 1)
+    await read_whole_within(response, 1)
     assert response.content == b"body"
 
 
@@ -677,6 +678,6 @@ async def test_a_body_that_fails_within_max_bytes(
     monkeypatch.setitem(sys.modules, "compression.zstd", STAND_INS["compression.zstd"])
     response, body = response_of(parts, encoding)
     with pytest.raises(kind) as caught:
-        await read_whole(response, LIMIT)
+        await read_whole_within(response, LIMIT)
     assert caught.value.request is response.request
     assert body.is_closed

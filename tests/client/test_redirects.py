@@ -10,7 +10,7 @@ import pytest
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 
 from prefect_http import InvalidResponse, PrefectHttpxClient, Throttle
-from prefect_http._client.location import problem_of
+from prefect_http._client.redirects import redirect_url
 
 # For httpx2, it is a name that nobody knows.
 NO_IDN = ["http://xn--a/", "//xn--a/"] if httpx.__name__ == "httpx" else []
@@ -38,16 +38,25 @@ GOOD = [
 ]
 
 
+def redirect(location: str) -> httpx.Response:
+    """Return a redirect."""
+    return httpx.Response(302, headers={"Location": location})
+
+
 @pytest.mark.parametrize("location", BAD)
 def test_bad_locations(location: str) -> None:
-    """What httpx makes no request of, or one for a port that does not exist, has a problem."""
-    assert problem_of(location, httpx.URL(URL)) is not None
+    """What httpx makes no request of, or one for a port that does not exist, is an error."""
+    with pytest.raises(InvalidResponse):
+        redirect_url(redirect(location), httpx.URL(URL))
 
 
 @pytest.mark.parametrize("location", GOOD)
 def test_good_locations(location: str) -> None:
-    """Anything else has none, and httpx follows it."""
-    assert problem_of(location, httpx.URL(URL)) is None
+    """Anything else is followed as by httpx."""
+    client = httpx.Client(transport=httpx.MockTransport(lambda _: redirect(location)))
+    following = client.get(URL).next_request
+    assert following is not None
+    assert redirect_url(redirect(location), httpx.URL(URL)) == following.url
 
 
 @pytest.mark.anyio

@@ -1,0 +1,72 @@
+"""One request and its response: the event hooks, the transport, the cookies, and httpx's log line."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import httpx
+
+from prefect_http._client.error_body import close
+from prefect_http._client.options import SendOptions
+from prefect_http._client.routes import Routes
+from prefect_http._response import PrefectResponse, take_over
+
+# A part of httpx's behaviour that it documents: https://www.python-httpx.org/logging/
+_logger = logging.getLogger(httpx.__name__)
+
+
+async def exchange(
+    client: httpx.AsyncClient, routes: Routes[httpx.AsyncBaseTransport], options: SendOptions, request: httpx.Request
+) -> PrefectResponse:
+    """Send a request, and return its response, with the body still to be read.
+
+    Args:
+        client: has the hooks and the cookies.
+        routes: lead to the transports.
+        options: those of the client.
+        request: the request.
+
+    Raises:
+        httpx.RequestError: there is no response; the error has the request.
+        Exception: what a hook raises. The response is closed.
+    """
+    hooks = client.event_hooks
+    for hook in hooks["request"]:
+        await hook(request)
+    if not isinstance(request.stream, httpx.AsyncByteStream):
+        raise RuntimeError("Attempted to send a sync request with an AsyncClient instance.")
+    transport = routes.find(request.url)
+    sent_at = time.perf_counter()
+    try:
+        answer = await transport.handle_async_request(request)
+    except httpx.RequestError as error:
+        error.request = request
+        raise
+    assert isinstance(answer.stream, httpx.AsyncByteStream)
+    response = take_over(answer, request, sent_at, options.max_response_bytes)
+    # httpx converts the request and all headers of every response for the standard library to find no cookie: 27 us.
+    if _sets_cookies(response):
+        client.cookies.extract_cookies(response)
+    response.default_encoding = options.default_encoding
+    if _logger.isEnabledFor(logging.INFO):
+        _logger.info(
+            'HTTP Request: %s %s "%s %d %s"',
+            request.method,
+            request.url,
+            response.http_version,
+            response.status_code,
+            response.reason_phrase,
+        )
+    if hooks["response"]:
+        try:
+            for hook in hooks["response"]:
+                await hook(response)
+        except BaseException:
+            await close(response)
+            raise
+    return response
+
+
+def _sets_cookies(response: httpx.Response) -> bool:
+    return any(name.lower() in {b"set-cookie", b"set-cookie2"} for name, _ in response.headers.raw)

@@ -1,0 +1,43 @@
+"""What other classes, and what has been put in the place of httpx's methods, have to do with a client's requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import httpx
+
+from prefect_http._wire.replaced import is_own
+
+_KNOWN = frozenset({__name__.partition(".")[0], httpx.__name__, "builtins"})
+_SENDING = "send", "_send_single_request"
+
+
+def overridden(classes: Iterable[type]) -> set[str]:
+    """Return the names that are defined by classes which are neither httpx's nor this package's."""
+    return {name for each in classes if each.__module__.partition(".")[0] not in _KNOWN for name in vars(each)}
+
+
+def bases_after(cls: type, base: type) -> tuple[type, ...]:
+    """Return the classes that follow one in the method resolution order of another."""
+    return cls.__mro__[cls.__mro__.index(base) + 1 :]
+
+
+class SendingMethods:
+    """The methods by which an httpx.AsyncClient sends, which tracers and older recorders replace.
+
+    Sentry, Datadog and New Relic replace ``send()``, and vcrpy, before version 8, a private method that it calls.
+    """
+
+    __slots__ = ("_own",)
+
+    def __init__(self) -> None:
+        self._own: tuple[object, ...] = ()  # those that have been found to be httpx's own
+
+    def are_replaced(self) -> bool:
+        """Whether one of them is not httpx's own now."""
+        methods = tuple(getattr(httpx.AsyncClient, name, None) for name in _SENDING)
+        if methods != self._own:
+            if not all(method is None or is_own(method, httpx.__name__) for method in methods):
+                return True
+            self._own = methods
+        return False

@@ -1,0 +1,64 @@
+"""What all ``send()`` of a client have in common, and the checks of what users give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from prefect_http._attempt import Attempt
+from prefect_http._callbacks import is_async
+from prefect_http._client.answered_origins import AnsweredOrigins
+from prefect_http._retry.policy import RetryPolicy
+
+Hook = Callable[[httpx.Request, Attempt], object]
+
+HOOK_MUST_BE = "must be a sync function that takes a request and an attempt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SendOptions:
+    """What all ``send()`` of a client have in common. Most are arguments of PrefectHttpxClient.
+
+    Attributes:
+        policy: for requests that do not bring their own.
+        raise_on_all_errors: whether a bad status raises an error.
+        on_retry: called before each wait.
+        on_attempt: called after each attempt.
+        max_response_bytes: how large a body that is read whole may be; None: no limit.
+        max_wait: how many seconds the throttle lets a request wait, infinity: any number; None without a throttle.
+        is_in_process: whether there is an app in place of a network.
+        default_encoding: of the texts of responses, as in httpx.
+        answered: the origins that have answered the client.
+    """
+
+    policy: RetryPolicy
+    raise_on_all_errors: bool = True
+    on_retry: Hook | None = None
+    on_attempt: Hook | None = None
+    max_response_bytes: int | None = None
+    max_wait: float | None = None
+    is_in_process: bool = False
+    default_encoding: str | Callable[[bytes], str] = "utf-8"
+    answered: AnsweredOrigins
+
+
+def checked_hook(hook: Hook | None, name: str) -> Hook | None:
+    """Return a hook that is a plain function, or None; otherwise raise a TypeError."""
+    if hook is not None and (not callable(hook) or is_async(hook)):
+        raise TypeError(f"{name} {HOOK_MUST_BE}, not {hook!r}")
+    return hook
+
+
+def checked_policy(policy: object, where: str) -> RetryPolicy:
+    """Return a policy that is one, or raise a TypeError."""
+    if not isinstance(policy, RetryPolicy):
+        raise TypeError(f"{where} must be a RetryPolicy, not {policy!r}")
+    return policy
+
+
+def check_open(client: httpx.AsyncClient) -> None:
+    """Raise a RuntimeError, as httpx does, if a client has been closed."""
+    if client.is_closed:
+        raise RuntimeError("Cannot send a request, as the client has been closed.")
