@@ -14,8 +14,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from itertools import zip_longest
+from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self
 from unittest.mock import patch
 
@@ -141,7 +141,9 @@ class Run:
     def note_clients(self) -> None:
         """Note the state of the clients."""
         for client in self._clients:
-            cookies = [(each.domain, each.path, each.name, each.value, each.expires) for each in client.cookies.jar]
+            cookies = [
+                (each.domain, each.path, each.name, each.value, bool(each.expires)) for each in client.cookies.jar
+            ]
             self.note("client", client.is_closed, cookies, sorted(client.headers), str(client.params), client.timeout)
 
 
@@ -194,7 +196,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._run.note(self._name, "closed")
 
 
-class Stream(httpx.AsyncByteStream):
+class Stream(httpx.AsyncByteStream, AsyncIterator[bytes]):
     """A body in parts, of which one may be an error to raise; notes when it is read and closed."""
 
     def __init__(self, run: Run, *parts: bytes | BaseException, name: str = "stream") -> None:
@@ -202,13 +204,20 @@ class Stream(httpx.AsyncByteStream):
         self._parts = parts
         self._name = name
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    # Not a generator: trio warns about those that httpx does not close.
+    def __aiter__(self) -> AsyncIterator[bytes]:
         self._run.note(self._name, "is read")
-        for part in self._parts:
-            await anyio.lowlevel.checkpoint()
-            if isinstance(part, BaseException):
-                raise part
-            yield part
+        self._left = iter(self._parts)
+        return self
+
+    async def __anext__(self) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        part = next(self._left, None)
+        if isinstance(part, BaseException):
+            raise part
+        if part is None:
+            raise StopAsyncIteration
+        return part
 
     async def aclose(self) -> None:
         self._run.note(self._name, "is closed")
@@ -251,7 +260,7 @@ def describe_response(response: httpx.Response, *, is_current: bool = True) -> d
         "is_closed": response.is_closed,
         "is_stream_consumed": response.is_stream_consumed,
         "num_bytes_downloaded": response.num_bytes_downloaded,
-        "default_encoding": response.default_encoding,
+        "default_encoding": getattr(response.default_encoding, "__name__", response.default_encoding),
         "charset_encoding": response.charset_encoding,
         "encoding": _outcome(lambda: response.encoding),
         "content": _outcome(lambda: response.content),
@@ -330,13 +339,13 @@ def _difference(ours: list[Note], theirs: list[Note]) -> str:
 
 def _first_difference(ours: object, theirs: object, path: str) -> str:
     if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
-        pairs = [(key, ours[key], theirs[key]) for key in ours]
+        pairs: list[tuple[object, object, object]] = [(key, ours[key], theirs[key]) for key in ours]
     elif isinstance(ours, list | tuple) and isinstance(theirs, list | tuple) and len(ours) == len(theirs):
         pairs = [(index, *pair) for index, pair in enumerate(zip(ours, theirs, strict=True))]
     else:
         return f"{path} is\n  {ours!r}, httpx has\n  {theirs!r}"
-    key, *different = next(pair for pair in pairs if pair[1] != pair[2])
-    return _first_difference(*different, f"{path}[{key!r}]")
+    key, own, other = next(pair for pair in pairs if pair[1] != pair[2])
+    return _first_difference(own, other, f"{path}[{key!r}]")
 
 
 def _comparing(

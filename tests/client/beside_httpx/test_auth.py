@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.beside_httpx import URL, Run, Stream, beside_httpx, describe_error, in_both_modes
+from support.beside_httpx import Answer, Run, Stream, beside_httpx, describe_error, in_both_modes
 
 # --- Who decides
 
@@ -166,7 +166,17 @@ async def test_several_challenges(run: Run) -> None:
 @in_both_modes
 async def test_digest_reuses_a_challenge(run: Run) -> None:
     """Later requests use the nonce of the last challenge, with a count, until it is stale."""
-    answers = [challenge("one"), 200, 200, 200, challenge("two"), 200, 200, challenge("three"), challenge("four")]
+    answers: list[Answer] = [
+        challenge("one"),
+        200,
+        200,
+        200,
+        challenge("two"),
+        200,
+        200,
+        challenge("three"),
+        challenge("four"),
+    ]
     async with run.client(*answers, auth=httpx.DigestAuth("user", "pw"), event_hooks=run.hooks()) as client:
         for method in ("GET", "GET", "POST", "GET", "GET", "DELETE"):
             await run.request(client, method)
@@ -176,7 +186,10 @@ async def test_digest_reuses_a_challenge(run: Run) -> None:
 @in_both_modes
 async def test_digest_with_a_wrong_password(run: Run) -> None:
     """The second challenge is returned."""
-    answers = [challenge(stream=Stream(run, b"no", name="first")), challenge(stream=Stream(run, b"no", name="second"))]
+    answers: list[Answer] = [
+        challenge(stream=Stream(run, b"no", name="first")),
+        challenge(stream=Stream(run, b"no", name="second")),
+    ]
     async with run.client(*answers, auth=httpx.DigestAuth("user", "wrong")) as client:
         await run.request(client)
 
@@ -193,7 +206,7 @@ async def test_a_challenge_with_another_status(run: Run) -> None:
 @in_both_modes
 async def test_digest_and_cookies(run: Run) -> None:
     """A cookie of the challenge goes with the answer to it."""
-    answers = [challenge(headers={"Set-Cookie": "session=1"}), 200, 200]
+    answers: list[Answer] = [challenge(headers={"Set-Cookie": "session=1"}), 200, 200]
     async with run.client(*answers, auth=httpx.DigestAuth("user", "pw")) as client:
         await run.request(client, headers={"X-A": "1"})
         await run.request(client)
@@ -222,7 +235,7 @@ async def test_challenges_count_as_redirects(run: Run) -> None:
     """A challenge is in the history, whose length is limited."""
     for max_redirects in range(3):
         run.case(max_redirects)
-        answers = [challenge(), httpx.Response(302, headers={"Location": "/x"}), 200]
+        answers: list[Answer] = [challenge(), httpx.Response(302, headers={"Location": "/x"}), 200]
         settings = {"follow_redirects": True, "max_redirects": max_redirects}
         await run.request(run.client(*answers, auth=httpx.DigestAuth("user", "pw"), **settings))
 
@@ -230,9 +243,9 @@ async def test_challenges_count_as_redirects(run: Run) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("follows", [True, False])
 @in_both_modes
-async def test_digest_for_a_next_request(run: Run, follows: bool) -> None:  # noqa: FBT001
+async def test_digest_for_a_next_request(run: Run, follows: bool) -> None:
     """A redirect behind a challenge has it in its history."""
-    answers = [challenge(text="no"), httpx.Response(302, headers={"Location": "/x"}, text="moved"), 200]
+    answers: list[Answer] = [challenge(text="no"), httpx.Response(302, headers={"Location": "/x"}, text="moved"), 200]
     async with run.client(*answers, auth=httpx.DigestAuth("user", "pw"), follow_redirects=follows) as client:
         response = await run.request(client)
         if response is not None and response.next_request is not None:
@@ -252,7 +265,7 @@ async def test_a_challenge_whose_body_breaks_off(run: Run) -> None:
 @in_both_modes
 async def test_a_failure_behind_a_challenge(run: Run) -> None:
     """The error has the request that failed."""
-    answers = [challenge(), httpx.ReadTimeout("slow"), 200]
+    answers: list[Answer] = [challenge(), httpx.ReadTimeout("slow"), 200]
     async with run.client(*answers, auth=httpx.DigestAuth("user", "pw")) as client:
         await run.request(client)
         await run.request(client)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.beside_httpx import MODES, URL, Run, Stream, beside_httpx, in_both_modes, observe
+from support.beside_httpx import MODES, URL, Answer, Run, Stream, beside_httpx, in_both_modes, observe
 
 from prefect_http import PrefectHttpxClient
 
@@ -143,7 +143,7 @@ async def test_credentials(run: Run, auth: str) -> None:
     url = "http://user:pw@server/" if auth == "url" else URL
     for location in ("/x", "http://other/x", "https://server/x", "http://server:8080/"):
         run.case(location)
-        answers = [redirect(location), redirect("/y"), redirect(URL), final]
+        answers: list[Answer] = [redirect(location), redirect("/y"), redirect(URL), final]
         await run.request(run.client(*answers, follow_redirects=True, **of_client), url=url, **of_request)
 
 
@@ -162,7 +162,7 @@ MALFORMED = ["http://server:port/", "https://😇/", "http://server:99999/", "\x
 
 @pytest.mark.trio
 @pytest.mark.parametrize("follows", [True, False])
-async def test_malformed_locations(follows: bool) -> None:  # noqa: FBT001
+async def test_malformed_locations(follows: bool) -> None:
     """They are an InvalidResponse, and what is observed up to then is the same."""
     for location, mode in itertools.product(MALFORMED, MODES):
 
@@ -189,7 +189,7 @@ async def test_max_redirects(run: Run) -> None:
     """Two redirects may be too many."""
     for max_redirects in range(4):
         run.case(max_redirects)
-        answers = [redirect("/a"), redirect("/b"), final]
+        answers: list[Answer] = [redirect("/a"), redirect("/b"), final]
         client = run.client(
             *answers, follow_redirects=True, max_redirects=max_redirects, event_hooks=run.hooks("request")
         )
@@ -256,7 +256,7 @@ async def test_next_request_with_a_generator(run: Run) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("follows", [True, False])
 @in_both_modes
-async def test_bodies_of_redirects(run: Run, follows: bool) -> None:  # noqa: FBT001
+async def test_bodies_of_redirects(run: Run, follows: bool) -> None:
     """The body of a redirect is read before it is followed, and closed."""
     async with run.client(
         redirect("/a", stream=Stream(run, b"one", b"two", name="first")),

@@ -52,7 +52,7 @@ async def test_arguments_that_do_not_exist(run: Run) -> None:
             with pytest.raises(TypeError):
                 await getattr(client, method)("GET", URL, nonsense=1)
         with pytest.raises(TypeError):
-            await client.get(URL, json={})  # type: ignore[call-overload]
+            await client.get(URL, json={})  # type: ignore[call-arg]
 
 
 # --- URLs
@@ -78,7 +78,7 @@ async def test_base_url(run: Run) -> None:
     run.note(describe_request(client.build_request("GET", "/x")), str(client.base_url))
 
 
-URLS = [
+URLS: list[Any] = [
     *("http://server", "HTTP://SERVER/Ä?q=ö#ü", "http://[::1]:8080/", "http://bücher.example/", "http://server/a b"),
     *("http://user:p%40ss@server/", "http://user@server/", "http://:pw@server/", "custom://server/", "http://"),
     *("://server", "/relative", "", "http://server:port/", "http://server/\n", "http://xn--/", "http://[x/"),
@@ -93,8 +93,8 @@ async def test_urls(run: Run) -> None:
     async with run.client(lambda _: httpx.Response(200)) as client:
         for url in URLS:
             run.case(url)
-            await run.request(client, url=url)  # type: ignore[arg-type]
-            await run.request(client, url=url)  # type: ignore[arg-type]  # a second time: it may be cached
+            await run.request(client, url=url)
+            await run.request(client, url=url)  # a second time: it may be cached
 
 
 _PARAMS = [None, {}, "a=1&b=2", b"a=1", {"a": [1, 2], "b": None}, [("b", True), ("b", "ü&")], httpx.QueryParams("x=y")]
@@ -110,7 +110,7 @@ async def test_params(run: Run) -> None:
             run.case(of_client, params)
             await run.request(client, params=params)
             await run.request(client, url=f"{URL}?u=1", params=params)
-        client.params = {"new": 1}  # type: ignore[assignment]
+        client.params = {"new": 1}
         await run.request(client, params={"a": 1})
 
 
@@ -308,12 +308,12 @@ async def test_a_sync_body_is_refused(run: Run) -> None:
 async def test_the_properties_of_a_client(run: Run) -> None:
     """What is assigned to a client is converted as in httpx."""
     client = run.client(200)
-    client.headers = {"X-A": "b"}  # type: ignore[assignment]
-    client.params = {"a": "b"}  # type: ignore[assignment]
-    client.timeout = 3  # type: ignore[assignment]
-    client.cookies = {"a": "b"}  # type: ignore[assignment]
-    client.base_url = "http://base"  # type: ignore[assignment]
-    client.auth = ("user", "pw")  # type: ignore[assignment]
+    client.headers = {"X-A": "b"}
+    client.params = {"a": "b"}
+    client.timeout = 3
+    client.cookies = {"a": "b"}
+    client.base_url = "http://base"
+    client.auth = ("user", "pw")
     client.event_hooks = {"request": [print]}
     run.note(type(client.headers), client.params, client.timeout, client.base_url, type(client.auth))
     run.note(client.event_hooks, client.trust_env, client.follow_redirects, client.max_redirects)
