@@ -166,17 +166,8 @@ async def test_several_challenges(run: Run) -> None:
 @in_both_modes
 async def test_digest_reuses_a_challenge(run: Run) -> None:
     """Later requests use the nonce of the last challenge, with a count, until it is stale."""
-    answers: list[Answer] = [
-        challenge("one"),
-        200,
-        200,
-        200,
-        challenge("two"),
-        200,
-        200,
-        challenge("three"),
-        challenge("four"),
-    ]
+    first, second = challenge("one"), challenge("two")
+    answers: list[Answer] = [first, 200, 200, 200, second, 200, 200, challenge("three"), challenge("four")]
     async with run.client(*answers, auth=httpx.DigestAuth("user", "pw"), event_hooks=run.hooks()) as client:
         for method in ("GET", "GET", "POST", "GET", "GET", "DELETE"):
             await run.request(client, method)
@@ -186,10 +177,7 @@ async def test_digest_reuses_a_challenge(run: Run) -> None:
 @in_both_modes
 async def test_digest_with_a_wrong_password(run: Run) -> None:
     """The second challenge is returned."""
-    answers: list[Answer] = [
-        challenge(stream=Stream(run, b"no", name="first")),
-        challenge(stream=Stream(run, b"no", name="second")),
-    ]
+    answers = [challenge(stream=Stream(run, b"no", name=name)) for name in ("first", "second")]
     async with run.client(*answers, auth=httpx.DigestAuth("user", "wrong")) as client:
         await run.request(client)
 
@@ -217,12 +205,13 @@ async def test_digest_and_cookies(run: Run) -> None:
 async def test_digest_and_redirects(run: Run) -> None:
     """A redirect may come before and after the challenge; it may lead elsewhere."""
     there = httpx.Response(302, headers={"Location": "http://other/x"}, text="moved")
-    for answers in (
+    ways: list[list[Answer]] = [
         [httpx.Response(307, headers={"Location": "/x"}), challenge(), 200],
         [challenge(), httpx.Response(307, headers={"Location": "/x"}), 200, 200],
         [there, challenge(), 200],
         [challenge(), there, challenge("other"), 200],
-    ):
+    ]
+    for answers in ways:
         async with run.client(
             *answers, auth=httpx.DigestAuth("user", "pw"), follow_redirects=True, event_hooks=run.hooks()
         ) as client:
