@@ -54,6 +54,7 @@ class RetryState:
 
     def decide(
         self,
+        request: httpx.Request,
         failed: httpx.Response | httpx.RequestError,
         started: float,
         *,
@@ -64,7 +65,8 @@ class RetryState:
         """Decide whether a failed attempt is followed by a retry, and return the attempt.
 
         Args:
-            failed: the response, or the error that was raised instead of one.
+            request: the request.
+            failed: its response, or the error that was raised instead of one.
             started: when the attempt began.
             body: the body of the request, if that can be sent only once.
             client_is_closed: whether the client has been closed meanwhile.
@@ -86,7 +88,6 @@ class RetryState:
             needs_certificate = (
                 not origin_has_answered and now - started < _BEHIND_HANDSHAKE and self._needs_certificate(failed)
             )
-        request = failed.request
         facts = FailedAttempt(
             retry=self._retries + 1,
             failure=failure,

@@ -129,6 +129,8 @@ class SendCall:
         try:
             request = await self._within_total_timeout(anext(flow))
             while True:
+                if not isinstance(request, httpx.Request):
+                    raise TypeError(f"an auth flow must yield an httpx.Request, not {request!r}")
                 response = await self._follow_redirects(request, history)
                 try:
                     request = await self._within_total_timeout(flow.asend(response))
@@ -246,8 +248,7 @@ class SendCall:
         options = self._options
         response = await self._exchange(request)
         options.answered.add(request.url)
-        if history:
-            response.history = list(history)
+        response.history = list(history)
         try:
             if response.has_redirect_location:
                 redirect_url(response, request.url)
@@ -297,12 +298,13 @@ class SendCall:
         self, error: httpx.RequestError, request: httpx.Request, body: OneShotBody | None
     ) -> Attempt | None:
         """Return the attempt that ended with an error, if another one follows. If not, add a note that says why."""
-        error.request = request
+        _set_request(error, request)
         if is_foreign(error, request) or (body is not None and body.has_raised(error)):
             return None
         await checkpoint()
         state = self._retry_state()
         attempt = state.decide(
+            request,
             error,
             self._started,
             body=body,
@@ -318,7 +320,9 @@ class SendCall:
 
     def _decide_about_response(self, response: PrefectResponse, body: OneShotBody | None) -> Attempt:
         """Return the attempt that ended with a response; it says whether another one follows."""
-        return self._retry_state().decide(response, self._started, body=body, client_is_closed=self._client.is_closed)
+        return self._retry_state().decide(
+            response.request, response, self._started, body=body, client_is_closed=self._client.is_closed
+        )
 
     async def _report(self, attempt: Attempt, request: httpx.Request, response: httpx.Response | None = None) -> None:
         """Call ``on_attempt``. If that raises an exception, close the response."""
@@ -403,6 +407,14 @@ class SendCall:
         if cut is not None:
             error.add_note(f"The response body is incomplete: {cut}.")
         return error
+
+
+def _set_request(error: httpx.RequestError, request: httpx.Request) -> None:
+    """Set the request of an error, unless it has one already."""
+    try:
+        error.request  # noqa: B018
+    except RuntimeError:
+        error.request = request
 
 
 async def _until(deadline: float, step: Awaitable[T], policy: RetryPolicy) -> T:
