@@ -61,8 +61,10 @@ class ReadyResponse(httpx.Response):
         if _is_encoded(self):
             return await self._read_encoded(self._held)
         self._body, self._downloaded = self._held, len(self._held)
-        self.is_stream_consumed = True
-        await self.aclose()
+        self.is_stream_consumed = self.is_closed = True
+        self.note_end()
+        assert isinstance(self.stream, httpx.AsyncByteStream)
+        await self.stream.aclose()
         return self._body
 
     async def _read_encoded(self, body: bytes) -> bytes:
@@ -73,6 +75,9 @@ class ReadyResponse(httpx.Response):
         finally:
             self.stream, self.is_closed = stream, False
             await self.aclose()
+
+    def note_end(self) -> None:
+        """Do what is to be done just before the stream is closed."""
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         """Iterate over the body, decoded."""
@@ -100,6 +105,17 @@ def keep_content(response: ReadyResponse, content: bytes, downloaded: int) -> No
     """
     response._body, response._downloaded = content, downloaded
     response.is_stream_consumed = True
+
+
+def copy_of_request(request: httpx.Request, method: str, url: httpx.URL) -> httpx.Request:
+    """Return a request like one whose body is at hand, with another method and URL, and without extensions.
+
+    They have the same headers, which are to be replaced. That takes 2 us; to make a request of the same parts takes 5.
+    """
+    new = httpx.Request.__new__(httpx.Request)
+    new.__setstate__(request.__getstate__())
+    new.method, new.url, new.stream = method, url, request.stream
+    return new
 
 
 def copy_of(response: httpx.Response, cls: type[R]) -> R:

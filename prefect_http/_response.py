@@ -18,7 +18,7 @@ from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
 from prefect_http._fields.retry_after import parse_retry_after_fields
-from prefect_http._httpx_details import ReadyResponse, copy_of
+from prefect_http._httpx_details import ReadyResponse, copy_of, hold_body
 from prefect_http._redact import one_line, safe_url, without_credentials
 
 # A response extension: a throttle has judged the response to be a rejection, whatever its status.
@@ -65,9 +65,14 @@ class PrefectResponse(ReadyResponse):
 
     async def aclose(self) -> None:
         """Close the response, and return its connection to the pool."""
-        if self._sent_at is not None and not self.is_closed:
+        if not self.is_closed:
+            self.note_end()
+            await super().aclose()
+
+    def note_end(self) -> None:
+        """Set ``elapsed``."""
+        if self._sent_at is not None:
             self.elapsed = datetime.timedelta(seconds=time.perf_counter() - self._sent_at)
-        await super().aclose()
 
     def raise_for_status(self) -> Self:
         """Return the response if its status is 2xx or 101.
@@ -136,9 +141,6 @@ class _SharedStream(httpx.AsyncByteStream, httpx.SyncByteStream):
             self._second.elapsed = self._first.elapsed
 
 
-_COPIED = frozenset({httpx.Response, ReadyResponse})
-
-
 def is_success(response: httpx.Response) -> bool:
     """Whether the status is 2xx, or 101, which hands over its stream."""
     return 200 <= response.status_code < 300 or response.status_code == 101
@@ -157,7 +159,11 @@ def take_over(
         sent_at: when that was sent, on the clock of ``time.perf_counter()``.
         max_bytes: the limit for its body if it is read whole; None: no limit.
     """
-    if type(response) in _COPIED:
+    if type(response) is httpx.Response:
+        taken = copy_of(response, PrefectResponse)
+        if type(response.stream) is httpx.ByteStream:
+            hold_body(taken, b"".join(response.stream))
+    elif type(response) is ReadyResponse:
         taken = copy_of(response, PrefectResponse)
     else:
         taken = PrefectResponse.from_httpx_response(response)

@@ -31,7 +31,7 @@ def authentication(auth: object, default: httpx.Auth | None, url: httpx.URL) -> 
         TypeError: ``auth`` is not valid.
     """
     flow = default if auth is httpx.USE_CLIENT_DEFAULT else _as_auth(auth)
-    if flow is None and (url.username or url.password):
+    if flow is None and url.userinfo and (url.username or url.password):
         return httpx.BasicAuth(username=url.username, password=url.password)
     return flow
 

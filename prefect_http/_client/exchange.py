@@ -69,4 +69,5 @@ async def exchange(
 
 
 def _sets_cookies(response: httpx.Response) -> bool:
-    return any(name.lower() in {b"set-cookie", b"set-cookie2"} for name, _ in response.headers.raw)
+    names = [name.lower() for name, _ in response.headers.raw]
+    return b"set-cookie" in names or b"set-cookie2" in names

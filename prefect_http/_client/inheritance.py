@@ -9,7 +9,6 @@ import httpx
 from prefect_http._wire.replaced import is_own
 
 _KNOWN = frozenset({__name__.partition(".")[0], httpx.__name__, "builtins"})
-_SENDING = "send", "_send_single_request"
 
 
 def overridden(classes: Iterable[type]) -> set[str]:
@@ -35,7 +34,7 @@ class SendingMethods:
 
     def are_replaced(self) -> bool:
         """Whether one of them is not httpx's own now."""
-        methods = tuple(getattr(httpx.AsyncClient, name, None) for name in _SENDING)
+        methods = httpx.AsyncClient.send, getattr(httpx.AsyncClient, "_send_single_request", None)
         if methods != self._own:
             if not all(method is None or is_own(method, httpx.__name__) for method in methods):
                 return True
