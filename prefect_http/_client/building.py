@@ -101,12 +101,13 @@ class RequestBuilder:
 def _with_headers(model: httpx.Request, headers: Any) -> httpx.Headers | None:
     """Return the headers of a request like another one, with its own headers; None: only httpx can tell."""
     merged = httpx.Headers(model.headers)
-    if headers is not None:
-        own = httpx.Headers(headers)
-        if "Host" in own:
-            return None
-        merged.update(own)
-    return merged
+    if headers is None:
+        return merged
+    own = httpx.Headers(headers)
+    if "Host" in own:
+        return None
+    merged.update(own)
+    return httpx.Headers(merged)  # the other one may have remembered an encoding that no longer fits
 
 
 def _extensions(
