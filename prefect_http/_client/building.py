@@ -60,6 +60,7 @@ class RequestBuilder:
             and not has_cookies
             and not client.params
             and type(url) is httpx.URL
+            and url.is_absolute_url
             and (headers := self._known_headers(build, url, arguments.get("headers"))) is not None
         ):
             extensions = _extensions(client, **arguments)
@@ -71,21 +72,21 @@ class RequestBuilder:
             request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
         return request
 
-    def _parse(self, url: str, base: httpx.URL) -> httpx.URL:
-        """Return a URL. One that is relative follows the base URL."""
+    def _parse(self, url: str, base: httpx.URL) -> httpx.URL | str:
+        """Return a URL. One that is relative follows the base URL; if that is relative as well, httpx joins them."""
         parsed = self._urls.get(url)
         if parsed is None:
             parsed = httpx.URL(url)
             if parsed.is_relative_url:
                 parsed = base.copy_with(raw_path=base.raw_path + parsed.raw_path.lstrip(b"/"))
+            if parsed.is_relative_url:
+                return url
             _add(self._urls, url, parsed, _MAX_URLS)
         return parsed
 
     def _known_headers(self, build: Callable[..., httpx.Request], url: httpx.URL, headers: Any) -> httpx.Headers | None:
         """Return the headers of a request without a body; None: only httpx can tell."""
         netloc = url.netloc
-        if not netloc:
-            return None
         known = self._headers.get(netloc)
         if known is None:
             known = build("GET", url).headers
