@@ -71,13 +71,15 @@ class RequestBuilder:
             request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
         return request
 
-    def _parse(self, url: str, base: httpx.URL) -> httpx.URL:
-        """Return a URL. One that is relative follows the base URL."""
+    def _parse(self, url: str, base: httpx.URL) -> httpx.URL | str:
+        """Return a URL. One that is relative follows the base URL; if that is relative as well, httpx joins them."""
         parsed = self._urls.get(url)
         if parsed is None:
             parsed = httpx.URL(url)
             if parsed.is_relative_url:
                 parsed = base.copy_with(raw_path=base.raw_path + parsed.raw_path.lstrip(b"/"))
+            if parsed.is_relative_url:
+                return url
             _add(self._urls, url, parsed, _MAX_URLS)
         return parsed
 

@@ -22,9 +22,10 @@ def bases_after(cls: type, base: type) -> tuple[type, ...]:
 
 
 class SendingMethods:
-    """The methods by which an httpx.AsyncClient sends, which tracers and older recorders replace.
+    """The methods by which an httpx.AsyncClient sends, which tracers, recorders and mocks replace.
 
-    Sentry, Datadog and New Relic replace ``send()``, and vcrpy, before version 8, a private method that it calls.
+    Sentry, Datadog and New Relic replace ``send()``; vcrpy, before version 8, and ``respx.mock(using="httpx")`` private
+    methods that it calls.
     """
 
     __slots__ = ("_own",)

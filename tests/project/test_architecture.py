@@ -55,7 +55,6 @@ DOORS = {
     ("_attempt", "_redact"),
     ("_errors", "_attempt"),
     ("_response", "_bounded_body"),
-    ("_httpx_details", "_types"),
 }
 
 # Decide, and do no I/O: clock readings and random numbers come in as arguments.
@@ -68,6 +67,10 @@ PURE = {
     "_request_timeouts",
     "_asgi.http_protocol",
     "_asgi.patience",
+    "_client.authentication",
+    "_client.cookies",
+    "_client.redirects",
+    "_client.routes",
     "_fields.epoch",
     "_fields.http_date",
     "_fields.methods",
@@ -303,9 +306,13 @@ TEST_FILES = {path.relative_to(TESTS): path for path in TESTS.rglob("test_*.py")
 
 
 def test_tests_mirror_the_package() -> None:
-    """A folder of tests has the name of a folder of the package, and a file beside them that of a file."""
+    """A folder of tests has the name of a folder of the package, and a file beside them that of a file.
+
+    The tests beside httpx have a folder of their own within that of the client.
+    """
     folders = {path.relative_to(PACKAGE).as_posix().replace("_", "") for path in PACKAGE.rglob("*") if path.is_dir()}
-    assert_none(f"tests/{path}" for path in TEST_FILES if path.parent.as_posix() not in {*folders, ".", "project"})
+    folders |= {".", "project", "client/beside_httpx"}
+    assert_none(f"tests/{path}" for path in TEST_FILES if path.parent.as_posix() not in folders)
     files = {f"test_{module.removeprefix('_')}.py" for module in MODULES if "." not in module}
     assert_none(f"tests/{path}" for path in TEST_FILES if path.parent.name == "" and path.name not in files)
 

@@ -18,7 +18,7 @@ from support.timed_transport import KEY, Server, ask
 from support.virtual_time import virtual_time_backend
 
 from prefect_http import PrefectHttpxClient, Throttle, ThrottledTransport
-from prefect_http._httpx_details import ReadyResponse
+from prefect_http._httpx_details import ReadyResponse, hold_body
 
 pytestmark = pytest.mark.anyio
 
@@ -169,7 +169,14 @@ async def test_nothing_is_read_ahead(is_throttled: Any) -> None:
     assert not body.is_started
 
 
-@pytest.mark.parametrize("make", [lambda: httpx.Response(400, content=TEXT), lambda: ReadyResponse(400, [], TEXT)])
+def ready() -> httpx.Response:
+    """Return a response whose body has come along with its head."""
+    response = ReadyResponse(400, stream=httpx.ByteStream(TEXT))
+    hold_body(response, TEXT)
+    return response
+
+
+@pytest.mark.parametrize("make", [lambda: httpx.Response(400, content=TEXT), ready], ids=["read", "ready"])
 async def test_a_body_that_is_there(make: Callable[[], httpx.Response]) -> None:
     """A response that has been read, or has come along with its head, is read like any other."""
     answer = make()

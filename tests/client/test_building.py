@@ -1,0 +1,342 @@
+"""Requests are built as by httpx, whether there has been a similar one before or not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_http import PrefectHttpxClient
+from prefect_http._client.building import RequestBuilder
+
+URL = "http://server/path"
+TRANSPORT = httpx.MockTransport(lambda _: httpx.Response(200))
+
+pytestmark = pytest.mark.filterwarnings("ignore:Setting per-request cookies:DeprecationWarning")
+
+Outcome = Mapping[str, object] | tuple[type[Exception], str]
+
+
+def outcome(client: httpx.AsyncClient, method: str, url: Any, arguments: Mapping[str, Any]) -> Outcome:
+    """Return what can be seen of a request that a client builds, or the error; without the default User-Agent."""
+    try:
+        request = client.build_request(method, url, **arguments)
+    except Exception as error:
+        return type(error), str(error)
+    assert isinstance(request.stream, httpx.ByteStream | httpx.AsyncByteStream)
+    return {
+        "method": request.method,
+        "url": request.url,
+        "headers": [header for header in request.headers.raw if b"python-httpx" not in header[1]],
+        "extensions": {name: value for name, value in request.extensions.items() if not name.startswith("prefect")},
+        "content": request.content,
+    }
+
+
+def both(**arguments: Any) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
+    """Return a client of httpx and one of ours."""
+    return httpx.AsyncClient(transport=TRANSPORT, **arguments), PrefectHttpxClient(transport=TRANSPORT, **arguments)
+
+
+# --- The same as with httpx
+
+CLIENTS: list[dict[str, Any]] = [
+    {},
+    {"base_url": "http://base/api/"},
+    {"base_url": "/api"},
+    {"base_url": "//base"},
+    {"headers": {"X-A": "1", "User-Agent": "mine", "Accept": "text/plain"}},
+    {"headers": [("X-A", "1"), ("x-a", "2"), (b"X-B", b"\xff")]},
+    {"headers": {"Host": "virtual", "Content-Length": "9", "Cookie": "by=hand"}},
+    {"params": {"p": "1"}},
+    {"cookies": {"c": "1"}},
+    {"timeout": None},
+    {"timeout": httpx.Timeout(1, read=2)},
+]
+
+REQUESTS: list[dict[str, Any]] = [
+    {},
+    {"headers": None},
+    {"headers": {}},
+    {"headers": {"X-A": "own", "accept": "own", "ACCEPT-ENCODING": ""}},
+    {"headers": [("X-A", "1"), ("X-A", "2"), ("x-a", "3")]},
+    {"headers": [(b"X-A", b"\xff"), (b"User-Agent", b"own")]},
+    {"headers": httpx.Headers([("X-B", "1"), ("X-B", "2")])},
+    {"headers": {"Host": "other"}},
+    {"headers": {"hOST": "other"}},
+    {"headers": {"Content-Length": "3", "Transfer-Encoding": "chunked", "Content-Type": "a/b"}},
+    {"headers": {"Cookie": "by=hand"}},
+    {"headers": {"X-A": "ä"}},
+    {"headers": {"X-A": None}},
+    {"headers": 5},
+    {"timeout": 3},
+    {"timeout": None},
+    {"timeout": (1, 2, 3, 4)},
+    {"timeout": "soon"},
+    {"extensions": None},
+    {"extensions": {}},
+    {"extensions": {"a": 1}, "timeout": 3},
+    {"extensions": {"timeout": {"read": 7}}, "timeout": 3},
+    {"params": {"q": "2"}},
+    {"params": {}},
+    {"cookies": {"d": "2"}},
+    {"cookies": {}},
+    {"content": b""},
+    {"content": b"body"},
+    {"json": {"a": 1}},
+    {"data": {}},
+    {"unknown": 1},
+]
+
+URLS: list[Any] = [
+    *("", "a", "/a", "?q", "#f", "//host/a", "http://server", URL, "http://user:pw@server:80/%20ü?a=b#c"),
+    *("https://server:8443/", "http://[::1]:1/", "http://xn--nxasmq6b/", "app://callback/x", "mailto:a@b", "http:///a"),
+    *("http://a:b/", "http://[/", "\n", None, 5, b"http://server/"),
+    *(httpx.URL(url) for url in ("", "a", "//host/a", URL, "mailto:a@b", "http:///a")),
+]
+
+METHODS = ["GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "POST", "PUT", "PATCH", "QUERY", "get", "Get", ""]
+
+
+@pytest.mark.parametrize("of_client", CLIENTS, ids=repr)
+def test_requests_are_built_as_by_httpx(of_client: dict[str, Any]) -> None:
+    """With any defaults and arguments, the request is the same, the first time and the second; or the error is."""
+    theirs, ours = both(**of_client)
+    rows = [
+        *itertools.product(["GET"], [URL, "a"], REQUESTS),
+        *itertools.product(["GET", "POST"], URLS, [{}]),
+        *itertools.product(METHODS, [URL], [{}, {"headers": {"X-A": "1"}}]),
+    ]
+    for method, url, arguments in rows:
+        expected = outcome(theirs, method, url, arguments)
+        for time in ("the first time", "the second time"):
+            assert outcome(ours, method, url, arguments) == expected, (method, url, arguments, time)
+
+
+def set_header(client: httpx.AsyncClient) -> None:
+    """Set a header of a client."""
+    client.headers["X-New"] = "1"
+
+
+def delete_header(client: httpx.AsyncClient) -> None:
+    """Delete a header of a client."""
+    del client.headers["Accept"]
+
+
+def set_headers(client: httpx.AsyncClient) -> None:
+    """Assign the headers of a client."""
+    client.headers = {"X-New": "2"}
+
+
+def set_base_url(client: httpx.AsyncClient) -> None:
+    """Assign a client's base URL."""
+    client.base_url = "http://new/v2"
+
+
+def set_params(client: httpx.AsyncClient) -> None:
+    """Assign the parameters of a client."""
+    client.params = {"p": "9"}
+
+
+def set_cookie(client: httpx.AsyncClient) -> None:
+    """Set a cookie of a client."""
+    client.cookies.set("new", "1")
+
+
+def clear_cookies(client: httpx.AsyncClient) -> None:
+    """Delete the cookies of a client."""
+    client.cookies.clear()
+
+
+def set_timeout(client: httpx.AsyncClient) -> None:
+    """Assign the timeouts of a client."""
+    client.timeout = 9
+
+
+CHANGES = [
+    *(set_header, delete_header, set_headers, set_base_url, set_params, set_cookie, clear_cookies, set_timeout),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_changed_defaults_count(change: Callable[[httpx.AsyncClient], None]) -> None:
+    """Whatever of a client is changed, the next request has it."""
+    theirs, ours = both(base_url="http://base/api/", cookies={"c": "1"}, headers={"Accept": "a/b"})
+    rows: list[tuple[str, dict[str, Any]]] = [("a", {}), (URL, {}), ("a", {"headers": {"X-Own": "1"}})]
+    before = [outcome(ours, "GET", url, arguments) for url, arguments in rows]
+    change(theirs)
+    change(ours)
+    after = [outcome(ours, "GET", url, arguments) for url, arguments in rows]
+    assert after == [outcome(theirs, "GET", url, arguments) for url, arguments in rows]
+    assert after != before
+
+
+names = st.sampled_from(["X-A", "x-a", "Accept", "Host", "Cookie", "User-Agent", "Content-Length"])
+values = st.sampled_from(["1", "2", "a, b", ""])
+headers = st.lists(st.tuples(names, values), max_size=4)
+arguments_of_requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "headers": headers | headers.map(dict) | headers.map(httpx.Headers) | st.none(),
+        "params": st.dictionaries(st.sampled_from("pq"), values, max_size=2) | st.none(),
+        "timeout": st.none() | st.integers(1, 3),
+        "extensions": st.none() | st.dictionaries(st.sampled_from(["a", "sni_hostname"]), values, max_size=2),
+        "content": st.binary(max_size=3) | st.none(),
+        "cookies": st.dictionaries(st.sampled_from("cd"), st.just("1"), max_size=2) | st.none(),
+    },
+)
+urls = st.sampled_from([*filter(None, URLS)]) | st.text("ab/:?#@[]%. é", max_size=8)
+steps = st.sampled_from(CHANGES) | st.tuples(st.sampled_from(METHODS), urls, arguments_of_requests)
+
+
+@given(of_client=st.sampled_from(CLIENTS), steps=st.lists(steps, max_size=6))
+@settings(max_examples=60)
+def test_any_requests(of_client: dict[str, Any], steps: list[Any]) -> None:
+    """Any requests of one client are built as by httpx, whatever was built and changed before."""
+    theirs, ours = both(**of_client)
+    for step in steps:
+        if callable(step):
+            step(theirs)
+            step(ours)
+        else:
+            assert outcome(ours, *step) == outcome(theirs, *step)
+
+
+# --- What is reused
+
+
+class Builder:
+    """Builds requests with a RequestBuilder, and counts how many of them httpx has built.
+
+    Attributes:
+        urls: of those that httpx has built.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self._client = httpx.AsyncClient(transport=TRANSPORT, **arguments)
+        self._builder = RequestBuilder()
+        self._count = 0
+        self.urls: list[httpx.URL] = []
+
+    def _by_httpx(self, method: str, url: Any, **arguments: Any) -> httpx.Request:
+        self._count += 1
+        self.urls.append(url)
+        return self._client.build_request(method, url, **arguments)
+
+    def count(self, method: str = "GET", url: Any = URL, **arguments: Any) -> int:
+        """Build a request, and return how many httpx has built for it."""
+        self._count = 0
+        self._builder.build(self._client, self._by_httpx, method, url, arguments)
+        return self._count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        ({}, 0),
+        ({"url": "http://server/other?a=b"}, 0),
+        ({"url": httpx.URL(URL)}, 0),
+        ({"method": "DELETE"}, 0),
+        ({"headers": {"X-A": "1"}, "timeout": 3, "extensions": {"a": 1}}, 0),
+        ({"headers": {"Host": "other"}}, 1),
+        ({"method": "POST"}, 1),
+        ({"method": "get"}, 1),
+        ({"params": {"a": "b"}}, 1),
+        ({"cookies": {"a": "b"}}, 1),
+        ({"content": b"body"}, 1),
+        ({"url": "http://other/"}, 1),
+        ({"url": "https://server:1/"}, 1),
+    ],
+)
+def test_what_httpx_builds(arguments: dict[str, Any], count: int) -> None:
+    """Of two requests to a host, httpx builds one, unless there is a body, or something else that only it can tell."""
+    builder = Builder()
+    assert builder.count() == 1
+    assert builder.count(**arguments) == count
+
+
+@pytest.mark.parametrize(
+    ("of_client", "count"), [({"params": {"p": "1"}}, 1), ({"cookies": {"c": "1"}}, 1), ({"headers": {"X-A": "1"}}, 0)]
+)
+def test_defaults_that_httpx_merges(of_client: dict[str, Any], count: int) -> None:
+    """With parameters or cookies of the client, httpx builds each request."""
+    builder = Builder(**of_client)
+    builder.count()
+    assert builder.count() == count
+
+
+def test_a_host_that_is_forgotten() -> None:
+    """The headers of 100 hosts are kept, whatever hosts there are; the oldest is forgotten first."""
+    builder = Builder()
+    assert [builder.count(url=f"http://host{number}/") for number in range(101)] == [1] * 101
+    assert [builder.count(url=f"http://host{number}/") for number in (1, 100, 0, 2, 1)] == [0, 0, 1, 0, 1]
+
+
+def test_a_url_that_is_forgotten() -> None:
+    """256 URLs are kept, whatever URLs there are; the oldest is forgotten first."""
+    builder = Builder()
+
+    def url(number: int) -> httpx.URL:
+        builder.count("POST", f"http://server/{number}")
+        return builder.urls[-1]
+
+    kept = [url(number) for number in range(256)]
+    assert url(0) is kept[0]
+    url(256)
+    assert url(1) is kept[1]
+    assert url(0) is not kept[0]
+    assert url(0) == kept[0]
+
+
+# --- Requests are independent of each other
+
+
+@pytest.mark.parametrize("arguments", [{}, {"headers": {"X-Own": "1"}}, {"extensions": {"a": 1}}], ids=repr)
+def test_changing_a_request_changes_no_other(arguments: dict[str, Any]) -> None:
+    """Neither the headers nor the extensions of two requests are the same objects, nor those of the caller."""
+    client = PrefectHttpxClient(transport=TRANSPORT)
+    first, second = (client.build_request("GET", URL, **arguments) for _ in range(2))
+    expected = outcome(client, "GET", URL, arguments)
+    given = {name: dict(value) for name, value in arguments.items()}
+    first.headers["X-Changed"] = "1"
+    first.headers["Host"] = "changed"
+    first.extensions["changed"] = 1
+    cast("dict[str, object]", first.extensions["timeout"])["read"] = "changed"
+    first.stream = httpx.ByteStream(b"changed")
+    first.url = first.url.copy_with(path="/changed")
+    assert "X-Changed" not in second.headers
+    assert "changed" not in second.extensions
+    assert cast("dict[str, object]", second.extensions["timeout"])["read"] == 5
+    assert cast(httpx.ByteStream, second.stream) is not first.stream
+    assert outcome(client, "GET", URL, arguments) == expected
+    assert arguments == given
+    assert "X-Changed" not in client.headers
+
+
+# --- The client's headers
+
+
+def test_headers_are_httpxs_but_for_the_user_agent() -> None:
+    """The client's headers can be read and assigned as with httpx."""
+    theirs, ours = both()
+    for client in (theirs, ours):
+        assert isinstance(client.headers, httpx.Headers)
+        client.headers = {"X-A": "1"}
+        client.headers["X-B"] = "2"
+    assert ours.headers["User-Agent"].startswith("prefect-http/")
+    del ours.headers["User-Agent"], theirs.headers["User-Agent"]
+    assert ours.headers == theirs.headers
+
+
+def test_the_users_own_user_agent() -> None:
+    """It is sent if there is one, whether it is given, assigned or part of a request."""
+    client = PrefectHttpxClient(transport=TRANSPORT, headers={"user-agent": "mine"})
+    assert client.build_request("GET", URL).headers["User-Agent"] == "mine"
+    assert client.build_request("GET", URL, headers={"USER-AGENT": "own"}).headers.get_list("User-Agent") == ["own"]
+    client.headers = {"User-Agent": "new"}
+    assert client.build_request("GET", URL).headers["User-Agent"] == "new"
