@@ -159,7 +159,9 @@ def take_over(
         sent_at: when that was sent, on the clock of ``time.perf_counter()``.
         max_bytes: the limit for its body if it is read whole; None: no limit.
     """
-    if type(response) is httpx.Response:
+    if type(response) is PrefectResponse:
+        taken = response
+    elif type(response) is httpx.Response:
         taken = copy_of(response, PrefectResponse)
         if type(response.stream) is httpx.ByteStream:
             hold_body(taken, b"".join(response.stream))

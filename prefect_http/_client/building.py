@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from prefect_http._client.cookies import COOKIES_OF_CLIENT
-from prefect_http._httpx_details import copy_of_request
+from prefect_http._httpx_details import RequestModel
 
 _MAX_URLS = 256
 _MAX_HOSTS = 100
@@ -29,7 +29,8 @@ class RequestBuilder:
         self._base_url: httpx.URL | None = None
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._urls: dict[str, httpx.URL] = {}
-        self._models: dict[bytes, httpx.Request] = {}  # by host and port
+        self._known: dict[str, tuple[httpx.URL, RequestModel]] = {}
+        self._models: dict[bytes, RequestModel] = {}  # by host and port
 
     def build(
         self,
@@ -50,57 +51,61 @@ class RequestBuilder:
             url: the URL, which may be relative.
             arguments: the other arguments of ``build_request()``.
         """
-        self._forget_old_defaults(client.base_url, client.headers.raw)
-        if type(url) is str:
-            url = self._parse(url, client.base_url)
+        base_url, defaults = client.base_url, client.headers.raw
+        if base_url is not self._base_url or defaults != self._default_headers:
+            self._forget(base_url, defaults)
         has_cookies = bool(client.cookies.jar)
-        if (
-            method in _METHODS
-            and arguments.keys() <= _ARGUMENTS
-            and not has_cookies
-            and not client.params
-            and type(url) is httpx.URL
-            and (model := self._model(build, url)) is not None
-            and (headers := _with_headers(model, arguments.get("headers"))) is not None
-        ):
-            request = copy_of_request(model, method, url)
-            request.headers, request.extensions = headers, _extensions(client, **arguments)
-            return request
-        request = build(method, url, **arguments)
+        if method in _METHODS and arguments.keys() <= _ARGUMENTS and not has_cookies and not client.params:
+            known = self._known.get(url) if type(url) is str else None
+            known = known or self._look_up(url, base_url, build)
+            if known is not None:
+                absolute, model = known
+                headers = _with_headers(model, arguments.get("headers"))
+                if headers is not None:
+                    return model.copy(method, absolute, headers, _extensions(client, **arguments))
+        request = build(method, self._parsed(url), **arguments)
         if (has_cookies or arguments.get("cookies")) and not _has_cookie_header(client, arguments):
             request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
         return request
 
-    def _parse(self, url: str, base: httpx.URL) -> httpx.URL | str:
-        """Return a URL. One that is relative follows the base URL; if that is relative as well, httpx joins them."""
+    def _look_up(
+        self, url: httpx.URL | str, base: httpx.URL, build: Callable[..., httpx.Request]
+    ) -> tuple[httpx.URL, RequestModel] | None:
+        """Return a URL, made absolute, and the model of requests to its host; None if only httpx can tell."""
+        absolute = self._parsed(url)
+        if type(absolute) is not httpx.URL:
+            return None
+        if absolute.is_relative_url:
+            absolute = base.copy_with(raw_path=base.raw_path + absolute.raw_path.lstrip(b"/"))
+            if absolute.is_relative_url:
+                return None
+        netloc = absolute.netloc
+        model = self._models.get(netloc)
+        if model is None:
+            model = RequestModel(build("GET", absolute))
+            _add(self._models, netloc, model, _MAX_HOSTS)
+        if type(url) is str:
+            _add(self._known, url, (absolute, model), _MAX_URLS)
+        return absolute, model
+
+    def _parsed(self, url: httpx.URL | str) -> httpx.URL | str:
+        """Return a URL that is a string as an object, parsed before if it is known."""
+        if type(url) is not str:
+            return url
         parsed = self._urls.get(url)
         if parsed is None:
             parsed = httpx.URL(url)
-            if parsed.is_relative_url:
-                parsed = base.copy_with(raw_path=base.raw_path + parsed.raw_path.lstrip(b"/"))
-            if parsed.is_relative_url:
-                return url
             _add(self._urls, url, parsed, _MAX_URLS)
         return parsed
 
-    def _model(self, build: Callable[..., httpx.Request], url: httpx.URL) -> httpx.Request | None:
-        """Return a request to the same host that httpx has built; None if there is no host."""
-        netloc = url.netloc
-        model = self._models.get(netloc)
-        if model is None and netloc:
-            model = build("GET", url)
-            _add(self._models, netloc, model, _MAX_HOSTS)
-        return model
-
-    def _forget_old_defaults(self, base_url: httpx.URL, headers: list[tuple[bytes, bytes]]) -> None:
+    def _forget(self, base_url: httpx.URL, headers: list[tuple[bytes, bytes]]) -> None:
         """Forget what was built with defaults that the client no longer has."""
-        if base_url is not self._base_url or headers != self._default_headers:
-            self._base_url, self._default_headers = base_url, headers
-            self._urls.clear()
-            self._models.clear()
+        self._base_url, self._default_headers = base_url, headers
+        self._known.clear()
+        self._models.clear()
 
 
-def _with_headers(model: httpx.Request, headers: Any) -> httpx.Headers | None:
+def _with_headers(model: RequestModel, headers: Any) -> httpx.Headers | None:
     """Return the headers of a request like another one, with its own headers; None: only httpx can tell."""
     merged = httpx.Headers(model.headers)
     if headers is None:
@@ -130,7 +135,7 @@ def _has_cookie_header(client: httpx.AsyncClient, arguments: Mapping[str, Any]) 
     return "Cookie" in client.headers or "Cookie" in httpx.Headers(arguments.get("headers"))
 
 
-def _add(cache: dict[Any, Any], key: str | bytes, value: httpx.URL | httpx.Request, size: int) -> None:
+def _add(cache: dict[Any, Any], key: str | bytes, value: object, size: int) -> None:
     """Add an entry to a cache, in place of the oldest one if it is full."""
     if len(cache) == size:
         del cache[next(iter(cache))]

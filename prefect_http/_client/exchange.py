@@ -46,7 +46,8 @@ async def exchange(
     assert isinstance(answer.stream, httpx.AsyncByteStream)
     response = take_over(answer, request, sent_at, options.max_response_bytes)
     # httpx converts the request and all headers of every response for the standard library to find no cookie: 27 us.
-    if _sets_cookies(response):
+    names = [name.lower() for name, _ in response.headers.raw]
+    if b"set-cookie" in names or b"set-cookie2" in names:
         client.cookies.extract_cookies(response)
     response.default_encoding = options.default_encoding
     if _logger.isEnabledFor(logging.INFO):
@@ -66,8 +67,3 @@ async def exchange(
             await close(response)
             raise
     return response
-
-
-def _sets_cookies(response: httpx.Response) -> bool:
-    names = [name.lower() for name, _ in response.headers.raw]
-    return b"set-cookie" in names or b"set-cookie2" in names

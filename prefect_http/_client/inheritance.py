@@ -35,7 +35,12 @@ class SendingMethods:
 
     def are_replaced(self) -> bool:
         """Whether one of them is not httpx's own now."""
-        methods = httpx.AsyncClient.send, getattr(httpx.AsyncClient, "_send_single_request", None)
+        client = httpx.AsyncClient
+        methods = (
+            client.send,
+            getattr(client, "_send_single_request", None),
+            getattr(client, "_transport_for_url", None),
+        )
         if methods != self._own:
             if not all(method is None or is_own(method, httpx.__name__) for method in methods):
                 return True

@@ -34,6 +34,7 @@ from prefect_http._concurrency.backend import checkpoint, clock
 from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
 from prefect_http._errors import PrefectHTTPStatusError, ThrottleTimeout
 from prefect_http._foreign_errors import clear_mark, is_foreign
+from prefect_http._httpx_details import read_held_body
 from prefect_http._redact import safe_url
 from prefect_http._response import REJECTED, PrefectResponse, is_success, note_attempts, status_error
 from prefect_http._retry.policy import RetryPolicy
@@ -101,9 +102,13 @@ class SendCall:
                 response = await self._follow_redirects(self._request, [])
             else:
                 response = await self._authenticate(self._auth)
-            if self._failed is None:
-                return await self._accept(response)
-            return await self._conclude(response, self._failed)
+            if self._failed is not None:
+                return await self._conclude(response, self._failed)
+            earlier = () if self._state is None else tuple(self._state.attempts)
+            note_attempts(response, earlier, self._now() - self._started)
+            if self._options.on_attempt is not None:
+                await self._report(response.attempts[-1], response.request, response)
+            return response
         finally:
             # They hold the errors of the attempts, and on newer Pythons these hold this frame.
             self._state = self._failed = response = None
@@ -162,7 +167,7 @@ class SendCall:
                 error.add_note(self._retry_state().format_attempts())
                 raise error
             response = await self._repeat(request, history, first)
-            if not response.has_redirect_location:
+            if not (300 <= response.status_code < 400 and response.has_redirect_location):
                 return response
             following = redirect_request(request, response, redirect_url(response, request.url), self._client.cookies)
             if not self._follows_redirects:
@@ -220,9 +225,12 @@ class SendCall:
             try:
                 if response is None:
                     self._started = self._now()
-                    response = await self._within_total_timeout(self._send(request, history))
+                    sending = self._send(request, history)
+                    response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
                 if self._is_accepted(response):
-                    if not self._stream:
+                    if not self._stream and (
+                        self._options.max_response_bytes is not None or not read_held_body(response)
+                    ):
                         await self._within_total_timeout(read_whole(response))
                     return response
                 if self._leads_on(response):
@@ -250,7 +258,7 @@ class SendCall:
         options.answered.add(request.url)
         response.history = list(history)
         try:
-            if response.has_redirect_location:
+            if 300 <= response.status_code < 400 and response.has_redirect_location:
                 redirect_url(response, request.url)
             if _NETWORK_STREAM not in response.extensions and not options.is_in_process:
                 await checkpoint()
@@ -258,6 +266,10 @@ class SendCall:
             await close(response)
             raise
         return response
+
+    def _is_read_at_once(self, response: PrefectResponse) -> bool:
+        """Read the response if its body has arrived, and may have any size; return whether that is so."""
+        return self._options.max_response_bytes is None and read_held_body(response)
 
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""
@@ -360,14 +372,6 @@ class SendCall:
         check_open(self._client)
 
     # --- The result
-
-    async def _accept(self, response: PrefectResponse) -> PrefectResponse:
-        """Return a response that is accepted."""
-        earlier = () if self._state is None else tuple(self._state.attempts)
-        note_attempts(response, earlier, self._now() - self._started)
-        if self._options.on_attempt is not None:
-            await self._report(response.attempts[-1], response.request, response)
-        return response
 
     async def _conclude(self, response: PrefectResponse, attempt: Attempt) -> PrefectResponse:
         """Raise the error for the last response, or return the response if it is not one to raise for."""

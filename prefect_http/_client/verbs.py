@@ -48,7 +48,8 @@ def _request() -> Callable[..., object]:
     known = _parameters("request") - {"cookies"}
 
     async def request(self: Any, method: str, url: object, *, retry: object = None, **arguments: Any) -> object:
-        arguments = _with_policy(retry, arguments)
+        if retry is not None:
+            arguments = _with_policy(retry, arguments)
         if not (self._has_httpx_builders and arguments.keys() <= known):
             return await super(VerbsWithRetry, self).request(method, url, **arguments)
         auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
