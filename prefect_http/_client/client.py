@@ -139,9 +139,9 @@ class PrefectHttpxClient(VerbsWithRetry):
     if not TYPE_CHECKING:
 
         def _set_headers(self, headers: Headers | None) -> None:
-            merged = httpx.Headers(headers)
-            merged.setdefault("User-Agent", _USER_AGENT)
-            _HEADERS.__set__(self, merged)
+            _HEADERS.__set__(self, headers)
+            if not any(name.lower() == b"user-agent" for name, _ in httpx.Headers(headers).raw):
+                self.headers["User-Agent"] = _USER_AGENT
 
         # Each request reads the headers: with httpx's own getter, that costs nothing extra.
         headers = _HEADERS.setter(_set_headers)
