@@ -119,7 +119,8 @@ class SendCall:
         """Send the requests of an auth flow, and return the response to the last one."""
         history: list[httpx.Response] = []
         response = await self._run_flow(auth, history)
-        if response.status_code == _UNAUTHORIZED and self._is_repeated:
+        can_be_sent_again = not isinstance(self._request.stream, OneShotBody)
+        if response.status_code == _UNAUTHORIZED and self._is_repeated and can_be_sent_again:
             # The server may have taken the credentials that were sent twice for a replay (RFC 7616 section 5.5).
             await self._leave(response, "the auth flow was begun anew", history)
             response = await self._run_flow(auth, history)
@@ -169,7 +170,12 @@ class SendCall:
             response = await self._repeat(request, history, first)
             if not (300 <= response.status_code < 400 and response.has_redirect_location):
                 return response
-            following = redirect_request(request, response, redirect_url(response, request.url), self._client.cookies)
+            try:
+                url = redirect_url(response, request.url)
+                following = redirect_request(request, response, url, self._client.cookies)
+            except BaseException:  # the client may have cookies that cannot be sent
+                await close(response)
+                raise
             if not self._follows_redirects:
                 response.next_request = following
                 return response
@@ -228,9 +234,7 @@ class SendCall:
                     sending = self._send(request, history)
                     response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
                 if self._is_accepted(response):
-                    if not self._stream and (
-                        self._options.max_response_bytes is not None or not read_held_body(response)
-                    ):
+                    if not (self._stream or self._is_read_at_once(response)):
                         await self._within_total_timeout(read_whole(response))
                     return response
                 if self._leads_on(response):
