@@ -196,31 +196,39 @@ class Transport(httpx.AsyncBaseTransport):
         self._run.note(self._name, "closed")
 
 
-class Stream(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """A body in parts, of which one may be an error to raise; notes when it is read and closed."""
+Part = bytes | BaseException | Callable[[], Awaitable[object]]
 
-    def __init__(self, run: Run, *parts: bytes | BaseException, name: str = "stream") -> None:
+
+class Stream(httpx.AsyncByteStream):
+    """A body in parts: bytes, errors to raise, and what to wait for. Notes when it is read and closed."""
+
+    def __init__(self, run: Run, *parts: Part, name: str = "stream") -> None:
         self._run = run
         self._parts = parts
         self._name = name
 
-    # Not a generator: trio warns about those that httpx does not close.
     def __aiter__(self) -> AsyncIterator[bytes]:
         self._run.note(self._name, "is read")
-        self._left = iter(self._parts)
-        return self
-
-    async def __anext__(self) -> bytes:
-        await anyio.lowlevel.checkpoint()
-        part = next(self._left, None)
-        if isinstance(part, BaseException):
-            raise part
-        if part is None:
-            raise StopAsyncIteration
-        return part
+        return _Parts(self._parts)
 
     async def aclose(self) -> None:
         self._run.note(self._name, "is closed")
+
+
+# Not a generator: trio warns about those that httpx does not close.
+class _Parts(AsyncIterator[bytes]):
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self._left = iter(parts)
+
+    async def __anext__(self) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        for part in self._left:
+            if isinstance(part, BaseException):
+                raise part
+            if isinstance(part, bytes):
+                return part
+            await part()
+        raise StopAsyncIteration
 
 
 # --- Descriptions
