@@ -8,7 +8,7 @@ import httpx
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.beside_httpx import MODES, URL, Answer, Run, Stream, compare
+from support.beside_httpx import MODES, URL, Answer, Run, Stream, compare, compare_good
 
 _CHALLENGES = [
     'Digest realm="r", nonce="n", qop="auth"',
@@ -120,12 +120,21 @@ def _answer(run: Run, made_of: Any) -> Answer:
     body=st.sampled_from(["", "request", "response"]),
     hooks=st.sampled_from([[], ["request"], ["response"], ["request", "response"]]),
     mode=st.sampled_from(MODES),
+    raises=st.booleans(),
 )
 @settings(max_examples=50)
 def test_any_chain(
-    *, script: list[Any], client: dict[str, Any], requests: list[Any], auth: str, body: str, hooks: list[str], mode: str
+    *,
+    script: list[Any],
+    client: dict[str, Any],
+    requests: list[Any],
+    auth: str,
+    body: str,
+    hooks: list[str],
+    mode: str,
+    raises: bool,
 ) -> None:
-    """Requests, responses, histories, cookies, hooks and errors are the same."""
+    """Requests, responses, histories, cookies, hooks and errors are the same, whether or not a bad status raises."""
 
     async def scenario(run: Run) -> None:
         answers = [_answer(run, made_of) for made_of in script]
@@ -141,4 +150,7 @@ def test_any_chain(
                 if response is not None and response.next_request is not None:
                     await run.send(opened, response.next_request)
 
-    trio.run(compare, scenario, [mode])
+    if raises:
+        trio.run(compare_good, scenario, mode)
+    else:
+        trio.run(compare, scenario, [mode])
