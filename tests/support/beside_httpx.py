@@ -275,10 +275,10 @@ def describe_response(response: httpx.Response, *, is_current: bool = True) -> d
         "content": _outcome(lambda: response.content),
         "text": _outcome(lambda: response.text),
         "has_elapsed": _outcome(lambda: response.elapsed.total_seconds() >= 0),
-        "cookies": _outcome(lambda: list(response.cookies.items())),
+        "cookies": "Set-Cookie" in response.headers and _outcome(lambda: list(response.cookies.items())),
         "extensions": sorted(response.extensions),
         "is_success": (response.is_success, response.is_error, response.is_redirect, response.has_redirect_location),
-        "links": response.links,
+        "links": "Link" in response.headers and response.links,
         "is_httpx": isinstance(response, httpx.Response),
     }
     if is_current:
