@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import httpx
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.beside_httpx import MODES, URL, Answer, Run, Stream, compare, compare_good
@@ -121,6 +121,7 @@ def _answer(run: Run, made_of: Any) -> Answer:
     hooks=st.sampled_from([[], ["request"], ["response"], ["request", "response"]]),
     mode=st.sampled_from(MODES),
     raises=st.booleans(),
+    backend=st.sampled_from(["asyncio", "trio"]),
 )
 @settings(max_examples=50)
 def test_any_chain(
@@ -133,6 +134,7 @@ def test_any_chain(
     hooks: list[str],
     mode: str,
     raises: bool,
+    backend: str,
 ) -> None:
     """Requests, responses, histories, cookies, hooks and errors are the same, whether or not a bad status raises."""
 
@@ -151,6 +153,6 @@ def test_any_chain(
                     await run.send(opened, response.next_request)
 
     if raises:
-        trio.run(compare_good, scenario, mode)
+        anyio.run(compare_good, scenario, mode, backend=backend)
     else:
-        trio.run(compare, scenario, [mode])
+        anyio.run(compare, scenario, [mode], backend=backend)
