@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self
 from unittest.mock import patch
 
+import anyio
 import anyio.lowlevel
 import httpx
 import pytest
@@ -325,6 +326,7 @@ async def observe(
         stack.enter_context(patch.object(time, "ctime", lambda: "now"))
         for name in _LOGGERS:
             stack.enter_context(_handling(logging.getLogger(name), handler))
+        stack.enter_context(anyio.fail_after(10))
         await scenario(run)
     run.note_clients()
     return run.notes
