@@ -269,8 +269,9 @@ async def test_extensions_are_not_changed(run: Run) -> None:
     async with run.client(lambda _: httpx.Response(200)) as client:
         await run.request(client, extensions=extensions)
         run.note(extensions)
+        before = request.extensions
         await run.send(client, request)
-        run.note(extensions, describe_request(request))
+        run.note(extensions, before, describe_request(request))
 
 
 # --- Requests that the client has not built
