@@ -123,7 +123,7 @@ def _answer(run: Run, made_of: Any) -> Answer:
     raises=st.booleans(),
     backend=st.sampled_from(["asyncio", "trio"]),
 )
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_any_chain(
     *,
     script: list[Any],

@@ -135,9 +135,9 @@ class _Sync(httpx.SyncByteStream):
 async def test_responses_of_transports(run: Run) -> None:
     """Whatever a transport returns is read, or fails, alike."""
     for kind, make in RESPONSES.items():
-        for method in ("GET", "HEAD"):
-            run.case(kind, method)
-            await run.request(run.client(make(run)), method)
+        run.case(kind)
+        await run.request(run.client(make(run)))
+    await run.request(run.client(httpx.Response(200, headers={"Content-Length": "5"})), "HEAD")
 
 
 @pytest.mark.anyio
