@@ -124,10 +124,10 @@ class SendCall:
             # The server may have taken the credentials that were sent twice for a replay (RFC 7616 section 5.5).
             await self._leave(response, "the auth flow was begun anew", history)
             response = await self._run_flow(auth, history)
-        if response.status_code != _UNAUTHORIZED:
-            return response
-        # What becomes of it has been left to the flow.
         self._auth = None
+        if self._failed is not None:
+            return response
+        # Whether it is retried or read has been left until the flow was over.
         return await self._follow_redirects(response.request, history, response)
 
     async def _run_flow(self, auth: httpx.Auth, history: list[httpx.Response]) -> PrefectResponse:
@@ -234,7 +234,7 @@ class SendCall:
                     sending = self._send(request, history)
                     response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
                 if self._is_accepted(response):
-                    if not (self._stream or self._is_read_at_once(response)):
+                    if not (self._stream or self._is_read_later() or self._is_read_at_once(response)):
                         await self._within_total_timeout(read_whole(response))
                     return response
                 if self._leads_on(response):
@@ -270,6 +270,10 @@ class SendCall:
             await close(response)
             raise
         return response
+
+    def _is_read_later(self) -> bool:
+        """Whether an auth flow gets the response first, and does not need its body."""
+        return self._auth is not None and not self._auth.requires_response_body
 
     def _is_read_at_once(self, response: PrefectResponse) -> bool:
         """Read the response if its body has arrived, and may have any size; return whether that is so."""

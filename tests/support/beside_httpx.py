@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self
 from unittest.mock import patch
 
+import anyio
 import anyio.lowlevel
 import httpx
 import pytest
@@ -46,14 +47,16 @@ class Run:
     Args:
         client_class: the class of the clients.
         mode: one of MODES, for ``request()``.
+        **ours: more arguments for clients of our classes.
 
     Attributes:
         notes: what was observed.
     """
 
-    def __init__(self, client_class: type[httpx.AsyncClient], mode: str = "read") -> None:
+    def __init__(self, client_class: type[httpx.AsyncClient], mode: str = "read", **ours: Any) -> None:
         self.client_class = client_class
         self._is_streamed = mode == "streamed"
+        self._ours = {**_OURS, **ours}
         self._clients: list[httpx.AsyncClient] = []
         self.notes: list[Note] = []
 
@@ -73,7 +76,7 @@ class Run:
 
     def instance_of(self, client_class: type[httpx.AsyncClient], **arguments: Any) -> httpx.AsyncClient:
         """Return a client of another class; if that is one of ours, it neither retries nor raises for the status."""
-        ours = _OURS if issubclass(client_class, PrefectHttpxClient) else {}
+        ours = self._ours if issubclass(client_class, PrefectHttpxClient) else {}
         client = client_class(**{**ours, **arguments})
         self._clients.append(client)
         return client
@@ -141,9 +144,8 @@ class Run:
     def note_clients(self) -> None:
         """Note the state of the clients."""
         for client in self._clients:
-            cookies = [
-                (each.domain, each.path, each.name, each.value, bool(each.expires)) for each in client.cookies.jar
-            ]
+            jar = client.cookies.jar
+            cookies = sorted((each.domain, each.path, each.name, str(each.value), bool(each.expires)) for each in jar)
             self.note("client", client.is_closed, cookies, sorted(client.headers), str(client.params), client.timeout)
 
 
@@ -196,31 +198,39 @@ class Transport(httpx.AsyncBaseTransport):
         self._run.note(self._name, "closed")
 
 
-class Stream(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """A body in parts, of which one may be an error to raise; notes when it is read and closed."""
+Part = bytes | BaseException | Callable[[], Awaitable[object]]
 
-    def __init__(self, run: Run, *parts: bytes | BaseException, name: str = "stream") -> None:
+
+class Stream(httpx.AsyncByteStream):
+    """A body in parts: bytes, errors to raise, and what to wait for. Notes when it is read and closed."""
+
+    def __init__(self, run: Run, *parts: Part, name: str = "stream") -> None:
         self._run = run
         self._parts = parts
         self._name = name
 
-    # Not a generator: trio warns about those that httpx does not close.
     def __aiter__(self) -> AsyncIterator[bytes]:
         self._run.note(self._name, "is read")
-        self._left = iter(self._parts)
-        return self
-
-    async def __anext__(self) -> bytes:
-        await anyio.lowlevel.checkpoint()
-        part = next(self._left, None)
-        if isinstance(part, BaseException):
-            raise part
-        if part is None:
-            raise StopAsyncIteration
-        return part
+        return _Parts(self._parts)
 
     async def aclose(self) -> None:
         self._run.note(self._name, "is closed")
+
+
+# Not a generator: trio warns about those that httpx does not close.
+class _Parts(AsyncIterator[bytes]):
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self._left = iter(parts)
+
+    async def __anext__(self) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        for part in self._left:
+            if isinstance(part, BaseException):
+                raise part
+            if isinstance(part, bytes):
+                return part
+            await part()
+        raise StopAsyncIteration
 
 
 # --- Descriptions
@@ -266,10 +276,10 @@ def describe_response(response: httpx.Response, *, is_current: bool = True) -> d
         "content": _outcome(lambda: response.content),
         "text": _outcome(lambda: response.text),
         "has_elapsed": _outcome(lambda: response.elapsed.total_seconds() >= 0),
-        "cookies": _outcome(lambda: list(response.cookies.items())),
+        "cookies": "Set-Cookie" in response.headers and _outcome(lambda: list(response.cookies.items())),
         "extensions": sorted(response.extensions),
         "is_success": (response.is_success, response.is_error, response.is_redirect, response.has_redirect_location),
-        "links": response.links,
+        "links": "Link" in response.headers and response.links,
         "is_httpx": isinstance(response, httpx.Response),
     }
     if is_current:
@@ -304,9 +314,11 @@ def _body_of(request: httpx.Request) -> bytes | None:
 # --- Comparison
 
 
-async def observe(scenario: Scenario, client_class: type[httpx.AsyncClient], mode: str = "read") -> list[Note]:
+async def observe(
+    scenario: Scenario, client_class: type[httpx.AsyncClient], mode: str = "read", **ours: Any
+) -> list[Note]:
     """Run a scenario with clients of a class, and return what was observed."""
-    run = Run(client_class, mode)
+    run = Run(client_class, mode, **ours)
     handler = _NotingHandler(run)
     with ExitStack() as stack:
         # Boundaries of multipart bodies and nonces of httpx.DigestAuth are random and depend on the clock.
@@ -314,6 +326,7 @@ async def observe(scenario: Scenario, client_class: type[httpx.AsyncClient], mod
         stack.enter_context(patch.object(time, "ctime", lambda: "now"))
         for name in _LOGGERS:
             stack.enter_context(_handling(logging.getLogger(name), handler))
+        stack.enter_context(anyio.fail_after(10))
         await scenario(run)
     run.note_clients()
     return run.notes
@@ -324,6 +337,14 @@ async def compare(scenario: Scenario, modes: Sequence[str] = MODES) -> None:
     for mode in modes:
         theirs, ours = [await observe(scenario, client_class, mode) for client_class in _CLIENTS]
         assert ours == theirs, f"{mode}: {_difference(ours, theirs)}"
+
+
+async def compare_good(scenario: Scenario, mode: str) -> None:
+    """The same with clients that raise for a bad status, unless there is one."""
+    theirs = await observe(scenario, httpx.AsyncClient, mode)
+    ours = await observe(scenario, PrefectHttpxClient, mode, raise_on_all_errors=True)
+    has_bad = any(note[0] == "raised" and "PrefectHTTPStatusError" in str(note[1]) for note in ours)
+    assert ours == theirs or has_bad, f"{mode}: {_difference(ours, theirs)}"
 
 
 def _difference(ours: list[Note], theirs: list[Note]) -> str:

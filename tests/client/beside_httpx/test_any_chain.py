@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import httpx
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.beside_httpx import MODES, URL, Answer, Run, Stream, compare
+from support.beside_httpx import MODES, URL, Answer, Run, Stream, compare, compare_good
 
 _CHALLENGES = [
     'Digest realm="r", nonce="n", qop="auth"',
@@ -120,12 +120,23 @@ def _answer(run: Run, made_of: Any) -> Answer:
     body=st.sampled_from(["", "request", "response"]),
     hooks=st.sampled_from([[], ["request"], ["response"], ["request", "response"]]),
     mode=st.sampled_from(MODES),
+    raises=st.booleans(),
+    backend=st.sampled_from(["asyncio", "trio"]),
 )
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_any_chain(
-    *, script: list[Any], client: dict[str, Any], requests: list[Any], auth: str, body: str, hooks: list[str], mode: str
+    *,
+    script: list[Any],
+    client: dict[str, Any],
+    requests: list[Any],
+    auth: str,
+    body: str,
+    hooks: list[str],
+    mode: str,
+    raises: bool,
+    backend: str,
 ) -> None:
-    """Requests, responses, histories, cookies, hooks and errors are the same."""
+    """Requests, responses, histories, cookies, hooks and errors are the same, whether or not a bad status raises."""
 
     async def scenario(run: Run) -> None:
         answers = [_answer(run, made_of) for made_of in script]
@@ -141,4 +152,7 @@ def test_any_chain(
                 if response is not None and response.next_request is not None:
                     await run.send(opened, response.next_request)
 
-    trio.run(compare, scenario, [mode])
+    if raises:
+        anyio.run(compare_good, scenario, mode, backend=backend)
+    else:
+        anyio.run(compare, scenario, [mode], backend=backend)

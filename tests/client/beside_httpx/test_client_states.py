@@ -145,22 +145,17 @@ async def test_transports_that_fail(run: Run) -> None:
 async def test_a_cancelled_request(run: Run) -> None:
     """A cancelled request closes its response; the client can be used further."""
 
-    class Waiting(Stream):
-        async def __anext__(self) -> bytes:
-            await anyio.sleep_forever()
-            raise AssertionError("it sleeps for ever")
+    async def cancel(_: object = None) -> httpx.Response:
+        scope.cancel()
+        await anyio.sleep_forever()
+        raise AssertionError("it sleeps for ever")
 
-    client = run.client(httpx.Response(200, stream=Waiting(run)), _wait, ok)
+    client = run.client(httpx.Response(200, stream=Stream(run, b"begun", cancel)), cancel, ok)
     for _ in range(2):
-        with anyio.move_on_after(0.01) as scope:
+        with anyio.CancelScope() as scope:
             await client.get(URL)
         run.note(scope.cancelled_caught)
     await run.request(client)
-
-
-async def _wait(_: httpx.Request) -> httpx.Response:
-    await anyio.sleep_forever()
-    raise AssertionError("it sleeps for ever")
 
 
 # --- Which transport

@@ -220,6 +220,8 @@ async def test_who_decides(run: Run) -> None:
         await run.request(client, follow_redirects=of_request)
         client.follow_redirects = not of_client
         await run.request(client, follow_redirects=of_request)
+        client = run.client(redirect("/x", text="moved"), final, follow_redirects=of_client)
+        await run.send(client, client.build_request("GET", URL), follow_redirects=of_request)
 
 
 @pytest.mark.trio

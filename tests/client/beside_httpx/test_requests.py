@@ -6,6 +6,8 @@ import io
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from support.beside_httpx import URL, Run, beside_httpx, describe_error, describe_request, in_both_modes
@@ -267,8 +269,9 @@ async def test_extensions_are_not_changed(run: Run) -> None:
     async with run.client(lambda _: httpx.Response(200)) as client:
         await run.request(client, extensions=extensions)
         run.note(extensions)
+        before = request.extensions
         await run.send(client, request)
-        run.note(extensions, describe_request(request))
+        run.note(extensions, before, describe_request(request))
 
 
 # --- Requests that the client has not built
@@ -323,3 +326,57 @@ async def test_the_properties_of_a_client(run: Run) -> None:
             setattr(client, name, object())
         except Exception as error:
             run.note(name, type(error).__name__)
+
+
+# --- Transports that read the request, and several requests at once
+
+
+@pytest.mark.trio
+@in_both_modes
+async def test_mock_transports(run: Run) -> None:
+    """httpx.MockTransport reads the body first, so that it can be sent again; its handler may be async."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        run.note(describe_request(request))
+        return (
+            httpx.Response(307, headers={"Location": "/next"}) if request.url.path == "/path" else httpx.Response(200)
+        )
+
+    async def handle_later(request: httpx.Request) -> httpx.Response:
+        await anyio.lowlevel.checkpoint()
+        return handle(request)
+
+    for handler in (handle, handle_later):
+        client = run.client(transport=httpx.MockTransport(handler), follow_redirects=True)
+        await run.request(client, "POST", content=_chunks())
+        await run.request(client, "POST", json={"a": 1})
+
+
+@pytest.mark.anyio
+@in_both_modes
+async def test_several_requests_at_once(run: Run) -> None:
+    """They share cookies and the auth of the client, and nothing else."""
+    order: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        name = request.url.path[1:]
+        await anyio.wait_all_tasks_blocked()
+        order.append(name)
+        if request.url.query:
+            return httpx.Response(200, text=name)
+        return httpx.Response(302, headers={"Location": f"/{name}?again", "Set-Cookie": f"{name}=1"})
+
+    transport = httpx.MockTransport(answer)
+    client = run.client(transport=transport, follow_redirects=True, auth=("user", "pw"), max_redirects=1)
+    responses: dict[str, httpx.Response] = {}
+
+    async def get(name: str) -> None:
+        responses[name] = await client.get(f"http://server/{name}")
+
+    async with anyio.create_task_group() as tasks:
+        for name in ("a", "b", "c"):
+            tasks.start_soon(get, name)
+    run.notes.sort(key=repr)  # trio's scheduler is random
+    run.note(sorted(order), sorted(client.cookies))
+    for name in sorted(responses):
+        run.note(name, responses[name].text, [each.url.path for each in responses[name].history])
