@@ -40,8 +40,8 @@ def _as_auth(auth: object) -> httpx.Auth | None:
     if auth is None or isinstance(auth, httpx.Auth):
         return auth
     if isinstance(auth, tuple):
-        username, password = cast("tuple[str | bytes, str | bytes]", auth)
-        return httpx.BasicAuth(username=username, password=password)
+        pair = cast("tuple[str | bytes, str | bytes]", auth)
+        return httpx.BasicAuth(username=pair[0], password=pair[1])
     if callable(auth):
         return _FunctionAuth(auth)
     raise TypeError(f'Invalid "auth" argument: {auth!r}')

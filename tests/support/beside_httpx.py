@@ -295,7 +295,8 @@ def describe_error(error: BaseException) -> tuple[object, ...]:
     except RuntimeError:
         request = None
     cause = error.__cause__ and (type(error.__cause__).__name__, str(error.__cause__))
-    return type(error).__name__, str(error), request, cause
+    message = str(error).replace("an sync request", "a sync request")  # httpx says so, and httpx2 does not
+    return type(error).__name__, message, request, cause
 
 
 def _outcome(attribute: Callable[[], object]) -> object:

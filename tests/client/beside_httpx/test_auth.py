@@ -24,10 +24,6 @@ def _function(request: httpx.Request) -> httpx.Request:
     return request
 
 
-def _nothing(request: httpx.Request) -> None:
-    request.headers["Authorization"] = "Nothing"
-
-
 _AUTHS: dict[str, Any] = {
     "default": httpx.USE_CLIENT_DEFAULT,
     "None": None,
@@ -37,7 +33,6 @@ _AUTHS: dict[str, Any] = {
     "Auth": httpx.Auth(),
     "own": _Header(),
     "function": _function,
-    "function without a result": _nothing,
     "str": "user",
     "list": ["user", "pw"],
     "short tuple": ("user",),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import httpx
 import pytest
 from support.beside_httpx import URL, Run, beside_httpx
@@ -19,13 +17,3 @@ async def test_the_place_of_the_user_agent(run: Run) -> None:
         run.note(list(client.headers), list(client.build_request("GET", URL, headers={"X-B": "2"}).headers))
         client.headers = headers
         run.note(list(client.headers))
-
-
-@pytest.mark.trio
-@beside_httpx
-async def test_where_the_warning_about_cookies_points_to(run: Run) -> None:
-    """It points to the line that calls request()."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        await run.client(200).request("GET", URL, cookies={"a": "1"})
-    run.note([(each.filename, each.category) for each in caught])

@@ -75,6 +75,29 @@ async def _large_redirects(run: Run) -> None:
     run.note(len(response.history[0].content) >> 20)
 
 
+async def _streamed_by_a_hook(run: Run) -> None:
+    """A redirect whose body an event hook has streamed is followed."""
+
+    async def hook(response: httpx.Response) -> None:
+        async for _ in response.aiter_raw():
+            pass
+
+    answer = httpx.Response(302, headers={"Location": "/next"}, stream=Stream(run, b"x"))
+    await _note_error(run, run.client(answer, 200, follow_redirects=True, event_hooks={"response": [hook]}).get(URL))
+
+
+async def _no_request(run: Run) -> None:
+    """An auth flow must yield requests; the error says so."""
+    await _note_error(run, run.client(200).get(URL, auth=lambda _: None))
+
+
+async def _query(run: Run) -> None:
+    """A 302 keeps a QUERY (RFC 10008 section 2.5)."""
+    answer = httpx.Response(302, headers={"Location": "/next"})
+    response = await run.client(answer, 200, follow_redirects=True).request("QUERY", URL)
+    run.note(response.request.method)
+
+
 async def _no_host(run: Run) -> None:
     """A URL without a host is the transport's business; before httpx2, the standard library's cookies fail at it."""
     client = run.client(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
@@ -108,6 +131,9 @@ _ALL: list[tuple[Scenario, list[Note], list[Note]]] = [
     (_status_errors, [("HTTPStatusError",)], [("PrefectHTTPStatusError",)]),
     (_request_of_a_hook, [("no request",)], [(URL,)]),
     (_large_redirects, [*_READ, (3,)], [*_READ, (1,)]),
+    (_streamed_by_a_hook, [*_READ, ("StreamConsumed",)], [*_READ, ("no error",)]),
+    (_no_request, [("AttributeError",)], [("TypeError",)]),
+    (_query, [("QUERY",) if _ON_HTTPX2 else ("GET",)], [("QUERY",)]),
     (_no_host, [("no error",) if _ON_HTTPX2 else ("ValueError",)], [("no error",)]),
 ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.beside_httpx import URL, Run, Stream, describe_error, describe_response, in_both_modes
+from support.beside_httpx import URL, Run, Stream, describe_response, in_both_modes
 
 CHALLENGE = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'}
 
@@ -81,8 +81,8 @@ async def test_a_hook_that_raises_for_the_status(run: Run) -> None:
         try:
             response.raise_for_status()
         except httpx.HTTPStatusError as error:
-            run.note(describe_error(error))
-            raise RuntimeError("refused") from error
+            run.note(str(error.request.url), error.response is response)
+            raise RuntimeError("refused") from None
 
     for status in (200, 302, 404, 503):
         run.case(status)
@@ -158,11 +158,13 @@ async def test_a_hook_that_uses_the_response(run: Run) -> None:
     async def stream_of_its_own(response: httpx.Response) -> None:
         response.stream = Stream(run, b"replaced", name="own")
 
+    # What a hook has streamed or closed httpx cannot read any more, so that it neither follows a redirect nor meets a challenge.
+    only_final = {stream, raw, close}
     for hook in (read, stream, raw, close, change, sent_elsewhere, stream_of_its_own):
         for follows in (True, False):
             run.case(hook.__name__, follows)
             client = run.client(
-                *answers(run),
+                *(answers(run)[-1:] if hook in only_final else answers(run)),
                 httpx.Response(200, text="more"),
                 auth=httpx.DigestAuth("user", "pw"),
                 follow_redirects=follows,
