@@ -155,7 +155,7 @@ async def test_a_hook_that_uses_the_response(run: Run) -> None:
             response.status_code = 303
             response.headers["Location"] = "/more"
 
-    # What a hook has streamed or closed httpx cannot read any more, so that it neither follows a redirect nor meets a challenge.
+    # What a hook has streamed or closed httpx cannot read, so it neither follows a redirect nor meets a challenge.
     only_final = {stream, raw, close}
     for hook in (read, stream, raw, close, change, sent_elsewhere):
         for follows in (True, False):
