@@ -125,7 +125,7 @@ def set_header(client: httpx.AsyncClient) -> None:
 
 def delete_header(client: httpx.AsyncClient) -> None:
     """Delete a header of a client."""
-    del client.headers["Accept"]
+    client.headers.pop("Accept", None)
 
 
 def set_headers(client: httpx.AsyncClient) -> None:
