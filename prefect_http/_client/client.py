@@ -215,8 +215,11 @@ class PrefectHttpxClient(VerbsWithRetry):
         sent_at = time.perf_counter()
         try:
             response = await super().send(request, stream=True, auth=httpx.Auth(), follow_redirects=False)
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise InvalidResponse("the Location of the response is not a valid URL") from error
+        except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError) as error:
+            if isinstance(error, httpx.RemoteProtocolError) and not isinstance(error.__context__, httpx.InvalidURL):
+                raise
+            # Without the cause, which may quote credentials.
+            raise InvalidResponse("the Location of the response is not a valid URL") from None
         response.next_request = None
         return take_over(response, request, sent_at, self._send_options.max_response_bytes)
 

@@ -125,7 +125,7 @@ def set_header(client: httpx.AsyncClient) -> None:
 
 def delete_header(client: httpx.AsyncClient) -> None:
     """Delete a header of a client."""
-    del client.headers["Accept"]
+    client.headers.pop("Accept", None)
 
 
 def set_headers(client: httpx.AsyncClient) -> None:
@@ -273,8 +273,12 @@ def test_defaults_that_httpx_merges(of_client: dict[str, Any], count: int) -> No
 def test_a_host_that_is_forgotten() -> None:
     """The headers of 100 hosts are kept, whatever hosts there are; the oldest is forgotten first."""
     builder = Builder()
-    assert [builder.count(url=f"http://host{number}/") for number in range(101)] == [1] * 101
-    assert [builder.count(url=f"http://host{number}/") for number in (1, 100, 0, 2, 1)] == [0, 0, 1, 0, 1]
+    hosts = [httpx.URL(f"http://host{number}/") for number in range(101)]
+    assert [builder.count(url=host) for host in hosts] == [1] * 101
+    assert [builder.count(url=hosts[number]) for number in (1, 100, 0, 2, 1)] == [0, 0, 1, 0, 1]
+    for number in range(300):
+        builder.count(url=f"http://name{number}/")
+    assert [builder.count(url=f"http://name{number}/") for number in (299, 60, 0)] == [0, 0, 1]
 
 
 def test_a_url_that_is_forgotten() -> None:

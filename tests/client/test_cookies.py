@@ -1,7 +1,9 @@
-"""Cookies that a rejection sets, and what the next attempt makes of them."""
+"""Cookies that a client keeps, and those that a rejection sets, and what the next attempt makes of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from http.cookiejar import CookieJar
 from typing import Any
 
 import anyio
@@ -27,6 +29,40 @@ def new_client(server: Server, **more: Any) -> PrefectHttpxClient:
 def sent_by(server: Server) -> list[str | None]:
     """Return the Cookie header of each request."""
     return [seen.headers.get("Cookie") for seen in server.seen]
+
+
+def answering(*cookies: str | None) -> Server:
+    """Return a server whose responses set these cookies, one after the other."""
+    return Server(
+        *(httpx.Response(200, headers={} if cookie is None else {"Set-Cookie": cookie}) for cookie in cookies)
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make_jar", [lambda: None, dict, CookieJar], ids=["own", "dict", "standard"])
+async def test_cookies_are_kept_and_forgotten(make_jar: Callable[[], dict[str, str] | CookieJar | None]) -> None:
+    """A cookie is sent from the next request on, whatever responses come between, until the server deletes it."""
+    server = answering("a=1", None, "b=2; Path=/", "a=0; Max-Age=0", None)
+    with anyio.fail_after(5):
+        async with new_client(server, cookies=make_jar()) as client:
+            for _ in range(5):
+                await client.get("http://server/")
+    assert sent_by(server) == [None, "a=1", "a=1", "a=1; b=2", "b=2"]
+
+
+@pytest.mark.anyio
+async def test_cookies_can_be_set_by_hand() -> None:
+    """The client's jar takes cookies from the program, too, and can be replaced."""
+    server = answering(None, "c=3", None)
+    with anyio.fail_after(5):
+        async with new_client(server) as client:
+            client.cookies.set("a", "1")
+            await client.get(URL)
+            client.cookies = {"b": "2"}
+            await client.get(URL)
+            await client.get(URL)
+            assert dict(client.cookies) == {"b": "2", "c": "3"}
+    assert sent_by(server) == ["a=1", "b=2", "b=2; c=3"]
 
 
 @pytest.mark.anyio

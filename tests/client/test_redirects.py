@@ -1,16 +1,19 @@
-"""Redirects to something that is not a valid URL."""
+"""The request that follows a redirect: httpx's, unless the Location is not a valid URL."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import anyio
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 
 from prefect_http import InvalidResponse, PrefectHttpxClient, Throttle
-from prefect_http._client.redirects import redirect_url
+from prefect_http._client.redirects import redirect_request, redirect_url
 
 # For httpx2, it is a name that nobody knows.
 NO_IDN = ["http://xn--a/", "//xn--a/"] if httpx.__name__ == "httpx" else []
@@ -38,9 +41,94 @@ GOOD = [
 ]
 
 
-def redirect(location: str) -> httpx.Response:
+COOKIES = {"c": "1"}
+HEADERS: list[dict[str, str]] = [
+    {},
+    {"Authorization": "secret", "Cookie": "by=hand", "X-A": "1"},
+    {"Host": "virtual", "Content-Length": "4", "Content-Type": "a/b"},
+    {"Transfer-Encoding": "chunked"},
+]
+
+
+def redirect(location: str, status: int = 302) -> httpx.Response:
     """Return a redirect."""
-    return httpx.Response(302, headers={"Location": location})
+    return httpx.Response(status, headers=[(b"Location", location.encode())])
+
+
+def next_by_httpx(request: httpx.Request, response: httpx.Response) -> httpx.Request:
+    """Return the request that httpx makes of a redirect; httpx2 makes none of a bad one, which is a ValueError here."""
+    with httpx.Client(transport=httpx.MockTransport(lambda _: response), cookies=COOKIES) as client:
+        following = client.send(request, auth=httpx.Auth()).next_request
+    if following is None:
+        raise ValueError("there is no next request")
+    return following
+
+
+def described(request: httpx.Request) -> tuple[object, ...]:
+    """Return what can be seen of a request."""
+    assert isinstance(request.stream, httpx.ByteStream)
+    extensions = {name: value for name, value in request.extensions.items() if not name.startswith("prefect")}
+    return request.method, request.url, request.headers.raw, extensions, b"".join(request.stream)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://server/path", "https://server:443/path#part", "http://u:p@server:8080/", "ws://server"]
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_requests_are_made_as_by_httpx(status: int, url: str) -> None:
+    """The method, the URL, the headers, the cookies, the body and the extensions are the same."""
+    locations = [
+        *GOOD,
+        "http://server/b",
+        "https://server/b",
+        "https://server:443",
+        "http://server:8080",
+        "http://u@server/",
+    ]
+    methods = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "post", "OWN"]
+    rows = [
+        *itertools.product(methods, ["/b", "//other/b"], HEADERS[2:]),
+        *itertools.product(["GET", "POST"], locations, HEADERS[1:]),
+    ]
+    for method, location, headers in rows:
+        request = httpx.Request(method, url, headers=headers, content=b"body", extensions={"timeout": {}, "a": 1})
+        before = described(request)
+        answer = redirect(location, status)
+        following = redirect_request(request, answer, redirect_url(answer, request.url), httpx.Cookies(COOKIES))
+        assert described(request) == before
+        expected = next_by_httpx(request, redirect(location, status))
+        assert described(following) == described(expected), (method, location, headers)
+
+
+@pytest.mark.parametrize(
+    ("status", "method"), [(301, "QUERY"), (302, "QUERY"), (303, "GET"), (307, "QUERY"), (308, "QUERY")]
+)
+def test_query(status: int, method: str) -> None:
+    """A QUERY stays one, with its body, unless the redirect says to GET the result (RFC 10008 section 2.5)."""
+    request = httpx.Request("QUERY", URL, content=b"body")
+    following = redirect_request(request, redirect("/b", status), httpx.URL("http://server/b"), httpx.Cookies())
+    assert (following.method, described(following)[-1]) == (method, b"" if method == "GET" else b"body")
+
+
+locations = st.text("ab:/?#@[]%.\\0159 é-", max_size=12)
+
+
+@given(
+    location=locations | locations.map(lambda text: f"http://{text}") | locations.map(lambda text: f"http://a:{text}")
+)
+@settings(max_examples=100)
+def test_any_location(location: str) -> None:
+    """It leads where it leads with httpx, and is an InvalidResponse if httpx fails, or if there is no such port."""
+    try:
+        expected = next_by_httpx(httpx.Request("GET", f"{URL}#part"), redirect(location)).url
+    except (httpx.RemoteProtocolError, httpx.InvalidURL, ValueError):
+        expected = None
+    try:
+        url = redirect_url(redirect(location), httpx.URL(f"{URL}#part"))
+    except InvalidResponse:
+        assert expected is None or expected.port not in {None, *range(65536)}
+    else:
+        assert url == expected
 
 
 @pytest.mark.parametrize("location", BAD)
