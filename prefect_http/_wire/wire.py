@@ -111,7 +111,10 @@ class Wire(httpx.AsyncBaseTransport):
             else:
                 await outgoing.trace.close(lambda: self._release(pool_request, keep=False))
             raise
-        return self._response(pool_request, outgoing, exchange)
+        response = self._response(pool_request, outgoing, exchange)
+        if self._pool.discarded:
+            await self._close_discarded()
+        return response
 
     async def _exchange(self, pool_request: PoolRequest[Connection], request: OutgoingRequest) -> Exchange:
         """Wait for a connection, send the request on it, and receive the head of the response."""
@@ -173,12 +176,22 @@ class Wire(httpx.AsyncBaseTransport):
     def _response(
         self, pool_request: PoolRequest[Connection], request: OutgoingRequest, exchange: Exchange
     ) -> httpx.Response:
+        """Make the response. If all of it has arrived, its connection is released now."""
         connection, parser, initial_body = exchange.connection, exchange.parser, exchange.initial_body
         head, may_keep = parser.head, exchange.is_sent and not request.headers.close_after
         assert head is not None
 
         # Some servers close the connection now without having said so.
         pool_request.is_doubtful = head.status >= 500
+
+        extensions: dict[str, object] = {
+            "http_version": head.version,
+            "reason_phrase": head.reason,
+            "network_stream": connection.network_stream,
+        }
+        if parser.is_complete and request.trace is None and head.framing is not _TUNNEL:
+            self._pool.release(pool_request, self._now(), keep=may_keep and parser.can_reuse_connection)
+            return ReadyResponse(head.status, head.headers, initial_body, None, extensions)
 
         async def release(can_reuse: bool) -> None:
             await self._release(pool_request, keep=can_reuse and may_keep)
@@ -188,15 +201,8 @@ class Wire(httpx.AsyncBaseTransport):
 
         read_timeout = request.timeouts.get("read")
         body = ResponseBody(connection, parser, initial_body, read_timeout, release, drop, request.trace)
-        extensions: dict[str, object] = {
-            "http_version": head.version,
-            "reason_phrase": head.reason,
-            "network_stream": connection.network_stream,
-        }
         if head.framing is _TUNNEL:
             extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data, body)
-        elif parser.is_complete and request.trace is None:
-            return ReadyResponse(head.status, head.headers, initial_body, body, extensions)
         return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
 
     async def _release(self, pool_request: PoolRequest[Connection], *, keep: bool) -> None:
