@@ -20,8 +20,9 @@ import httpx
 from prefect_http._client.arguments import HttpxArguments
 from prefect_http._client.routes import Routes
 from prefect_http._redact import safe_url
+from prefect_http._response import PrefectResponse
 from prefect_http._types import Certificate
-from prefect_http._wire.transport import HTTPTransport
+from prefect_http._wire.transport import HTTPTransport, answer_with
 
 # Invalid as a pattern if an address may have a prefix length; otherwise "x" is the path of a URL, and ignored.
 _NO_NETWORK = "all://[::1]/x"
@@ -92,6 +93,7 @@ def make_transports(
         routes.update(mounts.items())
     if transport is None:
         transport = HTTPTransport(**pool)
+        answer_with(transport, PrefectResponse)
     wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
     for each in (transport, *routes.values()):
         if each is not None and id(each) not in wrapped:

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import ByteStream
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,6 +95,24 @@ def clock() -> Callable[[], float]:
     """Return the function that reads the running event loop's clock: anyio.current_time(), looked up once."""
     trio = _running_trio()
     return asyncio.get_running_loop().time if trio is None else cast("Callable[[], float]", trio.current_time)
+
+
+async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStream:
+    """Connect to a host, on a lean stream of the running backend.
+
+    Args:
+        host: a name or an address.
+        port: the port.
+        local_host: the address that the connection comes from; None: the system chooses.
+
+    Raises:
+        OSError: that fails.
+    """
+    if _running_trio() is None:
+        from prefect_http._concurrency.asyncio_stream import connect_tcp
+    else:
+        from prefect_http._concurrency.trio_stream import connect_tcp
+    return await connect_tcp(host, port, local_host)
 
 
 def max_receive_bytes() -> int:

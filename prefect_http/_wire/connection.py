@@ -11,10 +11,10 @@ import httpx
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._wire.input_probe import input_probe
+from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
-from prefect_http._wire.raw_socket import close_without_loop, has_early_data, raw_socket_of
+from prefect_http._wire.raw_socket import close_without_loop, has_early_data, peek_of, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
 from prefect_http._wire.tls import has_early_tls_data, has_tls_input
 
@@ -60,8 +60,7 @@ class Connection:
         self.deadline = math.inf
         self.is_closed = False
         self._has_expired = False
-        raw_socket = raw_socket_of(stream)
-        self._has_input = input_probe(-1 if raw_socket is None else raw_socket.fileno())
+        self._has_input = input_probe_of(stream)
         self._max_bytes = max_bytes
         self._now = now
         self._ssl_object: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
@@ -146,6 +145,9 @@ class Connection:
             return has_early_tls_data(self._ssl_object)
         if not self._has_input():
             return False
+        peek = peek_of(self.stream)
+        if peek is not None and (data := peek()) is not None:
+            return bool(data)
         raw_socket = raw_socket_of(self.stream)
         return raw_socket is not None and has_early_data(raw_socket)
 

@@ -14,6 +14,7 @@ import anyio
 import httpx
 from anyio.abc import ByteStream
 
+from prefect_http._concurrency.backend import connect_tcp
 from prefect_http._types import SocketOption
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
 from prefect_http._wire.network_stream import NetworkStream
@@ -122,7 +123,7 @@ class Connector:
         )
 
     async def _open_socket(self, host: str, port: int) -> ByteStream:
-        stream = await anyio.connect_tcp(host, port, local_host=self.local_address)
+        stream = await connect_tcp(host, port, self.local_address)
         raw_socket = raw_socket_of(stream)
         try:
             if raw_socket is None:

@@ -6,6 +6,17 @@ import select
 from collections.abc import Callable
 from types import ModuleType
 
+from anyio.abc import ByteStream
+
+from prefect_http._wire.raw_socket import peek_of, raw_socket_of
+
+
+def input_probe_of(stream: ByteStream) -> Callable[[], bool]:
+    """Return a function that returns whether a stream has input, the end of the stream included."""
+    raw_socket, peek = raw_socket_of(stream), peek_of(stream)
+    is_readable = input_probe(-1 if raw_socket is None else raw_socket.fileno())
+    return is_readable if peek is None else lambda: peek() is not None or is_readable()
+
 
 def input_probe(fileno: int, module: ModuleType = select) -> Callable[[], bool]:
     """Return a function that returns whether a socket is readable, the end of the stream included.

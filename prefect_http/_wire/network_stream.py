@@ -9,7 +9,7 @@ import httpx
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._wire.input_probe import input_probe
+from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import with_timeout
 from prefect_http._wire.raw_socket import raw_socket_of
 from prefect_http._wire.tls import start_tls
@@ -96,7 +96,6 @@ class NetworkStream:
             case "socket":
                 return raw_socket_of(self._stream)
             case "is_readable":
-                raw_socket = raw_socket_of(self._stream)
-                return input_probe(-1 if raw_socket is None else raw_socket.fileno())()
+                return input_probe_of(self._stream)()
             case _:
                 return None

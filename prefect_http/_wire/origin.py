@@ -39,7 +39,7 @@ class Origin(NamedTuple):
             httpx.ConnectError: there is no such port.
             TypeError: ``sni_hostname`` is not the name of a host.
         """
-        url = request.url
+        url, name = request.url, request.extensions.get("sni_hostname")
         scheme, host = url.raw_scheme, url.raw_host
         if scheme not in _DEFAULT_PORTS:
             raise httpx.UnsupportedProtocol(
@@ -52,7 +52,6 @@ class Origin(NamedTuple):
         port = url.port or _DEFAULT_PORTS[scheme]
         if not 0 < port <= MAX_PORT:
             raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
-        name = request.extensions.get("sni_hostname")
         if not name:
             # TLS knows no trailing dot, which only says that a host name is complete (RFC 6066 section 3).
             name = host.decode("ascii").removesuffix(".")

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
+from typing import TypeVar
 
 from anyio.abc import ByteStream, SocketAttribute
+
+from prefect_http._concurrency.socket_attributes import InputAttribute
+
+T = TypeVar("T")
 
 
 def raw_socket_of(stream: ByteStream) -> socket.socket | None:
@@ -13,8 +19,17 @@ def raw_socket_of(stream: ByteStream) -> socket.socket | None:
 
     asyncio's has fewer methods than a plain one.
     """
+    return _extra(stream, SocketAttribute.raw_socket)
+
+
+def peek_of(stream: ByteStream) -> Callable[[], bytes | None] | None:
+    """Return the stream's `InputAttribute.peek`; None if it has none, as it leaves all input in the socket."""
+    return _extra(stream, InputAttribute.peek)
+
+
+def _extra(stream: ByteStream, attribute: T) -> T | None:
     try:
-        return stream.extra(SocketAttribute.raw_socket, None)
+        return stream.extra(attribute, None)
     except AttributeError:  # under uvloop: anyio asks the socket for its address, and there is no socket any more
         return None
 

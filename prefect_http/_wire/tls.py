@@ -1,17 +1,24 @@
-"""TLS on a stream: the handshake, and what is needed to see all that has arrived."""
+"""TLS on a stream: the handshake, the stream above it, and what is needed to see all that has arrived.
+
+OpenSSL works in memory (`ssl.MemoryBIO`), straight between the connection and the stream below. anyio's TLSStream costs
+50 us for each small request: it asks OpenSSL for data before there can be any, has more calls between, and hides what it
+has received and not decrypted yet.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
 from anyio.abc import ByteStream
-from anyio.streams.tls import TLSStream
+from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.backend import max_receive_bytes
+from prefect_http._concurrency.backend import checkpoint, max_receive_bytes
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
 
 
@@ -32,16 +39,17 @@ async def start_tls(
         httpx.ConnectError: the handshake fails.
     """
 
-    def wrap() -> Awaitable[ByteStream]:
-        # Not standard compatible: HTTP itself says where a response ends, and many servers close the connection without
-        # a close_notify.
-        return TLSStream.wrap(
-            ReadAheadStream(stream, max_receive_bytes()),
-            server_side=False,
-            hostname=server_name,
-            ssl_context=ssl_context,
-            standard_compatible=False,
-        )
+    async def wrap() -> ByteStream:
+        incoming, outgoing, name = ssl.MemoryBIO(), ssl.MemoryBIO(), _encoded(server_name)
+
+        def make() -> ssl.SSLObject:
+            return ssl_context.wrap_bio(incoming, outgoing, server_hostname=name)
+
+        # Another library's context may have to read files for it.
+        is_plain = type(ssl_context) is ssl.SSLContext
+        tls_stream = TLSStream(stream, make() if is_plain else await anyio.to_thread.run_sync(make), incoming, outgoing)
+        await tls_stream.do_handshake()
+        return tls_stream
 
     try:
         failure = f"could not complete the TLS handshake with {peer}"
@@ -51,32 +59,169 @@ async def start_tls(
         raise
 
 
-class ReadAheadStream(ByteStream):
-    """The stream under TLS. It receives all that has arrived, however little TLS asks for.
+def _encoded(server_name: str | None) -> bytes | None:
+    """Return a server name as TLS wants it; the ssl module would use an outdated standard (IDNA 2003)."""
+    if server_name is None or server_name.isascii():
+        return server_name and server_name.encode()
+    return httpx.URL(scheme="https", host=server_name).raw_host
 
-    anyio would keep the rest in a buffer that cannot be seen from outside, and a connection on which the next response
-    has already arrived would pass for a good one. See ``max_receive_bytes()``.
+
+class TLSStream(ByteStream):
+    """A stream of bytes that are encrypted on another stream.
+
+    The end of the stream below is the end of this one, even without a close_notify: HTTP itself says where a response
+    ends, and many servers close the connection without one. Closing sends none either.
+
+    Args:
+        stream: the stream below.
+        ssl_object: encrypts and decrypts.
+        incoming: what has been received of the stream below, and not decrypted.
+        outgoing: what has been encrypted, and not sent.
+
+    Cancellation:
+        Nothing is lost if receiving is cancelled. If sending is, the stream is broken, because the other side cannot
+        decrypt anything after a record that it has not received whole.
     """
 
-    def __init__(self, stream: ByteStream, max_bytes: int) -> None:
+    def __init__(
+        self, stream: ByteStream, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
         self._stream = stream
-        self._max_bytes = max_bytes
+        self._tls = ssl_object
+        self._incoming = incoming
+        self._outgoing = outgoing
+        # All that has arrived is received, however little is requested, so that nothing is out of sight: see there.
+        self._max_bytes = max_receive_bytes()
+        self._is_broken = False
+        self._has_ended = False  # whether OpenSSL has found the end, or an error, or will when it is asked
+
+    async def do_handshake(self) -> None:
+        """Do the handshake.
+
+        Raises:
+            ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError: it fails.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._receive_more()
+            except ssl.SSLError as error:
+                raise self._failed(error) from None
+            else:
+                await self._flush()
+                return
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        return await self._stream.receive(self._max_bytes)
+        """Receive what has arrived, or what arrives next."""
+        if self._has_pending():
+            await checkpoint()
+        else:
+            await self._receive_more()  # before OpenSSL is asked, which would only raise an SSLWantReadError
+        while not (data := self._decrypt(max_bytes)):
+            if self._outgoing.pending:
+                await self._flush()  # a reply to a renegotiation or a change of keys
+            await self._receive_more()
+        return data
 
     async def send(self, item: bytes) -> None:
-        await self._stream.send(item)
+        """Send all of the data."""
+        while True:
+            self._raise_if_broken()
+            try:
+                self._tls.write(item)
+            except ssl.SSLWantReadError:  # the server renegotiates
+                await self._flush()
+                await self._receive_more()
+            except ssl.SSLError as error:
+                raise self._failed(error) from None
+            else:
+                await self._flush()
+                return
 
     async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        """TLS cannot be ended in one direction only."""
+        raise NotImplementedError("a TLS connection cannot be closed in one direction only")
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return self._stream.extra_attributes  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        tls = self._tls
+        return {
+            **self._stream.extra_attributes,
+            TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
+            TLSAttribute.channel_binding_tls_unique: tls.get_channel_binding,
+            TLSAttribute.cipher: tls.cipher,
+            TLSAttribute.peer_certificate: lambda: tls.getpeercert(False),
+            TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(True),
+            TLSAttribute.server_side: lambda: False,
+            TLSAttribute.shared_ciphers: lambda: None,
+            TLSAttribute.ssl_object: lambda: tls,
+            TLSAttribute.standard_compatible: lambda: False,
+            TLSAttribute.tls_version: tls.version,
+        }
+
+    def _has_pending(self) -> bool:
+        return self._has_ended or self._incoming.pending > 0 or self._tls.pending() > 0
+
+    def _decrypt(self, max_bytes: int) -> bytes:
+        """Return what can be decrypted of what has arrived, of several records if they are whole.
+
+        Raises:
+            anyio.EndOfStream: nothing follows.
+            ssl.SSLError: it is not TLS, or the server says that something is wrong.
+        """
+        self._raise_if_broken()
+        records: list[bytes] = []
+        size = 0
+        while size < max_bytes and (not size or self._has_pending()):
+            try:
+                record = self._tls.read(max_bytes - size)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError as error:
+                self._has_ended = True  # it fails in the same way the next time
+                if records:
+                    break
+                raise self._failed(error) from None
+            if not record:  # a close_notify
+                self._has_ended = True
+                if records:
+                    break
+                raise anyio.EndOfStream
+            records.append(record)
+            size += len(record)
+        return records[0] if size and len(records) == 1 else b"".join(records)
+
+    async def _receive_more(self) -> None:
+        try:
+            self._incoming.write(await self._stream.receive(self._max_bytes))
+        except anyio.EndOfStream:
+            self._incoming.write_eof()
+            self._has_ended = True
+
+    async def _flush(self) -> None:
+        try:
+            if data := self._outgoing.read():
+                await self._stream.send(data)
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    def _raise_if_broken(self) -> None:
+        if self._is_broken:
+            raise anyio.BrokenResourceError
+
+    def _failed(self, error: ssl.SSLError) -> Exception:
+        """Return what to raise for an error of OpenSSL's."""
+        self._incoming.write_eof()
+        self._outgoing.write_eof()
+        if isinstance(error, ssl.SSLEOFError) or "UNEXPECTED_EOF_WHILE_READING" in (error.strerror or ""):
+            return anyio.EndOfStream()
+        return error
 
 
 def has_tls_input(ssl_object: ssl.SSLObject) -> bool:

@@ -9,6 +9,7 @@ from typing import Generic, Self, TypedDict, TypeVar
 
 import httpx
 
+from prefect_http._httpx_details import ReadyResponse
 from prefect_http._httpx_requests import check_request
 from prefect_http._types import Certificate, SocketOption
 from prefect_http._wire.connector import Connector
@@ -142,6 +143,12 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             await self._sender.aclose()
         finally:
             await self._stand_in.aclose()
+
+
+def answer_with(transport: HTTPTransport, response_class: type[ReadyResponse]) -> None:
+    """Let the responses of a transport be of a class, so that its client need not copy them."""
+    if isinstance(transport._sender, Wire):
+        transport._sender.response_class = response_class
 
 
 L = TypeVar("L", bound=Limits)

@@ -77,7 +77,12 @@ class Wire(httpx.AsyncBaseTransport):
     Args:
         connector: opens the connections.
         limits: how many there may be.
+
+    Attributes:
+        response_class: of responses that have arrived whole.
     """
+
+    response_class: type[ReadyResponse] = ReadyResponse
 
     def __init__(self, connector: Connector, limits: Limits) -> None:
         self._connector = connector
@@ -111,7 +116,10 @@ class Wire(httpx.AsyncBaseTransport):
             else:
                 await outgoing.trace.close(lambda: self._release(pool_request, keep=False))
             raise
-        return self._response(pool_request, outgoing, exchange)
+        response = self._response(pool_request, outgoing, exchange)
+        if self._pool.discarded:
+            await self._close_discarded()
+        return response
 
     async def _exchange(self, pool_request: PoolRequest[Connection], request: OutgoingRequest) -> Exchange:
         """Wait for a connection, send the request on it, and receive the head of the response."""
@@ -173,12 +181,25 @@ class Wire(httpx.AsyncBaseTransport):
     def _response(
         self, pool_request: PoolRequest[Connection], request: OutgoingRequest, exchange: Exchange
     ) -> httpx.Response:
+        """Make the response. If all of it has arrived, its connection is released now."""
         connection, parser, initial_body = exchange.connection, exchange.parser, exchange.initial_body
         head, may_keep = parser.head, exchange.is_sent and not request.headers.close_after
         assert head is not None
 
         # Some servers close the connection now without having said so.
         pool_request.is_doubtful = head.status >= 500
+
+        extensions: dict[str, object] = {
+            "http_version": head.version,
+            "reason_phrase": head.reason,
+            "network_stream": connection.network_stream,
+        }
+        if parser.is_complete and request.trace is None and head.framing is not _TUNNEL:
+            self._pool.release(pool_request, self._now(), keep=may_keep and parser.can_reuse_connection)
+            stream = httpx.ByteStream(initial_body)
+            response = self.response_class(head.status, headers=head.headers, stream=stream, extensions=extensions)
+            hold_body(response, initial_body)
+            return response
 
         async def release(can_reuse: bool) -> None:
             await self._release(pool_request, keep=can_reuse and may_keep)
@@ -188,17 +209,8 @@ class Wire(httpx.AsyncBaseTransport):
 
         read_timeout = request.timeouts.get("read")
         body = ResponseBody(connection, parser, initial_body, read_timeout, release, drop, request.trace)
-        extensions: dict[str, object] = {
-            "http_version": head.version,
-            "reason_phrase": head.reason,
-            "network_stream": connection.network_stream,
-        }
         if head.framing is _TUNNEL:
             extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data, body)
-        elif parser.is_complete and request.trace is None:
-            response = ReadyResponse(head.status, headers=head.headers, stream=body, extensions=extensions)
-            hold_body(response, initial_body)
-            return response
         return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
 
     async def _release(self, pool_request: PoolRequest[Connection], *, keep: bool) -> None:

@@ -43,6 +43,14 @@ def new_request(
     return httpx.Request(method, url, content=content, extensions={"timeout": timeout, **(extensions or {})})
 
 
+async def ignore(event: str, info: Mapping[str, object]) -> None:
+    """Listen to the events of a request, and do nothing."""
+
+
+# Extensions of a request whose response holds its connection until it is closed, even if all of it has arrived.
+HELD: Mapping[str, object] = {"trace": ignore}
+
+
 async def fetch(transport: httpx.AsyncBaseTransport, request: httpx.Request | str) -> bytes:
     """Send a request, and return the body of its response."""
     if isinstance(request, str):

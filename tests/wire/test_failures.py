@@ -20,6 +20,7 @@ from support.scripted_servers import send_and_close
 from support.servers import Act, answer, drop, free_port, half_answer, raw_server, stall, stay_silent, talk_nonsense
 from support.sockets import open_sockets, reset, sockets_closed
 from support.wire import (
+    HELD,
     fetch,
     figures,
     new_request,
@@ -314,7 +315,7 @@ def httpxs_own(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
 async def test_pool_timeout(new: Callable[[httpx.Limits], httpx.AsyncBaseTransport], seconds: float) -> None:
     """A request that gets no connection in time raises PoolTimeout, and leaves the connection in use alone."""
     async with raw_server(answer(body=b"fine")) as server, new(httpx.Limits(max_connections=1)) as transport:
-        response = await transport.handle_async_request(new_request(server.url))
+        response = await transport.handle_async_request(new_request(server.url, "GET", None, HELD))
         with pytest.raises(httpx.PoolTimeout) as caught:
             await fetch(transport, new_request(server.url, pool=seconds))
         assert type(caught.value) is httpx.PoolTimeout
@@ -496,7 +497,8 @@ async def test_sent_again_only_once(close: Act) -> None:
 async def test_sent_again_on_a_fresh_connection() -> None:
     """The second attempt does not use an idle connection, which may be as stale as the first."""
     async with raw_server(answer(), answer(), drop, answer()) as server, new_transport() as transport:
-        for response in [await transport.handle_async_request(new_request(server.url)) for _ in range(2)]:
+        requests = [new_request(server.url, "GET", None, HELD) for _ in range(2)]
+        for response in [await transport.handle_async_request(request) for request in requests]:
             await response.aread()
         assert figures(transport) == (2, 2, 0)
         await fetch(transport, server.url)

@@ -30,6 +30,8 @@ from support.tls_servers import (
 from support.wire import NOTHING, ONE_IDLE, until, until_readable
 
 from prefect_http import HTTPTransport, InvalidResponse
+from prefect_http._concurrency.backend import connect_tcp
+from prefect_http._wire import connector
 
 pytestmark = pytest.mark.anyio
 
@@ -285,13 +287,13 @@ async def test_missing_client_certificate(version: ssl.TLSVersion) -> None:
 
 async def test_trailing_dot(monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate of a host with a trailing dot is asked for, and checked, without the dot."""
-    connect_tcp, asked = anyio.connect_tcp, list[str | None]()
+    asked: list[str | None] = []
 
     async def connect(host: str, port: int, local_host: str | None) -> anyio.abc.ByteStream:
         assert host == "localhost."  # which not every resolver knows
-        return await connect_tcp("localhost", port, local_host=local_host)
+        return await connect_tcp("localhost", port, local_host)
 
-    monkeypatch.setattr(anyio, "connect_tcp", connect)
+    monkeypatch.setattr(connector, "connect_tcp", connect)
     context = server_context("localhost")
     context.sni_callback = lambda _, name, __: asked.append(name)
     async with tls_server(answer(), context=context) as server, new_transport() as transport:

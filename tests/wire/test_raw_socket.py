@@ -7,12 +7,12 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-import anyio
 import httpx
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from support.fake_stream import FakeStream
 
+from prefect_http._wire import connector
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.network_stream import NetworkStream
@@ -100,7 +100,7 @@ async def test_socket_that_is_gone(kind: type[FakeStream], monkeypatch: pytest.M
     async def connect(*_: object, **__: object) -> ByteStream:
         return stream
 
-    monkeypatch.setattr(anyio, "connect_tcp", connect)
+    monkeypatch.setattr(connector, "connect_tcp", connect)
     with pytest.raises(httpx.ConnectError, match=r"could not connect to x:80: .*reset by peer"):
         await Connector().connect(Origin(b"http", b"x", 80, "x"), 5, None)
     assert stream.closings == 1

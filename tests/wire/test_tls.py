@@ -1,15 +1,13 @@
-"""TLS: whether it holds data, asked of a connection in memory; and the stream under it."""
+"""TLS: whether it holds data, asked of a connection in memory; and the stream above it."""
 
 from __future__ import annotations
 
 import ssl
 
-import anyio
-import anyio.abc
 import pytest
 from support.tls_ends import End, deliver, tls_pair
 
-from prefect_http._wire.tls import ReadAheadStream, has_early_tls_data, has_tls_input
+from prefect_http._wire.tls import has_early_tls_data, has_tls_input
 
 # --- Input
 
@@ -134,34 +132,3 @@ def test_early_data(ends: tuple[End, End]) -> None:
     assert has_early_tls_data(client.tls) is False
     client.incoming.write(b"220 smtp.example.org ESMTP")
     assert has_early_tls_data(client.tls) is False
-
-
-# --- The stream below
-
-
-@pytest.mark.anyio
-async def test_all_that_has_arrived_is_received() -> None:
-    """All that has arrived is received, however little is requested; all else is left to the stream below."""
-
-    async def answer(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            assert await stream.receive() == b"ask"
-            with pytest.raises(anyio.EndOfStream):
-                await stream.receive()
-            await stream.send(b"x" * 100)
-        tasks.cancel_scope.cancel()
-
-    with anyio.fail_after(5):
-        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-            port = listener.extra(anyio.abc.SocketAttribute.local_port)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(listener.serve, answer)
-                socket = await anyio.connect_tcp("127.0.0.1", port)
-                stream = ReadAheadStream(socket, 1000)
-                assert stream.extra(anyio.abc.SocketAttribute.remote_port) == port
-                await stream.send(b"ask")
-                await stream.send_eof()
-                assert await stream.receive(1) == b"x" * 100
-                await stream.aclose()
-                with pytest.raises(anyio.ClosedResourceError):
-                    await socket.receive()

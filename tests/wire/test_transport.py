@@ -12,7 +12,7 @@ import anyio.abc
 import httpx
 import pytest
 from support.servers import answer, hypercorn_on_trio, raw_server
-from support.wire import request_targets
+from support.wire import HELD, request_targets
 
 from prefect_http import HTTPTransport, PrefectHttpxClient, RetryPolicy
 from prefect_http._types import Receive, Scope, Send
@@ -141,7 +141,7 @@ async def test_client_uses_it_with_the_clients_arguments() -> None:
     async with raw_server(FINE) as server:
         retry = RetryPolicy(max_retries=0)
         async with PrefectHttpxClient(retry=retry, limits=limits, trust_env=False) as client:
-            async with client.stream("GET", server.url):
+            async with client.stream("GET", server.url, extensions=dict(HELD)):
                 with pytest.raises(httpx.PoolTimeout):
                     await client.get(server.url, timeout=httpx.Timeout(5, pool=0.01))
 

@@ -24,6 +24,7 @@ from support.scripted_servers import new_client
 from support.servers import Act, answer, free_port, raw_server, stall, upgrade_to_echo
 from support.sockets import open_sockets, reset_on_close, sockets_closed
 from support.wire import (
+    HELD,
     fetch,
     figures,
     new_request,
@@ -45,7 +46,7 @@ BACKENDS = ["asyncio", "trio"]
 
 async def open_responses(transport: HTTPTransport, *urls: str) -> list[httpx.Response]:
     """Send requests one after the other, and leave their responses open."""
-    return [await transport.handle_async_request(new_request(url)) for url in urls]
+    return [await transport.handle_async_request(new_request(url, "GET", None, HELD)) for url in urls]
 
 
 def source(stream: Any) -> int:
@@ -76,7 +77,7 @@ async def test_connection_is_reused() -> None:
         async with new_transport() as transport:
             assert figures(transport) == (0, 0, 0)
             for _ in range(5):
-                response = await transport.handle_async_request(new_request(server.url))
+                [response] = await open_responses(transport, server.url)
                 assert figures(transport) == (1, 0, 0)
                 await response.aread()
                 assert figures(transport) == (1, 1, 0)
@@ -84,6 +85,16 @@ async def test_connection_is_reused() -> None:
                 assert figures(transport) == (1, 1, 0)
         assert figures(transport) == (0, 0, 0)
     assert (server.connections, len(server.requests)) == (1, 5)
+
+
+@pytest.mark.anyio
+async def test_whole_response_releases_its_connection() -> None:
+    """If all of a response has arrived along with its head, its connection can be used at once, before it is read."""
+    async with raw_server(FINE) as server, new_transport() as transport:
+        responses = [await transport.handle_async_request(new_request(server.url)) for _ in range(3)]
+        assert figures(transport) == (1, 1, 0)
+        assert [await response.aread() for response in responses] == [b"fine"] * 3
+    assert server.connections == 1
 
 
 @pytest.mark.anyio
@@ -392,7 +403,7 @@ async def write(stream: anyio.abc.ByteStream) -> None:
 
 
 async def write_blank_line(stream: anyio.abc.ByteStream) -> None:
-    """Send a blank line, which llhttp would skip."""
+    """Send a blank line, which some parsers would skip."""
     await stream.send(b"\r\n")
 
 
@@ -936,7 +947,8 @@ async def test_dropped_response(act: Act, drop: Callable[[list[httpx.Response]],
     """A response that is dropped without being closed gives up its connection when it is collected, with a warning."""
     transport, sockets = new_transport(httpx.Limits(max_connections=1)), open_sockets()
     async with raw_server(act, FINE) as server, new_client(transport) as client, anyio.create_task_group() as tasks:
-        responses = [await client.send(client.build_request("GET", server.url), stream=True)]
+        request = client.build_request("GET", server.url, extensions=dict(HELD))
+        responses = [await client.send(request, stream=True)]
         tasks.start_soon(fetch, transport, server.url)
         await until_waiting(transport, 1)
         with pytest.warns(ResourceWarning, match=rf"unclosed response from 127\.0\.0\.1:{server.port}; its connection"):

@@ -99,16 +99,19 @@ class Exchange:
             Exception: what the stream of the request body raises.
         """
         request = self._request
-        framer = BodyFramer(request.headers.content_length)
-        if isinstance(request.body, bytes) and len(request.body) <= _SMALL:
-            self.is_sent = await self._send(framer.frame(request.body) + framer.end())
+        body, trace = request.body, request.trace
+        if isinstance(body, bytes) and len(body) <= _SMALL:
+            if body or request.headers.content_length != 0:
+                framer = BodyFramer(request.headers.content_length)
+                body = framer.frame(body) + framer.end()
+            self.is_sent = await self._send(body)
         elif await self._send(None):
-            await self._upload(framer)
+            await self._upload(BodyFramer(request.headers.content_length))
             return
-        if request.trace is None:
+        if trace is None:
             await self._receive_head()
         else:
-            await request.trace.step(
+            await trace.step(
                 "http11.receive_response_headers", self._receive_head, None, lambda _: self.parser.head_for_trace()
             )
 
@@ -121,7 +124,7 @@ class Exchange:
         head = request.line + request.headers.lines
         try:
             if trace is None:
-                await self._write(head if body is None else head + body)
+                await self.connection.send(head + body if body else head, request.timeouts.get("write"))
             else:
                 await trace.step("http11.send_request_headers", lambda: self._write(head))
                 if body is not None:

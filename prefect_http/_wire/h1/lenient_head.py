@@ -1,4 +1,4 @@
-"""LenientHead: reads a head that llhttp refuses, though servers send such heads and other clients read them. Pure.
+"""LenientHead: reads a head line by line, one that is not plain or has not arrived whole. Pure.
 
 Beyond RFC 9112 section 5, a line may end with a bare LF, a value may be continued on the next line (obs-fold), and may
 have any control character in it but NUL, CR and LF. What a header means for the framing is checked elsewhere, for all

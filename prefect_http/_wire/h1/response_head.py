@@ -20,7 +20,7 @@ FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encodi
 _VERSION = re.compile(r"1\.[0-9]")
 _MAX_DIGITS = 18  # of a length
 _LENGTH = re.compile(rb"[0-9]{1,%d}" % _MAX_DIGITS)
-# RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ); llhttp lets anything pass.
+# RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ).
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 Headers = Sequence[tuple[bytes, bytes]]

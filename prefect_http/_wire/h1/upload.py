@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from prefect_http._concurrency.backend import new_cancel_scope, new_event, open_nursery
+from prefect_http._concurrency.backend import checkpoint, new_cancel_scope, new_event, open_nursery
 from prefect_http._concurrency.iteration import cancel_iteration, end_iteration
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.request_head import BodyFramer
@@ -115,6 +115,7 @@ class Upload:
                 while (chunk := await self._next(iterator)) is not None:
                     if framed := self._framer.frame(chunk):
                         await self._connection.send(framed, self._write_timeout)
+                        await checkpoint()  # sending need not be one, and the other task has to see the response
                 if end := self._framer.end():
                     await self._connection.send(end, self._write_timeout)
             except anyio.get_cancelled_exc_class():

@@ -824,21 +824,6 @@ def test_nothing_is_kept_of_a_body() -> None:
     assert kept < 10_000
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_interrupt_in_a_callback(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What strikes while llhttp calls back, such as a KeyboardInterrupt, comes out as it is."""
-
-    def strike(*_: object) -> None:
-        raise error
-
-    message: object = vars(ResponseParser("GET"))["_message"]
-    monkeypatch.setattr(message.__class__, "on_header", strike)
-    parser = ResponseParser("GET")
-    with pytest.raises(error) as caught:
-        parser.feed(LENGTH)
-    assert type(caught.value) is error
-
-
 def test_no_garbage_cycle() -> None:
     """A parser is freed at once, without the garbage collector."""
     for end in b"0\r\n\r\n", b"nonsense":

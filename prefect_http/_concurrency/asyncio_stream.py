@@ -1,0 +1,231 @@
+"""AsyncioStream: bytes over TCP under asyncio, as a protocol of asyncio's own.
+
+anyio's stream lets the loop read only while somebody receives, so it changes what the loop watches twice for each
+request (two system calls and more on a plain loop), and waits through events and guards. This one lets the loop read
+until there is more than `_MAX_BUFFERED`, and waits for a single future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import ByteStream
+
+from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, socket_attributes
+
+# When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
+_MAX_BUFFERED = 256 * 1024
+# As in RFC 8305, and in anyio: how long one address may take before the next one is tried as well.
+_NEXT_ADDRESS_AFTER = 0.25
+
+
+class AsyncioStream(asyncio.Protocol, ByteStream):
+    """A stream over a transport, which ``connection_made()`` sets.
+
+    Cancellation:
+        Nothing is lost if receiving is cancelled. If sending is, the data is sent all the same, unless the stream is
+        closed first.
+    """
+
+    _transport: asyncio.Transport
+    _socket: Socket
+    _error: BaseException | None = None
+    _is_at_eof = False
+    _is_lost = False
+    _is_closed = False
+    _is_reading = True
+    _can_write = True
+    _reader: asyncio.Future[None] | None = None
+    _writer: asyncio.Future[None] | None = None
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(0)  # so that sending waits for the network
+        self._socket = transport.get_extra_info("socket")
+
+    def data_received(self, data: bytes) -> None:
+        self._chunks.append(bytes(data))  # Windows' loop may pass a bytearray
+        self._buffered += len(data)
+        if self._buffered > _MAX_BUFFERED and self._is_reading:
+            self._is_reading = False
+            self._transport.pause_reading()
+        _wake(self._reader)
+
+    def eof_received(self) -> bool:
+        self._is_at_eof = True
+        _wake(self._reader)
+        return True  # the stream closes the transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost, self._error = True, exc
+        _wake(self._reader)
+        _wake(self._writer)
+
+    def pause_writing(self) -> None:
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        self._can_write = True
+        _wake(self._writer)
+
+    # What anyio's streams have.
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Receive what has arrived, or what arrives next. It is a checkpoint in both cases."""
+        if self._chunks or self._has_ended():
+            await asyncio.sleep(0)
+        while not self._chunks:
+            self._raise_if_ended()
+            if self._reader is not None:
+                raise anyio.BusyResourceError("reading from")
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        data = self._chunks.popleft()
+        if len(data) > max_bytes:
+            self._chunks.appendleft(data[max_bytes:])
+            data = data[:max_bytes]
+        self._buffered -= len(data)
+        if not self._is_reading and self._buffered <= _MAX_BUFFERED:
+            self._is_reading = True
+            if not self._is_at_eof and not self._transport.is_closing():
+                self._transport.resume_reading()
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Send all of the data. It is a checkpoint only if the network does not take all of it at once."""
+        await anyio.lowlevel.checkpoint_if_cancelled()  # a request that is cancelled before it is sent is not sent
+        await self._wait_until_writable()
+        self._transport.write(item)
+        if not self._can_write:
+            await self._wait_until_writable()
+
+    async def send_eof(self) -> None:
+        """Tell the other side that nothing more is sent."""
+        await asyncio.sleep(0)
+        self._transport.write_eof()
+
+    async def aclose(self) -> None:
+        """Close the connection without sending what is left. Tasks that use it get a ClosedResourceError."""
+        self.close()
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Close the connection, as ``aclose()`` does."""
+        self._is_closed = True
+        self._transport.abort()
+        _wake(self._reader)
+        _wake(self._writer)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {**socket_attributes(self._socket), InputAttribute.peek: lambda: self._peek}
+
+    def _peek(self) -> bytes | None:
+        if self._chunks:
+            return self._chunks[0]
+        return b"" if self._has_ended() else None
+
+    def _has_ended(self) -> bool:
+        return self._is_at_eof or self._is_lost or self._is_closed
+
+    def _raise_if_ended(self) -> None:
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+        if self._error is not None:
+            raise anyio.BrokenResourceError from self._error
+        if self._is_at_eof or self._is_lost:
+            raise anyio.EndOfStream
+
+    async def _wait_until_writable(self) -> None:
+        while not self._can_write and not self._is_lost and not self._is_closed:
+            if self._writer is not None:
+                raise anyio.BusyResourceError("writing to")
+            self._writer = self._loop.create_future()
+            try:
+                await self._writer
+            finally:
+                self._writer = None
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+        if self._is_lost or self._transport.is_closing():
+            raise anyio.BrokenResourceError from self._error
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStream:
+    """Connect to a host, to whichever of its addresses is first to accept (RFC 8305).
+
+    As anyio does, whose stream does not give away its transport; and uvloop tries one address after the other.
+
+    Raises:
+        OSError: no address accepts the connection, or the host is unknown.
+    """
+    family, local_address = socket.AF_UNSPEC, None
+    if local_host:
+        family, *_, local_address = (await anyio.getaddrinfo(local_host, 0))[0]
+    addresses = await _addresses_of(host, port, family)
+    loop, failures, streams = asyncio.get_running_loop(), list[OSError](), list[AsyncioStream]()
+
+    async def attempt(address: str, has_ended: anyio.Event) -> None:
+        try:
+            _, stream = await loop.create_connection(AsyncioStream, address, port, local_addr=local_address)
+        except OSError as error:
+            failures.append(error)
+            return
+        finally:
+            has_ended.set()
+        if streams:
+            await stream.aclose()
+        else:
+            streams.append(stream)
+            tasks.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for address in addresses:
+                has_ended = anyio.Event()
+                tasks.start_soon(attempt, address, has_ended)
+                with anyio.move_on_after(_NEXT_ADDRESS_AFTER):
+                    await has_ended.wait()
+        if not streams:
+            raise OSError("no address accepts a connection") from (
+                failures[0] if len(failures) == 1 else ExceptionGroup("no address accepts a connection", failures)
+            )
+        return streams.pop()
+    finally:
+        failures.clear()  # or an error would refer to this frame, and this frame to the error
+        for stream in streams:
+            stream.close()
+
+
+async def _addresses_of(host: str, port: int, family: int) -> list[str]:
+    """Return the addresses of a host, in the order in which to try them."""
+    with contextlib.suppress(ValueError):
+        return [ipaddress.ip_address(host).compressed]
+    found = await anyio.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    addresses = [str(address[0]) for _, _, _, _, address in found]
+    # One of each family first (RFC 8305 section 4), beginning with IPv6.
+    firsts = [next((each for each in addresses if (":" in each) is is_ipv6), None) for is_ipv6 in (True, False)]
+    return list(dict.fromkeys([*filter(None, firsts), *addresses]))

@@ -1,0 +1,104 @@
+"""TrioStream: bytes over TCP under trio, straight on a non-blocking socket.
+
+Of the 75 us that a small request took on the wire, anyio's stream and trio's socket took 25. trio's socket tries to
+receive before it waits, and a response is never there yet: a system call and an exception for nothing. Each of their
+calls is also a checkpoint of its own. Here, sending is none if the socket takes all of the data at once, because
+receiving always is one.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+import trio
+from anyio.abc import ByteStream, SocketAttribute
+
+from prefect_http._concurrency.socket_attributes import socket_attributes
+
+
+class TrioStream(ByteStream):
+    """A stream over a socket.
+
+    Args:
+        raw_socket: connected, and non-blocking. It belongs to the stream from now on.
+
+    Cancellation:
+        Nothing is lost if receiving is cancelled. If sending is, part of the data may have been sent.
+    """
+
+    __slots__ = ("_is_closed", "_socket")
+
+    def __init__(self, raw_socket: socket.socket) -> None:
+        self._socket = raw_socket
+        self._is_closed = False
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Receive what arrives next. The wait for the socket is a checkpoint, even if there is something already."""
+        while True:
+            await self._wait(trio.lowlevel.wait_readable)
+            try:
+                data = self._socket.recv(max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+            if not data:
+                raise anyio.EndOfStream
+            return data
+
+    async def send(self, item: bytes) -> None:
+        """Send all of the data. It is a checkpoint only if the socket does not take all of it at once."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # a request that is cancelled before it is sent is not sent
+        sent = self._send_some(item)
+        if sent < len(item):
+            view = memoryview(item)
+            while sent < len(item):
+                await self._wait(trio.lowlevel.wait_writable)
+                sent += self._send_some(view[sent:])
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if self._is_closed:
+                raise anyio.ClosedResourceError from None
+            raise anyio.BrokenResourceError from error
+
+    async def _wait(self, wait: Any) -> None:
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+        try:
+            await wait(self._socket)
+        except trio.ClosedResourceError:
+            raise anyio.ClosedResourceError from None
+        except trio.BusyResourceError:
+            raise anyio.BusyResourceError("using") from None
+
+    async def send_eof(self) -> None:
+        """Tell the other side that nothing more is sent."""
+        await trio.lowlevel.checkpoint()
+        self._socket.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        """Close the socket. Tasks that use it get a ClosedResourceError."""
+        if not self._is_closed:
+            self._is_closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return socket_attributes(self._socket)
+
+
+async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStream:
+    """Connect to a host, as anyio does; its stream is replaced by one of ours."""
+    stream = await anyio.connect_tcp(host, port, local_host=local_host)
+    raw_socket = stream.extra(SocketAttribute.raw_socket, None)
+    return stream if raw_socket is None else TrioStream(raw_socket)
