@@ -45,7 +45,7 @@ def test_format_attempts() -> None:
         Attempt(2, None, httpx.ReadTimeout("slow"), 4.0, "backoff of 4 s", 5.0),
         Attempt(3, 503, None, None, "all retries are used up", 0.5),
     )
-    assert format_attempts(attempts, 2).splitlines() == [
+    assert format_attempts(attempts, 3).splitlines() == [
         "prefect_http made 3 of at most 3 attempts:",
         "  1: 503 after 0.25 s; waited 7.5 s (Retry-After of 7 s)",
         "  2: ReadTimeout: slow after 5 s; waited 4 s (backoff of 4 s)",
