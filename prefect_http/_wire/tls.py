@@ -93,6 +93,7 @@ class TLSStream(ByteStream):
         # All that has arrived is received, however little is requested, so that nothing is out of sight: see there.
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
+        self._is_flushing = False
         self._has_ended = False  # whether OpenSSL has found the end, or an error, or will when it is asked
 
     async def do_handshake(self) -> None:
@@ -204,12 +205,18 @@ class TLSStream(ByteStream):
             self._has_ended = True
 
     async def _flush(self) -> None:
+        """Send what has been encrypted. If another task is doing so, it sends this as well."""
+        if self._is_flushing:
+            return
+        self._is_flushing = True
         try:
-            if data := self._outgoing.read():
+            while data := self._outgoing.read():
                 await self._stream.send(data)
         except BaseException:
             self._is_broken = True
             raise
+        finally:
+            self._is_flushing = False
 
     def _raise_if_broken(self) -> None:
         if self._is_broken:

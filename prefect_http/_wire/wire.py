@@ -29,7 +29,7 @@ from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
 from prefect_http._wire.h1.request_head import encode_headers
-from prefect_http._wire.h1.response_body import ResponseBody
+from prefect_http._wire.h1.response_body import ResponseBody, WholeBody
 from prefect_http._wire.h1.response_head import Framing
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.origin import Origin
@@ -191,7 +191,7 @@ class Wire(httpx.AsyncBaseTransport):
         }
         if parser.is_complete and request.trace is None and head.framing is not _TUNNEL:
             self._pool.release(pool_request, self._now(), keep=may_keep and parser.can_reuse_connection)
-            return ReadyResponse(head.status, head.headers, initial_body, None, extensions)
+            return ReadyResponse(head.status, head.headers, initial_body, WholeBody(initial_body), extensions)
 
         async def release(can_reuse: bool) -> None:
             await self._release(pool_request, keep=can_reuse and may_keep)
