@@ -45,25 +45,28 @@ class TrioStream(ByteStream):
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what arrives next. It is a checkpoint, even if there is something already."""
-        if self._expects_more and not self._is_closed:
-            await trio.lowlevel.checkpoint()
-        else:
-            max_bytes = min(max_bytes, _FIRST)
-            await self._wait(trio.lowlevel.wait_readable)
-        while True:
-            try:
-                data = self._socket.recv(max_bytes)
-            except BlockingIOError:
-                await self._wait(trio.lowlevel.wait_readable)
-                continue
-            except OSError as error:
-                if self._is_closed:
-                    raise anyio.ClosedResourceError from None
-                raise anyio.BrokenResourceError from error
-            self._expects_more = len(data) >= _MUCH
-            if not data:
-                raise anyio.EndOfStream
-            return data
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+        try:
+            if self._expects_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                max_bytes = min(max_bytes, _FIRST)
+                await trio.lowlevel.wait_readable(self._socket)
+            while True:
+                try:
+                    data = self._socket.recv(max_bytes)
+                    break
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._socket)
+        except trio.BusyResourceError:
+            raise anyio.BusyResourceError("reading from") from None
+        except (trio.ClosedResourceError, OSError) as error:
+            raise self._failure() from error
+        self._expects_more = len(data) >= _MUCH
+        if not data:
+            raise anyio.EndOfStream
+        return data
 
     async def send(self, item: bytes) -> None:
         """Send all of the data. It is a checkpoint only if the socket does not take all of it at once."""
@@ -80,7 +83,10 @@ class TrioStream(ByteStream):
 
     async def _send_rest(self, data: memoryview) -> None:
         while data:
-            await self._wait(trio.lowlevel.wait_writable)
+            try:
+                await trio.lowlevel.wait_writable(self._socket)
+            except trio.ClosedResourceError as error:
+                raise self._failure() from error
             data = data[self._send_some(data) :]
 
     def _send_some(self, data: bytes | memoryview) -> int:
@@ -89,19 +95,11 @@ class TrioStream(ByteStream):
         except BlockingIOError:
             return 0
         except OSError as error:
-            if self._is_closed:
-                raise anyio.ClosedResourceError from None
-            raise anyio.BrokenResourceError from error
+            raise self._failure() from error
 
-    async def _wait(self, wait: Any) -> None:
-        if self._is_closed:
-            raise anyio.ClosedResourceError
-        try:
-            await wait(self._socket)
-        except trio.ClosedResourceError:
-            raise anyio.ClosedResourceError from None
-        except trio.BusyResourceError:
-            raise anyio.BusyResourceError("reading from") from None
+    def _failure(self) -> Exception:
+        """Return what to raise for an error of the socket."""
+        return anyio.ClosedResourceError() if self._is_closed else anyio.BrokenResourceError()
 
     async def send_eof(self) -> None:
         """Tell the other side that nothing more is sent."""
