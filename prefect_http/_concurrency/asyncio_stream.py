@@ -2,7 +2,8 @@
 
 anyio's stream lets the loop read only while somebody receives, so it changes what the loop watches twice for each
 request (two system calls and more on a plain loop), and waits through events and guards. This one lets the loop read
-until there is more than `_MAX_BUFFERED`, and waits for a single future.
+until there is more than `_MAX_BUFFERED`, and waits for a single future. And it is a BufferedProtocol: for any other,
+a loop of Python allocates 256 KiB for each read, however little arrives, which takes three system calls.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -23,11 +25,12 @@ from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, 
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
 _MAX_BUFFERED = 256 * 1024
+_threads = threading.local()
 # As in RFC 8305, and in anyio: how long one address may take before the next one is tried as well.
 _NEXT_ADDRESS_AFTER = 0.25
 
 
-class AsyncioStream(asyncio.Protocol, ByteStream):
+class AsyncioStream(asyncio.BufferedProtocol, ByteStream):
     """A stream over a transport, which ``connection_made()`` sets.
 
     Cancellation:
@@ -38,7 +41,7 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
     _transport: asyncio.Transport
     _socket: Socket
     _error: BaseException | None = None
-    _is_at_eof = False
+    _has_ended = False  # whether nothing more arrives: by the end of the stream, or one of the next two
     _is_lost = False
     _is_closed = False
     _is_reading = True
@@ -50,6 +53,7 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
+        self._buffer = _buffer_of_thread()
 
     # What asyncio calls.
 
@@ -58,21 +62,25 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
         self._transport.set_write_buffer_limits(0)  # so that sending waits for the network
         self._socket = transport.get_extra_info("socket")
 
-    def data_received(self, data: bytes) -> None:
-        self._chunks.append(bytes(data))  # Windows' loop may pass a bytearray
-        self._buffered += len(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._chunks.append(self._buffer[:nbytes].tobytes())
+        self._buffered += nbytes
         if self._buffered > _MAX_BUFFERED and self._is_reading:
             self._is_reading = False
             self._transport.pause_reading()
         _wake(self._reader)
 
     def eof_received(self) -> bool:
-        self._is_at_eof = True
+        self._has_ended = True
         _wake(self._reader)
         return True  # the stream closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost, self._error = True, exc
+        self._has_ended = self._is_lost = True
+        self._error = exc
         _wake(self._reader)
         _wake(self._writer)
 
@@ -87,10 +95,11 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what has arrived, or what arrives next. It is a checkpoint in both cases."""
-        if self._chunks or self._has_ended():
+        if self._chunks or self._has_ended:
             await asyncio.sleep(0)
         while not self._chunks:
-            self._raise_if_ended()
+            if self._has_ended:
+                raise self._end()
             if self._reader is not None:
                 raise anyio.BusyResourceError("reading from")
             self._reader = self._loop.create_future()
@@ -105,14 +114,17 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
         self._buffered -= len(data)
         if not self._is_reading and self._buffered <= _MAX_BUFFERED:
             self._is_reading = True
-            if not self._is_at_eof and not self._transport.is_closing():
+            if not self._has_ended:
                 self._transport.resume_reading()
         return data
 
     async def send(self, item: bytes) -> None:
         """Send all of the data. It is a checkpoint only if the network does not take all of it at once."""
         await anyio.lowlevel.checkpoint_if_cancelled()  # a request that is cancelled before it is sent is not sent
-        await self._wait_until_writable()
+        if self._can_write:
+            self._check_writable()
+        else:
+            await self._wait_until_writable()
         self._transport.write(item)
         if not self._can_write:
             await self._wait_until_writable()
@@ -129,7 +141,7 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
 
     def close(self) -> None:
         """Close the connection, as ``aclose()`` does."""
-        self._is_closed = True
+        self._has_ended = self._is_closed = True
         self._transport.abort()
         _wake(self._reader)
         _wake(self._writer)
@@ -141,18 +153,17 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
     def _peek(self) -> bytes | None:
         if self._chunks:
             return self._chunks[0]
-        return b"" if self._has_ended() else None
+        return b"" if self._has_ended else None
 
-    def _has_ended(self) -> bool:
-        return self._is_at_eof or self._is_lost or self._is_closed
-
-    def _raise_if_ended(self) -> None:
+    def _end(self) -> Exception:
+        """Return what to raise when nothing more arrives."""
         if self._is_closed:
-            raise anyio.ClosedResourceError
-        if self._error is not None:
-            raise anyio.BrokenResourceError from self._error
-        if self._is_at_eof or self._is_lost:
-            raise anyio.EndOfStream
+            return anyio.ClosedResourceError()
+        if self._error is None:
+            return anyio.EndOfStream()
+        error = anyio.BrokenResourceError()
+        error.__cause__ = self._error
+        return error
 
     async def _wait_until_writable(self) -> None:
         while not self._can_write and not self._is_lost and not self._is_closed:
@@ -163,10 +174,22 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
                 await self._writer
             finally:
                 self._writer = None
+        self._check_writable()
+
+    def _check_writable(self) -> None:
         if self._is_closed:
             raise anyio.ClosedResourceError
         if self._is_lost or self._transport.is_closing():
             raise anyio.BrokenResourceError from self._error
+
+
+def _buffer_of_thread() -> memoryview:
+    """Return what the loop reads into. All streams of a thread share it: a loop reads and tells of it in one step."""
+    try:
+        return cast(memoryview, _threads.buffer)
+    except AttributeError:
+        _threads.buffer = memoryview(bytearray(_MAX_BUFFERED))
+        return cast(memoryview, _threads.buffer)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -42,6 +42,8 @@ class Connection:
         "_has_input",
         "_max_bytes",
         "_now",
+        "_receive",
+        "_send",
         "_ssl_object",
         "_watcher",
         "deadline",
@@ -55,6 +57,7 @@ class Connection:
         self, stream: ByteStream, peer: str, watcher: TimeoutWatcher, now: Callable[[], float], max_bytes: int
     ) -> None:
         self.stream = stream
+        self._receive, self._send = stream.receive, stream.send
         self.network_stream = NetworkStream(stream)
         self.peer = peer
         self.deadline = math.inf
@@ -83,9 +86,10 @@ class Connection:
             httpx.WriteTimeout: it takes longer than ``timeout`` seconds. The connection is closed.
             httpx.WriteError: the connection is broken.
         """
-        self.limit_wait(timeout)
+        if timeout is not None:
+            self.limit_wait(timeout)
         try:
-            await self.stream.send(data)
+            await self._send(data)
         except NETWORK_ERRORS as error:
             if not self._has_expired:
                 raise httpx.WriteError(f"sending to {self.peer} failed: {reason_for(error)}") from error
@@ -104,9 +108,10 @@ class Connection:
             httpx.ReadTimeout: nothing arrives for ``timeout`` seconds. The connection is closed.
             httpx.ReadError: the connection is broken.
         """
-        self.limit_wait(timeout)
+        if timeout is not None:
+            self.limit_wait(timeout)
         try:
-            data = await self.stream.receive(self._max_bytes)
+            return await self._receive(self._max_bytes)
         except NETWORK_ERRORS as error:
             return self._end(error, timeout)
         except BaseException as error:
@@ -114,12 +119,11 @@ class Connection:
             raise
         finally:
             self.deadline = math.inf
-        return data
 
     async def receive_while_sending(self, timeout: float | None) -> bytes:
         """Receive, and leave the time limit to another task, which sends; ``timeout`` is only for the message."""
         try:
-            return await self.stream.receive(self._max_bytes)
+            return await self._receive(self._max_bytes)
         except NETWORK_ERRORS as error:
             return self._end(error, timeout)
         except BaseException as error:

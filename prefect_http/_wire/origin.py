@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -40,24 +41,9 @@ class Origin(NamedTuple):
             TypeError: ``sni_hostname`` is not the name of a host.
         """
         url, name = request.url, request.extensions.get("sni_hostname")
-        scheme, host = url.raw_scheme, url.raw_host
-        if scheme not in _DEFAULT_PORTS:
-            raise httpx.UnsupportedProtocol(
-                f"the URL scheme {scheme.decode('ascii')!r} is not supported; use http:// or https://"
-                if scheme
-                else "the URL has no scheme; it must start with http:// or https://"
-            )
-        if not host:
-            raise httpx.UnsupportedProtocol("the URL has no host")
-        port = url.port or _DEFAULT_PORTS[scheme]
-        if not 0 < port <= MAX_PORT:
-            raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
-        if not name:
-            # TLS knows no trailing dot, which only says that a host name is complete (RFC 6066 section 3).
-            name = host.decode("ascii").removesuffix(".")
-        elif not isinstance(name, str) or not _SERVER_NAME.fullmatch(name):
+        if name and (not isinstance(name, str) or not _SERVER_NAME.fullmatch(name)):
             raise TypeError(f'extensions["sni_hostname"] must be the name of a host, not {name!r}')
-        return cls(scheme, host, port, name)
+        return _origin(url.raw_scheme, url.raw_host, url.port, name or None)
 
     @property
     def is_secure(self) -> bool:
@@ -69,3 +55,20 @@ class Origin(NamedTuple):
         """The host and the port, for messages."""
         host = self.host.decode("ascii")
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+@functools.lru_cache(256)  # almost all requests go where others have gone
+def _origin(scheme: bytes, host: bytes, port: int | None, name: str | None) -> Origin:
+    if scheme not in _DEFAULT_PORTS:
+        raise httpx.UnsupportedProtocol(
+            f"the URL scheme {scheme.decode('ascii')!r} is not supported; use http:// or https://"
+            if scheme
+            else "the URL has no scheme; it must start with http:// or https://"
+        )
+    if not host:
+        raise httpx.UnsupportedProtocol("the URL has no host")
+    port = port or _DEFAULT_PORTS[scheme]
+    if not 0 < port <= MAX_PORT:
+        raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
+    # TLS knows no trailing dot, which only says that a host name is complete (RFC 6066 section 3).
+    return Origin(scheme, host, port, name or host.decode("ascii").removesuffix("."))

@@ -121,7 +121,11 @@ class Pool(Generic[C]):
         if self._idle:
             self._discard_expired(now)
             self._take_idle(request)
-        if request.connection is None and len(self._granted) + len(self._idle) >= self.max_connections:
+            if request.connection is not None:
+                request.state = _GRANTED
+                self._granted[request] = None
+                return request
+        if len(self._granted) + len(self._idle) >= self.max_connections:
             if not self._idle:
                 self._queue[request] = None
                 return request
@@ -192,7 +196,11 @@ class Pool(Generic[C]):
     def _add_idle(self, connection: C, released: PoolRequest[C], now: float) -> None:
         origin, stacks = released.origin, self._doubtful if released.is_doubtful else self._stacks
         self._idle[connection] = origin, now + self._expiry, stacks
-        stacks.setdefault(origin, deque()).append(connection)
+        stack = stacks.get(origin)
+        if stack is None:
+            stacks[origin] = deque([connection])
+        else:
+            stack.append(connection)
         if len(self._idle) > self._max_idle:
             self._discard_oldest()
 

@@ -79,8 +79,8 @@ class TLSStream(ByteStream):
         outgoing: what has been encrypted, and not sent.
 
     Cancellation:
-        Nothing is lost if receiving is cancelled. If sending is, the stream is broken, because the other side cannot
-        decrypt anything after a record that it has not received whole.
+        Nothing is lost if receiving is cancelled. If sending is, nothing more can be sent, because the other side
+        cannot decrypt anything after a record that it has not received whole.
     """
 
     def __init__(
@@ -93,6 +93,8 @@ class TLSStream(ByteStream):
         # All that has arrived is received, however little is requested, so that nothing is out of sight: see there.
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
+        self._is_flushing = False
+        self._failures: list[Exception] = []  # one at most, to be raised once the data before it has been received
         self._has_ended = False  # whether OpenSSL has found the end, or an error, or will when it is asked
 
     async def do_handshake(self) -> None:
@@ -128,7 +130,8 @@ class TLSStream(ByteStream):
     async def send(self, item: bytes) -> None:
         """Send all of the data."""
         while True:
-            self._raise_if_broken()
+            if self._is_broken:
+                raise anyio.BrokenResourceError
             try:
                 self._tls.write(item)
             except ssl.SSLWantReadError:  # the server renegotiates
@@ -174,7 +177,8 @@ class TLSStream(ByteStream):
             anyio.EndOfStream: nothing follows.
             ssl.SSLError: it is not TLS, or the server says that something is wrong.
         """
-        self._raise_if_broken()
+        if self._failures:
+            raise self._failures.pop()
         records: list[bytes] = []
         size = 0
         while size < max_bytes and (not size or self._has_pending()):
@@ -183,10 +187,12 @@ class TLSStream(ByteStream):
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLError as error:
-                self._has_ended = True  # it fails in the same way the next time
+                self._has_ended = True
+                failure = self._failed(error)
                 if records:
+                    self._failures.append(failure.with_traceback(None))  # OpenSSL would tell of an end the next time
                     break
-                raise self._failed(error) from None
+                raise failure from None
             if not record:  # a close_notify
                 self._has_ended = True
                 if records:
@@ -204,16 +210,18 @@ class TLSStream(ByteStream):
             self._has_ended = True
 
     async def _flush(self) -> None:
+        """Send what has been encrypted. If another task is doing so, it sends this as well."""
+        if self._is_flushing or self._is_broken:
+            return
+        self._is_flushing = True
         try:
-            if data := self._outgoing.read():
+            while data := self._outgoing.read():
                 await self._stream.send(data)
         except BaseException:
             self._is_broken = True
             raise
-
-    def _raise_if_broken(self) -> None:
-        if self._is_broken:
-            raise anyio.BrokenResourceError
+        finally:
+            self._is_flushing = False
 
     def _failed(self, error: ssl.SSLError) -> Exception:
         """Return what to raise for an error of OpenSSL's."""

@@ -29,7 +29,7 @@ from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
 from prefect_http._wire.h1.request_head import encode_headers
-from prefect_http._wire.h1.response_body import ResponseBody
+from prefect_http._wire.h1.response_body import ResponseBody, WholeBody
 from prefect_http._wire.h1.response_head import Framing
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.origin import Origin
@@ -196,7 +196,7 @@ class Wire(httpx.AsyncBaseTransport):
         }
         if parser.is_complete and request.trace is None and head.framing is not _TUNNEL:
             self._pool.release(pool_request, self._now(), keep=may_keep and parser.can_reuse_connection)
-            stream = httpx.ByteStream(initial_body)
+            stream = WholeBody(initial_body)
             response = self.response_class(head.status, headers=head.headers, stream=stream, extensions=extensions)
             hold_body(response, initial_body)
             return response

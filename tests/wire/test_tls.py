@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import ssl
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import httpx
 import pytest
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSAttribute
 from support.tls_ends import End, deliver, tls_pair
+from support.tls_servers import client_context, server_context
 
-from prefect_http._wire.tls import has_early_tls_data, has_tls_input
+from prefect_http._wire.tls import has_early_tls_data, has_tls_input, start_tls
 
 # --- Input
 
@@ -132,3 +142,189 @@ def test_early_data(ends: tuple[End, End]) -> None:
     assert has_early_tls_data(client.tls) is False
     client.incoming.write(b"220 smtp.example.org ESMTP")
     assert has_early_tls_data(client.tls) is False
+
+
+
+
+# --- The stream above
+
+
+class Below(ByteStream):
+    """The stream below, which leads to an end in memory.
+
+    Attributes:
+        server: the other end.
+        gate: while it is not None, sending waits for it.
+        sent: what has been sent.
+    """
+
+    def __init__(self, server: End) -> None:
+        self.server = server
+        self.gate: anyio.Event | None = None
+        self.sent: list[bytes] = []
+        self.has_ended = False
+        self.closings = 0
+
+    async def send(self, item: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+        self.sent.append(item)
+        self.server.incoming.write(item)
+        self.server.shake_hands()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        if data := self.server.outgoing.read():
+            return data
+        if self.has_ended:
+            raise anyio.EndOfStream
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send_eof(self) -> None:
+        raise AssertionError("not used")
+
+    async def aclose(self) -> None:
+        self.closings += 1
+        await anyio.lowlevel.checkpoint()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {anyio.abc.SocketAttribute.remote_port: lambda: 443}
+
+
+Over = tuple[ByteStream, Below, End]
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])
+async def over(request: pytest.FixtureRequest, anyio_backend: str) -> Over:
+    """Start TLS over a stream in memory."""
+    server = End(server_context(version=request.param), server_side=True)
+    below = Below(server)
+    stream = await start_tls(below, client_context(), "localhost", 5, "x")
+    return stream, below, server
+
+
+@pytest.mark.anyio
+async def test_several_records(over: Over) -> None:
+    """All records that have arrived are received at once, but no more than asked for; then the rest."""
+    stream, _, server = over
+    for each in b"one", b"two", b"three":
+        server.tls.write(each)
+    assert [await stream.receive(8), await stream.receive(8)] == [b"onetwoth", b"ree"]
+    await stream.send(b"question")
+    assert server.tls.read(100) == b"question"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("has_data", [True, False])
+@pytest.mark.parametrize("how", ["close_notify", "no close_notify"])
+async def test_end_of_the_stream(over: Over, how: str, has_data: bool) -> None:
+    """The stream ends with or without a close_notify, after all data, and each time."""
+    stream, below, server = over
+    if has_data:
+        server.tls.write(b"answer")
+    if how == "close_notify":
+        server.send_close_notify()
+    else:
+        below.has_ended = True
+    if has_data:
+        assert await stream.receive() == b"answer"
+    for _ in range(2):
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("has_data", [True, False])
+async def test_nonsense_is_an_error(over: Over, has_data: bool) -> None:
+    """What is not TLS is an error, after all data before it; and nothing can be sent any more."""
+    stream, _, server = over
+    if has_data:
+        server.tls.write(b"answer")
+    record = server.outgoing.read()
+    server.outgoing.write(record + b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    if has_data:
+        assert await stream.receive() == b"answer"
+    with pytest.raises(ssl.SSLError):
+        await stream.receive()
+    with pytest.raises((ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream)):
+        await stream.send(b"question")
+
+
+@pytest.mark.anyio
+async def test_sending_is_cancelled(over: Over) -> None:
+    """Nothing is sent after half a record, which the other side could not decrypt; but a response can be received."""
+    stream, below, server = over
+    below.gate = anyio.Event()
+    with anyio.move_on_after(0.001):
+        await stream.send(b"question")
+    with pytest.raises(anyio.BrokenResourceError):
+        await stream.send(b"question")
+    server.tls.write(b"answer")
+    assert await stream.receive() == b"answer"
+
+
+@pytest.mark.anyio
+async def test_two_tasks_that_send(over: Over) -> None:
+    """If a task is sending already, it also sends what others have encrypted meanwhile, in order."""
+    stream, below, server = over
+    below.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.send, b"one")
+        await anyio.wait_all_tasks_blocked()
+        await stream.send(b"two")
+        below.gate.set()
+    assert server.tls.read(3) + server.tls.read(3) == b"onetwo"
+
+
+@pytest.mark.anyio
+async def test_what_is_below_shows(over: Over) -> None:
+    """The attributes are those of TLS and of the stream below, which is closed along with this one."""
+    stream, below, server = over
+    assert stream.extra(anyio.abc.SocketAttribute.remote_port) == 443
+    assert stream.extra(TLSAttribute.tls_version) == server.tls.version()
+    assert stream.extra(TLSAttribute.cipher) is not None
+    assert stream.extra(TLSAttribute.peer_certificate) is not None
+    assert stream.extra(TLSAttribute.peer_certificate_binary) is not None
+    assert (stream.extra(TLSAttribute.server_side), stream.extra(TLSAttribute.shared_ciphers)) == (False, None)
+    assert stream.extra(TLSAttribute.standard_compatible) is False
+    with pytest.raises(NotImplementedError):
+        await stream.send_eof()
+    await stream.aclose()
+    assert below.closings == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("name", "asked"), [("bücher.example", "xn--bcher-kva.example"), ("faß.de", "xn--fa-hia.de")])
+async def test_international_server_name(name: str, asked: str) -> None:
+    """A server name with other letters is encoded as browsers do (IDNA 2008)."""
+    seen: list[str | None] = []
+    context = server_context()
+    context.sni_callback = lambda _, name, __: seen.append(name)
+    with pytest.raises(httpx.ConnectError, match="certificate"):
+        await start_tls(Below(End(context, server_side=True)), client_context(), name, 5, "x")
+    assert seen == [asked]
+
+
+class OtherContext(ssl.SSLContext):
+    """A context of another library, which may read files when it is used."""
+
+
+@pytest.mark.anyio
+async def test_context_of_another_library() -> None:
+    """The context of another library is used in a thread."""
+    threads: list[object] = []
+    context = OtherContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata="".join(map(ssl.DER_cert_to_PEM_cert, client_context().get_ca_certs(True))))
+    wrap = context.wrap_bio
+
+    def wrap_bio(*args: Any, **kwargs: Any) -> ssl.SSLObject:
+        threads.append(threading.current_thread())
+        return wrap(*args, **kwargs)
+
+    context.wrap_bio = wrap_bio  # type: ignore[method-assign]
+    await start_tls(Below(End(server_context(), server_side=True)), context, "localhost", 5, "x")
+    assert threads != [threading.main_thread()]
+    assert len(threads) == 1

@@ -22,6 +22,9 @@ _BEGINNING = 64
 # Almost all of these lines, read faster.
 _PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _CRLF = b"\r\n"
+# Of a chunk of this size or more, the body is made without a copy in between, a third of the time for 64 KiB. Of a
+# smaller one, the copy is faster than a memoryview.
+_LARGE = 2048
 
 _BAD_SIZE = "the response has an invalid chunk size"
 _BAD_TRAILER = "the response has an invalid trailer"
@@ -54,13 +57,13 @@ class ChunkDecoder:
 
     def feed(self, data: bytes) -> bytes:
         """Return the part of the body in what has arrived."""
-        body: list[bytes] = []
+        body: list[bytes | memoryview] = []
         if self._partial:
             data = self._partial + data
-        start = 0
+        start, view = 0, memoryview(data)
         while not self.is_complete:
             if self._left:
-                piece = data[start : start + self._left]
+                piece = view[start : start + self._left]
                 body.append(piece)
                 start += len(piece)
                 self._left -= len(piece)
@@ -75,7 +78,7 @@ class ChunkDecoder:
                 start += 2
                 self._wants_crlf = False
             if not self._is_last:
-                start = _take_whole_chunks(data, start, body)
+                start = _take_whole_chunks(data, view, start, body)
             end = data.find(b"\n", start) + 1
             if not end:
                 self._check_beginning(data, start)
@@ -125,7 +128,7 @@ class ChunkDecoder:
             self.error = _BAD_TRAILER if self._is_last else _BAD_SIZE
 
 
-def _take_whole_chunks(data: bytes, start: int, body: list[bytes]) -> int:
+def _take_whole_chunks(data: bytes, view: memoryview, start: int, body: list[bytes | memoryview]) -> int:
     """Take the chunks that have arrived whole and without extensions, and return where the rest begins.
 
     The result is the same without it, but it makes decoding twice as fast.
@@ -135,6 +138,6 @@ def _take_whole_chunks(data: bytes, start: int, body: list[bytes]) -> int:
         end = begin + int(match[1], 16)
         if begin == end or data[end : end + 2] != _CRLF:
             break
-        body.append(data[begin:end])
+        body.append(data[begin:end] if end - begin < _LARGE else view[begin:end])
         start = end + 2
     return start

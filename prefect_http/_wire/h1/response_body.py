@@ -105,3 +105,25 @@ class ResponseBody(httpx.AsyncByteStream):
             await release(can_reuse)
         else:
             await self._trace.close(lambda: release(can_reuse))
+
+
+class WholeBody(httpx.AsyncByteStream):
+    """The body of a response, all of which has arrived along with the head.
+
+    Args:
+        body: the body.
+    """
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body

@@ -130,7 +130,8 @@ def response_head(
     elif content_length:
         framing = _CONTENT_LENGTH
     length = content_length if framing is _CONTENT_LENGTH and content_length is not None else 0
-    return ResponseHead(b"HTTP/" + version.encode(), status, reason, headers, framing, length, keep_alive)
+    full_version = b"HTTP/1.1" if version == "1.1" else b"HTTP/" + version.encode()
+    return ResponseHead(full_version, status, reason, headers, framing, length, keep_alive)
 
 
 def _items(value: bytes) -> list[bytes]:

@@ -1,0 +1,425 @@
+"""The streams over TCP, on both backends: what is sent, received, waited for, cancelled and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from anyio.abc import ByteStream, SocketAttribute
+from support.fake_stream import FakeStream
+from support.wire import is_asyncio, until
+
+from prefect_http._concurrency.backend import connect_tcp
+from prefect_http._concurrency.socket_attributes import InputAttribute
+
+pytestmark = pytest.mark.anyio
+
+BIG = 16 * 1024 * 1024  # more than all buffers of a connection hold
+
+
+@contextlib.asynccontextmanager
+async def ends(host: str = "127.0.0.1") -> AsyncIterator[tuple[ByteStream, socket.socket]]:
+    """Connect a stream with a plain socket."""
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+        with anyio.fail_after(5):
+            stream = await connect_tcp(host, server.getsockname()[1], None)
+            other, _ = server.accept()
+            with other:
+                try:
+                    yield stream, other
+                finally:
+                    await anyio.aclose_forcefully(stream)
+
+
+def reset(other: socket.socket) -> None:
+    """Close a socket such that the other side's connection is reset."""
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    other.close()
+
+
+async def receive_all(stream: ByteStream, count: int) -> bytes:
+    """Receive so many bytes."""
+    data = b""
+    while len(data) < count:
+        data += await stream.receive()
+    return data
+
+
+async def settle() -> None:
+    """Let what has been sent arrive, and the tasks that wait for it run."""
+    for _ in range(10):
+        await anyio.sleep(0.001)
+
+
+# --- There and back
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_there_and_back(host: str) -> None:
+    """What is sent arrives, in both directions, and the stream tells its addresses."""
+    with contextlib.suppress(OSError):
+        async with ends(host) as (stream, other):
+            await stream.send(b"question")
+            assert other.recv(100) == b"question"
+            other.send(b"answer")
+            assert await stream.receive() == b"answer"
+            assert stream.extra(SocketAttribute.remote_address) == other.getsockname()[:2]
+            assert stream.extra(SocketAttribute.remote_port) == other.getsockname()[1]
+            assert stream.extra(SocketAttribute.local_address) == other.getpeername()[:2]
+            assert stream.extra(SocketAttribute.local_port) == other.getpeername()[1]
+            assert stream.extra(SocketAttribute.family) == other.family
+            assert stream.extra(SocketAttribute.raw_socket).fileno() >= 0
+        await settle()
+        assert stream.extra(SocketAttribute.raw_socket, None) is None
+
+
+async def test_received_in_parts() -> None:
+    """What exceeds the number of bytes that are asked for is received next."""
+    async with ends() as (stream, other):
+        other.send(b"answer")
+        assert [await stream.receive(4), await stream.receive(4)] == [b"answ", b"er"]
+
+
+async def test_large_pieces() -> None:
+    """Much data is received whole, and little data after it."""
+    async with ends() as (stream, other):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, other.sendall, b"x" * BIG)
+            assert await receive_all(stream, BIG) == b"x" * BIG
+        for _ in range(2):
+            other.send(b"!")
+            assert await stream.receive() == b"!"
+
+
+async def test_one_direction_is_closed() -> None:
+    """After send_eof(), the other side sees the end, and may still send."""
+    async with ends() as (stream, other):
+        await stream.send(b"question")
+        await stream.send_eof()
+        assert [other.recv(100), other.recv(100)] == [b"question", b""]
+        other.send(b"answer")
+        assert await stream.receive() == b"answer"
+
+
+# --- The end
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+async def test_end(is_waiting: bool) -> None:
+    """The end of the stream comes after all data, each time."""
+    async with ends() as (stream, other), anyio.create_task_group() as tasks:
+        if is_waiting:
+            tasks.start_soon(settle)
+        other.send(b"answer")
+        other.close()
+        await settle()
+        assert await stream.receive() == b"answer"
+        for _ in range(2):
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+
+
+Use = Callable[[ByteStream], Awaitable[object]]
+Spoil = Callable[[ByteStream, socket.socket], Awaitable[object]]
+
+
+async def receive(stream: ByteStream) -> None:
+    """Receive something."""
+    await stream.receive()
+
+
+async def send_much(stream: ByteStream) -> None:
+    """Send more than is accepted."""
+    await stream.send(b"x" * BIG)
+
+
+async def receive_after_much(stream: ByteStream) -> None:
+    """Receive when more is expected, and then wait."""
+    while True:
+        await stream.receive()
+
+
+async def close_it(stream: ByteStream, _: socket.socket) -> None:
+    """Close the stream."""
+    await stream.aclose()
+
+
+async def reset_it(_: ByteStream, other: socket.socket) -> None:
+    """Reset the connection from the other side."""
+    reset(other)
+    await settle()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"), [(close_it, anyio.ClosedResourceError), (reset_it, anyio.BrokenResourceError)]
+)
+@pytest.mark.parametrize("use", [receive, receive_after_much, send_much])
+@pytest.mark.parametrize("is_waiting", [True, False], ids=["waiting", "later"])
+async def test_closed_or_reset(use: Use, spoil: Spoil, expected: type[Exception], is_waiting: bool) -> None:
+    """A stream that is closed, or reset by the other side, ends the waits and refuses others."""
+    caught: list[type[Exception]] = []
+
+    async def run() -> None:
+        try:
+            await use(stream)
+        except Exception as error:
+            caught.append(type(error))
+
+    async with ends() as (stream, other), anyio.create_task_group() as tasks:
+        if use is receive_after_much:
+            other.send(b"x" * 20_000)
+            await stream.receive()
+        if is_waiting:
+            tasks.start_soon(run)
+            await settle()
+        await spoil(stream, other)
+        await settle()
+        await run()
+    # Who receives after a reset has been told of it once, may be told of an end.
+    assert caught[0] is expected
+    assert set(caught) <= {expected, anyio.EndOfStream} or expected is anyio.BrokenResourceError
+
+
+async def test_sending_after_a_reset() -> None:
+    """Sending on a broken connection fails, at the latest the third time."""
+    async with ends() as (stream, other):
+        reset(other)
+        with pytest.raises(anyio.BrokenResourceError):
+            for _ in range(3):
+                await stream.send(b"question")
+                await settle()
+
+
+async def test_two_at_once() -> None:
+    """A second task that receives, or that sends while the first cannot go on, is refused."""
+    async with ends() as (stream, _), anyio.create_task_group() as tasks:
+        for use in receive, send_much:
+            tasks.start_soon(use, stream)
+            await settle()
+            with pytest.raises(anyio.BusyResourceError):
+                await use(stream)
+        tasks.cancel_scope.cancel()
+
+
+# --- Waiting
+
+
+async def test_back_pressure() -> None:
+    """Sending waits for the other side to receive; and what nobody receives stays within bounds."""
+    async with ends() as (stream, other):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, b"x" * BIG)
+            left = BIG
+            while left:
+                left -= len(await anyio.to_thread.run_sync(other.recv, left))
+        other.setblocking(False)
+        sent = 0
+        for _ in range(20):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += other.send(b"x" * 65536)
+            await anyio.sleep(0.001)
+        assert sent < BIG
+        peek = stream.extra(InputAttribute.peek, lambda: b"")()
+        assert peek is not None
+        assert len(peek) <= 256 * 1024
+        assert len(await receive_all(stream, sent)) == sent
+
+
+async def test_each_receive_lets_others_run() -> None:
+    """Receiving what has arrived already lets other tasks run."""
+    turns: list[int] = []
+
+    async def take_turns() -> None:
+        while True:
+            turns.append(1)
+            await anyio.lowlevel.checkpoint()
+
+    async with ends() as (stream, other), anyio.create_task_group() as tasks:
+        other.send(b"x" * 20_000)
+        await settle()
+        tasks.start_soon(take_turns)
+        await anyio.lowlevel.checkpoint()
+        before = len(turns)
+        for _ in range(5):
+            await stream.receive(4000)
+        assert len(turns) - before >= 4  # trio changes the order of the tasks that run in the same round
+        tasks.cancel_scope.cancel()
+
+
+async def test_cancelled() -> None:
+    """Receiving that is cancelled loses nothing; sending that is cancelled before it begins sends nothing."""
+    async with ends() as (stream, other):
+        with anyio.move_on_after(0.001):
+            await stream.receive()
+        other.send(b"answer")
+        await settle()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await stream.receive()
+        assert scope.cancelled_caught
+        assert await stream.receive() == b"answer"
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await stream.send(b"question")
+        assert scope.cancelled_caught
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(1)
+        with anyio.move_on_after(0.001) as scope:
+            await send_much(stream)
+        assert scope.cancelled_caught
+
+
+async def test_peek() -> None:
+    """What the event loop has read can be seen; trio reads nothing by itself."""
+    async with ends() as (stream, other):
+        peek = stream.extra(InputAttribute.peek, None)
+        assert (peek is not None) is is_asyncio()
+        if peek is not None:
+            assert peek() is None
+            other.send(b"answer")
+            await until(lambda: peek() == b"answer")
+            await stream.receive()
+            assert peek() is None
+            other.close()
+            await until(lambda: peek() == b"")
+
+
+# --- Connecting
+
+
+async def test_no_such_address() -> None:
+    """A port that nothing listens on, or a host that is unknown, is an OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for host in "127.0.0.1", "localhost", "host.invalid":
+        with pytest.raises(OSError):
+            await connect_tcp(host, port, None)
+
+
+async def test_local_address() -> None:
+    """The local address can be chosen."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stream = await connect_tcp("localhost", server.getsockname()[1], "127.0.0.2")
+        assert stream.extra(SocketAttribute.local_address)[0] == "127.0.0.2"
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_stream_without_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream whose socket is gone already is left as it is."""
+    fake = FakeStream()
+
+    async def connect(*_: object, **__: object) -> ByteStream:
+        return fake
+
+    monkeypatch.setattr(anyio, "connect_tcp", connect)
+    assert await connect_tcp("x", 80, None) is fake
+
+
+class Connecting:
+    """Stands in for the event loop's ``create_connection()``; a host has the addresses ::1 and 127.0.0.1.
+
+    Args:
+        before: awaited with each address before it is connected to.
+        after: called when it has been.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        before: Callable[[str], Awaitable[object]],
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.real, self.before, self.after, self.asked = loop.create_connection, before, after, list[str]()
+        monkeypatch.setattr(loop, "create_connection", self.connect)
+        monkeypatch.setattr(anyio, "getaddrinfo", self.resolve)
+
+    async def connect(self, factory: Any, host: str, port: int, local_addr: Any) -> Any:
+        self.asked.append(host)
+        await self.before(host)
+        made = await self.real(factory, "127.0.0.1", port, local_addr=local_addr)
+        self.after()
+        return made
+
+    async def resolve(self, *_: object, **__: object) -> list[Any]:
+        return [(0, 0, 0, "", (address, 0)) for address in ("127.0.0.1", "127.0.0.1", "::1")]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("how", ["fails", "is slow"])
+async def test_second_address(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the first address, which is one of IPv6, fails or is slow, the next one is tried."""
+
+    async def before(host: str) -> None:
+        if host == "::1":
+            await anyio.sleep(0 if how == "fails" else 60)
+            raise OSError("refused")
+
+    async with ends() as (_, other):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            connecting = Connecting(monkeypatch, before)
+            stream = await connect_tcp("x", server.getsockname()[1], None)
+            assert connecting.asked == ["::1", "127.0.0.1"]
+            await stream.aclose()
+        assert other.fileno() >= 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_all_addresses_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all addresses fail, the error has the reasons."""
+
+    async def before(host: str) -> None:
+        raise OSError(f"refused by {host}")
+
+    Connecting(monkeypatch, before)
+    with pytest.raises(OSError, match="no address accepts a connection") as caught:
+        await connect_tcp("x", 80, None)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert [str(each) for each in caught.value.__cause__.exceptions] == ["refused by ::1", "refused by 127.0.0.1"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_cancelled_when_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If connecting is cancelled just when it has succeeded, the connection is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as server, anyio.CancelScope() as scope:
+        Connecting(monkeypatch, lambda _: anyio.sleep(0), scope.cancel)
+        await connect_tcp("x", server.getsockname()[1], None)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_two_addresses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If two addresses accept at the same moment, one of the connections is closed."""
+    both = asyncio.get_running_loop().create_future()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connecting = Connecting(monkeypatch, lambda _: anyio.sleep(0))
+        connect = connecting.connect
+
+        async def together(*args: Any, **kwargs: Any) -> Any:
+            made = await connect(*args, **kwargs)
+            if len(connecting.asked) == 2:
+                asyncio.get_running_loop().call_soon(both.set_result, None)
+            await both
+            return made
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", together)
+        stream = await connect_tcp("x", server.getsockname()[1], None)
+        assert len(connecting.asked) == 2
+        server.settimeout(1)
+        accepted = [server.accept()[0] for _ in range(2)]
+        await stream.aclose()
+        for each in accepted:
+            with each:
+                assert await anyio.to_thread.run_sync(each.recv, 1) == b""

@@ -1,0 +1,45 @@
+"""What a warm request costs: the calls of this package's functions, which neither the machine nor its load changes."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+import httpx
+import pytest
+from support.servers import answer, raw_server
+from support.wire import new_request, new_transport
+
+import prefect_http
+
+PACKAGE = str(Path(prefect_http.__file__).parent)
+
+
+async def calls_of(transport: httpx.AsyncBaseTransport, url: str) -> Counter[str]:
+    """Send a request, read the response, and return which functions of the package were called, or resumed."""
+    request, calls = new_request(url), Counter[str]()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            calls[f"{frame.f_code.co_filename.removeprefix(PACKAGE)}:{frame.f_code.co_qualname}"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        response = await transport.handle_async_request(request)
+        await response.aread()
+        await response.aclose()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.mark.anyio
+async def test_calls_of_a_warm_request() -> None:
+    """A small request on a connection that is open takes few calls; a few more than today are let pass."""
+    async with raw_server(answer(body=b"fine")) as server, new_transport() as transport:
+        counts = [await calls_of(transport, server.url) for _ in range(5)]
+    assert server.connections == 1
+    assert sum(counts[-1].values()) <= 66, counts[-1]
