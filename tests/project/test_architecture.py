@@ -197,11 +197,10 @@ def test_pure_files() -> None:
 
 
 def test_backends_meet_in_one_place() -> None:
-    """Only the seam between trio and asyncio names either, and only one file of it names both."""
+    """Only the seam between trio and asyncio names either."""
     assert_none(f"{module} does not exist" for module in SEAM - MODULES.keys())
     named = {module: imported_packages(tree) & EVENT_LOOPS for module, tree in MODULES.items()}
     assert_none(f"{module} imports {packages}" for module, packages in named.items() if packages and module not in SEAM)
-    assert [module for module, packages in named.items() if len(packages) > 1] == ["_concurrency.backend"]
 
 
 def test_httpx_is_used_through_its_public_names() -> None:
