@@ -1,18 +1,16 @@
-"""Each request of an auth flow and of a chain of redirects is an exchange of its own, with attempts of its own."""
+"""Each request of an auth flow and of a chain of redirects has attempts of its own; in virtual time."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-import trio
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
-from trio.testing import MockClock
+from support.virtual_time import virtual_time_backend
 
 from prefect_http import (
     Attempt,
@@ -22,6 +20,8 @@ from prefect_http import (
     PrefectResponse,
     RetryPolicy,
 )
+
+pytestmark = pytest.mark.anyio
 
 CHALLENGE = {"WWW-Authenticate": 'Digest realm="r", nonce="abc", qop="auth", algorithm=MD5'}
 FOLLOWED, FLOW, ANEW, GOOD, AGAIN = (
@@ -33,6 +33,12 @@ FOLLOWED, FLOW, ANEW, GOOD, AGAIN = (
 )
 
 
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run on both backends, in virtual time."""
+    return virtual_time_backend(str(request.param))
+
+
 def redirect(to: str = "/b", status: int = 307, **more: Any) -> httpx.Response:
     """Return a redirect."""
     return httpx.Response(status, headers={"Location": to}, **more)
@@ -41,11 +47,6 @@ def redirect(to: str = "/b", status: int = 307, **more: Any) -> httpx.Response:
 def challenge(**more: Any) -> httpx.Response:
     """Return a challenge of digest authentication."""
     return httpx.Response(401, headers=CHALLENGE, **more)
-
-
-def note_of(error: Exception) -> str:
-    """Return the notes of an error, in which each attempt took no time."""
-    return re.sub(r"after \S+ s", "after 0 s", notes_of(error))
 
 
 class Recorder:
@@ -158,7 +159,6 @@ ROWS: dict[str, Row] = {
 }
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("name", ROWS)
 async def test_the_attempts(name: str) -> None:
     """The attempts run on through redirects and challenges, and each hook is called for each in order."""
@@ -180,7 +180,6 @@ async def test_the_attempts(name: str) -> None:
     assert recorder.calls == expected
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     "auth", [None, ("user", "pw"), httpx.DigestAuth("user", "pw")], ids=["none", "basic", "digest"]
 )
@@ -193,7 +192,6 @@ async def test_the_history_is_the_same_with_any_auth(auth: Any, stream: bool) ->
     assert [httpx.URL(seen.url).path for seen in server.seen] == ["/path", "/path", "/b", "/b"]
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
 @pytest.mark.parametrize(
@@ -223,11 +221,10 @@ async def test_retries_are_those_of_the_whole_call(
         assert f"prefect_http made {made} of at most {most} attempts:" in notes_of(end)
 
 
-@pytest.mark.anyio
 async def test_the_note_shows_each_attempt() -> None:
     """The note has a line for each attempt, redirects and challenges included."""
     error, _, _ = await send(503, challenge(), redirect(), 404)
-    assert note_of(error).splitlines() == [
+    assert notes_of(error).splitlines() == [
         "prefect_http made 4 of at most 6 attempts:",
         "  1: 503 after 0 s; waited 0 s (backoff of 0 s)",
         "  2: 401 after 0 s; the auth flow sent another request",
@@ -236,7 +233,6 @@ async def test_the_note_shows_each_attempt() -> None:
     ]
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     "last", [httpx.DecodingError("no"), httpx.UnsupportedProtocol("no"), redirect("http://x:99999/")], ids=repr
 )
@@ -247,13 +243,12 @@ async def test_the_note_of_an_error_behind_a_redirect(last: Any) -> None:
     assert error.request.url.path == "/b"
     assert (
         "prefect_http made 2 of at most 5 attempts:\n  1: 307 after 0 s; the redirect was followed\n  2: "
-        in note_of(error)
+        in notes_of(error)
     )
     assert [attempt.status_code for attempt in recorder.attempts] == [307, None]
     assert recorder.attempts[-1].exception is error
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("script", "most", "numbers"),
     [
@@ -271,11 +266,10 @@ async def test_too_many_redirects(script: list[Any], most: int, numbers: list[in
     assert server.count == len(numbers)
     assert [attempt.number for attempt in recorder.attempts] == numbers
     assert recorder.attempts[-1].reason == f"max_redirects is {most}"
-    assert f"  {numbers[-1]}: 307 after 0 s; max_redirects is {most}" in note_of(error)
+    assert f"  {numbers[-1]}: 307 after 0 s; max_redirects is {most}" in notes_of(error)
     assert error.request.url.path == "/b"
 
 
-@pytest.mark.anyio
 async def test_a_redirect_that_is_not_followed() -> None:
     """It is a bad status, which is not retried; its next_request can be sent, and has attempts of its own."""
     body = Body([b"moved"])
@@ -291,7 +285,6 @@ async def test_a_redirect_that_is_not_followed() -> None:
     assert [attempt.number for attempt in response.attempts] == [1, 2]
 
 
-@pytest.mark.anyio
 async def test_a_status_that_is_both_retried_and_a_challenge() -> None:
     """With 401 among the statuses, the auth flow comes first; what it leaves is retried."""
     policy = dataclasses.replace(AT_ONCE, statuses=frozenset({401}))
@@ -302,7 +295,6 @@ async def test_a_status_that_is_both_retried_and_a_challenge() -> None:
     assert ["Authorization" in seen.headers for seen in server.seen] == [False, True, True]
 
 
-@pytest.mark.anyio
 async def test_the_policy_of_a_request_holds_behind_a_redirect() -> None:
     """The request's own policy is that of the whole send()."""
     server = Server(redirect(), 418, 200)
@@ -311,7 +303,6 @@ async def test_the_policy_of_a_request_holds_behind_a_redirect() -> None:
         assert len((await client.get(URL, retry=policy)).attempts) == 3
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["redirect", "challenge"])
 async def test_on_attempt_that_raises(kind: str) -> None:
     """What on_attempt raises for a redirect or a challenge ends the request, with the response closed."""
@@ -330,7 +321,6 @@ async def test_on_attempt_that_raises(kind: str) -> None:
     assert (server.count, body.is_closed) == (1, True)
 
 
-@pytest.mark.anyio
 async def test_a_redirect_that_cannot_be_followed() -> None:
     """If the client has a cookie that cannot be sent, that is the error, as in httpx, and the redirect is closed."""
     body = Body([b"moved"])
@@ -342,7 +332,6 @@ async def test_a_redirect_that_cannot_be_followed() -> None:
     assert body.is_closed
 
 
-@pytest.mark.anyio
 async def test_a_flow_that_yields_no_request() -> None:
     """It is a TypeError that says so."""
 
@@ -355,7 +344,6 @@ async def test_a_flow_that_yields_no_request() -> None:
             await client.get(URL)
 
 
-@pytest.mark.anyio
 async def test_a_redirect_of_a_streamed_request() -> None:
     """What went before is closed when the response is there, which stays open."""
     bodies = [Body([b"a"]), Body([b"b"]), Body([b"c"])]
@@ -378,25 +366,23 @@ def slow(answer: int | httpx.Response, seconds: float) -> Callable[[httpx.Reques
     """Return an answer that takes its time."""
 
     async def respond(request: httpx.Request) -> httpx.Response:
-        await trio.sleep(seconds)
+        await anyio.sleep(seconds)
         return httpx.Response(answer) if isinstance(answer, int) else answer
 
     return respond
 
 
-@pytest.mark.trio
-async def test_waits_grow_across_redirects(autojump_clock: MockClock) -> None:
+async def test_waits_grow_across_redirects() -> None:
     """The number of the retry is that of the whole send()."""
     server = Server(503, redirect(), 503, challenge(), 503, 200)
     async with PrefectHttpxClient(
         transport=server, retry=RetryPolicy(jitter=0), follow_redirects=True, auth=httpx.DigestAuth("user", "pw")
     ) as client:
-        started = trio.current_time()
+        started = anyio.current_time()
         await client.get(URL)
     assert [time - started for time in server.times] == [0, 2, 2, 6, 6, 14]
 
 
-@pytest.mark.trio
 @pytest.mark.parametrize(
     ("script", "notes"),
     [
@@ -412,34 +398,31 @@ async def test_waits_grow_across_redirects(autojump_clock: MockClock) -> None:
     ],
     ids=["redirect", "challenge", "rejection", "body", "body of a redirect", "body of a challenge"],
 )
-async def test_total_timeout_is_that_of_the_whole_call(
-    script: Callable[[], list[Any]], notes: list[str], autojump_clock: MockClock
-) -> None:
+async def test_total_timeout_is_that_of_the_whole_call(script: Callable[[], list[Any]], notes: list[str]) -> None:
     """It ends at the same time whatever has gone before, with all attempts in the note."""
     policy = RetryPolicy(jitter=0, backoff_base=0, total_timeout=10)
-    started = trio.current_time()
+    started = anyio.current_time()
     async with PrefectHttpxClient(
         transport=Server(*script()), retry=policy, follow_redirects=True, auth=httpx.DigestAuth("user", "pw")
     ) as client:
         with pytest.raises(httpx.TimeoutException, match="total_timeout of 10 s has passed") as caught:
             await client.get(URL)
-    assert trio.current_time() == started + 10
+    assert anyio.current_time() == started + 10
     assert caught.value.request.url.path in {"/path", "/b"}
     for note in notes:
         assert note in notes_of(caught.value)
 
 
-@pytest.mark.trio
-async def test_a_wait_that_cannot_fit_behind_a_redirect(autojump_clock: MockClock) -> None:
+async def test_a_wait_that_cannot_fit_behind_a_redirect() -> None:
     """What is left of total_timeout decides about a wait on the second hop."""
     server = Server(slow(redirect(), 6), httpx.Response(503, headers={"Retry-After": "5"}))
-    started = trio.current_time()
+    started = anyio.current_time()
     async with PrefectHttpxClient(
         transport=server, retry=RetryPolicy(jitter=0, total_timeout=10), follow_redirects=True
     ) as client:
         with pytest.raises(PrefectHTTPStatusError, match="503") as caught:
             await client.get(URL)
-    assert trio.current_time() == started + 6
+    assert anyio.current_time() == started + 6
     assert "total_timeout" in caught.value.attempts[-1].reason
 
 
@@ -451,11 +434,11 @@ class SlowAuth(httpx.Auth):
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         try:
-            await trio.sleep(1)
+            await anyio.sleep(1)
             yield httpx.Request("GET", "http://server/token")
-            await trio.sleep(1)
+            await anyio.sleep(1)
             yield request
-            await trio.sleep(1)
+            await anyio.sleep(1)
         finally:
             self.is_closed = True
 
@@ -465,7 +448,7 @@ def story(bodies: list[Body]) -> list[Callable[[httpx.Request], Any]]:
 
     def answer(status: int, **headers: str) -> Callable[[httpx.Request], Any]:
         async def respond(request: httpx.Request) -> httpx.Response:
-            await trio.sleep(1)
+            await anyio.sleep(1)
             bodies.append(Body([b"x", 1.0]))
             return httpx.Response(status, headers=headers, stream=bodies[-1])
 
@@ -474,21 +457,20 @@ def story(bodies: list[Body]) -> list[Callable[[httpx.Request], Any]]:
     return [answer(503), answer(307, Location="/b"), answer(200), answer(307, Location="/c"), answer(503), answer(200)]
 
 
-@pytest.mark.trio
-async def test_total_timeout_covers_an_auth_flow(autojump_clock: MockClock) -> None:
+async def test_total_timeout_covers_an_auth_flow() -> None:
     """What a flow waits for itself counts, and ends at the same time; the flow and its response are closed."""
     for seconds in range(1, 20):
         bodies: list[Body] = []
         auth, server = SlowAuth(), Server(*story(bodies))
         policy = RetryPolicy(jitter=0, backoff_base=1, total_timeout=seconds + 0.5)
-        started = trio.current_time()
+        started = anyio.current_time()
         failure: httpx.TimeoutException | PrefectHTTPStatusError | None = None
         async with PrefectHttpxClient(transport=server, retry=policy, follow_redirects=True, auth=auth) as client:
             try:
                 await client.get(URL)
             except (httpx.TimeoutException, PrefectHTTPStatusError) as error:
                 failure = error
-        assert trio.current_time() <= started + seconds + 0.5
+        assert anyio.current_time() <= started + seconds + 0.5
         if failure is None:
             assert server.count == 6
         else:
@@ -498,9 +480,8 @@ async def test_total_timeout_covers_an_auth_flow(autojump_clock: MockClock) -> N
         assert all(body.is_closed for body in bodies)
 
 
-@pytest.mark.trio
 @pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-async def test_cancelling_at_any_time(stream: bool, autojump_clock: MockClock) -> None:
+async def test_cancelling_at_any_time(stream: bool) -> None:
     """Wherever a call is cancelled, it ends at once, and all responses and the auth flow are closed."""
     ends: list[bool] = []
     for step in range(40):
@@ -512,14 +493,14 @@ async def test_cancelling_at_any_time(stream: bool, autojump_clock: MockClock) -
             follow_redirects=True,
             auth=auth,
         )
-        started = trio.current_time()
-        with trio.move_on_after(step / 2 + 0.25) as scope:
+        started = anyio.current_time()
+        with anyio.move_on_after(step / 2 + 0.25) as scope:
             response = await client.send(client.build_request("GET", URL), stream=stream)
-            with trio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
                 await response.aclose()
         ends.append(scope.cancelled_caught)
         if scope.cancelled_caught:
-            assert trio.current_time() == started + step / 2 + 0.25
+            assert anyio.current_time() == started + step / 2 + 0.25
         assert auth.is_closed
         assert all(body.is_closed for body in bodies)
         await client.aclose()
@@ -528,7 +509,6 @@ async def test_cancelling_at_any_time(stream: bool, autojump_clock: MockClock) -
     assert False in ends
 
 
-@pytest.mark.anyio
 async def test_a_bad_location_behind_a_redirect() -> None:
     """It is an InvalidResponse of the request that was redirected there."""
     error, recorder, _ = await send(redirect(), redirect("http://x:port/"))
