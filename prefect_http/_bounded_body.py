@@ -133,7 +133,8 @@ async def _body_of(response: httpx.Response) -> AsyncGenerator[_Chunks]:
         error.request = response.request
         raise
     finally:
-        await chunks.end()
+        with anyio.CancelScope(shield=True):  # it ends at once
+            await chunks.end()
         await response.aclose()
 
 

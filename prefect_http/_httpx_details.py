@@ -7,16 +7,21 @@ public names by which the rest of httpx.Response gets at the body.
 tests/test_httpx_details.py fails if a version of httpx, or of httpx2, works differently.
 """
 
+# What functions here do would be public names of PrefectResponse as methods.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import codecs
 import contextlib
 from collections.abc import AsyncIterator, Generator, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import httpx
 
 R = TypeVar("R", bound=httpx.Response)
+
+_ENCODING = cast(property, httpx.Response.encoding)
 
 
 class ReadyResponse(httpx.Response):
@@ -42,7 +47,7 @@ class ReadyResponse(httpx.Response):
 
     @encoding.setter
     def encoding(self, value: str) -> None:
-        _set_encoding(self, value)
+        _ENCODING.__set__(self, value)
 
     @property
     def num_bytes_downloaded(self) -> int:
@@ -176,9 +181,6 @@ def lent(response: httpx.Response, stream: httpx.AsyncByteStream, headers: httpx
     finally:
         response.__dict__.clear()
         response.__dict__.update(state)
-
-
-_set_encoding = httpx.Response.encoding.fset  # type: ignore[attr-defined]
 
 
 def _is_codec(name: str | None) -> bool:

@@ -1,5 +1,8 @@
 """PrefectResponse, and the error for a bad status, whose message says what went wrong."""
 
+# What functions here do would be public names of PrefectResponse as methods.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import codecs

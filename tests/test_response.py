@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.scripted_transport import Body, Server
 
-from prefect_http import PrefectHTTPStatusError, PrefectResponse
+from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse
+from prefect_http._httpx_details import ReadyResponse, hold_body
+from prefect_http._response import note_attempts, take_over
 
 REQUEST = httpx.Request("GET", "https://server/path?q=1")
 
@@ -503,6 +505,113 @@ async def test_a_sync_stream_is_refused_as_in_httpx() -> None:
     response = PrefectResponse.from_httpx_response(original_of(content=iter([b"x"])))
     with pytest.raises(RuntimeError):
         await response.aread()
+
+
+# --- In place of a transport's response
+
+
+def read_already() -> httpx.Response:
+    """Return a response that has been read before it is returned."""
+    response = httpx.Response(200, stream=httpx.ByteStream(b"body"))
+    response.read()
+    return response
+
+
+def held(cls: type[ReadyResponse]) -> ReadyResponse:
+    """Return a response whose body has come along with its head."""
+    response = cls(200, stream=Body([b"body"]))
+    hold_body(response, b"body")
+    return response
+
+
+RESPONSES: dict[str, Callable[[], httpx.Response]] = {
+    "content": lambda: httpx.Response(200, content=b"body"),
+    "text": lambda: httpx.Response(200, text="body"),
+    "bytes": lambda: httpx.Response(200, stream=httpx.ByteStream(b"body")),
+    "stream": lambda: httpx.Response(200, stream=Body([b"bo", b"dy"])),
+    "read": read_already,
+    "ready": lambda: held(ReadyResponse),
+    "ours": lambda: PrefectResponse(200, stream=Body([b"body"])),
+    "ours, held": lambda: held(PrefectResponse),
+    "ours, read": lambda: PrefectResponse(200, content=b"body"),
+    "another class": lambda: OddResponse(200, stream=Body([b"body"])),
+    "another class, read": lambda: OddResponse(200, content=b"body"),
+    "encoded": lambda: httpx.Response(200, stream=Body([gzip.compress(b"body")]), headers={"Content-Encoding": "gzip"}),
+    "encoded bytes": lambda: httpx.Response(
+        200, stream=httpx.ByteStream(gzip.compress(b"body")), headers={"Content-Encoding": "gzip"}
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("max_bytes", [None, 4], ids=["any size", "limited"])
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_responses_of_a_transport(name: str, stream: bool, max_bytes: int | None) -> None:
+    """Whatever a transport returns, the caller gets a PrefectResponse with its request, its body and its time."""
+    answer = RESPONSES[name]()
+    answer.headers["X-A"] = "1"
+    answer.extensions["b"] = 2
+    async with PrefectHttpxClient(
+        transport=httpx.MockTransport(lambda _: answer), max_response_bytes=max_bytes, default_encoding="ascii"
+    ) as client:
+        request = client.build_request("GET", "http://server/")
+        response = await client.send(request, stream=stream)
+        was_read = response.is_closed
+        assert await response.aread() == response.content == b"body"
+        assert b"".join([chunk async for chunk in response.aiter_bytes(3)]) == b"body"
+    assert type(response) is PrefectResponse
+    assert response.request is request
+    assert (response.text, response.default_encoding) == ("body", "ascii")
+    assert (response.headers["X-A"], response.extensions["b"]) == ("1", 2)
+    assert (response.is_closed, response.is_stream_consumed, response.history) == (True, True, [])
+    assert was_read or stream
+    assert [attempt.status_code for attempt in response.attempts] == [200]
+    if not was_read:
+        assert response.elapsed >= timedelta()
+    again = pickle.loads(pickle.dumps(response))
+    assert (again.content, again.attempts) == (b"body", response.attempts)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["ours", "ours, held", "another class", "stream"])
+async def test_what_becomes_of_the_transports_own_response(name: str) -> None:
+    """One of ours is returned itself, one of another class is closed as well, and the stream is closed once."""
+    original = RESPONSES[name]()
+    stream = original.stream
+    assert isinstance(stream, Body)
+    taken = take_over(original, REQUEST, 0.0, None)
+    assert (taken is original) is name.startswith("ours")
+    assert await taken.aread() == b"body"
+    await taken.aclose()
+    assert stream.close_count == 1
+    assert original.is_closed is (name != "stream")
+
+
+@pytest.mark.anyio
+async def test_one_response_for_several_requests() -> None:
+    """A mock may return the same response each time; each request has a response of its own."""
+    answer = httpx.Response(200, json={"a": 1})
+    async with PrefectHttpxClient(transport=httpx.MockTransport(lambda _: answer)) as client:
+        first, second = [await client.get(f"http://server/{number}") for number in range(2)]
+    assert first.json() == second.json() == {"a": 1}
+    assert (first.url.path, second.url.path) == ("/0", "/1")
+    assert first is not second
+
+
+# --- The attempts of a response
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5])
+def test_the_attempts(seconds: float | None) -> None:
+    """They are those before, and the last one if that was good; they are kept when the response is pickled."""
+    assert response_of(200).attempts == ()
+    earlier = (Attempt(1, 503, None, 2.0, "backoff of 2 s", 0.1),)
+    response = response_of(200, content=b"")
+    note_attempts(response, earlier, seconds)
+    good = Attempt(2, 200, None, None, "the response was accepted", 0.5)
+    assert response.attempts == (earlier if seconds is None else (*earlier, good))
+    assert pickle.loads(pickle.dumps(response)).attempts == response.attempts
 
 
 # --- The same for sync responses

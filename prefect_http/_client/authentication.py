@@ -43,5 +43,5 @@ def _as_auth(auth: object) -> httpx.Auth | None:
         pair = cast("tuple[str | bytes, str | bytes]", auth)
         return httpx.BasicAuth(username=pair[0], password=pair[1])
     if callable(auth):
-        return _FunctionAuth(auth)
+        return _FunctionAuth(cast("Callable[[httpx.Request], httpx.Request]", auth))
     raise TypeError(f'Invalid "auth" argument: {auth!r}')

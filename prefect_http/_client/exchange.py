@@ -49,7 +49,8 @@ async def exchange(
     names = [name.lower() for name, _ in response.headers.raw]
     if b"set-cookie" in names or b"set-cookie2" in names:
         client.cookies.extract_cookies(response)
-    response.default_encoding = options.default_encoding
+    # Type checkers take it for a string.
+    response.default_encoding = options.default_encoding  # pyright: ignore[reportAttributeAccessIssue]
     if _logger.isEnabledFor(logging.INFO):
         _logger.info(
             'HTTP Request: %s %s "%s %d %s"',

@@ -23,9 +23,8 @@ import httpx
 
 from prefect_http._asgi.lifespan_transport import READ_WHOLE
 from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
-from prefect_http._bounded_body import read_up_to
 from prefect_http._client.cookies import renew_cookies
-from prefect_http._client.error_body import close, discard, read_beginning, read_whole
+from prefect_http._client.error_body import close, discard, read_beginning, read_start, read_whole
 from prefect_http._client.one_shot_body import OneShotBody, mark_one_shot_body
 from prefect_http._client.options import HOOK_MUST_BE, Hook, SendOptions, check_open, checked_policy
 from prefect_http._client.redirects import redirect_request, redirect_url
@@ -128,18 +127,18 @@ class SendCall:
         if self._failed is not None:
             return response
         # Whether it is retried or read has been left until the flow was over.
-        return await self._follow_redirects(response.request, history, response)
+        return await self._follow_redirects(response.request, response.history, response)
 
     async def _run_flow(self, auth: httpx.Auth, history: list[httpx.Response]) -> PrefectResponse:
         flow = auth.async_auth_flow(self._request)
         try:
-            request = await self._within_total_timeout(anext(flow))
+            request = await self._flow_step(anext(flow))
             while True:
                 if not isinstance(request, httpx.Request):
                     raise TypeError(f"an auth flow must yield an httpx.Request, not {request!r}")
                 response = await self._follow_redirects(request, history)
                 try:
-                    request = await self._within_total_timeout(flow.asend(response))
+                    request = await self._flow_step(flow.asend(response))
                 except StopAsyncIteration:
                     return response
                 except BaseException:
@@ -148,6 +147,17 @@ class SendCall:
                 await self._leave(response, "the auth flow sent another request", history)
         finally:
             await flow.aclose()
+
+    async def _flow_step(self, step: Awaitable[httpx.Request]) -> httpx.Request:
+        """Take a step of an auth flow, which may wait itself, within ``total_timeout``."""
+        if self._deadline == math.inf:
+            return await step
+        with anyio.CancelScope(deadline=self._deadline):
+            return await step
+        error = _timeout(self._policy)
+        error.request = self._request
+        error.add_note(self._retry_state().format_attempts())
+        raise error
 
     # --- Redirects
 
@@ -203,8 +213,9 @@ class SendCall:
         state.has_next_request()
         await self._report(attempt, response.request, response)
         try:
-            await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
+            await self._within_total_timeout(read_start(response, ERROR_BYTES))
         except httpx.RequestError as error:
+            _set_request(error, response.request)
             error.add_note(state.format_attempts())
             raise
 
@@ -239,7 +250,7 @@ class SendCall:
                     return response
                 if self._leads_on(response):
                     if response.status_code != _UNAUTHORIZED:  # with a 401, the flow comes first
-                        await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
+                        await self._within_total_timeout(read_start(response, ERROR_BYTES))
                     return response
             except httpx.RequestError as error:
                 if (attempt := await self._decide_about_error(error, request, body)) is None:
@@ -432,7 +443,11 @@ def _set_request(error: httpx.RequestError, request: httpx.Request) -> None:
 async def _until(deadline: float, step: Awaitable[T], policy: RetryPolicy) -> T:
     with anyio.CancelScope(deadline=deadline):
         return await step
-    raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
+    raise _timeout(policy)
+
+
+def _timeout(policy: RetryPolicy) -> httpx.TimeoutException:
+    return httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
 
 
 def _call(hook: Hook, name: str, request: httpx.Request, attempt: Attempt) -> None:

@@ -51,7 +51,8 @@ def _request() -> Callable[..., object]:
         if retry is not None:
             arguments = _with_policy(retry, arguments)
         if not (self._has_httpx_builders and arguments.keys() <= known):
-            return await super(VerbsWithRetry, self).request(method, url, **arguments)
+            base: Any = super(VerbsWithRetry, self)
+            return await base.request(method, url, **arguments)
         auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
         follow_redirects = arguments.pop("follow_redirects", httpx.USE_CLIENT_DEFAULT)
         built = self.build_request(method, url, **arguments)
@@ -73,7 +74,8 @@ def _verb(name: str) -> Callable[..., object]:
 
 def _stream() -> Callable[..., object]:
     def stream(self: Any, *args: Any, retry: object = None, **arguments: Any) -> object:
-        return super(VerbsWithRetry, self).stream(*args, **_with_policy(retry, arguments))
+        base: Any = super(VerbsWithRetry, self)
+        return base.stream(*args, **_with_policy(retry, arguments))
 
     return _like_httpx("stream", stream)
 

@@ -72,11 +72,14 @@ def test_an_invalid_auth(auth: object) -> None:
     assert str(caught.value) == str(expected.value)
 
 
-@pytest.mark.parametrize("auth", [("a",), ()])
-def test_a_tuple_that_is_too_short(auth: object) -> None:
-    """It is an IndexError, as in httpx."""
-    with pytest.raises(IndexError):
-        authentication(auth, None, httpx.URL(URL))
+def test_a_tuple_of_another_length() -> None:
+    """As in httpx, what is missing is an IndexError, and what is too much is ignored."""
+    for auth in ((), ("a",)):
+        with pytest.raises(IndexError):
+            authentication(auth, None, httpx.URL(URL))
+    flow = authentication(("a", "b", "c"), None, httpx.URL(URL))
+    assert flow is not None
+    assert credentials_of(flow, URL) == "Basic YTpi"
 
 
 def echo(request: httpx.Request) -> httpx.Response:

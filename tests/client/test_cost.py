@@ -39,7 +39,8 @@ async def test_calls_of_a_request() -> None:
         async with PrefectHttpxClient(transport=AtHand()) as client:
             for _ in range(3):
                 await client.get("http://server/path")
-            before, _ = sys.getprofile(), sys.setprofile(count)
+            before = sys.getprofile()
+            sys.setprofile(count)
             try:
                 response = await client.get("http://server/path")
             finally:

@@ -36,7 +36,7 @@ def reason_of(policy: RetryPolicy, facts: FailedAttempt) -> str:
 
 def rejected(number: int = 1, *, retry_after: float | None = None) -> FailedAttempt:
     """Return the facts of an attempt that got a 503."""
-    return FailedAttempt(number=number, failure=Failure.REJECTED, label="503", retry_after=retry_after)
+    return FailedAttempt(retry=number, failure=Failure.REJECTED, label="503", retry_after=retry_after)
 
 
 def with_limit(facts: FailedAttempt, limit: str, left: float) -> FailedAttempt:
@@ -97,7 +97,7 @@ def test_classify_what_no_retry_can_mend(error: httpx.RequestError) -> None:
 @pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.UNREACHABLE])
 def test_what_was_not_acted_on_is_repeated_for_any_method(failure: Failure, method: str) -> None:
     """A request that was rejected or never sent is repeated, whatever the method."""
-    facts = FailedAttempt(number=1, failure=failure, label="x", method=method, redirected_method=method)
+    facts = FailedAttempt(retry=1, failure=failure, label="x", method=method)
     assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry)
 
 
@@ -109,11 +109,10 @@ def test_ambiguous_is_repeated_if_that_is_safe(method: str, *, key: bool, allowe
     decision = decide(
         RetryPolicy(retry_non_idempotent=allowed),
         FailedAttempt(
-            number=1,
+            retry=1,
             failure=Failure.AMBIGUOUS,
             label="ReadError",
             method=method,
-            redirected_method=method,
             has_idempotency_key=key,
         ),
         MIDDLE,
@@ -123,55 +122,36 @@ def test_ambiguous_is_repeated_if_that_is_safe(method: str, *, key: bool, allowe
 
 def test_ambiguous_says_what_would_make_it_safe() -> None:
     """The reason says what would allow a retry."""
-    facts = FailedAttempt(
-        number=1, failure=Failure.AMBIGUOUS, label="ReadError", method="POST", redirected_method="POST"
-    )
+    facts = FailedAttempt(retry=1, failure=Failure.AMBIGUOUS, label="ReadError", method="POST")
     reason = reason_of(RetryPolicy(), facts)
     assert "POST" in reason
     assert "Idempotency-Key" in reason
     assert "retry_non_idempotent" in reason
 
 
-@pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.UNREACHABLE, Failure.AMBIGUOUS])
-@pytest.mark.parametrize(
-    ("more", "repeated"),
-    [
-        ({}, False),
-        ({"has_idempotency_key": True}, True),
-    ],
-    ids=["", "key"],
-)
-def test_a_post_that_was_carried_out_is_not_repeated(failure: Failure, more: dict[str, Any], *, repeated: bool) -> None:
-    """A POST whose redirect to a GET failed has been carried out, so it is repeated only if that is safe."""
-    facts = FailedAttempt(number=1, failure=failure, label="503", method="POST", redirected_method="GET", **more)
-    assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry) is repeated
-
-
 def test_final_is_never_repeated() -> None:
     """Any other failure is not repeated, and the reason names it."""
-    facts = FailedAttempt(number=1, failure=Failure.FINAL, label="404", has_idempotency_key=True)
+    facts = FailedAttempt(retry=1, failure=Failure.FINAL, label="404", has_idempotency_key=True)
     assert "404" in reason_of(RetryPolicy(retry_non_idempotent=True), facts)
 
 
 def test_a_wrong_address_fails_fast() -> None:
     """An origin that has never answered is not tried again."""
-    facts = FailedAttempt(number=1, failure=Failure.UNREACHABLE, label="ConnectError", origin_has_answered=False)
+    facts = FailedAttempt(retry=1, failure=Failure.UNREACHABLE, label="ConnectError", origin_has_answered=False)
     assert "never answered" in reason_of(RetryPolicy(), facts)
 
 
 @pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.AMBIGUOUS])
 def test_only_unreachable_depends_on_whether_the_origin_has_answered(failure: Failure) -> None:
     """Everything but a ConnectError is repeated even if the origin has never answered."""
-    facts = FailedAttempt(number=1, failure=failure, label="x", origin_has_answered=False)
+    facts = FailedAttempt(retry=1, failure=failure, label="x", origin_has_answered=False)
     assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry)
 
 
 @pytest.mark.parametrize("failure", [failure for failure in Failure if failure is not Failure.FINAL])
 def test_a_spent_body_is_never_sent_again(failure: Failure) -> None:
     """A one-shot body that has been read rules out a retry, whatever else allows it, and the reason says so."""
-    facts = FailedAttempt(
-        number=1, failure=failure, label="x", method="PUT", redirected_method="PUT", body_is_spent=True
-    )
+    facts = FailedAttempt(retry=1, failure=failure, label="x", method="PUT", body_is_spent=True)
     assert "one-shot" in reason_of(RetryPolicy(retry_non_idempotent=True), facts)
 
 
@@ -191,30 +171,26 @@ def test_the_reason_when_no_retry_is_left(max_retries: int, reason: str) -> None
 def test_a_missing_certificate_is_not_mended_by_a_retry(method: str) -> None:
     """Nothing is repeated if the server wants a certificate, whatever the method, and the reason says so."""
     facts = FailedAttempt(
-        number=1,
+        retry=1,
         failure=Failure.AMBIGUOUS,
         label="ReadError",
         method=method,
-        redirected_method=method,
         needs_certificate=True,
     )
     assert "client certificate" in reason_of(RetryPolicy(), facts)
 
 
-@pytest.mark.parametrize("redirected", ["POST", "GET"])
 @pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.AMBIGUOUS])
-def test_a_spent_body_comes_before_the_method(failure: Failure, redirected: str) -> None:
+def test_a_spent_body_comes_before_the_method(failure: Failure) -> None:
     """The reason for a spent body does not advise what would not help, such as an Idempotency-Key."""
-    facts = FailedAttempt(
-        number=1, failure=failure, label="x", method="POST", redirected_method=redirected, body_is_spent=True
-    )
+    facts = FailedAttempt(retry=1, failure=failure, label="x", method="POST", body_is_spent=True)
     assert reason_of(RetryPolicy(), facts) == "the request body is a one-shot stream, and some of it has been read"
 
 
 @pytest.mark.parametrize("failure", list(Failure))
 def test_a_response_can_forbid_a_retry(failure: Failure) -> None:
     """``x-should-retry: false`` rules out a retry."""
-    facts = FailedAttempt(number=1, failure=failure, label="503", should_retry=False)
+    facts = FailedAttempt(retry=1, failure=failure, label="503", should_retry=False)
     assert reason_of(RetryPolicy(), facts) == "503 is not retried: x-should-retry is false"
 
 
@@ -230,9 +206,7 @@ def test_a_response_can_forbid_a_retry(failure: Failure) -> None:
 )
 def test_a_response_can_allow_a_retry(failure: Failure, method: str, *, repeated: bool) -> None:
     """``x-should-retry: true`` allows a retry of any status, as far as the method is safe to repeat."""
-    facts = FailedAttempt(
-        number=1, failure=failure, label="500", method=method, redirected_method=method, should_retry=True
-    )
+    facts = FailedAttempt(retry=1, failure=failure, label="500", method=method, should_retry=True)
     assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry) is repeated
 
 
@@ -373,7 +347,7 @@ methods = st.sampled_from([*IDEMPOTENT, *OTHERS])
 left = st.one_of(st.just(math.inf), st.just(-math.inf), st.floats(min_value=-1e3, max_value=1e6))
 failed_attempts = st.builds(
     FailedAttempt,
-    number=st.integers(1, 10),
+    retry=st.integers(1, 10),
     failure=st.sampled_from(Failure),
     label=st.just("it"),
     should_retry=st.sampled_from([None, True, False]),
@@ -381,7 +355,6 @@ failed_attempts = st.builds(
     retry_after=st.one_of(st.none(), seconds),
     max_wait=st.one_of(st.none(), seconds, st.just(math.inf)),
     method=methods,
-    redirected_method=methods,
     has_idempotency_key=st.booleans(),
     body_is_spent=st.booleans(),
     origin_has_answered=st.booleans(),
@@ -396,7 +369,7 @@ def shortest_wait(policy: RetryPolicy, facts: FailedAttempt) -> float:
     if facts.retry_after is not None and (facts.max_wait is None or facts.retry_after <= 86_400):
         return facts.retry_after
     try:
-        backoff = min(policy.backoff_base**facts.number, policy.max_backoff)
+        backoff = min(policy.backoff_base**facts.retry, policy.max_backoff)
     except OverflowError:
         backoff = policy.max_backoff
     return backoff * (1 - policy.jitter)
@@ -406,11 +379,10 @@ def may_be_repeated(policy: RetryPolicy, facts: FailedAttempt) -> bool:
     """Whether the contract allows a repetition, apart from the wait."""
     safe = facts.method in IDEMPOTENT or facts.has_idempotency_key or policy.retry_non_idempotent
     return (
-        facts.number <= policy.max_retries
+        facts.retry <= policy.max_retries
         and facts.should_retry is not False
         and not facts.needs_certificate
         and not facts.body_is_spent
-        and (safe or facts.redirected_method == facts.method)
         and {
             Failure.REJECTED: True,
             Failure.NEVER_SENT: True,
