@@ -92,7 +92,7 @@ class Permit:
             raise
     """
 
-    __slots__ = ("_admissions", "_gate", "_goes_first", "_request", "_response", "_ticket")
+    __slots__ = ("_admissions", "_gate", "_goes_first", "_request", "_response", "_ticket", "has_to_wait")
 
     def __init__(self, admissions: Admissions, gate: Gate, request: httpx.Request) -> None:
         self._admissions = admissions
@@ -102,11 +102,7 @@ class Permit:
         self._goes_first: bool = request.extensions.pop(_GOES_FIRST, False)
         # No bound method of the permit: the permit holds the ticket, which holds the route.
         self._ticket: Ticket | None = gate.enter_nowait(partial(_route, request))
-
-    @property
-    def has_to_wait(self) -> bool:
-        """Whether it is not the request's turn yet."""
-        return self._ticket is None
+        self.has_to_wait: bool = self._ticket is None
 
     async def wait(self) -> None:
         """Wait for the request's turn.
@@ -149,7 +145,8 @@ class Permit:
             gate.answered(self._ticket, limit)
         if gate.notice is not None:
             self._log(gate)
-        self._admissions.gates.report_changes()
+        if self._admissions.gates.changes:
+            self._admissions.gates.report_changes()
 
     def _record_rejection(self, response: httpx.Response, ticket: Ticket, limit: RateLimit | None) -> None:
         response.extensions[REJECTED] = True
