@@ -130,7 +130,8 @@ class Permit:
         self._response = response
         verdict = ask(self._admissions.gates.is_throttled, response)
         if isinstance(verdict, bool):
-            return self._record(response, is_rejection=verdict)
+            self._record(response, is_rejection=verdict)
+            return None
         return self._record_later(response, verdict)
 
     async def _record_later(self, response: httpx.Response, verdict: Awaitable[object]) -> None:

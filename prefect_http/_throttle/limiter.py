@@ -100,7 +100,7 @@ class Limiter:
         self.rejections: int = 0
         self.known: KnownLimit | None = known
         self._max_in_flight = max_in_flight
-        self._most_in_flight = max(1, max_in_flight)  # fewer if the server says so
+        self._most_in_flight: float = max(1, max_in_flight)  # fewer if the server says so
         self._slow_start = slow_start and known is None
         self._early_probes = EarlyProbes(is_allowed=early_probe)
         self._on_change = on_change
@@ -172,8 +172,7 @@ class Limiter:
             # A latency that has grown would never be seen if the full window stopped everything; and the responses may
             # be late on purpose.
             due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
-        room_at = self._quota.next_room_at(self.in_flight, now)
-        return due if due > room_at else room_at
+        return max(due, self._quota.next_room_at(self.in_flight, now))
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
         """Record that a request is sent, and return its ticket."""
