@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -109,3 +109,118 @@ def test_the_short_way_makes_no_difference(script: list[tuple[float, float, str]
         run = partial(outcome, script, transport, throttle)
         outcomes.append((anyio.run(run, backend=backend, backend_options=options), events))
     assert outcomes[0] == outcomes[1]
+
+
+# --- No turn is lost
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises, for instance."""
+
+
+ERRORS = (ThrottleTimeout, httpx.ConnectError, httpx.ReadError, KeyError, Interrupt)
+
+
+class Chaos(httpx.AsyncBaseTransport):
+    """A server, a predicate and an event function that do what chance says.
+
+    Attributes:
+        in_flight: how many requests the server has.
+        most: how many it had at most.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.in_flight = 0
+        self.most = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        try:
+            await self.rest()
+            self.fail_sometimes(httpx.ReadError, KeyError)
+        finally:
+            self.in_flight -= 1
+        status, seconds = self.chance.choice([(200, None)] * 8 + [(429, "1"), (429, None), (503, None), (503, "2")])
+        headers = {} if seconds is None else {"Retry-After": seconds}
+        return httpx.Response(status, headers=headers, stream=ChaoticStream(self))
+
+    async def rest(self) -> None:
+        """Let some time pass, or none."""
+        await anyio.sleep(self.chance.choice([0, 0.01, self.chance.random()]))
+
+    def fail_sometimes(self, *errors: type[BaseException]) -> None:
+        """Raise one of the errors, or mostly nothing."""
+        if self.chance.random() < 0.1:
+            raise self.chance.choice(errors)("chaos")
+
+    def is_throttled(self, response: httpx.Response) -> bool | Awaitable[bool]:
+        """Answer at once, or later."""
+        self.fail_sometimes(KeyError, Interrupt)
+        return self._is_throttled(response) if self.chance.random() < 0.5 else is_throttled(response)
+
+    async def _is_throttled(self, response: httpx.Response) -> bool:
+        await self.rest()
+        self.fail_sometimes(KeyError, Interrupt)
+        return is_throttled(response)
+
+    def on_event(self, _: ThrottleEvent) -> None:
+        """Take note of an event."""
+        self.fail_sometimes(KeyError, Interrupt)
+
+
+class ChaoticStream(httpx.AsyncByteStream):
+    """A body that takes a while to be closed, or fails then."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self._chaos = chaos
+
+    async def aclose(self) -> None:
+        await self._chaos.rest()
+        self._chaos.fail_sometimes(httpx.ReadError, Interrupt)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("seed", range(5))
+def test_chaos(seed: int, backend: str) -> None:
+    """Whatever fails or is cancelled, and when, no request hangs, and none stays in flight or in the queue."""
+    name, options = virtual_time_backend(backend)
+    anyio.run(chaos, seed, backend=name, backend_options=options)
+
+
+async def chaos(seed: int) -> None:
+    """Send requests in the midst of chaos, some through a transport that is closed meanwhile."""
+    server = Chaos(seed)
+    chance = server.chance
+    max_in_flight = chance.choice([1, 3, 10])
+    throttle = Throttle(
+        max_in_flight=max_in_flight,
+        max_wait=chance.choice([2, 20, None]),
+        rate=chance.choice([None, 20]),
+        early_probe=chance.random() < 0.5,
+        is_throttled=server.is_throttled,
+        on_event=server.on_event,
+    )
+    ended = 0
+
+    async def one(transport: ThrottledTransport) -> None:
+        nonlocal ended
+        with anyio.move_on_after(chance.choice([0, 0.1, 1, 1000])), contextlib.suppress(*ERRORS):
+            await transport.handle_async_request(httpx.Request("GET", f"http://host/{chance.randrange(3)}"))
+        ended += 1
+
+    with anyio.fail_after(10_000):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                transport = ThrottledTransport(server, throttle)
+                for _ in range(25):
+                    tasks.start_soon(one, transport)
+                    await anyio.sleep(chance.expovariate(30))
+                await transport.aclose()
+        statistics = throttle.statistics(KEY)
+        assert (ended, statistics.in_flight, statistics.waiting, server.in_flight) == (100, 0, 0, 0)
+        assert server.most <= max_in_flight
+        while throttle.statistics(KEY).accepted == statistics.accepted:
+            await one(ThrottledTransport(server, throttle))
+            await anyio.sleep(0.1)
