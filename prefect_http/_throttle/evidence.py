@@ -102,6 +102,8 @@ class Evidence:
     def accepted_rate(self, shortest: float) -> float:
         """Return how many requests per second were accepted.
 
+        The probe counts, although it is answered after ``last_at``; to leave it out was tried, and gained nothing.
+
         Args:
             shortest: how many seconds there were at least.
         """

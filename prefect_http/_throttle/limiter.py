@@ -318,7 +318,6 @@ class Limiter:
         if self._closure is not None:
             self._closure.extend(until)
             return
-        self._trial = None
         self._limit_test.begin()  # what it has belongs to this cycle
         self._closure = Closure(
             now,
@@ -331,6 +330,7 @@ class Limiter:
             allows_early_probes=self._early_probes.is_allowed,
             backoff=backoff,
         )
+        self._trial = None  # not before: its rate was the one that met with the rejection
         if teaches and backoff == FIRST_BACKOFF and self._early_probes.is_next(until - now, FIRST_BACKOFF):
             self._closure.early_probe_at = now + FIRST_BACKOFF
         self._on_change(Change.CLOSED)
