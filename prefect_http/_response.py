@@ -206,10 +206,8 @@ def retry_after(response: httpx.Response) -> float | None:
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:
     """Return what the response says about the server's rate limit."""
-    for name, _ in response.headers.raw:
-        if b"rate" in name.lower():  # most responses have none, and this is called for many
-            break
-    else:
+    names = b"\n".join([name for name, _ in response.headers.raw])
+    if b"rate" not in names.lower():  # as for most responses, and a throttle asks each of them
         return None
     return parse_rate_limit(response.headers, date=response.headers.get("Date"), now=time.time())
 

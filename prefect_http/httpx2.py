@@ -7,7 +7,6 @@ httpx2's, so they fit a client that another library makes, such as the SDK of an
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import ModuleType, TracebackType
@@ -168,12 +167,18 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
         """Wait for the request's turn, and send it."""
         _check_request(request, "ThrottledTransport")
         # A throttle uses only what the requests and responses of both libraries have.
-        async with contextlib.AsyncExitStack() as stack:
-            with _HTTPX2_ERRORS:
-                permit = await stack.enter_async_context(self._admissions.admit(cast(httpx.Request, request)))
+        with _HTTPX2_ERRORS:
+            permit = self._admissions.admit(cast(httpx.Request, request))
+            if permit.has_to_wait:
+                await permit.wait()
+        try:
             response = await self._transport.handle_async_request(request)
             response.request = request
-            await permit.record(cast(httpx.Response, response))
+            if (recording := permit.record(cast(httpx.Response, response))) is not None:
+                await recording
+        except BaseException as error:
+            await permit.end(error)
+            raise
         return response
 
     async def __aenter__(self) -> Self:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 import anyio
 import anyio.lowlevel
@@ -45,7 +43,7 @@ class Admissions:
         self._waits: set[CancelScope] = set()
 
     def admit(self, request: httpx.Request) -> Permit:
-        """Return the permit of a request.
+        """Return the permit of a request, which may have to wait for its turn.
 
         Raises:
             RuntimeError: the throttle is used in another event loop, which has not ended.
@@ -78,89 +76,118 @@ class Admissions:
 
 
 class Permit:
-    """A context that waits for a request's turn when it is entered, and within which the request is in flight.
+    """The turn of one request, which is given back exactly once: by ``record()``, or without a response by ``end()``.
 
-    The turn is given back exactly once: by ``record()``, or if there is no response, when the context is left.
+    It is used like this, so that a request which does not have to wait makes nothing but plain calls:
 
-    Entering it raises:
-        ThrottleTimeout: the request cannot be sent in time; see Gate.queue().
-        httpx.ConnectError: the transport was closed while the request waited.
-
-    Cancellation:
-        Gives the turn to the next request.
+        permit = admissions.admit(request)
+        if permit.has_to_wait:
+            await permit.wait()
+        try:
+            response = ...
+            if (recording := permit.record(response)) is not None:
+                await recording
+        except BaseException as error:
+            await permit.end(error)
+            raise
     """
 
-    __slots__ = ("_admissions", "_gate", "_request", "_route", "_ticket")
+    __slots__ = ("_admissions", "_gate", "_goes_first", "_request", "_response", "_ticket", "has_to_wait")
 
     def __init__(self, admissions: Admissions, gate: Gate, request: httpx.Request) -> None:
         self._admissions = admissions
         self._gate = gate
         self._request = request
+        self._response: httpx.Response | None = None
+        self._goes_first: bool = request.extensions.pop(_GOES_FIRST, False)
         # No bound method of the permit: the permit holds the ticket, which holds the route.
-        self._route = partial(_route, request)
-        self._ticket: Ticket
+        self._ticket: Ticket | None = gate.enter_nowait(partial(_route, request))
+        self.has_to_wait: bool = self._ticket is None
 
-    async def __aenter__(self) -> Self:
-        gate = self._gate
-        goes_first = self._request.extensions.pop(_GOES_FIRST, False)
-        self._ticket = gate.enter_nowait(self._route) or await self._admissions.wait(
-            gate, self._route, goes_first=goes_first
-        )
-        return self
+    async def wait(self) -> None:
+        """Wait for the request's turn.
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if self._ticket.is_out:
-            self._gate.dropped(self._ticket, has_failed=isinstance(exc, self._admissions.library.failure))
-            self._log_closure()
-
-    async def record(self, response: httpx.Response) -> None:
-        """Learn from the request's response, and mark it if it is a rejection.
-
-        It waits only for an async ``is_throttled``. What ``on_event`` raises is raised here, and what ``is_throttled``
-        raises if it is no Exception. The response has been closed then.
+        Raises:
+            ThrottleTimeout: the request cannot be sent in time; see Gate.queue().
+            httpx.ConnectError: the transport was closed while the request waited.
 
         Cancellation:
-            Closes the response, shielded for at most 5 s. The permit is given back when the context is left.
+            Gives the turn to the next request.
         """
-        try:
-            verdict = ask(self._admissions.gates.is_throttled, response)
-            if not isinstance(verdict, bool):
-                verdict = await wait_for(verdict, response, self._admissions.library)
+        route = partial(_route, self._request)
+        self._ticket = await self._admissions.wait(self._gate, route, goes_first=self._goes_first)
+
+    def record(self, response: httpx.Response) -> Awaitable[None] | None:
+        """Learn from the request's response, and mark it if it is a rejection.
+
+        Returns:
+            What to wait for, if ``is_throttled`` is async; otherwise None.
+
+        Raises:
+            Exception: whatever ``on_event`` raises.
+            BaseException: whatever ``is_throttled`` raises that is no Exception.
+        """
+        self._response = response
+        verdict = ask(self._admissions.gates.is_throttled, response)
+        if isinstance(verdict, bool):
             self._record(response, is_rejection=verdict)
-        except BaseException:
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await response.aclose()
-            raise
+            return None
+        return self._record_later(response, verdict)
+
+    async def _record_later(self, response: httpx.Response, verdict: Awaitable[object]) -> None:
+        self._record(response, is_rejection=await wait_for(verdict, response, self._admissions.library))
 
     def _record(self, response: httpx.Response, *, is_rejection: bool) -> None:
-        ticket, limit = self._ticket, _own_rate_limit(response)
+        assert self._ticket is not None
+        gate, limit = self._gate, _own_rate_limit(response)
         if is_rejection:
-            response.extensions[REJECTED] = True
-            wait = retry_after(response) or None
-            reason = rejection(response.status_code, wait)
-            has_none_left = limit is not None and limit.remaining == 0 and bool(limit.reset)
-            backoff = response.extensions.get(BACKOFF)
-            # Others may be faults. A Retry-After that is too long to be true is that of a limit nevertheless.
-            is_sure = backoff is not None or has_none_left or (wait is not None and response.status_code != 503)
-            if wait is not None and wait > LONGEST_WAIT:
-                reason, wait = reason + IGNORED, None
-            is_fault = self._gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
-            if is_fault:
-                self._request.extensions[_GOES_FIRST] = True
+            self._record_rejection(response, self._ticket, limit)
         else:
-            self._gate.answered(ticket, limit)
-        self._log_closure()
-        self._admissions.gates.report_changes()
+            gate.answered(self._ticket, limit)
+        if gate.notice is not None:
+            self._log(gate)
+        if self._admissions.gates.changes:
+            self._admissions.gates.report_changes()
 
-    def _log_closure(self) -> None:
-        """Log that the gate has closed for long, if that is news. The key may contain a credential, the origin not."""
-        notice = self._gate.notice
-        if notice is not None:
-            self._gate.notice = None
-            url = self._request.url
-            _logger.info("%s://%s: %s", url.scheme, url.netloc.decode("ascii"), notice)
+    def _record_rejection(self, response: httpx.Response, ticket: Ticket, limit: RateLimit | None) -> None:
+        response.extensions[REJECTED] = True
+        wait = retry_after(response) or None
+        reason = rejection(response.status_code, wait)
+        has_none_left = limit is not None and limit.remaining == 0 and bool(limit.reset)
+        backoff = response.extensions.get(BACKOFF)
+        # Others may be faults. A Retry-After that is too long to be true is that of a limit nevertheless.
+        is_sure = backoff is not None or has_none_left or (wait is not None and response.status_code != 503)
+        if wait is not None and wait > LONGEST_WAIT:
+            reason, wait = reason + IGNORED, None
+        is_fault = self._gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
+        if is_fault:
+            self._request.extensions[_GOES_FIRST] = True
+
+    async def end(self, error: BaseException) -> None:
+        """Close the response, if there is one; if it has not been recorded, give the turn to the next request.
+
+        Args:
+            error: what was raised while the request was sent, or while its response was recorded.
+
+        Cancellation:
+            Shielded, for at most 5 s.
+        """
+        try:
+            if self._response is not None:
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await self._response.aclose()
+        finally:
+            assert self._ticket is not None
+            if self._ticket.is_out:
+                self._gate.dropped(self._ticket, has_failed=isinstance(error, self._admissions.library.failure))
+                if self._gate.notice is not None:
+                    self._log(self._gate)
+
+    def _log(self, gate: Gate) -> None:
+        """Log what is to be told about the gate. The key may contain a credential, the origin not."""
+        url = self._request.url
+        _logger.info("%s://%s: %s", url.scheme, url.netloc.decode("ascii"), gate.notice)
+        gate.notice = None
 
 
 def _route(request: httpx.Request) -> str:

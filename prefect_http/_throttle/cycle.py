@@ -33,7 +33,8 @@ class Cycle:
 
     def sent(self, now: float) -> None:
         """Record that a request is sent."""
-        self._began = min(self._began, now)
+        if now < self._began:
+            self._began = now
 
     def resumed(self, now: float) -> None:
         """Record the end of a pause in which no request was wanted."""

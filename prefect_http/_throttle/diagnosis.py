@@ -66,7 +66,7 @@ class Diagnoses:
         self._last_rate = rate
         is_too_soon = self._is_lowered and rejected_probes == 0 and is_low
         if is_too_soon or self._falls >= _FALLS:
-            self._share.count(faults=evidence.all_rejected / 2)
+            self._share.add_faults(evidence.all_rejected / 2)
             self._is_lowered, self._falls = False, 0
             return Diagnosis.NOT_THE_RATE
         self._is_lowered = True
@@ -75,13 +75,13 @@ class Diagnoses:
     def _diagnose_without_rate(self, evidence: Evidence) -> Diagnosis:
         if _may_be_faults(evidence):
             return Diagnosis.UNCLEAR
-        self._share.count(faults=-self._forgiven)
+        self._share.add_faults(-self._forgiven)
         self._forgiven = 0
         return Diagnosis.LIMIT
 
     def found_faults(self, number: int) -> None:
         """Take note of a trial that has shown so many rejections to be faults."""
-        self._share.count(faults=number)
+        self._share.add_faults(number)
         self._forgiven = number
 
     def limit_is_certain(self) -> None:

@@ -20,45 +20,44 @@ _ENOUGH_BITS = 12.0
 _MORE_THAN_USUAL = 1 / 5
 # What is believed at first: three faults in a thousand requests. It must not fall to 0, at which a fault is impossible.
 _FEWEST_FAULTS, _FIRST_ANSWERS = 0.15, 50.0
-# Older responses count for less and less.
+# Older responses count for less and less: beyond so many, each further one scales down what was counted before.
 _MOST_ANSWERS = 500.0
+_SCALE = _MOST_ANSWERS / (_MOST_ANSWERS + 1)
 # Where more than half of the requests fail, a rejection tells nothing.
 _LARGEST_SHARE = 0.5
 
 
 class FaultShare:
-    """The share of requests that fail although no limit is exceeded, according to about the last 500 responses."""
+    """The share of requests that fail although no limit is exceeded, according to about the last 500 responses.
+
+    Attributes:
+        new_answers: how many responses there were since the share was last needed; to be increased by 1 for each,
+            whatever it was. That is all that an accepted request costs.
+    """
 
     def __init__(self) -> None:
+        self.new_answers = 0
         self._faults = _FEWEST_FAULTS
         self._answers = _FIRST_ANSWERS
 
     @property
     def value(self) -> float:
         """The share, above 0, and at most a half."""
+        self._count_answers()
         return min(self._faults / self._answers, _LARGEST_SHARE)
 
-    def accepted(self) -> None:
-        """Count an accepted request; the same as ``count(answers=1)``, at less than half the cost."""
-        self._answers += 1.0
-        if self._answers > _MOST_ANSWERS:
-            self._scale_down()
+    def add_faults(self, number: float) -> None:
+        """Count responses as faults; a negative number takes back what was counted."""
+        self._count_answers()
+        self._faults = max(self._faults + number, _FEWEST_FAULTS)
 
-    def count(self, *, faults: float = 0.0, answers: float = 0.0) -> None:
-        """Count responses.
-
-        Args:
-            faults: how many were faults; negative to take back what was counted.
-            answers: how many there were.
-        """
-        self._faults = max(self._faults + faults, _FEWEST_FAULTS)
-        self._answers += answers
-        if self._answers > _MOST_ANSWERS:
-            self._scale_down()
-
-    def _scale_down(self) -> None:
-        self._faults = max(self._faults * _MOST_ANSWERS / self._answers, _FEWEST_FAULTS)
-        self._answers = _MOST_ANSWERS
+    def _count_answers(self) -> None:
+        self._answers += self.new_answers
+        self.new_answers = 0
+        too_many = self._answers - _MOST_ANSWERS
+        if too_many > 0:
+            self._faults = max(self._faults * _SCALE**too_many, _FEWEST_FAULTS)
+            self._answers = _MOST_ANSWERS
 
 
 @dataclass(slots=True)
@@ -103,6 +102,8 @@ class Evidence:
     def accepted_rate(self, shortest: float) -> float:
         """Return how many requests per second were accepted.
 
+        The probe counts, although it is answered after ``last_at``; to leave it out was tried, and gained nothing.
+
         Args:
             shortest: how many seconds there were at least.
         """
@@ -131,7 +132,7 @@ class LimitTest:
             counts: whether it counts for the share of faults.
         """
         if counts:
-            self._share.accepted()
+            self._share.new_answers += 1
         if self._evidence.rejected:
             usual = self._share.value
             self._evidence.accepted += 1
@@ -157,11 +158,12 @@ class LimitTest:
         evidence.first_sent_at = min(evidence.first_sent_at, sent_at)
         evidence.retry_after_until = max(evidence.retry_after_until, retry_after_until)
         if counts:
-            self._share.count(faults=1, answers=1)
+            self._share.add_faults(1)
+            self._share.new_answers += 1
             self._counted += 1
         if self._bits < _ENOUGH_BITS:
             return None
-        self._share.count(faults=-self._counted)
+        self._share.add_faults(-self._counted)
         self.begin()
         return evidence
 

@@ -193,7 +193,10 @@ class Gate:
         """Record a response and what it says about the server's limits, and send the requests that may be sent now."""
         now = self._now()
         self.limiter.answered(ticket, now)
-        self._update(ticket, rate_limit, now)
+        if rate_limit is not None:
+            self._advertised(ticket, rate_limit, now)
+        if self._queue:
+            self._dispatch(now)
 
     def rejected(
         self,
@@ -216,15 +219,15 @@ class Gate:
             reason = f"rejected time and again, most recently with {reason}"
         is_fault = is_doubtful and self.limiter.closed_until is None
         self._note_closure(reason, before, now)
-        self._update(ticket, rate_limit, now)
+        if rate_limit is not None:
+            self._advertised(ticket, rate_limit, now)
+        self._dispatch(now)
         return is_fault
 
-    def _update(self, ticket: Ticket, limit: RateLimit | None, now: float) -> None:
-        if limit is not None:
-            before = self.limiter.closed_until
-            self.limiter.advertised(ticket, now, limit)
-            self._note_closure(NONE_LEFT, before, now)
-        self._dispatch(now)
+    def _advertised(self, ticket: Ticket, limit: RateLimit, now: float) -> None:
+        before = self.limiter.closed_until
+        self.limiter.advertised(ticket, now, limit)
+        self._note_closure(NONE_LEFT, before, now)
 
     def dropped(self, ticket: Ticket, *, has_failed: bool) -> None:
         """Record the end of a request without a response; see Limiter.dropped()."""

@@ -37,6 +37,7 @@ class Gates:
     Attributes:
         is_throttled: likewise.
         max_wait: likewise.
+        changes: what has changed since ``report_changes()`` was called, and for which key.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Gates:
         self._known = known
         self._on_event = on_event
         self._gates: OrderedDict[Hashable, Gate] = OrderedDict()
-        self._changes: list[tuple[Change, Hashable]] = []
+        self.changes: list[tuple[Change, Hashable]] = []
         # The event loop of the first request, and its clock.
         self._loop: object = None
         self._current_loop: Callable[[], object] = object
@@ -74,7 +75,11 @@ class Gates:
             TypeError: the key cannot be hashed.
             Exception: whatever the key function raises.
         """
-        if not self._is_own_loop():
+        try:
+            is_own_loop = self._current_loop() is self._loop
+        except RuntimeError:  # another backend
+            is_own_loop = False
+        if not is_own_loop:
             self._begin()
         key = self._key(request)
         gate = self._find(key, "return a hashable value")
@@ -109,9 +114,7 @@ class Gates:
 
         The first exception that it raises is raised when all changes have been reported; further ones are logged.
         """
-        if not self._changes:
-            return
-        changes, self._changes = self._changes, []
+        changes, self.changes = self.changes, []
         if self._on_event is None:
             return
         error: Exception | None = None
@@ -138,19 +141,13 @@ class Gates:
         except TypeError as error:
             raise TypeError(f"key must {rule}: {error}") from error
 
-    def _is_own_loop(self) -> bool:
-        try:
-            return self._current_loop() is self._loop
-        except RuntimeError:  # another backend
-            return False
-
     def _begin(self) -> None:
         if self._loop is not None:
             if not has_ended(self._loop):
                 raise RuntimeError("this Throttle belongs to another event loop; make one Throttle for each event loop")
             # What was learned is in terms of that loop's clock, which nobody can read any more.
             self._gates.clear()
-            self._changes.clear()
+            self.changes.clear()
         self._current_loop = loop_getter()
         self._loop, self._now = self._current_loop(), clock()
 
@@ -160,7 +157,7 @@ class Gates:
             slow_start=self._slow_start,
             early_probe=self._early_probe,
             known=self._known(),
-            on_change=lambda change: self._changes.append((change, key)),
+            on_change=lambda change: self.changes.append((change, key)),
         )
 
     def _forget_one(self) -> None:

@@ -100,6 +100,7 @@ class Limiter:
         self.rejections: int = 0
         self.known: KnownLimit | None = known
         self._max_in_flight = max_in_flight
+        self._most_in_flight: float = max(1, max_in_flight)  # fewer if the server says so
         self._slow_start = slow_start and known is None
         self._early_probes = EarlyProbes(is_allowed=early_probe)
         self._on_change = on_change
@@ -141,10 +142,6 @@ class Limiter:
         """How many requests may be in flight."""
         return math.ceil(min(self._most_in_flight, self._learned_window(self.rate)))
 
-    @property
-    def _most_in_flight(self) -> float:
-        return max(1, min(self._max_in_flight, self._quota.concurrency))
-
     def _learned_window(self, rate: float) -> float:
         return self._window if math.isinf(rate) else max(1, math.ceil(rate * (self._latency or 0.0)))
 
@@ -166,9 +163,12 @@ class Limiter:
     def _next_as_learned(self, now: float) -> float:
         if self._closure is not None:
             return self._closure.next_probe(max(_SHORTEST_LEASE, _LATENCIES_TO_WAIT * (self._latency or 0.0)))
-        rate = self.rate
-        due = self._last_sent + 1 / rate
-        if self.in_flight >= self._learned_window(rate):
+        if self._curve is None:
+            due, window = self._last_sent, self._window
+        else:
+            rate = self.rate
+            due, window = self._last_sent + 1 / rate, self._learned_window(rate)
+        if self.in_flight >= window:
             # A latency that has grown would never be seen if the full window stopped everything; and the responses may
             # be late on purpose.
             due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
@@ -176,13 +176,14 @@ class Limiter:
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
         """Record that a request is sent, and return its ticket."""
-        ticket = Ticket(route, now, has_waited, self._cycle.number, is_probe=self._closure is not None)
+        closure = self._closure
+        ticket = Ticket(route, now, has_waited, self._cycle.number, closure is not None)
         if self.known is not None:
             self.known.reserve()
-        if self._closure is not None:
-            self._closure.begin_probe(ticket)
+        if closure is not None:
+            closure.begin_probe(ticket)
         self._cycle.sent(now)
-        if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or self._closure):
+        if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or closure):
             self._cycle.resumed(now)
         self.in_flight += 1
         self._last_sent = now
@@ -191,16 +192,15 @@ class Limiter:
     def answered(self, ticket: Ticket, now: float) -> None:
         """Record an answer that is not a rejection, whatever its status."""
         self._take_back(ticket, now)
-        self._end_probe(ticket)
         self.accepted += 1
         self._routes.served(ticket.route)
-        latency = now - ticket.sent_at
-        known = latency if self._latency is None else self._latency
-        self._latency = known + (latency - known) * _LATENCY_WEIGHT
+        latency, known = now - ticket.sent_at, self._latency
+        self._latency = latency if known is None else known + (latency - known) * _LATENCY_WEIGHT
         if self._curve is None:
             self._window += _WINDOW_STEP
         closure = self._closure
         if closure is not None:
+            closure.end_probe(ticket)
             closure.accepted(ticket, now)
         elif self._trial is not None:
             self._try(self._trial, self._trial.accepted(ticket.sent_at))
@@ -292,6 +292,7 @@ class Limiter:
         none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=self._cycle.began_at)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
+        self._most_in_flight = max(1, min(self._max_in_flight, self._quota.concurrency))
 
     def _take_back(self, ticket: Ticket, now: float) -> None:
         assert ticket.is_out, "a request ends once"
@@ -317,7 +318,6 @@ class Limiter:
         if self._closure is not None:
             self._closure.extend(until)
             return
-        self._trial = None
         self._limit_test.begin()  # what it has belongs to this cycle
         self._closure = Closure(
             now,
@@ -330,6 +330,7 @@ class Limiter:
             allows_early_probes=self._early_probes.is_allowed,
             backoff=backoff,
         )
+        self._trial = None  # not before: its rate was the one that met with the rejection
         if teaches and backoff == FIRST_BACKOFF and self._early_probes.is_next(until - now, FIRST_BACKOFF):
             self._closure.early_probe_at = now + FIRST_BACKOFF
         self._on_change(Change.CLOSED)

@@ -51,10 +51,17 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
             TypeError: it is the request of another library, as httpx2.
         """
         check_request(request, "ThrottledTransport")
-        async with self._admissions.admit(request) as permit:
+        permit = self._admissions.admit(request)
+        if permit.has_to_wait:
+            await permit.wait()
+        try:
             response = await self._transport.handle_async_request(request)
             response.request = request  # is_throttled may look at it
-            await permit.record(response)
+            if (recording := permit.record(response)) is not None:
+                await recording
+        except BaseException as error:
+            await permit.end(error)
+            raise
         return response
 
     async def __aenter__(self) -> Self:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from prefect_http._throttle.evidence import Evidence, FaultShare, LimitTest
 
 
-def share_of(faults: float, answers: float) -> FaultShare:
+def share_of(faults: float, answers: int) -> FaultShare:
     """Return a share that has been counted."""
     share = FaultShare()
-    share.count(faults=faults - 0.15, answers=answers - 50)
+    share.add_faults(faults - 0.15)
+    share.new_answers += answers - 50
     return share
 
 
@@ -42,18 +43,33 @@ def accept(test: LimitTest, number: int, *, counts: bool = False) -> None:
         ([(3, 0), (-5, 0)], 0.003),
         # About the last 500 responses: what is older is scaled down.
         ([(49.85, 450)], 0.1),
-        ([(49.85, 450), (0, 500)], 0.05),
+        ([(49.85, 450), (0, 500)], 0.1 * (500 / 501) ** 500),
         ([(0, 10_000)], 0.0003),
         # At most a half.
         ([(400, 400)], 0.5),
     ],
 )
-def test_share(counted: list[tuple[float, float]], value: float) -> None:
+def test_share(counted: list[tuple[float, int]], value: float) -> None:
     """The share is that of the faults among the responses, within its bounds."""
     share = FaultShare()
     for faults, answers in counted:
-        share.count(faults=faults, answers=answers)
+        share.add_faults(faults)
+        share.new_answers += answers
     assert share.value == pytest.approx(value)
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(-3, 50)), max_size=5))
+def test_the_share_may_be_computed_late(counted: list[tuple[int, int]]) -> None:
+    """It makes no difference whether the share is computed after each response, or once after many of them."""
+    late, at_once = FaultShare(), FaultShare()
+    for answers, faults in counted:
+        late.new_answers += answers
+        for _ in range(answers):
+            at_once.new_answers += 1
+            assert 0 < at_once.value <= 0.5
+        late.add_faults(faults)
+        at_once.add_faults(faults)
+    assert late.value == pytest.approx(at_once.value)
 
 
 # --- The test

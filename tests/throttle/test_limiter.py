@@ -671,13 +671,15 @@ def test_a_trial_that_shows_a_limit() -> None:
 
 
 def test_a_plain_rejection_ends_a_trial() -> None:
-    """A rejection that is not doubtful ends the trial: there is a limit."""
+    """A rejection that is not doubtful ends the trial: there is a limit, a little below the trial's rate at most."""
     limiter, now = on_trial()
     sent_at = max(now, limiter.next_send(now))
+    tried = limiter.rate
     limiter.rejected(let_one_out(limiter, sent_at), sent_at, 1.0, 0.0)
-    serve(limiter, sent_at)
-    assert limiter.rate != pytest.approx(0.7 * 4 / LATENCY)
-    assert limiter.rate < INF
+    now = serve(limiter, sent_at)
+    assert limiter.rate < 0.5 * tried
+    serve(limiter, now, 87)
+    assert limiter.rate == pytest.approx(0.95 * tried, rel=1e-4)
 
 
 def test_suspects_during_a_trial_close_nothing() -> None:
