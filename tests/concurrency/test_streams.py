@@ -393,7 +393,7 @@ async def test_all_addresses_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_cancelled_when_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     """If connecting is cancelled just when it has succeeded, the connection is closed."""
     with socket.create_server(("127.0.0.1", 0)) as server, anyio.CancelScope() as scope:
-        Connecting(monkeypatch, lambda _: anyio.sleep(0), scope.cancel)
+        Connecting(monkeypatch, lambda _: anyio.lowlevel.checkpoint(), scope.cancel)
         await connect_tcp("x", server.getsockname()[1], None)
     assert scope.cancelled_caught
 
@@ -404,7 +404,7 @@ async def test_two_addresses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     both = asyncio.get_running_loop().create_future()
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        connecting = Connecting(monkeypatch, lambda _: anyio.sleep(0))
+        connecting = Connecting(monkeypatch, lambda _: anyio.lowlevel.checkpoint())
         connect = connecting.connect
 
         async def together(*args: Any, **kwargs: Any) -> Any:
