@@ -23,6 +23,7 @@ from prefect_http._client.routing import make_transports, routes_to
 from prefect_http._client.send import SendCall
 from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._errors import InvalidResponse
+from prefect_http._foreign_errors import is_foreign
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse, take_over
 from prefect_http._retry.policy import RetryPolicy
@@ -216,12 +217,22 @@ class PrefectHttpxClient(VerbsWithRetry):
         try:
             response = await super().send(request, stream=True, auth=httpx.Auth(), follow_redirects=False)
         except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError) as error:
-            if isinstance(error, httpx.RemoteProtocolError) and not isinstance(error.__context__, httpx.InvalidURL):
+            if not _is_about_location(error, request):
                 raise
             # Without the cause, which may quote credentials.
             raise InvalidResponse("the Location of the response is not a valid URL") from None
         response.next_request = None
         return take_over(response, request, sent_at, self._send_options.max_response_bytes)
+
+
+def _is_about_location(error: Exception, request: httpx.Request) -> bool:
+    """Whether httpx has raised an error because the Location of a response is not a valid URL."""
+    if is_foreign(error, request):
+        return False
+    if isinstance(error, httpx.RemoteProtocolError):
+        return isinstance(error.__context__, httpx.InvalidURL)
+    # A host that cannot be decoded is an error of idna's. Those of codecs come from elsewhere, as from an event hook.
+    return not isinstance(error, UnicodeEncodeError | UnicodeDecodeError)
 
 
 def _checked_limit(max_bytes: object) -> int | None:

@@ -181,7 +181,42 @@ async def test_a_failure_behind_a_replaced_method() -> None:
     assert seen == [URL, URL]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "error", [UnicodeDecodeError("utf-8", b"", 0, 1, "no"), httpx.InvalidURL("no"), KeyError("no")], ids=repr
+)
+async def test_what_an_app_raises_behind_a_replaced_method(error: Exception) -> None:
+    """It is raised itself, and not taken for what httpx raises for a bad Location."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            raise error
+
+    with anyio.fail_after(5), replaced("wraps", []):
+        async with PrefectHttpxClient(app=app, retry=AT_ONCE) as client:
+            with pytest.raises(type(error)) as caught:
+                await client.get(URL)
+    assert caught.value is error
+
+
+@pytest.mark.anyio
+async def test_what_a_hook_raises_behind_a_replaced_method() -> None:
+    """A hook may fail to decode a body, which says nothing about a Location."""
+
+    async def decode(response: httpx.Response) -> None:
+        (await response.aread()).decode("ascii")
+
+    with anyio.fail_after(5), replaced("wraps", []):
+        async with PrefectHttpxClient(
+            transport=Server(httpx.Response(200, content=b"\xff")), event_hooks={"response": [decode]}
+        ) as client:
+            with pytest.raises(UnicodeDecodeError):
+                await client.get(URL)
+
+
 BAD = ["http://x:99999/", "http://x:-5/", "http://x:port/", "http://[::1:80/", "https://:bad", "/" + "x" * 70_000]
+if httpx.__name__ == "httpx":
+    BAD.append("http://xn--a/")  # for httpx2, it is a name that nobody knows
 
 
 @pytest.mark.anyio
