@@ -30,6 +30,7 @@ class ReadyResponse(httpx.Response):
     _held: bytes | None = None  # the whole body, as it arrived, until it is read
     _body: bytes | None = None  # the body, decoded, once it has been read or kept
     _is_encoded = False
+    _has_encoding = False  # whether that of the text has been set, or asked for
     _downloaded = 0  # how much of it arrived, if it is kept
 
     @property
@@ -41,13 +42,15 @@ class ReadyResponse(httpx.Response):
     def encoding(self) -> str | None:
         """The encoding of the text, as in httpx."""
         detect, body = self.default_encoding, self._body
-        if body is not None and not isinstance(detect, str) and not _is_codec(self.charset_encoding):
-            self.default_encoding = detect(body) or "utf-8"  # httpx would pass it only a body that it has read itself
+        if not (body is None or isinstance(detect, str) or self._has_encoding or _is_codec(self.charset_encoding)):
+            self.encoding = detect(body) or "utf-8"  # httpx would pass it only a body that it has read itself
+        self._has_encoding = True
         return super().encoding
 
     @encoding.setter
     def encoding(self, value: str) -> None:
         _ENCODING.__set__(self, value)
+        self._has_encoding = True
 
     @property
     def num_bytes_downloaded(self) -> int:
