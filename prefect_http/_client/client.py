@@ -16,7 +16,7 @@ from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_
 from prefect_http._client.authentication import authentication
 from prefect_http._client.building import RequestBuilder
 from prefect_http._client.exchange import exchange
-from prefect_http._client.inheritance import SendingMethods, bases_after, overridden
+from prefect_http._client.inheritance import HttpxSending, bases_after, overridden
 from prefect_http._client.options import SendOptions, check_open, checked_hook, checked_policy
 from prefect_http._client.routes import Routes
 from prefect_http._client.routing import make_transports, routes_to
@@ -83,6 +83,7 @@ class PrefectHttpxClient(VerbsWithRetry):
 
     # So it is, with the defaults, if a base class calls the constructor of httpx.AsyncClient, and not this one's.
     _routes: Routes[httpx.AsyncBaseTransport] | None = None
+    _httpx_sending: HttpxSending | None = None
     _app_transport: AppTransport | None = None
     _has_sent = False
     _sends_through_base = False
@@ -124,6 +125,7 @@ class PrefectHttpxClient(VerbsWithRetry):
             refuse_unknown(httpx_arguments)
         super().__init__(**httpx_arguments)
         self._routes = routes_to(httpx_arguments)
+        self._httpx_sending = HttpxSending(self)
 
     @functools.cached_property
     def _send_options(self) -> SendOptions:
@@ -132,10 +134,6 @@ class PrefectHttpxClient(VerbsWithRetry):
     @functools.cached_property
     def _builder(self) -> RequestBuilder:
         return RequestBuilder()
-
-    @functools.cached_property
-    def _sending_methods(self) -> SendingMethods:
-        return SendingMethods()
 
     if not TYPE_CHECKING:
 
@@ -204,14 +202,20 @@ class PrefectHttpxClient(VerbsWithRetry):
 
     def _exchange(self, request: httpx.Request) -> Awaitable[PrefectResponse]:
         """Return an awaitable that sends a request once, and is the response."""
-        if self._routes is None or self._sends_through_base or self._sending_methods.are_replaced():
+        if (
+            self._routes is None
+            or self._httpx_sending is None
+            or self._sends_through_base
+            or self._httpx_sending.is_replaced(self)
+        ):
             return self._exchange_through_base(request)
         return exchange(self, self._routes, self._send_options, request)
 
     async def _exchange_through_base(self, request: httpx.Request) -> PrefectResponse:
-        """Send a request once through the ``send()`` of the next base class, because that is not httpx's own.
+        """Send a request once through the ``send()`` of the next base class.
 
-        Or because a base class has called the constructor of httpx.AsyncClient instead of this one's.
+        That is not httpx's own, or finds a transport that other code has put in; or a base class has called the
+        constructor of httpx.AsyncClient instead of this one's.
         """
         sent_at = time.perf_counter()
         try:

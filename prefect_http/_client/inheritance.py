@@ -21,28 +21,33 @@ def bases_after(cls: type, base: type) -> tuple[type, ...]:
     return cls.__mro__[cls.__mro__.index(base) + 1 :]
 
 
-class SendingMethods:
-    """The methods by which an httpx.AsyncClient sends, which tracers, recorders and mocks replace.
+class HttpxSending:
+    """How a client would send as an httpx.AsyncClient: its methods and transports, which other code may have replaced.
 
     Sentry, Datadog and New Relic replace ``send()``; vcrpy, before version 8, and ``respx.mock(using="httpx")`` private
-    methods that it calls.
+    methods that it calls; and many tests assign another transport to a client that exists already. Those names are
+    private, but a mocked test must not reach the network.
+
+    Args:
+        client: the client, as it was made.
     """
 
-    __slots__ = ("_own",)
+    __slots__ = ("_mounts", "_own_methods", "_transport")
 
-    def __init__(self) -> None:
-        self._own: tuple[object, ...] = ()  # those that have been found to be httpx's own
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._own_methods: tuple[object, ...] = ()  # those that have been found to be httpx's own
+        attributes = vars(client)
+        self._transport, self._mounts = attributes.get("_transport"), attributes.get("_mounts")
 
-    def are_replaced(self) -> bool:
-        """Whether one of them is not httpx's own now."""
-        client = httpx.AsyncClient
-        methods = (
-            client.send,
-            getattr(client, "_send_single_request", None),
-            getattr(client, "_transport_for_url", None),
-        )
-        if methods != self._own:
+    def is_replaced(self, client: httpx.AsyncClient) -> bool:
+        """Whether one of these is not what it was."""
+        attributes = vars(client)
+        if attributes.get("_transport") is not self._transport or attributes.get("_mounts") is not self._mounts:
+            return True
+        cls = httpx.AsyncClient
+        methods = cls.send, getattr(cls, "_send_single_request", None), getattr(cls, "_transport_for_url", None)
+        if methods != self._own_methods:
             if not all(method is None or is_own(method, httpx.__name__) for method in methods):
                 return True
-            self._own = methods
+            self._own_methods = methods
         return False

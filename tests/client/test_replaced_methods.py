@@ -17,7 +17,7 @@ import respx
 from support.scripted_transport import AT_ONCE, URL, Body, Server
 
 from prefect_http import InvalidResponse, PrefectHttpxClient
-from prefect_http._client.inheritance import SendingMethods
+from prefect_http._client.inheritance import HttpxSending
 
 CHALLENGE = {"WWW-Authenticate": 'Digest realm="r", nonce="abc", qop="auth", algorithm=MD5'}
 
@@ -248,8 +248,22 @@ async def test_the_requests_of_respx_for_httpx() -> None:
 
 def test_a_method_that_does_not_exist() -> None:
     """A version of httpx without one of the private methods is as good as one where nothing is replaced."""
+    client = PrefectHttpxClient(transport=Server())
     with mock.patch.object(httpx, "AsyncClient", type("AsyncClient", (), {"send": httpx.AsyncClient.send})):
-        assert not SendingMethods().are_replaced()
+        assert not HttpxSending(client).is_replaced(client)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["_transport", "_mounts"])
+async def test_a_transport_that_is_put_into_a_client(name: str) -> None:
+    """Many tests assign a mock to the private attribute of a client; its requests go there, and are retried."""
+    mocked = Server(503, 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(), retry=AT_ONCE) as client:
+            other = httpx.AsyncClient(transport=mocked, mounts={"all://": mocked})
+            setattr(client, name, getattr(other, name))
+            assert (await client.get(URL)).status_code == 200
+    assert mocked.count == 2
 
 
 def test_replaced_before_the_import() -> None:
