@@ -59,8 +59,8 @@ PYTHONS = ["3.11", "3.12", "3.13", *filter(_is_installed, (f"3.{minor}" for mino
 
 # What the benchmarks compare the package with, and draw with.
 PEERS = [
-    *("aiohttp", "asgi-lifespan", "httpx-retries", "httpx2", "matplotlib"),
-    *("stamina", "starlette", "tenacity", "uvicorn"),
+    *("aiohttp", "asgi-lifespan", "httpx-retries", "httpx2", "matplotlib", "pyreqwest"),
+    *("stamina", "starlette", "tenacity", "trustme", "uvloop; sys_platform != 'win32'"),
 ]
 
 # Parts of the tests, for versions of Python, httpx, anyio and trio on which only some results can differ. Left out of

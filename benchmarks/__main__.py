@@ -11,7 +11,7 @@ from benchmarks import flaky, import_time, in_process, nested_lifespan, success,
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
-    *("httptools", "httpx2", "aiohttp", "uvicorn"),
+    *("httptools", "httpx2", "aiohttp", "pyreqwest"),
 )
 
 
