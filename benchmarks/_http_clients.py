@@ -6,7 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ def _context(authority: Path | None) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def open_client(name: str, server: Server, connections: int) -> AsyncIterator[Get]:
+async def open_client(name: str, server: Server, connections: int) -> AsyncGenerator[Get]:
     """Open a client that makes requests to the server, over so many connections at once."""
     url = server.url
     context = _context(server.authority)

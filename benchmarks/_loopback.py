@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(*, tls: bool = False) -> Iterator[Server]:
+def running_server(*, tls: bool = False) -> Generator[Server]:
     """Run the server on one core, and meanwhile this process on another one, if there are two."""
     with tempfile.TemporaryDirectory() as directory, _own_core() as other_core:
         authority = certificate = None
@@ -57,7 +57,7 @@ def running_server(*, tls: bool = False) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _own_core() -> Iterator[str]:
+def _own_core() -> Generator[str]:
     """Keep this process, with all its threads and children, on one core; yield the number of another one, or "".
 
     Otherwise a client with threads would take the server's core as well.

@@ -70,12 +70,17 @@ async def _get_at_once(get: Get, tasks: int, each: int) -> None:
             group.start_soon(repeat)
 
 
+def median(samples: Sequence[Sample]) -> Sample:
+    """Return the medians of all rounds."""
+    return Sample(*map(statistics.median, zip(*samples, strict=True)))
+
+
 def print_speeds(title: str, samples: Mapping[Contestant, Sequence[Sample]], targets: Sequence[Target]) -> None:
     """Print the medians of all contestants, and how many times as fast some of them are as others."""
     print(f"\n{title}")
     print(f"  {'':36}{'requests/s':>12}{'client':>12}{'server':>12}")
     for contestant, each in samples.items():
-        elapsed, processor, server = map(statistics.median, zip(*each, strict=True))
+        elapsed, processor, server = median(each)
         times = f"{processor * 1e6:>9.0f} us{server * 1e6:>9.0f} us"
         print(f"  {contestant!s:36}{1 / elapsed:12,.0f}{times}", flush=True)
     pairs = [target for target in targets if target.ours in samples and target.theirs in samples]
