@@ -6,7 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import httpx
 from benchmarks._loopback import Server
 from prefect_http import HTTPTransport, PrefectHttpxClient
 
-Get = Callable[[], Awaitable[object]]
+Get = Callable[[], Coroutine[Any, Any, object]]
 
 CLIENT, ON_TRANSPORT = "PrefectHttpxClient", "httpx on HTTPTransport"
 ALONE = "HTTPTransport alone"
@@ -52,9 +52,9 @@ def _context(authority: Path | None) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def open_client(name: str, server: Server, connections: int) -> AsyncGenerator[Get]:
+async def open_client(name: str, server: Server, connections: int, path: str = "") -> AsyncGenerator[Get]:
     """Open a client that makes requests to the server, over so many connections at once."""
-    url = server.url
+    url = server.url + path
     context = _context(server.authority)
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     match name:

@@ -52,15 +52,17 @@ def measure(contestant: Contestant, server: Server, tasks: int, each: int) -> Sa
 
 async def _measure(client: str, server: Server, tasks: int, each: int) -> Sample:
     async with open_client(client, server, tasks) as get:
-        await _get_at_once(get, tasks, 1)  # opens the connections
+        await get_at_once(get, tasks, 1)  # opens the connections
         gc.collect()
         before = time.perf_counter(), time.process_time(), server.processor_time()
-        await _get_at_once(get, tasks, each)
+        await get_at_once(get, tasks, each)
         after = time.perf_counter(), time.process_time(), server.processor_time()
     return Sample(*((end - start) / (tasks * each) for start, end in zip(before, after, strict=True)))
 
 
-async def _get_at_once(get: Get, tasks: int, each: int) -> None:
+async def get_at_once(get: Get, tasks: int, each: int) -> None:
+    """Let so many tasks make so many requests each, one after the other."""
+
     async def repeat() -> None:
         for _ in range(each):
             await get()

@@ -27,13 +27,7 @@ def print_table(
 def print_checked(name: str, result: str, checked: float = 0.0, target: float | None = None, unit: str = "") -> None:
     """Print a result, and whether the number ``checked`` is at most the target, if there is one."""
     beside = "" if target is None else _verdict(checked, target, unit)
-    print(f"  {name:34}{result:33}   {beside}".rstrip(), flush=True)
-
-
-def print_at_least(name: str, result: str, checked: float = 0.0, target: float | None = None) -> None:
-    """Print a result, and whether the number ``checked`` is at least the target, if there is one."""
-    beside = "" if target is None else f">= {target:.3g} {'ok' if checked >= target else 'MISSED'}"
-    print(f"  {name:60}{result:25}   {beside}".rstrip(), flush=True)
+    print(f"  {name:36}{result:31}   {beside}".rstrip(), flush=True)
 
 
 def print_speedup_header() -> None:

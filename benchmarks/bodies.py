@@ -72,10 +72,6 @@ def _print(title: str, samples: dict[Contestant, list[Sample]], added: dict[Cont
 
 async def _measure(client: str, kind: str, url: str) -> None:
     """Print what a long transfer takes; what is allocated once, or only loaded, does not count."""
-
-
-async def _measure(client: str, kind: str, url: str) -> None:
-    """Print what a long transfer takes; what is allocated once, or only loaded, does not count."""
     async with _OPEN[client](kind, url) as transfer:
         await transfer(_SHORT)
         before = peak_mib(), time.perf_counter(), time.process_time()
