@@ -175,7 +175,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, which print ratios to other packages."""
+    """Run the benchmarks, which print ratios to other packages; those that are named, as in ``-- wire tls``."""
     install_wheel(session, *PEERS)
     session.run("python", "-m", "benchmarks", *session.posargs)
 

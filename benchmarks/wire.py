@@ -43,7 +43,7 @@ _EACH = {1: 800, 10: 150, 100: 20, 1_000: 3}
 _EACH_OF_SLOW = {1: 400, 10: 30, 100: 4, 1_000: 1}
 _SLOW = "httpx", "httpx2"
 _ROUNDS = {1: 9, 10: 7, 100: 9, 1_000: 7}
-_ROUNDS_OF_SLOW = {1: 9, 10: 3, 100: 7, 1_000: 2}
+_ROUNDS_OF_SLOW = {1: 9, 10: 3, 100: 5, 1_000: 2}
 
 
 def _to(theirs: Contestant, at_least: float | None, clients: Iterable[str], *backends: str) -> list[Target]:
