@@ -59,8 +59,8 @@ PYTHONS = ["3.11", "3.12", "3.13", *filter(_is_installed, (f"3.{minor}" for mino
 
 # What the benchmarks compare the package with, and draw with.
 PEERS = [
-    *("aiohttp", "asgi-lifespan", "httpx-retries", "httpx2", "matplotlib"),
-    *("stamina", "starlette", "tenacity", "uvicorn"),
+    *("aiohttp", "asgi-lifespan", "httpx-retries", "httpx2", "matplotlib", "pyreqwest"),
+    *("stamina", "starlette", "tenacity", "trustme", "uvloop; sys_platform != 'win32'"),
 ]
 
 # Parts of the tests, for versions of Python, httpx, anyio and trio on which only some results can differ. Left out of
@@ -175,7 +175,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, which print ratios to other packages."""
+    """Run the benchmarks, which print ratios to other packages; those that are named, as in ``-- wire tls``."""
     install_wheel(session, *PEERS)
     session.run("python", "-m", "benchmarks", *session.posargs)
 

@@ -1,32 +1,74 @@
-"""Run all benchmarks and print their tables. Takes about twelve minutes."""
+"""Run the benchmarks and print their tables: all of them, or those named, as in ``python -m benchmarks wire tls``.
+
+All take about eighteen minutes.
+"""
 
 from __future__ import annotations
 
+import argparse
 import platform
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 import anyio
 
-from benchmarks import flaky, import_time, in_process, nested_lifespan, success, throttle, whole_lifespan, wire
+from benchmarks import (
+    bodies,
+    flaky,
+    import_time,
+    in_process,
+    nested_lifespan,
+    resources,
+    success,
+    throttle,
+    tls,
+    whole_lifespan,
+    wire,
+)
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
-    *("httptools", "httpx2", "aiohttp", "uvicorn"),
+    *("httptools", "httpx2", "aiohttp", "pyreqwest"),
 )
 
 
+def _on_both(run: Callable[[str], Awaitable[None]]) -> Callable[[], None]:
+    def run_on_both() -> None:
+        for backend in ("trio", "asyncio"):
+            anyio.run(run, backend, backend=backend)
+
+    return run_on_both
+
+
+_BENCHMARKS: dict[str, Callable[[], None]] = {
+    "success": _on_both(success.run),
+    "in_process": _on_both(in_process.run),
+    "nested_lifespan": _on_both(nested_lifespan.run),
+    "whole_lifespan": _on_both(whole_lifespan.run),
+    "throttle": _on_both(throttle.run),
+    "import_time": import_time.run,
+    "resources": resources.run,
+    "crowds": throttle.run_crowds,
+    "flaky": flaky.run,
+    "wire": wire.run,
+    "tls": tls.run,
+    "bodies": bodies.run,
+}
+
+
 def main() -> None:
-    """Run all benchmarks."""
+    """Run all benchmarks, or those that are named."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run all benchmarks, or those named.")
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(_BENCHMARKS))
+    names = parser.parse_args().names
+    if unknown := set(names) - _BENCHMARKS.keys():
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(_BENCHMARKS)}")
     versions = ", ".join(f"{name} {version(name)}" for name in _PEERS)
     print(f"{platform.python_implementation()} {platform.python_version()}; {versions}")
-    print("Ratios to the first row of each table, measured in turns with it: medians of all rounds, and quartiles.")
-    for benchmark in (success, in_process, nested_lifespan, whole_lifespan, throttle):
-        for backend in ("trio", "asyncio"):
-            anyio.run(benchmark.run, backend, backend=backend)
-    import_time.run()
-    throttle.run_crowds()
-    flaky.run()
-    wire.run()
+    print("Unless noted otherwise: ratios to the first row of each table, measured in turns with it;")
+    print("medians of all rounds, and quartiles.")
+    for name in names or _BENCHMARKS:
+        _BENCHMARKS[name]()
 
 
 if __name__ == "__main__":

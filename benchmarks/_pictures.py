@@ -52,7 +52,7 @@ def draw_wire(rates: Mapping[str, Mapping[int, float]], directory: Path = _DIREC
     """Draw requests per second over the number of tasks, or print why not.
 
     Args:
-        rates: requests per second, by client and by the number of tasks.
+        rates: requests per second, by client and backend ("httpx, trio"), and by the number of tasks.
         directory: where to write the picture; it is created if it does not exist.
     """
     _save("wire_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates), directory)
@@ -76,16 +76,17 @@ def _save(name: str, fill: Callable[[Figure], object], directory: Path) -> None:
 
 def _draw_rates_by_tasks(figure: Figure, rates: Mapping[str, Mapping[int, float]]) -> None:
     """Draw a line for each client."""
-    figure.suptitle("Requests per second over loopback, by the number of tasks (uvicorn, one small response each)")
+    figure.suptitle("Requests per second over loopback, by the number of tasks (one small response each)")
     axes = figure.subplots()
-    for number, (client, by_tasks) in enumerate(rates.items()):
-        is_asyncio = client.endswith("asyncio")
+    colors: dict[str, str] = {}
+    for name, by_tasks in rates.items():
+        client, backend = name.split(", ")
         axes.plot(
             list(by_tasks),
             list(by_tasks.values()),
-            label=client,
-            color=f"C{number // 2}",
-            linestyle="--" if is_asyncio else "-",
+            label=name,
+            color=colors.setdefault(client, f"C{len(colors)}"),
+            linestyle="--" if backend == "asyncio" else "-",
             marker="o",
             markersize=3,
         )

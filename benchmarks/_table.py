@@ -27,13 +27,23 @@ def print_table(
 def print_checked(name: str, result: str, checked: float = 0.0, target: float | None = None, unit: str = "") -> None:
     """Print a result, and whether the number ``checked`` is at most the target, if there is one."""
     beside = "" if target is None else _verdict(checked, target, unit)
-    print(f"  {name:34}{result:33}   {beside}".rstrip(), flush=True)
+    print(f"  {name:36}{result:31}   {beside}".rstrip(), flush=True)
 
 
-def print_at_least(name: str, result: str, checked: float = 0.0, target: float | None = None) -> None:
-    """Print a result, and whether the number ``checked`` is at least the target, if there is one."""
-    beside = "" if target is None else f">= {target:.3g} {'ok' if checked >= target else 'MISSED'}"
-    print(f"  {name:60}{result:25}   {beside}".rstrip(), flush=True)
+def print_speedup_header() -> None:
+    """Print the header for print_speedup()."""
+    print(f"  {'times as fast, by':60}{'wall clock':22}{'processor time':22}target")
+
+
+def print_speedup(name: str, elapsed: Ratio, processor: Ratio, target: float | None) -> None:
+    """Print how many times as fast something is, and whether the target is met, if there is one."""
+    beside = ""
+    if target is not None:
+        missed = {"wall clock": elapsed.median < target, "processor time": processor.median < target}
+        words = " and ".join(by for by, is_missed in missed.items() if is_missed)
+        beside = f">= {target:g} {f'MISSED by {words}' if words else 'ok'}"
+    cells = "".join(f"{one.median:5.2f}   {f'{one.low:.2f}-{one.high:.2f}':14}" for one in (elapsed, processor))
+    print(f"  {name:60}{cells}{beside}".rstrip(), flush=True)
 
 
 def _verdict(result: float, target: float, unit: str = "") -> str:

@@ -1,181 +1,162 @@
-"""How many requests a second go over the wire, by client and by the number of tasks.
+"""How fast small requests go over the wire, by client and by the number of tasks.
 
-A uvicorn with httptools, in a process of its own, answers with a few bytes, so what is measured is the client. Each
-contestant first opens its connections, one for each task. They take turns, and ratios are of neighbours. What is
-counted is wall-clock time, since two processes work at once; on a machine with fewer than two processors free, the
-faster clients look slower than they are.
+A server in a process of its own, on another core, answers with a few bytes. It takes less time for a request than any
+client (see _loopback_server.py; the table shows how much), so what is measured is the client. Each contestant first
+opens its connections, one for each task.
+
+While the package is being worked on, ``python -m benchmarks.wire --quick`` gives the main ratios in about 20 seconds.
+On a busy machine, look at those of processor time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import anyio
-import httpx
-
+from benchmarks._http_clients import ALONE, CLIENT, ON_TRANSPORT, Contestant
+from benchmarks._loopback import running_server
 from benchmarks._pictures import draw_wire
-from benchmarks._table import print_at_least
-from prefect_http import HTTPTransport, PrefectHttpxClient
+from benchmarks._speed import Sample, Target, measure, print_faster, print_speeds
+from benchmarks._table import print_speedup_header
 
-Get = Callable[[], Awaitable[object]]
-
-
-class Contestant(NamedTuple):
-    """A client on a backend."""
-
-    client: str
-    backend: str
-
-    def __str__(self) -> str:
-        return f"{self.client}, {self.backend}"
-
-
-_CLIENT, _TRANSPORT = "PrefectHttpxClient", "httpx on HTTPTransport"
-_OURS = _CLIENT, _TRANSPORT
+_OURS = CLIENT, ON_TRANSPORT
+_BOTH = "trio", "asyncio"
+_AIOHTTP, _PYREQWEST = Contestant("aiohttp", "asyncio"), Contestant("pyreqwest", "asyncio")
+# With any number of tasks; these are drawn.
 _CONTESTANTS = [
-    *(Contestant(client, backend) for client in (*_OURS, "httpx", "httpx2") for backend in ("trio", "asyncio")),
-    Contestant("aiohttp", "asyncio"),
+    *(Contestant(client, backend) for client in (*_OURS, "httpx", "httpx2") for backend in _BOTH),
+    _AIOHTTP,
+    _PYREQWEST,
 ]
-# By the number of tasks: how many requests each of them makes in a round, so that it takes half a second or so, and
+# With 100 tasks only.
+_FURTHER = [
+    *(Contestant(client, "uvloop") for client in (CLIENT, "aiohttp")),
+    *(Contestant(ALONE, backend) for backend in _BOTH),
+]
+_TASKS_OF_FURTHER = 100
+
+# By the number of tasks: how many requests each of them makes in a round, so that it takes half a second or less, and
 # fewer with those that slow down; and how many rounds there are.
 _EACH = {1: 800, 10: 150, 100: 20, 1_000: 3}
 _EACH_OF_SLOW = {1: 400, 10: 30, 100: 4, 1_000: 1}
 _SLOW = "httpx", "httpx2"
-_ROUNDS = {1: 9, 10: 7, 100: 7, 1_000: 2}
-# By the number of tasks: ours on a backend makes so many times as many requests as another one.
-_TARGETS = {
-    1: [("trio", Contestant("httpx", "trio"), 1.6), ("asyncio", Contestant("httpx", "asyncio"), 1.6)],
-    100: [
-        ("trio", Contestant("httpx", "trio"), 5.0),
-        ("trio", Contestant("httpx2", "trio"), 2.5),
-        ("trio", Contestant("aiohttp", "asyncio"), 0.5),
-        ("asyncio", Contestant("httpx", "asyncio"), 4.0),
+_ROUNDS = {1: 9, 10: 7, 100: 9, 1_000: 7}
+_ROUNDS_OF_SLOW = {1: 9, 10: 3, 100: 5, 1_000: 2}
+
+
+def _to(theirs: Contestant, at_least: float | None, clients: Iterable[str], *backends: str) -> list[Target]:
+    return [Target(Contestant(client, backend), theirs, at_least) for client in clients for backend in backends]
+
+
+def _to_each(theirs: str, at_least: float, clients: Iterable[str], *backends: str) -> list[Target]:
+    """Return targets relative to another client on the same backend."""
+    return [target for one in backends for target in _to(Contestant(theirs, one), at_least, clients, one)]
+
+
+# By the number of tasks.
+_TARGETS: dict[int, list[Target]] = {
+    1: [
+        *_to_each("httpx", 4.0, [CLIENT], *_BOTH),
+        *_to_each("httpx", 1.6, [ON_TRANSPORT], *_BOTH),
+        *_to(_PYREQWEST, None, [CLIENT], "trio"),
     ],
-    1_000: [("trio", Contestant("httpx", "trio"), 5.0), ("asyncio", Contestant("httpx", "asyncio"), 5.0)],
+    100: [
+        *_to(_AIOHTTP, 1.0, [CLIENT], "trio"),  # the aim is 1.3
+        *_to(_AIOHTTP, 0.85, [CLIENT], "asyncio"),
+        *_to_each("aiohttp", 1.0, [CLIENT], "uvloop"),
+        *_to(_AIOHTTP, 0.5, [ON_TRANSPORT], *_BOTH),
+        *_to(_AIOHTTP, None, [ALONE], *_BOTH),
+        *_to(_PYREQWEST, 0.5, [CLIENT], "trio"),
+        *_to_each("httpx", 5.0, _OURS, "trio"),
+        *_to_each("httpx", 4.0, _OURS, "asyncio"),
+        *_to_each("httpx2", 2.5, _OURS, "trio"),
+    ],
+    1_000: _to_each("httpx", 5.0, _OURS, *_BOTH),
 }
-_FEW, _MANY, _MIN_KEPT = 10, 1_000, 2 / 3
+_FEW, _MANY, _MIN_KEPT = 10, 1_000, 0.85
 
-_SERVER = """
-import uvicorn
+# For --quick: shorter rounds, which do as well for ratios. httpx is there for 1 task only.
+_QUICK_EACH = {1: 200, 100: 6}
+_QUICK_ROUNDS = {1: 6, 100: 6}
+_QUICK = [
+    *(Contestant(CLIENT, backend) for backend in (*_BOTH, "uvloop")),
+    *(Contestant(client, "trio") for client in (ON_TRANSPORT, "httpx")),
+    *(Contestant(ALONE, backend) for backend in _BOTH),
+    *(_AIOHTTP, Contestant("aiohttp", "uvloop"), _PYREQWEST),
+]
 
-async def app(scope, receive, send):
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"Hello, world!"})
 
-class Server(uvicorn.Server):
-    async def startup(self, sockets=None):
-        await super().startup(sockets)
-        print(self.servers[0].sockets[0].getsockname()[1], flush=True)
+class _Plan(NamedTuple):
+    """What is measured of a contestant, by the number of tasks.
 
-# The socket is asyncio's: one that socket.create_server() makes has no TCP_NODELAY, and each answer takes 40 ms.
-options = {"loop": "asyncio", "http": "httptools", "lifespan": "off", "log_level": "error", "access_log": False}
-Server(uvicorn.Config(app, port=0, backlog=4096, timeout_keep_alive=600, **options)).run()
-"""
+    Attributes:
+        each: how many requests each task makes in a round.
+        rounds: how many rounds there are.
+    """
+
+    each: dict[int, int]
+    rounds: dict[int, int]
+
+
+_Samples = Mapping[int, Mapping[Contestant, Sequence[Sample]]]
 
 
 def run() -> None:
-    """Measure all, print it, and draw it."""
-    rates: dict[Contestant, dict[int, list[float]]] = {contestant: {} for contestant in _CONTESTANTS}
-    with _server() as url:
-        for tasks, rounds in _ROUNDS.items():
-            for number in range(rounds):
-                for contestant in _CONTESTANTS if number % 2 else reversed(_CONTESTANTS):
-                    rate = anyio.run(_requests_per_second, contestant, url, tasks, backend=contestant.backend)
-                    rates[contestant].setdefault(tasks, []).append(rate)
-            _print_rates(tasks, {contestant: by_tasks[tasks] for contestant, by_tasks in rates.items()})
-    print("\nRequests a second that are left with 1,000 tasks of those with 10")
-    for contestant, by_tasks in rates.items():
-        kept = statistics.median(by_tasks[_MANY]) / statistics.median(by_tasks[_FEW])
-        print_at_least(str(contestant), f"{kept:.2f}", kept, _MIN_KEPT if contestant.client in _OURS else None)
-    draw_wire(
-        {
-            str(contestant): {tasks: statistics.median(each) for tasks, each in by_tasks.items()}
-            for contestant, by_tasks in rates.items()
+    """Measure everything, print it, and draw it."""
+    plans = {contestant: _plan(contestant) for contestant in (*_CONTESTANTS, *_FURTHER)}
+    samples = _measure(plans)
+    _print(samples)
+    print("\nWith 1,000 tasks, relative to 10")
+    print_speedup_header()
+    for contestant in _CONTESTANTS:
+        target = _MIN_KEPT if contestant.client in _OURS else None
+        print_faster(str(contestant), samples[_MANY][contestant], samples[_FEW][contestant], target)
+    rates = {
+        str(contestant): {
+            tasks: 1 / statistics.median(one.elapsed for one in samples[tasks][contestant]) for tasks in _ROUNDS
         }
-    )
+        for contestant in _CONTESTANTS
+    }
+    draw_wire(rates)
 
 
-def _print_rates(tasks: int, rates: dict[Contestant, list[float]]) -> None:
-    print(f"\nRequests a second, {tasks:,} {'task' if tasks == 1 else 'tasks'}")
-    for contestant, each in rates.items():
-        rate = statistics.median(each)
-        print_at_least(str(contestant), f"{rate:8,.0f}   {1e6 / rate:,.0f} us")
-    for backend, other, target in _TARGETS.get(tasks, ()):
-        for client in _OURS:
-            ours = rates[Contestant(client, backend)]
-            ratios = [our / their for our, their in zip(ours, rates[other], strict=True)]
-            low, ratio, high = statistics.quantiles(ratios, n=4)
-            name = f"{client}, {backend}, to {other}"
-            print_at_least(name, f"{ratio:.2f} x   {low:.2f}-{high:.2f}", ratio, target)
+def run_quick() -> None:
+    """Measure a few contestants with 1 task and with 100, and print the ratios."""
+    plans = {contestant: _Plan(_QUICK_EACH, dict(_QUICK_ROUNDS)) for contestant in _QUICK}
+    del plans[Contestant("httpx", "trio")].rounds[100]
+    _print(_measure(plans))
 
 
-async def _requests_per_second(contestant: Contestant, url: str, tasks: int) -> float:
-    each = (_EACH_OF_SLOW if contestant.client in _SLOW else _EACH)[tasks]
-    async with _client(contestant.client, url, tasks) as get:
-        await _get_at_once(get, tasks, 1)  # opens the connections
-        started = time.perf_counter()
-        await _get_at_once(get, tasks, each)
-        return tasks * each / (time.perf_counter() - started)
+def _plan(contestant: Contestant) -> _Plan:
+    if contestant in _FURTHER:
+        return _Plan(_EACH, {_TASKS_OF_FURTHER: _ROUNDS[_TASKS_OF_FURTHER]})
+    return _Plan(_EACH_OF_SLOW, _ROUNDS_OF_SLOW) if contestant.client in _SLOW else _Plan(_EACH, _ROUNDS)
 
 
-async def _get_at_once(get: Get, tasks: int, each: int) -> None:
-    async def repeat() -> None:
-        for _ in range(each):
-            await get()
-
-    async with anyio.create_task_group() as group:
-        for _ in range(tasks):
-            group.start_soon(repeat)
-
-
-@contextlib.asynccontextmanager
-async def _client(name: str, url: str, tasks: int) -> AsyncIterator[Get]:
-    limits = httpx.Limits(max_connections=tasks, max_keepalive_connections=tasks)
-    match name:
-        case "aiohttp":
-            import aiohttp
-
-            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=tasks)) as session:
-
-                async def get() -> None:
-                    async with session.get(url) as response:
-                        await response.read()
-
-                yield get
-        case "httpx2":
-            import httpx2
-
-            limits2 = httpx2.Limits(max_connections=tasks, max_keepalive_connections=tasks)
-            async with httpx2.AsyncClient(limits=limits2, timeout=60) as client2:
-                yield lambda: client2.get(url)
-        case _:
-            clients: dict[str, Callable[[], httpx.AsyncClient]] = {
-                _CLIENT: lambda: PrefectHttpxClient(limits=limits, timeout=60),
-                _TRANSPORT: lambda: httpx.AsyncClient(transport=HTTPTransport(limits=limits), timeout=60),
-                "httpx": lambda: httpx.AsyncClient(limits=limits, timeout=60),
-            }
-            async with clients[name]() as client:
-                yield lambda: client.get(url)
+def _measure(plans: Mapping[Contestant, _Plan]) -> _Samples:
+    """Measure all contestants in turns, and the numbers of tasks too, since they are compared with each other."""
+    contestants = [contestant for contestant in plans if contestant.is_available]
+    numbers = sorted({tasks for plan in plans.values() for tasks in plan.rounds})
+    samples: dict[int, dict[Contestant, list[Sample]]] = {
+        tasks: {contestant: [] for contestant in contestants if tasks in plans[contestant].rounds} for tasks in numbers
+    }
+    with running_server() as server:
+        for number in range(max(max(plan.rounds.values()) for plan in plans.values())):
+            for tasks, by_contestant in samples.items():
+                for contestant in list(by_contestant) if number % 2 else reversed(by_contestant):
+                    each, rounds = plans[contestant]
+                    if number < rounds[tasks]:
+                        by_contestant[contestant].append(measure(contestant, server, tasks, each[tasks]))
+    return samples
 
 
-@contextlib.contextmanager
-def _server() -> Iterator[str]:
-    """Run the server in a process of its own, which tells its port when it is up."""
-    command = [sys.executable, "-c", _SERVER]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}/"
-        finally:
-            process.kill()
+def _print(samples: _Samples) -> None:
+    for tasks, by_contestant in samples.items():
+        title = f"Small requests over loopback, {tasks:,} {'task' if tasks == 1 else 'tasks'}"
+        print_speeds(title, by_contestant, _TARGETS.get(tasks, []))
 
 
 if __name__ == "__main__":
-    run()
+    run_quick() if "--quick" in sys.argv[1:] else run()
