@@ -7,7 +7,6 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-
 import httpx
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
