@@ -53,10 +53,10 @@ class TrioStream(ByteStream):
             else:
                 max_bytes = min(max_bytes, _FIRST)
                 await trio.lowlevel.wait_readable(self._socket)
-            while True:
+            data: bytes | None = None
+            while data is None:
                 try:
                     data = self._socket.recv(max_bytes)
-                    break
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(self._socket)
         except trio.BusyResourceError:

@@ -1,7 +1,7 @@
 """TLS on a stream: the handshake, the stream above it, and what is needed to see all that has arrived.
 
 OpenSSL works in memory (`ssl.MemoryBIO`), straight between the connection and the stream below. anyio's TLSStream costs
-50 us for each small request: it asks OpenSSL for data before there can be any, has more calls between, and hides what it
+a small request 50 us: it asks OpenSSL for data before there can be any, returns one record at a time, and hides what it
 has received and not decrypted yet.
 """
 
@@ -61,8 +61,10 @@ async def start_tls(
 
 def _encoded(server_name: str | None) -> bytes | None:
     """Return a server name as TLS wants it; the ssl module would use an outdated standard (IDNA 2003)."""
-    if server_name is None or server_name.isascii():
-        return server_name and server_name.encode()
+    if server_name is None:
+        return None
+    if server_name.isascii():
+        return server_name.encode()
     return httpx.URL(scheme="https", host=server_name).raw_host
 
 

@@ -18,9 +18,7 @@ from support.fake_stream import FakeStream
 from support.wire import is_asyncio, until
 
 from prefect_http._concurrency.backend import connect_tcp
-from prefect_http._concurrency.socket_attributes import InputAttribute
-
-pytestmark = pytest.mark.anyio
+from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
 
 BIG = 16 * 1024 * 1024  # more than all buffers of a connection hold
 
@@ -53,6 +51,11 @@ async def receive_all(stream: ByteStream, count: int) -> bytes:
     return data
 
 
+async def send_all(other: socket.socket) -> None:
+    """Send much from the other side."""
+    await anyio.to_thread.run_sync(other.sendall, b"x" * BIG)
+
+
 async def settle() -> None:
     """Let what has been sent arrive, and the tasks that wait for it run."""
     for _ in range(10):
@@ -62,6 +65,7 @@ async def settle() -> None:
 # --- There and back
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_there_and_back(host: str) -> None:
     """What is sent arrives, in both directions, and the stream tells its addresses."""
@@ -81,6 +85,7 @@ async def test_there_and_back(host: str) -> None:
         assert stream.extra(SocketAttribute.raw_socket, None) is None
 
 
+@pytest.mark.anyio
 async def test_received_in_parts() -> None:
     """What exceeds the number of bytes that are asked for is received next."""
     async with ends() as (stream, other):
@@ -88,17 +93,19 @@ async def test_received_in_parts() -> None:
         assert [await stream.receive(4), await stream.receive(4)] == [b"answ", b"er"]
 
 
+@pytest.mark.anyio
 async def test_large_pieces() -> None:
     """Much data is received whole, and little data after it."""
     async with ends() as (stream, other):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, other.sendall, b"x" * BIG)
+            tasks.start_soon(send_all, other)
             assert await receive_all(stream, BIG) == b"x" * BIG
         for _ in range(2):
             other.send(b"!")
             assert await stream.receive() == b"!"
 
 
+@pytest.mark.anyio
 async def test_one_direction_is_closed() -> None:
     """After send_eof(), the other side sees the end, and may still send."""
     async with ends() as (stream, other):
@@ -112,6 +119,7 @@ async def test_one_direction_is_closed() -> None:
 # --- The end
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("is_waiting", [True, False])
 async def test_end(is_waiting: bool) -> None:
     """The end of the stream comes after all data, each time."""
@@ -158,6 +166,7 @@ async def reset_it(_: ByteStream, other: socket.socket) -> None:
     await settle()
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("spoil", "expected"), [(close_it, anyio.ClosedResourceError), (reset_it, anyio.BrokenResourceError)]
 )
@@ -188,6 +197,7 @@ async def test_closed_or_reset(use: Use, spoil: Spoil, expected: type[Exception]
     assert set(caught) <= {expected, anyio.EndOfStream} or expected is anyio.BrokenResourceError
 
 
+@pytest.mark.anyio
 async def test_sending_after_a_reset() -> None:
     """Sending on a broken connection fails, at the latest the third time."""
     async with ends() as (stream, other):
@@ -198,6 +208,7 @@ async def test_sending_after_a_reset() -> None:
                 await settle()
 
 
+@pytest.mark.anyio
 async def test_two_at_once() -> None:
     """A second task that receives, or that sends while the first cannot go on, is refused."""
     async with ends() as (stream, _), anyio.create_task_group() as tasks:
@@ -212,6 +223,7 @@ async def test_two_at_once() -> None:
 # --- Waiting
 
 
+@pytest.mark.anyio
 async def test_back_pressure() -> None:
     """Sending waits for the other side to receive; and what nobody receives stays within bounds."""
     async with ends() as (stream, other):
@@ -234,6 +246,7 @@ async def test_back_pressure() -> None:
         assert len(await receive_all(stream, sent)) == sent
 
 
+@pytest.mark.anyio
 async def test_each_receive_lets_others_run() -> None:
     """Receiving what has arrived already lets other tasks run."""
     turns: list[int] = []
@@ -255,6 +268,7 @@ async def test_each_receive_lets_others_run() -> None:
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.anyio
 async def test_cancelled() -> None:
     """Receiving that is cancelled loses nothing; sending that is cancelled before it begins sends nothing."""
     async with ends() as (stream, other):
@@ -279,6 +293,7 @@ async def test_cancelled() -> None:
         assert scope.cancelled_caught
 
 
+@pytest.mark.anyio
 async def test_peek() -> None:
     """What the event loop has read can be seen; trio reads nothing by itself."""
     async with ends() as (stream, other):
@@ -294,18 +309,49 @@ async def test_peek() -> None:
             await until(lambda: peek() == b"")
 
 
+@pytest.mark.anyio
+async def test_end_after_much() -> None:
+    """If the end comes after more than the event loop reads ahead, all of it is received, and then the end."""
+    async with ends() as (stream, other):
+        other.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += other.send(b"x" * 65536)
+        await settle()
+        other.close()
+        received = 0
+        with pytest.raises(anyio.EndOfStream):
+            while True:
+                received += len(await stream.receive(100_000))
+                await settle()
+        assert received == sent
+
+
+def test_other_side_is_gone() -> None:
+    """A socket that has been closed on the other side has no remote address, and one that is closed has nothing."""
+    one, other = socket.socketpair()
+    with one, other, socket.socket() as unconnected:
+        attributes = socket_attributes(unconnected)
+        assert SocketAttribute.raw_socket in attributes
+        assert SocketAttribute.remote_address not in attributes
+    assert not socket_attributes(one)
+
+
 # --- Connecting
 
 
+@pytest.mark.anyio
 async def test_no_such_address() -> None:
     """A port that nothing listens on, or a host that is unknown, is an OSError."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     for host in "127.0.0.1", "localhost", "host.invalid":
-        with pytest.raises(OSError):
+        with pytest.raises(OSError):  # noqa: PT011
             await connect_tcp(host, port, None)
 
 
+@pytest.mark.anyio
 async def test_local_address() -> None:
     """The local address can be chosen."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -314,6 +360,7 @@ async def test_local_address() -> None:
         await stream.aclose()
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_stream_without_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream whose socket is gone already is left as it is."""
@@ -356,6 +403,7 @@ class Connecting:
         return [(0, 0, 0, "", (address, 0)) for address in ("127.0.0.1", "127.0.0.1", "::1")]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("how", ["fails", "is slow"])
 async def test_second_address(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,6 +423,7 @@ async def test_second_address(how: str, monkeypatch: pytest.MonkeyPatch) -> None
         assert other.fileno() >= 0
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_all_addresses_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """If all addresses fail, the error has the reasons."""
@@ -389,6 +438,7 @@ async def test_all_addresses_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [str(each) for each in caught.value.__cause__.exceptions] == ["refused by ::1", "refused by 127.0.0.1"]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_cancelled_when_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     """If connecting is cancelled just when it has succeeded, the connection is closed."""
@@ -398,6 +448,7 @@ async def test_cancelled_when_connected(monkeypatch: pytest.MonkeyPatch) -> None
     assert scope.cancelled_caught
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_two_addresses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """If two addresses accept at the same moment, one of the connections is closed."""

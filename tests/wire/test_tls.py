@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.abc
@@ -14,10 +14,11 @@ import httpx
 import pytest
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
+from support.fake_stream import FakeStream
 from support.tls_ends import End, deliver, tls_pair
 from support.tls_servers import client_context, server_context
 
-from prefect_http._wire.tls import has_early_tls_data, has_tls_input, start_tls
+from prefect_http._wire.tls import TLSStream, has_early_tls_data, has_tls_input, start_tls
 
 # --- Input
 
@@ -142,8 +143,6 @@ def test_early_data(ends: tuple[End, End]) -> None:
     assert has_early_tls_data(client.tls) is False
     client.incoming.write(b"220 smtp.example.org ESMTP")
     assert has_early_tls_data(client.tls) is False
-
-
 
 
 # --- The stream above
@@ -313,7 +312,7 @@ class OtherContext(ssl.SSLContext):
 
 
 @pytest.mark.anyio
-async def test_context_of_another_library() -> None:
+async def test_context_of_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The context of another library is used in a thread."""
     threads: list[object] = []
     context = OtherContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -324,7 +323,47 @@ async def test_context_of_another_library() -> None:
         threads.append(threading.current_thread())
         return wrap(*args, **kwargs)
 
-    context.wrap_bio = wrap_bio  # type: ignore[method-assign]
+    monkeypatch.setattr(context, "wrap_bio", wrap_bio)
     await start_tls(Below(End(server_context(), server_side=True)), context, "localhost", 5, "x")
     assert threads != [threading.main_thread()]
     assert len(threads) == 1
+
+
+class Renegotiating:
+    """OpenSSL while the server renegotiates: it must receive and send something of its own before it goes on."""
+
+    def __init__(self, outgoing: ssl.MemoryBIO) -> None:
+        self.outgoing = outgoing
+        self.reads: list[Any] = [ssl.SSLWantReadError(), b"answer", ssl.SSLWantReadError()]
+        self.writes: list[Any] = [ssl.SSLWantReadError(), 8]
+
+    def pending(self) -> int:
+        return 0
+
+    def read(self, _: int) -> Any:
+        return self.next_of(self.reads)
+
+    def write(self, _: bytes) -> Any:
+        return self.next_of(self.writes)
+
+    def next_of(self, script: list[Any]) -> Any:
+        self.outgoing.write(b"reply")
+        if isinstance(result := script.pop(0), Exception):
+            raise result
+        return result
+
+
+@pytest.mark.anyio
+async def test_renegotiation() -> None:
+    """If the server renegotiates, what OpenSSL has to say is sent while receiving, and received while sending."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    below = FakeStream(b"hello", b"hello", b"hello")
+    openssl = Renegotiating(outgoing)
+    stream = TLSStream(below, cast(ssl.SSLObject, openssl), incoming, outgoing)
+    assert await stream.receive() == b"answer"
+    assert below.sent == [b"reply"]
+    await stream.send(b"question")
+    assert below.sent == [b"reply", b"replyreplyreply", b"reply"]
+    openssl.writes = [ssl.SSLError("bad")]
+    with pytest.raises(ssl.SSLError, match="bad"):
+        await stream.send(b"question")

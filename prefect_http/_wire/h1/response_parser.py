@@ -135,19 +135,12 @@ class ResponseParser:
     def _feed_head(self, data: bytes) -> bytes:
         """Parse the head, and return the data that follows it."""
         while data:
-            if self._lenient is None:
-                plain = _plain_head(self._method, data)
-                if plain is None:
-                    self._lenient = LenientHead()
-                else:
-                    head, end = plain
-                    data = data[end:]
-            if self._lenient is not None:
-                rest = self._lenient.feed(data)
-                if rest is None:
+            parsed = _plain_head(self._method, data) if self._lenient is None else None
+            if parsed is None:
+                parsed = self._lenient_head(data)
+                if parsed is None:
                     return b""
-                head, data = self._lenient_head(self._lenient), rest
-                self._lenient = None
+            head, data = parsed
             if head.status == 101 and not self._allow_upgrade:
                 raise InvalidResponse("the server sent a 101, but the request did not ask for an upgrade")
             if head.status >= 200 or head.status == 101:
@@ -158,8 +151,14 @@ class ResponseParser:
                 raise InvalidResponse(f"the server sent more than {MAX_INFORMATIONAL} informational responses (1xx)")
         return b""
 
-    def _lenient_head(self, lenient: LenientHead) -> ResponseHead:
-        return response_head(
+    def _lenient_head(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
+        """Parse a head that is not plain; see `_plain_head()`."""
+        lenient = self._lenient = self._lenient or LenientHead()
+        rest = lenient.feed(data)
+        if rest is None:
+            return None
+        self._lenient = None
+        head = response_head(
             self._method,
             lenient.version,
             lenient.status,
@@ -167,6 +166,7 @@ class ResponseParser:
             lenient.headers,
             is_ambiguous=lenient.is_ambiguous,
         )
+        return head, rest
 
     def _begin_body(self, head: ResponseHead) -> None:
         self.head = head
@@ -193,8 +193,8 @@ class ResponseParser:
         return body
 
 
-def _plain_head(method: str, data: bytes) -> tuple[ResponseHead, int] | None:
-    """Return a head, and where it ends in the data; None: it is incomplete, or not plain.
+def _plain_head(method: str, data: bytes) -> tuple[ResponseHead, bytes] | None:
+    """Return a head, and the data that follows it; None: it is incomplete, or not plain.
 
     Raises:
         InvalidResponse: it is plain, and invalid.
@@ -211,4 +211,4 @@ def _plain_head(method: str, data: bytes) -> tuple[ResponseHead, int] | None:
     if data.find(b" \r", start, end + 1) >= 0 or data.find(b"\t\r", start, end + 1) >= 0:
         return None  # whitespace after a value
     version, status, reason = status_line.groups()
-    return response_head(method, version.decode(), int(status), reason, headers), end + 4
+    return response_head(method, version.decode(), int(status), reason, headers), data[end + 4 :]
