@@ -22,7 +22,6 @@ from prefect_http._client.routes import Routes
 from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse
 from prefect_http._types import Certificate
-from prefect_http._wire.transport import HTTPTransport, answer_with
 
 # Invalid as a pattern if an address may have a prefix length; otherwise "x" is the path of a URL, and ignored.
 _NO_NETWORK = "all://[::1]/x"
@@ -64,7 +63,7 @@ def _is_of_tls(error: BaseException) -> bool:
 
 
 def make_transports(
-    arguments: HttpxArguments, wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
+    arguments: HttpxArguments, wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None
 ) -> None:
     """Change the arguments, in place, so that an httpx.AsyncClient makes no transports itself.
 
@@ -73,7 +72,7 @@ def make_transports(
 
     Args:
         arguments: the keyword arguments of an httpx.AsyncClient.
-        wrap: called once with each transport, even if that is mounted several times.
+        wrap: called once with each transport, even if that is mounted several times; None: they stay as they are.
 
     Raises:
         TypeError: ``proxies`` is given, which httpx 0.27 still accepts with a warning.
@@ -92,15 +91,19 @@ def make_transports(
     if mounts is not None:
         routes.update(mounts.items())
     if transport is None:
+        from prefect_http._wire.transport import HTTPTransport, answer_with
+
         transport = HTTPTransport(**pool)
         answer_with(transport, PrefectResponse)
-    wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
-    for each in (transport, *routes.values()):
-        if each is not None and id(each) not in wrapped:
-            wrapped[id(each)] = wrap(each)
-    arguments["transport"] = wrapped[id(transport)]
-    # None as a mount is the default transport.
-    arguments["mounts"] = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
+    if wrap is not None:
+        wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
+        for each in (transport, *routes.values()):
+            if each is not None and id(each) not in wrapped:
+                wrapped[id(each)] = wrap(each)
+        transport = wrapped[id(transport)]
+        # None as a mount is the default transport.
+        routes = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
+    arguments["transport"], arguments["mounts"] = transport, routes
     arguments.pop("proxy", None)
 
 
