@@ -1,8 +1,7 @@
 """A root task, which no user task owns, and the primitives that guard it: the one seam between trio and asyncio.
 
-Under trio they are trio's own objects, under asyncio anyio's, which have the same methods. Importing the package imports
-neither: trio is looked up only where it is already running, so an asyncio-only user never imports it, and asyncio, which
-takes a tenth of the time to import httpx, is imported by what runs under it.
+Under trio they are trio's own objects, under asyncio anyio's, which have the same methods. Importing the package
+imports neither: trio is looked up only where it is already running, and asyncio is imported by what runs under it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BorrowedTask: the current task while it runs code that takes the task for its own; a part of the seam in backend.py."""
+"""BorrowedTask: the current task while it runs code that takes the task for its own. A part of the seam."""
 
 from __future__ import annotations
 
