@@ -11,7 +11,6 @@ import httpx
 
 import prefect_http
 from prefect_http._attempt import Attempt
-from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_parameters_of
 from prefect_http._client.authentication import authentication
 from prefect_http._client.building import RequestBuilder
@@ -89,10 +88,13 @@ class PrefectHttpxClient(VerbsWithRetry):
     _app_transport = None
     _has_sent = False
     _sends_through_base = False
+    _is_constructed_through_base = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        cls._sends_through_base = "send" in overridden(bases_after(cls, PrefectHttpxClient))
+        names = overridden(bases_after(cls, PrefectHttpxClient))
+        cls._sends_through_base = "send" in names
+        cls._is_constructed_through_base = "__init__" in names
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class PrefectHttpxClient(VerbsWithRetry):
             self._app_transport = _replace_network(httpx_arguments, app)
         max_wait, behind_throttle = (None, None) if throttle is None else _behind(throttle)
         self._send_options = SendOptions(
-            policy=RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
+            RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
             raise_on_all_errors=raise_on_all_errors,
             on_retry=checked_hook(on_retry, "on_retry"),
             on_attempt=checked_hook(on_attempt, "on_attempt"),
@@ -118,17 +120,16 @@ class PrefectHttpxClient(VerbsWithRetry):
             max_wait=max_wait,
             is_in_process=app is not None,
             default_encoding=httpx_arguments.get("default_encoding", "utf-8"),
-            answered=AnsweredOrigins(),
         )
         make_transports(httpx_arguments, behind_throttle)
-        if "__init__" not in overridden(bases_after(type(self), PrefectHttpxClient)):
+        if not self._is_constructed_through_base:
             refuse_unknown(httpx_arguments)
         super().__init__(**httpx_arguments)
         self._routes = routes_to(httpx_arguments)
 
     @functools.cached_property
     def _send_options(self) -> SendOptions:
-        return SendOptions(policy=RetryPolicy.from_env(), answered=AnsweredOrigins())
+        return SendOptions(RetryPolicy.from_env())
 
     @functools.cached_property
     def _builder(self) -> RequestBuilder:
@@ -141,8 +142,9 @@ class PrefectHttpxClient(VerbsWithRetry):
     if not TYPE_CHECKING:
 
         def _set_headers(self, headers: Headers | None) -> None:
-            _HEADERS.__set__(self, headers)
-            if not any(name.lower() == b"user-agent" for name, _ in httpx.Headers(headers).raw):
+            given = headers if isinstance(headers, httpx.Headers) else httpx.Headers(headers)
+            _HEADERS.__set__(self, given)
+            if not given or b"user-agent" not in [name.lower() for name, _ in given.raw]:
                 self.headers["User-Agent"] = _USER_AGENT
 
         # Each request reads the headers: with httpx's own getter, that costs nothing extra.

@@ -143,9 +143,10 @@ def environment_proxies(found: Mapping[str, str], *, has_networks: bool) -> dict
         host = entry.strip()
         if host == "*":
             return {}
-        pattern = _pattern_with_networks(host) if has_networks else _pattern(host)
-        if host and pattern is not None:
-            proxies[pattern] = None
+        if host:
+            pattern = _pattern_with_networks(host) if has_networks else _pattern(host)
+            if pattern is not None:
+                proxies[pattern] = None
     return proxies
 
 
