@@ -1,6 +1,8 @@
 """An httpx client that retries and shares rate limits, and in-process ASGI apps, on trio and asyncio."""
 
-from prefect_http._asgi.transport import ASGITransport
+import importlib
+import typing
+
 from prefect_http._attempt import Attempt
 from prefect_http._client.client import PrefectHttpxClient
 from prefect_http._errors import (
@@ -16,18 +18,47 @@ from prefect_http._errors import (
     ThrottleTimeout,
 )
 from prefect_http._fields.rate_limit import RateLimit
-from prefect_http._lifespan.context import app_lifespan_context
-from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
-from prefect_http._throttle.github import is_throttled_by_github
-from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
-from prefect_http._throttle.throttle import Throttle
-from prefect_http._throttle.transport import ThrottledTransport
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 from prefect_http._version import __version__
-from prefect_http._wire.transport import HTTPTransport
-from prefect_http._wire.wire import TransportStatistics
+
+if typing.TYPE_CHECKING:
+    from prefect_http._asgi.transport import ASGITransport
+    from prefect_http._lifespan.context import app_lifespan_context
+    from prefect_http._lifespan.lifespan import Lifespan
+    from prefect_http._throttle.github import is_throttled_by_github
+    from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
+    from prefect_http._throttle.throttle import Throttle
+    from prefect_http._throttle.transport import ThrottledTransport
+    from prefect_http._wire.transport import HTTPTransport
+    from prefect_http._wire.wire import TransportStatistics
+else:
+    # Most programs do without an app or a throttle, and httpx as well loads what connects to the network only for the
+    # first transport. All of it would double the time of the import. Where these names come from:
+    _LOADED_WHEN_NEEDED = {
+        "ASGITransport": "_asgi.transport",
+        "HTTPTransport": "_wire.transport",
+        "Lifespan": "_lifespan.lifespan",
+        "Throttle": "_throttle.throttle",
+        "ThrottleEvent": "_throttle.statistics",
+        "ThrottleStatistics": "_throttle.statistics",
+        "ThrottledTransport": "_throttle.transport",
+        "TransportStatistics": "_wire.wire",
+        "app_lifespan_context": "_lifespan.context",
+        "is_throttled_by_github": "_throttle.github",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _LOADED_WHEN_NEEDED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"{__name__}.{_LOADED_WHEN_NEEDED[name]}"), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted(globals().keys() | _LOADED_WHEN_NEEDED.keys())
+
 
 __all__ = [
     "ASGIApp",

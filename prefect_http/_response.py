@@ -19,7 +19,6 @@ from prefect_http._attempt import Attempt
 from prefect_http._bounded_body import read_whole_within
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
-from prefect_http._fields.rate_limit_parser import parse_rate_limit
 from prefect_http._fields.retry_after import parse_retry_after_fields
 from prefect_http._httpx_details import ReadyResponse, copy_of, hold_body
 from prefect_http._redact import one_line, safe_url, without_credentials
@@ -209,6 +208,8 @@ def rate_limit(response: httpx.Response) -> RateLimit | None:
     names = b"\n".join([name for name, _ in response.headers.raw])
     if b"rate" not in names.lower():  # as for most responses, and a throttle asks each of them
         return None
+    from prefect_http._fields.rate_limit_parser import parse_rate_limit
+
     return parse_rate_limit(response.headers, date=response.headers.get("Date"), now=time.time())
 
 

@@ -15,7 +15,8 @@ import httpx
 
 from prefect_http._asgi.app_call import AppCall
 from prefect_http._asgi.patience import Patience
-from prefect_http._concurrency.backend import BorrowedTask, CancelScope, checkpoint, new_cancel_scope
+from prefect_http._concurrency.backend import CancelScope, checkpoint, new_cancel_scope
+from prefect_http._concurrency.borrowed_task import BorrowedTask
 from prefect_http._concurrency.context import in_context
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._error_limits import seconds_for_error

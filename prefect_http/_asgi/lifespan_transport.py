@@ -10,16 +10,13 @@ import httpx
 
 from prefect_http._asgi.inline_response import InlineResponse
 from prefect_http._asgi.patience import Patience
+from prefect_http._asgi.read_whole import READ_WHOLE
 from prefect_http._asgi.transport import ASGITransport
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._lifespan.context import LifespanContext
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._request_timeouts import checked_timeouts
 from prefect_http._types import ASGIApp
-
-# The request extension by which the client announces that it will read the whole response before it returns it. Its
-# value is how many bytes it wants of the body of an error; None: all of it.
-READ_WHOLE = "prefect_http.read_whole"
 
 
 class AppTransport(ASGITransport):

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import httpx
 
-from prefect_http._asgi.lifespan_transport import AppTransport
+import prefect_http
 from prefect_http._attempt import Attempt
-from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_parameters_of
 from prefect_http._client.authentication import authentication
 from prefect_http._client.building import RequestBuilder
@@ -24,13 +23,14 @@ from prefect_http._client.send import SendCall
 from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._errors import InvalidResponse
 from prefect_http._foreign_errors import is_foreign
-from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse, take_over
 from prefect_http._retry.policy import RetryPolicy
-from prefect_http._throttle.throttle import Throttle, gates_of
-from prefect_http._throttle.transport import ThrottledTransport
 from prefect_http._types import ASGIApp, Headers
 from prefect_http._version import __version__
+
+if TYPE_CHECKING:
+    from prefect_http._asgi.lifespan_transport import AppTransport
+    from prefect_http._throttle.transport import ThrottledTransport
 
 _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 _HEADERS = cast(property, httpx.AsyncClient.headers)
@@ -84,20 +84,25 @@ class PrefectHttpxClient(VerbsWithRetry):
     # So it is, with the defaults, if a base class calls the constructor of httpx.AsyncClient, and not this one's.
     _routes: Routes[httpx.AsyncBaseTransport] | None = None
     _httpx_sending: HttpxSending | None = None
-    _app_transport: AppTransport | None = None
+    if TYPE_CHECKING:
+        _app_transport: AppTransport | None
+    _app_transport = None
     _has_sent = False
     _sends_through_base = False
+    _is_constructed_through_base = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        cls._sends_through_base = "send" in overridden(bases_after(cls, PrefectHttpxClient))
+        names = overridden(bases_after(cls, PrefectHttpxClient))
+        cls._sends_through_base = "send" in names
+        cls._is_constructed_through_base = "__init__" in names
 
     def __init__(
         self,
         *,
         retry: RetryPolicy | None = None,
         app: ASGIApp | None = None,
-        throttle: Throttle | None = None,
+        throttle: prefect_http.Throttle | None = None,
         raise_on_all_errors: bool = True,
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
         on_attempt: Callable[[httpx.Request, Attempt], object] | None = None,
@@ -106,22 +111,19 @@ class PrefectHttpxClient(VerbsWithRetry):
     ) -> None:
         if app is not None:
             self._app_transport = _replace_network(httpx_arguments, app)
+        max_wait, behind_throttle = (None, None) if throttle is None else _behind(throttle)
         self._send_options = SendOptions(
-            policy=RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
+            RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
             raise_on_all_errors=raise_on_all_errors,
             on_retry=checked_hook(on_retry, "on_retry"),
             on_attempt=checked_hook(on_attempt, "on_attempt"),
             max_response_bytes=_checked_limit(max_response_bytes),
-            max_wait=None if throttle is None else gates_of(throttle).max_wait,
+            max_wait=max_wait,
             is_in_process=app is not None,
             default_encoding=httpx_arguments.get("default_encoding", "utf-8"),
-            answered=AnsweredOrigins(),
         )
-        make_transports(
-            httpx_arguments,
-            lambda transport: transport if throttle is None else ThrottledTransport(transport, throttle),
-        )
-        if "__init__" not in overridden(bases_after(type(self), PrefectHttpxClient)):
+        make_transports(httpx_arguments, behind_throttle)
+        if not self._is_constructed_through_base:
             refuse_unknown(httpx_arguments)
         super().__init__(**httpx_arguments)
         self._routes = routes_to(httpx_arguments)
@@ -129,7 +131,7 @@ class PrefectHttpxClient(VerbsWithRetry):
 
     @functools.cached_property
     def _send_options(self) -> SendOptions:
-        return SendOptions(policy=RetryPolicy.from_env(), answered=AnsweredOrigins())
+        return SendOptions(RetryPolicy.from_env())
 
     @functools.cached_property
     def _builder(self) -> RequestBuilder:
@@ -138,8 +140,9 @@ class PrefectHttpxClient(VerbsWithRetry):
     if not TYPE_CHECKING:
 
         def _set_headers(self, headers: Headers | None) -> None:
-            _HEADERS.__set__(self, headers)
-            if not any(name.lower() == b"user-agent" for name, _ in httpx.Headers(headers).raw):
+            given = headers if isinstance(headers, httpx.Headers) else httpx.Headers(headers)
+            _HEADERS.__set__(self, given)
+            if not given or b"user-agent" not in [name.lower() for name, _ in given.raw]:
                 self.headers["User-Agent"] = _USER_AGENT
 
         # Each request reads the headers: with httpx's own getter, that costs nothing extra.
@@ -155,7 +158,7 @@ class PrefectHttpxClient(VerbsWithRetry):
         return await super().__aenter__()
 
     @property
-    def lifespan(self) -> Lifespan | None:
+    def lifespan(self) -> prefect_http.Lifespan | None:
         """The lifespan of the client's app, while the client is entered; None before and after that, and without app.
 
         Its ``state`` is what the app's startup has put into ``scope["state"]``.
@@ -245,11 +248,21 @@ def _checked_limit(max_bytes: object) -> int | None:
     raise ValueError(f"max_response_bytes must be None or an integer, 0 or more, not {max_bytes!r}")
 
 
+def _behind(throttle: prefect_http.Throttle) -> tuple[float, Callable[[httpx.AsyncBaseTransport], ThrottledTransport]]:
+    """Return how many seconds a throttle lets a request wait, and a function that puts a transport behind it."""
+    from prefect_http._throttle.throttle import gates_of
+    from prefect_http._throttle.transport import ThrottledTransport
+
+    return gates_of(throttle).max_wait, lambda transport: ThrottledTransport(transport, throttle)
+
+
 def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> AppTransport:
     """Change the arguments, in place, so that requests go to the app; return the transport that does that."""
     for name in ("transport", "mounts", "proxy"):
         if httpx_arguments.get(name) is not None:
             raise TypeError(f"app= replaces the network, so {name}= cannot be given as well")
+    from prefect_http._asgi.lifespan_transport import AppTransport
+
     httpx_arguments["transport"] = transport = AppTransport(app)
     if httpx_arguments.get("base_url") in (None, ""):
         httpx_arguments["base_url"] = "http://localhost"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import httpx
 
@@ -17,7 +16,6 @@ Hook = Callable[[httpx.Request, Attempt], object]
 HOOK_MUST_BE = "must be a sync function that takes a request and an attempt"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SendOptions:
     """What all ``send()`` of a client have in common. Most are arguments of PrefectHttpxClient.
 
@@ -33,15 +31,32 @@ class SendOptions:
         answered: the origins that have answered the client.
     """
 
-    policy: RetryPolicy
-    raise_on_all_errors: bool = True
-    on_retry: Hook | None = None
-    on_attempt: Hook | None = None
-    max_response_bytes: int | None = None
-    max_wait: float | None = None
-    is_in_process: bool = False
-    default_encoding: str | Callable[[bytes], str] = "utf-8"
-    answered: AnsweredOrigins
+    __slots__ = (
+        *("answered", "default_encoding", "is_in_process", "max_response_bytes", "max_wait", "on_attempt", "on_retry"),
+        *("policy", "raise_on_all_errors"),
+    )
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        *,
+        raise_on_all_errors: bool = True,
+        on_retry: Hook | None = None,
+        on_attempt: Hook | None = None,
+        max_response_bytes: int | None = None,
+        max_wait: float | None = None,
+        is_in_process: bool = False,
+        default_encoding: str | Callable[[bytes], str] = "utf-8",
+    ) -> None:
+        self.policy = policy
+        self.raise_on_all_errors = raise_on_all_errors
+        self.on_retry = on_retry
+        self.on_attempt = on_attempt
+        self.max_response_bytes = max_response_bytes
+        self.max_wait = max_wait
+        self.is_in_process = is_in_process
+        self.default_encoding = default_encoding
+        self.answered = AnsweredOrigins()
 
 
 def checked_hook(hook: Hook | None, name: str) -> Hook | None:

@@ -9,11 +9,12 @@ which parses NO_PROXY differently (since 2.14).
 from __future__ import annotations
 
 import functools
+import os
 import ssl
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypedDict, cast
-from urllib.request import getproxies
+from urllib.request import getproxies, getproxies_environment
 
 import httpx
 
@@ -22,7 +23,6 @@ from prefect_http._client.routes import Routes
 from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse
 from prefect_http._types import Certificate
-from prefect_http._wire.transport import HTTPTransport, answer_with
 
 # Invalid as a pattern if an address may have a prefix length; otherwise "x" is the path of a URL, and ignored.
 _NO_NETWORK = "all://[::1]/x"
@@ -64,7 +64,7 @@ def _is_of_tls(error: BaseException) -> bool:
 
 
 def make_transports(
-    arguments: HttpxArguments, wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
+    arguments: HttpxArguments, wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None
 ) -> None:
     """Change the arguments, in place, so that an httpx.AsyncClient makes no transports itself.
 
@@ -73,7 +73,7 @@ def make_transports(
 
     Args:
         arguments: the keyword arguments of an httpx.AsyncClient.
-        wrap: called once with each transport, even if that is mounted several times.
+        wrap: called once with each transport, even if that is mounted several times; None: they stay as they are.
 
     Raises:
         TypeError: ``proxies`` is given, which httpx 0.27 still accepts with a warning.
@@ -92,15 +92,19 @@ def make_transports(
     if mounts is not None:
         routes.update(mounts.items())
     if transport is None:
+        from prefect_http._wire.transport import HTTPTransport, answer_with
+
         transport = HTTPTransport(**pool)
         answer_with(transport, PrefectResponse)
-    wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
-    for each in (transport, *routes.values()):
-        if each is not None and id(each) not in wrapped:
-            wrapped[id(each)] = wrap(each)
-    arguments["transport"] = wrapped[id(transport)]
-    # None as a mount is the default transport.
-    arguments["mounts"] = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
+    if wrap is not None:
+        wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
+        for each in (transport, *routes.values()):
+            if each is not None and id(each) not in wrapped:
+                wrapped[id(each)] = wrap(each)
+        transport = wrapped[id(transport)]
+        # None as a mount is the default transport.
+        routes = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
+    arguments["transport"], arguments["mounts"] = transport, routes
     arguments.pop("proxy", None)
 
 
@@ -118,9 +122,21 @@ def _proxies(arguments: HttpxArguments) -> Mapping[str, httpx.URL | str | httpx.
     if proxy is not None:
         return {"all://": proxy}
     if arguments.get("transport") is None and arguments.get("trust_env", True):
-        found = getproxies()
+        found = _found_proxies()
         return environment_proxies(found, has_networks="no" in found and _knows_networks())
     return {}
+
+
+def _found_proxies() -> Mapping[str, str]:
+    """Return what ``getproxies()`` does: the proxies of the environment, or else of the system, on macOS and Windows.
+
+    It decodes all of the environment twice, which is more than half of the time that httpx takes to make a client. Most
+    environments name no proxy, and the names alone tell.
+    """
+    is_of_environment = getproxies is getproxies_environment
+    if is_of_environment and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return {}
+    return getproxies()
 
 
 def environment_proxies(found: Mapping[str, str], *, has_networks: bool) -> dict[str, str | None]:
@@ -140,9 +156,10 @@ def environment_proxies(found: Mapping[str, str], *, has_networks: bool) -> dict
         host = entry.strip()
         if host == "*":
             return {}
-        pattern = _pattern_with_networks(host) if has_networks else _pattern(host)
-        if host and pattern is not None:
-            proxies[pattern] = None
+        if host:
+            pattern = _pattern_with_networks(host) if has_networks else _pattern(host)
+            if pattern is not None:
+                proxies[pattern] = None
     return proxies
 
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 import anyio
 import httpx
 
-from prefect_http._asgi.lifespan_transport import READ_WHOLE
+from prefect_http._asgi.read_whole import READ_WHOLE
 from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
 from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_start, read_whole

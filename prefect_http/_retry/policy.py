@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from prefect_http._attempt import format_seconds
 
@@ -71,7 +71,7 @@ class RetryPolicy:
         Raises:
             ValueError: a variable's value is invalid; the message names the variable.
         """
-        policy = cls()
+        policy = cls() if cls is not RetryPolicy else cast(Self, _DEFAULT)
         for variable, name, parse, expected in _VARIABLES:
             text = environ.get(variable, "").strip()
             if text:
@@ -146,3 +146,7 @@ def _is_finite(value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond all floats
         return False
+
+
+# Made once, because each client without a policy of its own has it.
+_DEFAULT = RetryPolicy()

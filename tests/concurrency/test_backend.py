@@ -18,7 +18,6 @@ import trio
 from support.lifespan_apps import steps
 
 from prefect_http._concurrency.backend import (
-    BorrowedTask,
     current_loop,
     current_task,
     has_ended,
@@ -31,6 +30,7 @@ from prefect_http._concurrency.backend import (
     spawn_root_task_soon,
     wait_shielded,
 )
+from prefect_http._concurrency.borrowed_task import BorrowedTask
 from prefect_http._concurrency.context import in_context
 
 BACKENDS = ["asyncio", "trio"]

@@ -22,6 +22,7 @@ from support.source import (
     imported_names,
     imported_packages,
     is_private,
+    late_imports,
 )
 
 # From the bottom up. A file imports from its own folder and from the layers below it.
@@ -56,6 +57,21 @@ DOORS = {
     ("_errors", "_attempt"),
     ("_response", "_bounded_body"),
 }
+
+# What is imported by a function, when it is called, because many programs do without it; see test_import_is_quick().
+LATE_IMPORTS = {
+    ("_client.client", "_asgi.lifespan_transport"),
+    ("_client.client", "_throttle.throttle"),
+    ("_client.client", "_throttle.transport"),
+    ("_client.routing", "_wire.transport"),
+    ("_concurrency.backend", "_concurrency.asyncio_stream"),
+    ("_concurrency.backend", "_concurrency.trio_stream"),
+    ("_concurrency.backend", "asyncio"),
+    ("_response", "_fields.rate_limit_parser"),
+}
+
+# The files of the folders that are imported late which every client needs.
+LIGHT = {"_asgi.read_whole", "_throttle.closure_reason", "_wire.replaced"}
 
 # Decide, and do no I/O: clock readings and random numbers come in as arguments.
 PURE = {
@@ -112,8 +128,13 @@ PURE = {
 }
 PUBLIC_MODULES = {"__init__", "httpx2"}
 
-# What knows trio and asyncio: one file for all, and the streams of each of them.
-SEAM = {"_concurrency.backend", "_concurrency.asyncio_stream", "_concurrency.trio_stream"}
+# What knows trio and asyncio: one file for all, what asyncio alone needs, and the streams of each of them.
+SEAM = {
+    "_concurrency.asyncio_stream",
+    "_concurrency.backend",
+    "_concurrency.borrowed_task",
+    "_concurrency.trio_stream",
+}
 EVENT_LOOPS = {"asyncio", "sniffio", "trio"}
 IMPURE = {"anyio", "random", "secrets", "socket", "ssl", "threading", "time"} | EVENT_LOOPS
 
@@ -164,6 +185,37 @@ def test_every_module_is_used() -> None:
         reached |= found
         found = {name for module in found for name in imported_modules(module)} - reached
     assert_none(f"{module} is not imported" for module in MODULES.keys() - reached)
+
+
+def test_late_imports() -> None:
+    """Files import at their top, but for what is listed here."""
+    late = {
+        (module, name.removeprefix("prefect_http.")) for module, tree in MODULES.items() for name in late_imports(tree)
+    }
+    assert late == LATE_IMPORTS
+
+
+def test_import_is_quick() -> None:
+    """The import leaves out what connects to networks, the throttle, the apps' side, and asyncio."""
+    program = """
+import sys
+import anyio, httpx
+known = set(sys.modules)
+import prefect_http
+print(*sys.modules.keys() - known)
+"""
+    command = [sys.executable, "-P", "-c", program]
+    imported = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True).stdout.split()
+    assert "prefect_http._client.client" in imported
+    assert_none(name for name in imported if name.split(".")[0] in {"asyncio", "decimal", "http_sf", "trio"})
+    assert_none(
+        name
+        for name in imported
+        if name.startswith(
+            ("prefect_http._asgi.", "prefect_http._lifespan", "prefect_http._throttle.", "prefect_http._wire.")
+        )
+        and name.removeprefix("prefect_http.") not in LIGHT
+    )
 
 
 def test_public_modules() -> None:

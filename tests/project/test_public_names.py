@@ -6,9 +6,12 @@ import ast
 import importlib.metadata
 import inspect
 import re
+import subprocess
+import sys
 import typing
 from collections.abc import Callable, Iterator
 
+import pytest
 from support.source import MODULES, ROOT, assert_none
 
 import prefect_http
@@ -55,6 +58,40 @@ def test_exports_are_sorted_and_complete() -> None:
     offered = {name for name, item in items if not name.startswith("_") and not inspect.ismodule(item)}
     offered.add("__version__")
     assert prefect_http.__all__ == sorted(offered)
+
+
+def test_names_that_are_loaded_when_needed() -> None:
+    """A name that is loaded when it is needed comes from where type checkers find it, and ``dir()`` lists it before."""
+    for_type_checkers = {
+        alias.name: node.module
+        for block in MODULES["__init__"].body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    program = """
+import sys
+import prefect_http
+listed = dir(prefect_http)
+assert listed == sorted(listed) and set(prefect_http.__all__) <= set(listed)
+for line in sys.stdin:
+    name, module = line.split()
+    assert name not in vars(prefect_http)
+    found = getattr(prefect_http, name)
+    assert found is vars(prefect_http)[name] is getattr(sys.modules[module], name)
+assert all(name in vars(prefect_http) for name in prefect_http.__all__)
+"""
+    lines = "\n".join(f"{name} {module}" for name, module in for_type_checkers.items())
+    subprocess.run([sys.executable, "-P", "-c", program], input=lines, text=True, timeout=60, check=True)
+
+
+def test_unknown_names() -> None:
+    """A name that the package does not have raises an AttributeError, as for any module."""
+    name = "Unknown"
+    with pytest.raises(AttributeError, match=r"^module 'prefect_http' has no attribute 'Unknown'$"):
+        getattr(prefect_http, name)
+    assert not hasattr(prefect_http, name)
 
 
 def test_every_module_has_a_docstring() -> None:

@@ -35,6 +35,22 @@ def imported_names(tree: ast.Module) -> set[str]:
     return found
 
 
+def late_imports(tree: ast.Module) -> set[str]:
+    """Return the names of the modules that the functions of a file import, when they are called."""
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name for function in functions for node in ast.walk(function) for name in _modules_named_by(node)}
+
+
+def _modules_named_by(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=str(module)):
+            return [module]
+        case _:
+            return []
+
+
 def imported_packages(tree: ast.Module) -> set[str]:
     """Return the packages that a file imports from, such as "anyio" for "anyio.abc"."""
     return {name.split(".")[0] for name in imported_names(tree)}
