@@ -12,6 +12,7 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from support.fake_stream import FakeStream
 
+from prefect_http._concurrency.socket_attributes import InputAttribute
 from prefect_http._wire import connector
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
@@ -127,3 +128,27 @@ def test_connection_that_is_gone_just_now(pair: tuple[socket.socket, socket.sock
     assert connection.has_early_data() is True
     sockets[0] = cast(Any, None)
     assert connection.has_early_data() is False
+
+
+class Reading(FakeStream):
+    """A stream of which the event loop has read something."""
+
+    def __init__(self, raw_socket: socket.socket, data: bytes) -> None:
+        super().__init__()
+        self.raw_socket, self.read_ahead = raw_socket, data
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {SocketAttribute.raw_socket: lambda: self.raw_socket, InputAttribute.peek: lambda: self.peek}
+
+    def peek(self) -> bytes:
+        """Return what the event loop has read."""
+        return self.read_ahead
+
+
+def test_early_data_that_the_loop_has_read(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Data that the event loop has read already is early data; the end of the stream is not."""
+    for data in b"220", b"":
+        connection = Connection(Reading(pair[0], data), "x:80", TimeoutWatcher(), lambda: 0.0, 100)
+        assert connection.is_stale()
+        assert connection.has_early_data() is bool(data)

@@ -367,3 +367,14 @@ async def test_renegotiation() -> None:
     openssl.writes = [ssl.SSLError("bad")]
     with pytest.raises(ssl.SSLError, match="bad"):
         await stream.send(b"question")
+
+
+@pytest.mark.anyio
+async def test_no_server_name() -> None:
+    """Without a server name, none is sent."""
+    asked: list[str | None] = []
+    server, client = server_context(), client_context()
+    server.sni_callback = lambda _, name, __: asked.append(name)
+    client.check_hostname = False
+    await start_tls(Below(End(server, server_side=True)), client, None, 5, "x")
+    assert asked == [None]
