@@ -12,11 +12,13 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType, TracebackType
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import ByteStream
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream
 
 
 class Event(Protocol):

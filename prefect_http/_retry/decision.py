@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import httpx
 
@@ -60,8 +60,7 @@ def classify(exception: Exception) -> Failure:
     return next((failure for kind, failure in _FAILURES if isinstance(exception, kind)), Failure.FINAL)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FailedAttempt:
+class FailedAttempt(NamedTuple):
     """The facts that the decision is based on.
 
     Attributes:
@@ -99,16 +98,14 @@ class FailedAttempt:
     deadline_left: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(NamedTuple):
     """Send the request again after ``delay`` seconds."""
 
     delay: float
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     """Make no further attempt.
 
     Attributes:
