@@ -19,7 +19,6 @@ from prefect_http._attempt import Attempt
 from prefect_http._bounded_body import read_whole_within
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
-from prefect_http._fields.retry_after import parse_retry_after_fields
 from prefect_http._httpx_details import ReadyResponse, copy_of, hold_body
 from prefect_http._redact import one_line, safe_url, without_credentials
 
@@ -200,6 +199,8 @@ def status_error(response: httpx.Response, attempts: tuple[Attempt, ...] = ()) -
 
 def retry_after(response: httpx.Response) -> float | None:
     """Return how many seconds the response asks to wait; None if it does not ask, or not in a valid form."""
+    from prefect_http._fields.retry_after import parse_retry_after_fields
+
     return parse_retry_after_fields(response.headers, now=time.time())
 
 

@@ -12,7 +12,7 @@ import httpx
 from prefect_http._attempt import Attempt, format_attempts, format_seconds
 from prefect_http._client.one_shot_body import OneShotBody
 from prefect_http._error_limits import seconds_for_error
-from prefect_http._fields.retry_after import parse_should_retry
+from prefect_http._fields.should_retry import parse_should_retry
 from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 from prefect_http._retry.policy import RetryPolicy

@@ -29,15 +29,20 @@ def _with_policy(retry: object, arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "extensions": {**extensions, "retry": checked_policy(retry, "retry")}}
 
 
+@functools.cache
+def _signature(name: str) -> inspect.Signature:
+    return inspect.signature(getattr(httpx.AsyncClient, name))
+
+
 def _parameters(name: str) -> frozenset[str]:
-    return frozenset(inspect.signature(getattr(httpx.AsyncClient, name)).parameters)
+    return frozenset(_signature(name).parameters)
 
 
 def _like_httpx(name: str, verb: Callable[..., object]) -> Callable[..., object]:
     """Return a verb with the name, the docstring and the signature of httpx's, and ``retry``."""
     method = getattr(httpx.AsyncClient, name)
     wrapper = functools.wraps(method)(verb)
-    signature = inspect.signature(method)
+    signature = _signature(name)
     retry = inspect.Parameter("retry", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="RetryPolicy | None")
     vars(wrapper)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), retry])
     return wrapper

@@ -4,7 +4,6 @@
     Retry-After: 1700000000                                             against the RFC: a time since the epoch
     retry-after-ms: 1500                                                Azure, OpenAI: more exact, so it wins
     x-ms-retry-after-ms: 1500                                           Azure
-    x-should-retry: false                                               OpenAI, Anthropic
 
 The RFC allows one ``Retry-After``. Some responses have several nevertheless, one of the app and one of a proxy in front
 of it. The longest one counts then, because the next request must satisfy both of them.
@@ -62,12 +61,6 @@ def parse_retry_after_fields(headers: Mapping[str, str], *, now: float) -> float
     if milliseconds is not None:
         return milliseconds / 1000
     return parse_retry_after(headers.get("retry-after"), date=headers.get("date"), now=now)
-
-
-def parse_should_retry(value: str | None) -> bool | None:
-    """Parse an ``x-should-retry`` field; None if it is absent or malformed. Of several values, "false" wins."""
-    values = {member.strip().lower() for member in (value or "").split(",")}
-    return "false" not in values if values and values <= {"true", "false"} else None
 
 
 def _members(value: str) -> Iterator[str]:

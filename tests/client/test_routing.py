@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from support.servers import answer, raw_server
 
 from prefect_http import HTTPTransport
+from prefect_http._client import routing
 from prefect_http._client.arguments import HttpxArguments
 from prefect_http._client.routing import environment_proxies, make_transports
 from prefect_http._wire.wire import Wire
@@ -223,6 +224,15 @@ ENTRIES = (
 def test_the_environments_proxies(name: str) -> None:
     """The environment's proxies serve the same URLs as in httpx, with the same arguments."""
     compare(ENVIRONMENTS[name], {"verify": False})
+
+
+def test_the_systems_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has proxies, as on macOS and Windows, they count though the environment names none."""
+    monkeypatch.setattr(routing, "getproxies", lambda: {"http": P})
+    arguments = HttpxArguments()
+    with environment({}):
+        make_transports(arguments)
+    assert list(arguments["mounts"] or ()) == ["http://"]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.http_dates import FORMS, SENT, SENT_AT, VALUES
 
-from prefect_http._fields.retry_after import parse_retry_after, parse_retry_after_fields, parse_should_retry
+from prefect_http._fields.retry_after import parse_retry_after, parse_retry_after_fields
+from prefect_http._fields.should_retry import parse_should_retry
 
 # Neither delay-seconds nor an HTTP-date, or not a time that can be waited for.
 MALFORMED = [

@@ -68,6 +68,7 @@ LATE_IMPORTS = {
     ("_concurrency.backend", "_concurrency.trio_stream"),
     ("_concurrency.backend", "asyncio"),
     ("_response", "_fields.rate_limit_parser"),
+    ("_response", "_fields.retry_after"),
 }
 
 # The files of the folders that are imported late which every client needs.
@@ -99,6 +100,7 @@ PURE = {
     "_fields.request_rules",
     "_fields.reset_time",
     "_fields.retry_after",
+    "_fields.should_retry",
     "_fields.structured_fields",
     "_lifespan.outcome",
     "_lifespan.protocol",

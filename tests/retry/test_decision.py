@@ -42,7 +42,7 @@ def rejected(number: int = 1, *, retry_after: float | None = None) -> FailedAtte
 def with_limit(facts: FailedAttempt, limit: str, left: float) -> FailedAttempt:
     """Return the same facts with another limit."""
     changes: dict[str, Any] = {limit: left}
-    return dataclasses.replace(facts, **changes)
+    return facts._replace(**changes)
 
 
 # --- How an attempt fails
@@ -278,13 +278,13 @@ def test_max_wait_takes_the_place_of_max_retry_after(
     retry_after: float | None, max_wait: float | None, decision: Retry | GiveUp
 ) -> None:
     """With a throttle its max_wait counts; what it allows beyond a day is a mistake, and the backoff holds."""
-    facts = dataclasses.replace(rejected(retry_after=retry_after), max_wait=max_wait)
+    facts = rejected(retry_after=retry_after)._replace(max_wait=max_wait)
     assert decide(RetryPolicy(jitter=0), facts, MIDDLE) == decision
 
 
 def test_max_wait_is_not_to_blame_for_other_reasons() -> None:
     """If there would be no retry anyway, the reason is not max_wait."""
-    facts = dataclasses.replace(rejected(retry_after=5000.0), max_wait=3900.0)
+    facts = rejected(retry_after=5000.0)._replace(max_wait=3900.0)
     assert decide(RetryPolicy(max_retries=0), facts, MIDDLE) == GiveUp("max_retries is 0")
 
 
@@ -296,7 +296,7 @@ def test_the_reason_says_where_the_wait_comes_from() -> None:
 
 def test_the_reason_names_the_field_that_asked() -> None:
     """The reason names the field that the wait comes from, also if it is too long."""
-    facts = dataclasses.replace(rejected(retry_after=90.0), retry_after_name="rate limit reset")
+    facts = rejected(retry_after=90.0)._replace(retry_after_name="rate limit reset")
     assert decide(RetryPolicy(), facts, MIDDLE).reason == "rate limit reset of 90 s"
     assert reason_of(RetryPolicy(max_retry_after=60), facts).startswith("rate limit reset of 90 s exceeds")
 
@@ -353,11 +353,13 @@ failed_attempts = st.builds(
     should_retry=st.sampled_from([None, True, False]),
     needs_certificate=st.booleans(),
     retry_after=st.one_of(st.none(), seconds),
+    retry_after_name=st.just("Retry-After"),
     max_wait=st.one_of(st.none(), seconds, st.just(math.inf)),
     method=methods,
     has_idempotency_key=st.booleans(),
     body_is_spent=st.booleans(),
     origin_has_answered=st.booleans(),
+    client_is_closed=st.booleans(),
     total_left=left,
     deadline_left=left,
 )
@@ -383,6 +385,7 @@ def may_be_repeated(policy: RetryPolicy, facts: FailedAttempt) -> bool:
         and facts.should_retry is not False
         and not facts.needs_certificate
         and not facts.body_is_spent
+        and not facts.client_is_closed
         and {
             Failure.REJECTED: True,
             Failure.NEVER_SENT: True,
@@ -421,8 +424,8 @@ def test_any_wait(
     random: float,
 ) -> None:
     """A wait is never shorter than a Retry-After, fits all limits, and is spread by no more than the jitter."""
-    facts = dataclasses.replace(
-        rejected(number, retry_after=retry_after), total_left=abs(total_left), deadline_left=abs(deadline_left)
+    facts = rejected(number, retry_after=retry_after)._replace(
+        total_left=abs(total_left), deadline_left=abs(deadline_left)
     )
     policy = dataclasses.replace(policy, max_retries=10, max_retry_after=1e6)
     decision = decide(policy, facts, random)
