@@ -148,7 +148,9 @@ class PrefectHttpxClient(VerbsWithRetry):
 
         def build_request(self, method: str, url: httpx.URL | str, **arguments: object) -> httpx.Request:
             """Build a request, as httpx does."""
-            return self._builder.build(self, super().build_request, method, url, arguments)
+            build = super().build_request
+            may_copy = self._sending_methods.builds_like_httpx(build)
+            return self._builder.build(self, build, method, url, arguments, may_copy=may_copy)
 
     async def __aenter__(self) -> Self:
         if self._has_sent and not self.is_closed:
@@ -203,14 +205,21 @@ class PrefectHttpxClient(VerbsWithRetry):
 
     def _exchange(self, request: httpx.Request) -> Awaitable[PrefectResponse]:
         """Return an awaitable that sends a request once, and is the response."""
-        if self._routes is None or self._sends_through_base or self._sending_methods.are_replaced():
+        routes = self._routes
+        if (
+            routes is None
+            or self._sends_through_base
+            or getattr(self, "_transport", routes.default) is not routes.default
+            or self._sending_methods.are_replaced()
+        ):
             return self._exchange_through_base(request)
-        return exchange(self, self._routes, self._send_options, request)
+        return exchange(self, routes, self._send_options, request)
 
     async def _exchange_through_base(self, request: httpx.Request) -> PrefectResponse:
         """Send a request once through the ``send()`` of the next base class, because that is not httpx's own.
 
-        Or because a base class has called the constructor of httpx.AsyncClient instead of this one's.
+        Or because a base class has called the constructor of httpx.AsyncClient instead of this one's; or because a test
+        has put another transport in the place of the client's.
         """
         sent_at = time.perf_counter()
         try:

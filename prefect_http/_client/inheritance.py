@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import httpx
 
@@ -22,15 +22,16 @@ def bases_after(cls: type, base: type) -> tuple[type, ...]:
 
 
 class SendingMethods:
-    """The methods by which an httpx.AsyncClient sends, which tracers, recorders and mocks replace.
+    """The methods by which an httpx.AsyncClient builds and sends requests, which tracers, recorders and mocks replace.
 
     Sentry, Datadog and New Relic replace ``send()``; vcrpy, before version 8, and ``respx.mock(using="httpx")`` private
     methods that it calls.
     """
 
-    __slots__ = ("_own",)
+    __slots__ = ("_own", "_own_build")
 
     def __init__(self) -> None:
+        self._own_build: object = None  # the build_request() that has been found to be httpx's own
         self._own: tuple[object, ...] = ()  # those that have been found to be httpx's own
 
     def are_replaced(self) -> bool:
@@ -46,3 +47,12 @@ class SendingMethods:
                 return True
             self._own = methods
         return False
+
+    def builds_like_httpx(self, build_request: Callable[..., httpx.Request]) -> bool:
+        """Whether a bound ``build_request()`` is httpx's own. Another one may do something different each time."""
+        function = getattr(build_request, "__func__", None)
+        if function is not self._own_build:
+            if not is_own(function, httpx.__name__):
+                return False
+            self._own_build = function
+        return True

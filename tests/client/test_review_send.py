@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import httpx
 import pytest
 from support.garbage import responding_server
-from support.scripted_transport import URL, Server
+from support.scripted_transport import AT_ONCE, URL, Server
 
 from prefect_http import HTTPTransport, PrefectHttpxClient
 
@@ -89,3 +91,59 @@ async def test_a_transport_around_ours_that_replaces_the_stream(client_class: ty
             response = await client.get(f"http://127.0.0.1:{port}/")
     assert response.content == b"BODY"
     assert transport.stream.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_transport_that_has_been_replaced() -> None:
+    """Tests, and some tracers, put another transport in the place of a client's: requests go through that one."""
+    server = Server()
+    async with PrefectHttpxClient(transport=server) as client:
+        vars(client)["_transport"] = Server(503, 200)
+        response = await client.get(URL, retry=AT_ONCE)
+        assert [attempt.status_code for attempt in response.attempts] == [503, 200]
+        vars(client)["_transport"] = server
+    assert server.count == 0
+
+
+class Numbered(httpx.AsyncClient):
+    """A client that numbers its requests."""
+
+    count = 0
+
+    def build_request(self, method: str, url: httpx.URL | str, **arguments: Any) -> httpx.Request:
+        request = super().build_request(method, url, **arguments)
+        self.count += 1
+        request.headers["X-Number"] = str(self.count)
+        return request
+
+
+class NumberedOurs(PrefectHttpxClient, Numbered):  # type: ignore[misc]
+    pass
+
+
+def test_another_build_request_builds_each_request() -> None:
+    """What another base class adds to a request is not copied to the next one."""
+    client = NumberedOurs()
+    assert [client.build_request("GET", URL).headers["X-Number"] for _ in range(3)] == ["1", "2", "3"]
+
+
+@pytest.mark.anyio
+async def test_a_replaced_build_request_builds_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is what a tracer adds that has replaced httpx's own method."""
+    numbers = itertools.count()
+    build = httpx.AsyncClient.build_request
+
+    def replacement(self: httpx.AsyncClient, *args: Any, **arguments: Any) -> httpx.Request:
+        request = build(self, *args, **arguments)
+        request.headers["X-Number"] = str(next(numbers))
+        return request
+
+    server = Server(200, ...)
+    async with PrefectHttpxClient(transport=server) as client:
+        await client.get(URL)
+        monkeypatch.setattr(httpx.AsyncClient, "build_request", replacement)
+        await client.get(URL)
+        await client.get(URL)
+        monkeypatch.undo()
+        await client.get(URL)
+    assert [seen.headers.get("X-Number") for seen in server.seen] == [None, "0", "1", None]
