@@ -133,17 +133,25 @@ class SendCall:
     async def _run_flow(self, auth: httpx.Auth, history: list[httpx.Response]) -> PrefectResponse:
         flow = auth.async_auth_flow(self._request)
         try:
-            request = await self._within_total_timeout(anext(flow))
+            try:
+                request = await self._within_total_timeout(anext(flow))
+            except httpx.RequestError as error:
+                self._explain(error, self._request)
+                raise
             while True:
                 if not isinstance(request, httpx.Request):
-                    raise TypeError(f"an auth flow must yield an httpx.Request, not {request!r}")
+                    # Without the object itself, which may be credentials.
+                    raise TypeError(f"an auth flow must yield an httpx.Request, not an object of {type(request)!r}")
                 response = await self._follow_redirects(request, history)
                 try:
                     request = await self._within_total_timeout(flow.asend(response))
                 except StopAsyncIteration:
                     return response
-                except BaseException:
+                except BaseException as error:
                     await close(response)
+                    if isinstance(error, Exception):
+                        await self._note_answer(response, "the auth flow failed")
+                        self._explain(error, response.request)
                     raise
                 await self._leave(response, "the auth flow sent another request", history)
         finally:
@@ -164,9 +172,7 @@ class SendCall:
         max_redirects = self._client.max_redirects
         while True:
             if len(history) > max_redirects:
-                error = httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
-                error.add_note(self._retry_state().format_attempts())
-                raise error
+                raise self._too_many_redirects(request)
             response = await self._repeat(request, history, first)
             if not (300 <= response.status_code < 400 and response.has_redirect_location):
                 return response
@@ -185,6 +191,11 @@ class SendCall:
             await self._leave(response, reason, history)
             request, first = following, None
 
+    def _too_many_redirects(self, request: httpx.Request) -> httpx.TooManyRedirects:
+        error = httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
+        self._explain(error, request)
+        return error
+
     async def _leave(self, response: PrefectResponse, reason: str, history: list[httpx.Response]) -> None:
         """Note that a response led to another request, read the beginning of its body, and close it.
 
@@ -195,18 +206,29 @@ class SendCall:
         """
         response.history = list(history)
         history.append(response)
+        self._retry_state().has_next_request()
+        await self._note_answer(response, reason)
+        try:
+            await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
+        except httpx.RequestError as error:
+            self._explain(error, response.request)
+            raise
+
+    async def _note_answer(self, response: PrefectResponse, reason: str) -> None:
+        """Note an attempt whose response is not that of the ``send()``, and call ``on_attempt``."""
         state, attempt = self._retry_state(), self._failed
         if attempt is None:
             attempt = Attempt(state.number, response.status_code, None, None, reason, self._now() - self._started)
         self._failed = None
         state.attempts.append(attempt)
-        state.has_next_request()
         await self._report(attempt, response.request, response)
-        try:
-            await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
-        except httpx.RequestError as error:
-            error.add_note(state.format_attempts())
-            raise
+
+    def _explain(self, error: Exception, request: httpx.Request) -> None:
+        """Add what led to an httpx.RequestError: the request, unless it has one, and the attempts so far."""
+        if isinstance(error, httpx.RequestError):
+            _set_request(error, request)
+            if self._state is not None and self._state.attempts:
+                error.add_note(self._state.format_attempts())
 
     # --- One request
 
