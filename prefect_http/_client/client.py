@@ -23,6 +23,7 @@ from prefect_http._client.routing import make_transports, routes_to
 from prefect_http._client.send import SendCall
 from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._errors import InvalidResponse
+from prefect_http._foreign_errors import is_foreign
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._response import PrefectResponse, take_over
 from prefect_http._retry.policy import RetryPolicy
@@ -226,6 +227,8 @@ class PrefectHttpxClient(VerbsWithRetry):
             response = await super().send(request, stream=True, auth=httpx.Auth(), follow_redirects=False)
         except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError) as error:
             if isinstance(error, httpx.RemoteProtocolError) and not isinstance(error.__context__, httpx.InvalidURL):
+                raise
+            if is_foreign(error, request):
                 raise
             # Without the cause, which may quote credentials.
             raise InvalidResponse("the Location of the response is not a valid URL") from None
