@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
-from support.garbage import responding_server
-from support.scripted_transport import AT_ONCE, URL, Server
+from support.garbage import garbage_of, responding_server
+from support.scripted_transport import AT_ONCE, URL, Server, notes_of
+from trio.testing import MockClock
 
-from prefect_http import HTTPTransport, PrefectHttpxClient
+from prefect_http import HTTPTransport, PrefectHttpxClient, Receive, RetryPolicy, Scope, Send
 
 
 class Upper(httpx.AsyncByteStream):
@@ -84,7 +86,6 @@ async def test_a_hook_that_changes_the_encoding() -> None:
 @pytest.mark.parametrize("client_class", [httpx.AsyncClient, PrefectHttpxClient])
 async def test_a_transport_around_ours_that_replaces_the_stream(client_class: type[httpx.AsyncClient]) -> None:
     """Its stream is read and closed, although the whole response has arrived."""
-
     transport = Wrapper(HTTPTransport())
     with anyio.fail_after(5), responding_server(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody") as port:
         async with client_class(transport=transport) as client:
@@ -147,3 +148,118 @@ async def test_a_replaced_build_request_builds_each_request(monkeypatch: pytest.
         monkeypatch.undo()
         await client.get(URL)
     assert [seen.headers.get("X-Number") for seen in server.seen] == [None, "0", "1", None]
+
+
+class SlowToClose(httpx.AsyncByteStream):
+    """A body that never ends, cancels a scope when it is read, and is closed only after a checkpoint."""
+
+    is_closed = False
+
+    def __init__(self, scope: anyio.CancelScope | None = None) -> None:
+        self._scope = scope
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"begin"
+        if self._scope is not None:
+            self._scope.cancel()
+        await anyio.sleep_forever()
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.is_closed = True
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("limit", [None, 1000])
+@pytest.mark.parametrize("status", [200, 302, 401])
+async def test_a_response_is_closed_if_reading_it_is_cancelled(status: int, limit: int | None) -> None:
+    """Whatever it leads to, and whether or not its size has a limit."""
+    scope = anyio.CancelScope()
+    body = SlowToClose(scope)
+    server = Server(httpx.Response(status, headers={"Location": "/next"}, stream=body))
+    with anyio.fail_after(5), scope:
+        async with PrefectHttpxClient(transport=server, max_response_bytes=limit, follow_redirects=True) as client:
+            await client.get(URL, auth=Twice() if status == 401 else None)
+    assert scope.cancelled_caught
+    assert body.is_closed
+
+
+class Twice(httpx.Auth):
+    """An auth flow that sends a request again, after a wait before each request."""
+
+    def __init__(self, *waits: float) -> None:
+        self._waits = iter(waits)
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        await anyio.sleep(next(self._waits, 0))
+        yield request
+        await anyio.sleep(next(self._waits, 0))
+        yield request
+
+
+LIMITED = RetryPolicy(max_retries=0, total_timeout=5)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("waits", "noted"), [((9,), []), ((0, 9), [200])])
+async def test_a_total_timeout_in_an_auth_flow(
+    waits: tuple[float, ...], noted: list[int], autojump_clock: MockClock
+) -> None:
+    """The error has the request, and a note with the attempts, each of which has been reported."""
+    seen: list[int | None] = []
+    async with PrefectHttpxClient(
+        transport=Server(200, ...), retry=LIMITED, on_attempt=lambda _, attempt: seen.append(attempt.status_code)
+    ) as client:
+        with pytest.raises(httpx.TimeoutException, match="total_timeout") as caught:
+            await client.get(URL, auth=Twice(*waits))
+    assert str(caught.value.request.url) == URL
+    assert ("1: 200 after 5 s; the auth flow failed" in notes_of(caught.value)) == bool(noted)
+    assert seen == noted
+
+
+@pytest.mark.trio
+async def test_a_total_timeout_in_the_body_of_a_challenge(autojump_clock: MockClock) -> None:
+    """The error has the request."""
+    async with PrefectHttpxClient(transport=Server(httpx.Response(401, stream=SlowToClose())), retry=LIMITED) as client:
+        with pytest.raises(httpx.TimeoutException, match="total_timeout") as caught:
+            await client.get(URL, auth=Twice())
+    assert str(caught.value.request.url) == URL
+
+
+@pytest.mark.anyio
+async def test_an_auth_flow_that_yields_credentials() -> None:
+    """They are not in the message of the error."""
+    async with PrefectHttpxClient(transport=Server()) as client:
+        with pytest.raises(TypeError, match=r"must yield an httpx\.Request, not an object of <class 'tuple'>$"):
+            await client.get(URL, auth=lambda _: ("user", "password"))  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.anyio
+async def test_too_many_redirects_leave_no_garbage() -> None:
+    """The error does not hold the frame that holds it."""
+
+    async def fail() -> None:
+        with pytest.raises(httpx.TooManyRedirects):
+            await client.get(URL)
+
+    server = Server(httpx.Response(302, headers={"Location": "/next"}), ...)
+    async with PrefectHttpxClient(transport=server, max_redirects=2, follow_redirects=True) as client:
+        assert await garbage_of(fail) == [0, 0, 0]
+
+
+@pytest.mark.anyio
+async def test_an_error_of_an_app_behind_a_replaced_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracer in the place of ``send()`` does not change what an app raises, of whatever type that is."""
+    send = httpx.AsyncClient.send
+
+    async def replacement(self: httpx.AsyncClient, *args: Any, **arguments: Any) -> httpx.Response:
+        return await send(self, *args, **arguments)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        b"\xff".decode()
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", replacement)
+    async with PrefectHttpxClient(app=app) as client:
+        with pytest.raises(UnicodeDecodeError):
+            await client.get("/")
