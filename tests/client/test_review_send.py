@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import http.cookiejar
 import itertools
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -12,7 +14,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.garbage import garbage_of, responding_server
-from support.scripted_transport import AT_ONCE, URL, Server, notes_of
+from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
 from prefect_http import HTTPTransport, PrefectHttpxClient, Receive, RetryPolicy, Scope, Send
@@ -262,3 +264,50 @@ async def test_an_error_of_an_app_behind_a_replaced_send(monkeypatch: pytest.Mon
     async with PrefectHttpxClient(app=app) as client:
         with pytest.raises(UnicodeDecodeError):
             await client.get("/")
+
+
+@pytest.mark.anyio
+async def test_a_response_that_a_mock_returns_again() -> None:
+    """What is changed in the client's response is not changed in the mock's."""
+    shared = httpx.Response(200, headers={"X-Kind": "mock"}, extensions={"kind": "mock"})
+    async with PrefectHttpxClient(transport=Server(shared, shared)) as client:
+        first = await client.get(URL)
+        first.headers["X-Kind"] = "changed"
+        first.extensions["kind"] = "changed"
+        second = await client.get(URL)
+    assert (second.headers["X-Kind"], second.extensions["kind"]) == ("mock", "mock")
+
+
+class NoCookies(http.cookiejar.DefaultCookiePolicy):
+    """A policy that raises an exception instead of taking a cookie."""
+
+    def set_ok(self, cookie: http.cookiejar.Cookie, request: urllib.request.Request) -> bool:
+        raise LookupError(cookie.name)
+
+
+@pytest.mark.anyio
+async def test_cookies_that_cannot_be_taken() -> None:
+    """If the cookies of a response cannot be taken, it is closed."""
+    body = Body([b"body"])
+    server = Server(httpx.Response(200, headers={"Set-Cookie": "a=1"}, stream=body))
+    cookies = http.cookiejar.CookieJar(NoCookies())
+    async with PrefectHttpxClient(transport=server, cookies=cookies) as client:
+        client.cookies.jar = cookies
+        with pytest.raises(LookupError):
+            await client.get(URL)
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+async def test_cookies_that_cannot_be_sent_to_where_a_redirect_leads() -> None:
+    """If the request that would follow a redirect cannot be built, the redirect is closed."""
+
+    async def hook(response: httpx.Response) -> None:
+        client.cookies.set("a", "é")
+
+    body = Body([b"moved"])
+    server = Server(httpx.Response(302, headers={"Location": "/next"}, stream=body))
+    async with PrefectHttpxClient(transport=server, event_hooks={"response": [hook]}) as client:
+        with pytest.raises(UnicodeEncodeError):
+            await client.get(URL)
+    assert body.is_closed
