@@ -311,3 +311,23 @@ async def test_cookies_that_cannot_be_sent_to_where_a_redirect_leads() -> None:
         with pytest.raises(UnicodeEncodeError):
             await client.get(URL)
     assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.xfail(
+    reason="a UnicodeError or InvalidURL of a hook or a transport passes for a bad Location", strict=True
+)
+async def test_an_error_of_a_hook_behind_a_replaced_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracer in the place of ``send()`` does not change what an event hook raises either."""
+    send = httpx.AsyncClient.send
+
+    async def replacement(self: httpx.AsyncClient, *args: Any, **arguments: Any) -> httpx.Response:
+        return await send(self, *args, **arguments)
+
+    async def hook(_: httpx.Request) -> None:
+        b"\xff".decode()
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", replacement)
+    async with PrefectHttpxClient(transport=Server(200), event_hooks={"request": [hook]}) as client:
+        with pytest.raises(UnicodeDecodeError):
+            await client.get(URL)
