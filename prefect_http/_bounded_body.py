@@ -19,6 +19,8 @@ from prefect_http._httpx_details import ReadyResponse, keep_content
 TOO_LONG = "it is too long to be read whole"
 TOO_SLOW = "it took too long to be read whole"
 
+_CLOSE_SECONDS = 5.0
+
 
 async def read_decoded(
     response: httpx.Response,
@@ -68,6 +70,9 @@ async def read_whole_within(response: ReadyResponse, max_bytes: int) -> bytes:
     Raises:
         ResponseTooLarge: it is longer.
         httpx.RequestError: reading or decoding it fails.
+
+    Cancellation:
+        The response is closed, shielded for at most 5 s.
     """
     if response.is_closed or response.is_stream_consumed:
         return await response.aread()
@@ -88,6 +93,9 @@ async def read_up_to(response: ReadyResponse, max_bytes: int) -> None:
 
     Raises:
         httpx.RequestError: reading it fails.
+
+    Cancellation:
+        The response is closed, shielded for at most 5 s.
     """
     if response.is_closed or response.is_stream_consumed:
         return
@@ -133,9 +141,12 @@ async def _body_of(response: httpx.Response) -> AsyncGenerator[_Chunks]:
         error.request = response.request
         raise
     finally:
-        with anyio.CancelScope(shield=True):  # it ends at once
-            await chunks.end()
-        await response.aclose()
+        # Shielded, since the response counts as closed once closing it has begun, whether or not that succeeds.
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            try:
+                await chunks.end()
+            finally:
+                await response.aclose()
 
 
 def _announces_more_than(max_bytes: int, response: httpx.Response) -> bool:

@@ -28,8 +28,8 @@ class ReadyResponse(httpx.Response):
     """An httpx.Response whose body may be at hand, as `hold_body()` says."""
 
     _held: bytes | None = None  # the whole body, as it arrived, until it is read
+    _held_stream: object = None  # the stream that yields it
     _body: bytes | None = None  # the body, decoded, once it has been read or kept
-    _is_encoded = False
     _has_encoding = False  # whether that of the text has been set, or asked for
     _downloaded = 0  # how much of it arrived, if it is kept
 
@@ -65,10 +65,11 @@ class ReadyResponse(httpx.Response):
         """Return the body, decoded."""
         if self._body is not None:
             return self._body
-        if self._held is None or self.is_stream_consumed or self.is_closed:
+        body = _held_body(self)
+        if body is None:
             return await super().aread()
         if not read_held_body(self):
-            return await self._read_encoded(self._held)
+            return await self._read_encoded(body)
         assert isinstance(self.stream, httpx.AsyncByteStream)
         await self.stream.aclose()
         return self.content
@@ -96,25 +97,42 @@ class ReadyResponse(httpx.Response):
 
 def hold_body(response: ReadyResponse, body: bytes) -> None:
     """Note that the whole body of a response has arrived. Its stream must yield the same, and need not be closed."""
-    response._held = body
-    response._is_encoded = False
-    for name, _ in response.headers.raw:
-        if name.lower() == b"content-encoding":
-            response._is_encoded = True
+    response._held, response._held_stream = body, response.stream
 
 
 def read_held_body(response: ReadyResponse) -> bool:
     """Read a body that has arrived, and close the response, but for its stream. Return whether that was possible.
 
-    It is not if the body has not arrived, is encoded, or has been read before.
+    It is not if the body has not arrived, is encoded, or has been read before, or if another stream is to be read.
     """
-    body = response._held
-    if body is None or response._is_encoded or response.is_stream_consumed or response.is_closed:
+    body = _held_body(response)
+    if body is None:
         return False
+    for name, _ in response.headers.raw:  # twice as fast as to look it up
+        if name.lower() == b"content-encoding":
+            return False
+    response._held = response._held_stream = None
     response._body, response._downloaded = body, len(body)
     response.is_stream_consumed = response.is_closed = True
     response.note_end()
     return True
+
+
+def _held_body(response: ReadyResponse) -> bytes | None:
+    """Return a body that has arrived; None if there is none, or if it is not what reading the response would yield.
+
+    An event hook, or a transport around the one that received it, may have put another stream in the place of its own.
+    """
+    if response._held is None or response.is_stream_consumed or response.is_closed:
+        return None
+    stream, own = response.stream, response._held_stream
+    # An httpx.AsyncClient puts the stream into one that notes the elapsed time.
+    is_own = stream is own or (_is_of_httpx(stream) and getattr(stream, "_stream", None) is own)
+    return response._held if is_own else None
+
+
+def _is_of_httpx(stream: object) -> bool:
+    return type(stream).__module__.partition(".")[0] == httpx.__name__
 
 
 def keep_content(response: ReadyResponse, content: bytes, downloaded: int) -> None:

@@ -164,6 +164,8 @@ def take_over(
         taken = response
     elif type(response) is httpx.Response:
         taken = copy_of(response, PrefectResponse)
+        # A mock may return it again.
+        taken.headers, taken.extensions = httpx.Headers(response.headers), dict(response.extensions)
         if type(response.stream) is httpx.ByteStream:
             hold_body(taken, b"".join(response.stream))
     elif type(response) is ReadyResponse:

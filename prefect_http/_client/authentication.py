@@ -44,4 +44,5 @@ def _as_auth(auth: object) -> httpx.Auth | None:
         return httpx.BasicAuth(username=pair[0], password=pair[1])
     if callable(auth):
         return _FunctionAuth(cast("Callable[[httpx.Request], httpx.Request]", auth))
-    raise TypeError(f'Invalid "auth" argument: {auth!r}')
+    # Without the object itself, which may be credentials.
+    raise TypeError(f"auth must be a pair of username and password, an httpx.Auth or a function, not a {type(auth)!r}")

@@ -39,6 +39,8 @@ class RequestBuilder:
         method: str,
         url: httpx.URL | str,
         arguments: Mapping[str, Any],
+        *,
+        may_copy: bool = True,
     ) -> httpx.Request:
         """Build a request.
 
@@ -50,12 +52,14 @@ class RequestBuilder:
             method: the method.
             url: the URL, which may be relative.
             arguments: the other arguments of ``build_request()``.
+            may_copy: False if ``build`` has to be called for each request.
         """
         base_url, defaults = client.base_url, client.headers.raw
         if base_url is not self._base_url or defaults != self._default_headers:
             self._forget(base_url, defaults)
         has_cookies = bool(client.cookies.jar)
-        if method in _METHODS and arguments.keys() <= _ARGUMENTS and not has_cookies and not client.params:
+        is_simple = method in _METHODS and arguments.keys() <= _ARGUMENTS and not has_cookies and not client.params
+        if may_copy and is_simple:
             known = self._known.get(url) if type(url) is str else None
             known = known or self._look_up(url, base_url, build)
             if known is not None:
@@ -110,6 +114,8 @@ def _with_headers(model: RequestModel, headers: Any) -> httpx.Headers | None:
     merged = httpx.Headers(model.headers)
     if headers is None:
         return merged
+    if not isinstance(headers, Mapping | list | tuple):  # an iterator can be used only once
+        return None
     own = httpx.Headers(headers)
     if "Host" in own:
         return None

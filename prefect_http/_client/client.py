@@ -150,7 +150,9 @@ class PrefectHttpxClient(VerbsWithRetry):
 
         def build_request(self, method: str, url: httpx.URL | str, **arguments: object) -> httpx.Request:
             """Build a request, as httpx does."""
-            return self._builder.build(self, super().build_request, method, url, arguments)
+            build = super().build_request
+            may_copy = self._httpx_sending is not None and self._httpx_sending.builds_like_httpx(build)
+            return self._builder.build(self, build, method, url, arguments, may_copy=may_copy)
 
     async def __aenter__(self) -> Self:
         if self._has_sent and not self.is_closed:
@@ -205,14 +207,10 @@ class PrefectHttpxClient(VerbsWithRetry):
 
     def _exchange(self, request: httpx.Request) -> Awaitable[PrefectResponse]:
         """Return an awaitable that sends a request once, and is the response."""
-        if (
-            self._routes is None
-            or self._httpx_sending is None
-            or self._sends_through_base
-            or self._httpx_sending.is_replaced(self)
-        ):
+        routes, sending = self._routes, self._httpx_sending
+        if routes is None or sending is None or self._sends_through_base or sending.is_replaced(self):
             return self._exchange_through_base(request)
-        return exchange(self, self._routes, self._send_options, request)
+        return exchange(self, routes, self._send_options, request)
 
     async def _exchange_through_base(self, request: httpx.Request) -> PrefectResponse:
         """Send a request once through the ``send()`` of the next base class.

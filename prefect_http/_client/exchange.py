@@ -10,9 +10,10 @@ import httpx
 from prefect_http._client.error_body import close
 from prefect_http._client.options import SendOptions
 from prefect_http._client.routes import Routes
+from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse, take_over
 
-# A part of httpx's behaviour that it documents: https://www.python-httpx.org/logging/
+# A part of httpx's behaviour that it documents, here without credentials: https://www.python-httpx.org/logging/
 _logger = logging.getLogger(httpx.__name__)
 
 
@@ -29,7 +30,7 @@ async def exchange(
 
     Raises:
         httpx.RequestError: there is no response; the error has the request.
-        Exception: what a hook raises. The response is closed.
+        Exception: what a hook, or the policy of the client's cookies, raises. The response is closed.
     """
     hooks = client.event_hooks
     for hook in hooks["request"]:
@@ -45,26 +46,28 @@ async def exchange(
         raise
     assert isinstance(answer.stream, httpx.AsyncByteStream)
     response = take_over(answer, request, sent_at, options.max_response_bytes)
+    try:
+        _take_cookies(client, response)
+        response.default_encoding = options.default_encoding
+        if _logger.isEnabledFor(logging.INFO):
+            _logger.info(
+                'HTTP Request: %s %s "%s %d %s"',
+                request.method,
+                safe_url(request.url),
+                response.http_version,
+                response.status_code,
+                response.reason_phrase,
+            )
+        for hook in hooks["response"]:
+            await hook(response)
+    except BaseException:
+        await close(response)
+        raise
+    return response
+
+
+def _take_cookies(client: httpx.AsyncClient, response: httpx.Response) -> None:
     # httpx converts the request and all headers of every response for the standard library to find no cookie: 27 us.
     names = [name.lower() for name, _ in response.headers.raw]
     if b"set-cookie" in names or b"set-cookie2" in names:
         client.cookies.extract_cookies(response)
-    # Type checkers take it for a string.
-    response.default_encoding = options.default_encoding  # pyright: ignore[reportAttributeAccessIssue]
-    if _logger.isEnabledFor(logging.INFO):
-        _logger.info(
-            'HTTP Request: %s %s "%s %d %s"',
-            request.method,
-            request.url,
-            response.http_version,
-            response.status_code,
-            response.reason_phrase,
-        )
-    if hooks["response"]:
-        try:
-            for hook in hooks["response"]:
-                await hook(response)
-        except BaseException:
-            await close(response)
-            raise
-    return response

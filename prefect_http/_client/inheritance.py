@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import httpx
 
@@ -32,10 +32,11 @@ class HttpxSending:
         client: the client, as it was made.
     """
 
-    __slots__ = ("_mounts", "_own_methods", "_transport")
+    __slots__ = ("_mounts", "_own_build", "_own_methods", "_transport")
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._own_methods: tuple[object, ...] = ()  # those that have been found to be httpx's own
+        self._own_build: object = None  # the build_request() that has been found to be httpx's own
         attributes = vars(client)
         self._transport, self._mounts = attributes.get("_transport"), attributes.get("_mounts")
 
@@ -51,3 +52,12 @@ class HttpxSending:
                 return True
             self._own_methods = methods
         return False
+
+    def builds_like_httpx(self, build_request: Callable[..., httpx.Request]) -> bool:
+        """Whether a bound ``build_request()`` is httpx's own. Another one may do something different each time."""
+        function = getattr(build_request, "__func__", None)
+        if function is not self._own_build:
+            if not is_own(function, httpx.__name__):
+                return False
+            self._own_build = function
+        return True

@@ -115,7 +115,7 @@ class RetryState:
             self.too_long = self._too_long(failed, wait, wait_name)
         return Attempt(self.number, status_code, exception, delay, decision.reason, now - started)
 
-    def has_next_request(self) -> None:
+    def note_next_request(self) -> None:
         """Note that the last attempt is followed by another request, and not by a retry."""
         self._exchanges += 1
 

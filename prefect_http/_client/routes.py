@@ -25,10 +25,13 @@ class Routes(Generic[T]):
         default: for URLs that no pattern matches.
         mounts: by pattern; None: the default.
         has_networks: whether a pattern may have a network as its host, as with httpx2.
+
+    Attributes:
+        default: see above.
     """
 
     def __init__(self, default: T, mounts: Mapping[str, T | None], *, has_networks: bool) -> None:
-        self._default = default
+        self.default = default
         patterns = [(UrlPattern(pattern, has_networks=has_networks), mount) for pattern, mount in mounts.items()]
         self._patterns = sorted(patterns, key=lambda item: item[0].rank)
         # Programs send many requests to few servers.
@@ -37,7 +40,7 @@ class Routes(Generic[T]):
     def find(self, url: httpx.URL) -> T:
         """Return the transport for a URL."""
         if not self._patterns:
-            return self._default
+            return self.default
         origin = url.scheme, url.host, url.port
         if origin not in self._found:
             if len(self._found) == _MAX_CACHED:
@@ -48,8 +51,8 @@ class Routes(Generic[T]):
     def _find(self, url: httpx.URL) -> T:
         for pattern, mount in self._patterns:
             if pattern.matches(url):
-                return self._default if mount is None else mount
-        return self._default
+                return self.default if mount is None else mount
+        return self.default
 
 
 class UrlPattern:

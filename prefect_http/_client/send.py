@@ -132,32 +132,29 @@ class SendCall:
     async def _run_flow(self, auth: httpx.Auth, history: list[httpx.Response]) -> PrefectResponse:
         flow = auth.async_auth_flow(self._request)
         try:
-            request = await self._flow_step(anext(flow))
+            try:
+                request = await self._within_total_timeout(anext(flow))
+            except httpx.RequestError as error:
+                self._explain(error, self._request)
+                raise
             while True:
                 if not isinstance(request, httpx.Request):
-                    raise TypeError(f"an auth flow must yield an httpx.Request, not {request!r}")
+                    # Without the object itself, which may be credentials.
+                    raise TypeError(f"an auth flow must yield an httpx.Request, not an object of {type(request)!r}")
                 response = await self._follow_redirects(request, history)
                 try:
-                    request = await self._flow_step(flow.asend(response))
+                    request = await self._within_total_timeout(flow.asend(response))
                 except StopAsyncIteration:
                     return response
-                except BaseException:
+                except BaseException as error:
                     await close(response)
+                    if isinstance(error, Exception):
+                        await self._note_answer(response, "the auth flow failed")
+                        self._explain(error, response.request)
                     raise
                 await self._leave(response, "the auth flow sent another request", history)
         finally:
             await flow.aclose()
-
-    async def _flow_step(self, step: Awaitable[httpx.Request]) -> httpx.Request:
-        """Take a step of an auth flow, which may wait itself, within ``total_timeout``."""
-        if self._deadline == math.inf:
-            return await step
-        with anyio.CancelScope(deadline=self._deadline):
-            return await step
-        error = _timeout(self._policy)
-        error.request = self._request
-        error.add_note(self._retry_state().format_attempts())
-        raise error
 
     # --- Redirects
 
@@ -174,9 +171,7 @@ class SendCall:
         max_redirects = self._client.max_redirects
         while True:
             if len(history) > max_redirects:
-                error = httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
-                error.add_note(self._retry_state().format_attempts())
-                raise error
+                raise self._too_many_redirects(request)
             response = await self._repeat(request, history, first)
             if not (300 <= response.status_code < 400 and response.has_redirect_location):
                 return response
@@ -195,6 +190,11 @@ class SendCall:
             await self._leave(response, reason, history)
             request, first = following, None
 
+    def _too_many_redirects(self, request: httpx.Request) -> httpx.TooManyRedirects:
+        error = httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
+        self._explain(error, request)
+        return error
+
     async def _leave(self, response: PrefectResponse, reason: str, history: list[httpx.Response]) -> None:
         """Note that a response led to another request, read the beginning of its body, and close it.
 
@@ -205,19 +205,28 @@ class SendCall:
         """
         response.history = list(history)
         history.append(response)
+        await self._note_answer(response, reason)
+        try:
+            await self._within_total_timeout(read_start(response, ERROR_BYTES))
+        except httpx.RequestError as error:
+            self._explain(error, response.request)
+            raise
+
+    async def _note_answer(self, response: PrefectResponse, reason: str) -> None:
+        """Note an attempt whose response is not that of the ``send()``, and call ``on_attempt``."""
         state, attempt = self._retry_state(), self._failed
         if attempt is None:
             attempt = Attempt(state.number, response.status_code, None, None, reason, self._now() - self._started)
         self._failed = None
         state.attempts.append(attempt)
-        state.has_next_request()
         await self._report(attempt, response.request, response)
-        try:
-            await self._within_total_timeout(read_start(response, ERROR_BYTES))
-        except httpx.RequestError as error:
-            _set_request(error, response.request)
-            error.add_note(state.format_attempts())
-            raise
+
+    def _explain(self, error: Exception, request: httpx.Request) -> None:
+        """Add what led to an httpx.RequestError: the request, unless it has one, and the attempts so far."""
+        if isinstance(error, httpx.RequestError):
+            _set_request(error, request)
+            if self._state is not None and self._state.attempts:
+                error.add_note(self._state.format_attempts())
 
     # --- One request
 
@@ -233,6 +242,8 @@ class SendCall:
             history: the responses that led to it.
             response: its response, if it has one already that is still to be decided about.
         """
+        if self._state is not None and response is None:
+            self._state.note_next_request()
         clear_mark(request)
         body = mark_one_shot_body(request)
         if self._options.is_in_process:
@@ -245,7 +256,7 @@ class SendCall:
                     sending = self._send(request, history)
                     response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
                 if self._is_accepted(response):
-                    if not (self._stream or self._is_read_later() or self._is_read_at_once(response)):
+                    if not (self._stream or self._is_read_later() or self._read_if_held(response)):
                         await self._within_total_timeout(read_whole(response))
                     return response
                 if self._leads_on(response):
@@ -286,7 +297,7 @@ class SendCall:
         """Whether an auth flow gets the response first, and does not need its body."""
         return self._auth is not None and not self._auth.requires_response_body
 
-    def _is_read_at_once(self, response: PrefectResponse) -> bool:
+    def _read_if_held(self, response: PrefectResponse) -> bool:
         """Read the response if its body has arrived, and may have any size; return whether that is so."""
         return self._options.max_response_bytes is None and read_held_body(response)
 
