@@ -84,6 +84,7 @@ assert all(name in vars(prefect_http) for name in prefect_http.__all__)
 """
     lines = "\n".join(f"{name} {module}" for name, module in for_type_checkers.items())
     subprocess.run([sys.executable, "-P", "-c", program], input=lines, text=True, timeout=60, check=True)
+    assert set(prefect_http.__all__) <= set(dir(prefect_http))
 
 
 def test_unknown_names() -> None:
