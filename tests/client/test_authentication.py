@@ -64,12 +64,9 @@ def test_a_flow_is_used_itself() -> None:
 
 @pytest.mark.parametrize("auth", [5, "user:pw", ["user", "pw"], b""])
 def test_an_invalid_auth(auth: object) -> None:
-    """It is httpx's TypeError."""
-    with pytest.raises(TypeError, match='Invalid "auth" argument') as caught:
+    """It is a TypeError, as in httpx, which does not quote what may be credentials."""
+    with pytest.raises(TypeError, match=f"auth must be .*, not a {type(auth)!r}"):
         authentication(auth, None, httpx.URL(URL))
-    with pytest.raises(TypeError) as expected:
-        httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))).get(URL, auth=auth)  # type: ignore[arg-type]
-    assert str(caught.value) == str(expected.value)
 
 
 def test_a_tuple_of_another_length() -> None:

@@ -314,9 +314,6 @@ async def test_cookies_that_cannot_be_sent_to_where_a_redirect_leads() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(
-    reason="a UnicodeError or InvalidURL of a hook or a transport passes for a bad Location", strict=True
-)
 async def test_an_error_of_a_hook_behind_a_replaced_send(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracer in the place of ``send()`` does not change what an event hook raises either."""
     send = httpx.AsyncClient.send

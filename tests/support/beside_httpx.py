@@ -296,6 +296,8 @@ def describe_error(error: BaseException) -> tuple[object, ...]:
         request = None
     cause = error.__cause__ and (type(error.__cause__).__name__, str(error.__cause__))
     message = str(error).replace("an sync request", "a sync request")  # httpx says so, and httpx2 does not
+    if "auth" in message and isinstance(error, TypeError):
+        message = "invalid auth"  # httpx quotes it, and ours does not, since it may be credentials
     return type(error).__name__, message, request, cause
 
 
@@ -398,7 +400,8 @@ class _NotingHandler(logging.Handler):
         self._run = run
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._run.note("log", record.name, record.levelname, record.getMessage())
+        message = re.sub("//[^/ ]*@", "//", record.getMessage())  # ours is without credentials
+        self._run.note("log", record.name, record.levelname, message)
 
 
 @contextmanager
