@@ -8,12 +8,13 @@ is a copy of an earlier one to the same host, with a URL that has been parsed be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
 from prefect_http._client.cookies import COOKIES_OF_CLIENT
 from prefect_http._httpx_details import RequestModel
+from prefect_http._types import Headers
 
 _MAX_URLS = 256
 _MAX_HOSTS = 100
@@ -116,7 +117,7 @@ def _with_headers(model: RequestModel, headers: Any) -> httpx.Headers | None:
         return merged
     if not isinstance(headers, Mapping | list | tuple):  # an iterator can be used only once
         return None
-    own = httpx.Headers(headers)
+    own = httpx.Headers(cast("Headers", headers))
     if "Host" in own:
         return None
     merged.update(own)

@@ -188,8 +188,8 @@ def _buffer_of_thread() -> memoryview:
     try:
         return cast(memoryview, _threads.buffer)
     except AttributeError:
-        _threads.buffer = memoryview(bytearray(_MAX_BUFFERED))
-        return cast(memoryview, _threads.buffer)
+        _threads.buffer = buffer = memoryview(bytearray(_MAX_BUFFERED))
+        return buffer
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -9,14 +9,20 @@ from anyio import TypedAttributeSet, typed_attribute
 from anyio.abc import SocketAttribute
 
 
+class Peek(Protocol):
+    """Returns what has not been received yet; ``b""`` for the end of the stream; None: nothing."""
+
+    def __call__(self) -> bytes | None: ...
+
+
 class InputAttribute(TypedAttributeSet):
     """What a stream tells about the input that the event loop has read from its socket.
 
     Attributes:
-        peek: a function that returns what has not been received yet; ``b""`` for the end of the stream; None: nothing.
+        peek: a function that looks at it.
     """
 
-    peek: Callable[[], bytes | None] = typed_attribute()
+    peek: Peek = typed_attribute()
 
 
 class Socket(Protocol):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
 from typing import TypeVar
 
 from anyio.abc import ByteStream, SocketAttribute
 
-from prefect_http._concurrency.socket_attributes import InputAttribute
+from prefect_http._concurrency.socket_attributes import InputAttribute, Peek
 
 T = TypeVar("T")
 
@@ -22,7 +21,7 @@ def raw_socket_of(stream: ByteStream) -> socket.socket | None:
     return _extra(stream, SocketAttribute.raw_socket)
 
 
-def peek_of(stream: ByteStream) -> Callable[[], bytes | None] | None:
+def peek_of(stream: ByteStream) -> Peek | None:
     """Return the stream's `InputAttribute.peek`; None if it has none, as it leaves all input in the socket."""
     return _extra(stream, InputAttribute.peek)
 

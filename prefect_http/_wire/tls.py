@@ -155,18 +155,20 @@ class TLSStream(ByteStream):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         tls = self._tls
+        attribute: Any = TLSAttribute  # whose members have the types of their values
+        below: Mapping[Any, Callable[[], Any]] = self._stream.extra_attributes
         return {
-            **self._stream.extra_attributes,
-            TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
-            TLSAttribute.channel_binding_tls_unique: tls.get_channel_binding,
-            TLSAttribute.cipher: tls.cipher,
-            TLSAttribute.peer_certificate: lambda: tls.getpeercert(False),
-            TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(True),
-            TLSAttribute.server_side: lambda: False,
-            TLSAttribute.shared_ciphers: lambda: None,
-            TLSAttribute.ssl_object: lambda: tls,
-            TLSAttribute.standard_compatible: lambda: False,
-            TLSAttribute.tls_version: tls.version,
+            **below,
+            attribute.alpn_protocol: tls.selected_alpn_protocol,
+            attribute.channel_binding_tls_unique: tls.get_channel_binding,
+            attribute.cipher: tls.cipher,
+            attribute.peer_certificate: lambda: tls.getpeercert(False),
+            attribute.peer_certificate_binary: lambda: tls.getpeercert(True),
+            attribute.server_side: lambda: False,
+            attribute.shared_ciphers: lambda: None,
+            attribute.ssl_object: lambda: tls,
+            attribute.standard_compatible: lambda: False,
+            attribute.tls_version: tls.version,
         }
 
     def _has_pending(self) -> bool:

@@ -147,8 +147,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 
 def answer_with(transport: HTTPTransport, response_class: type[ReadyResponse]) -> None:
     """Let the responses of a transport be of a class, so that its client need not copy them."""
-    if isinstance(transport._sender, Wire):
-        transport._sender.response_class = response_class
+    sender = transport._sender  # pyright: ignore[reportPrivateUsage]
+    if isinstance(sender, Wire):
+        sender.response_class = response_class
 
 
 L = TypeVar("L", bound=Limits)
