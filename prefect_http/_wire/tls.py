@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -156,7 +156,7 @@ class TLSStream(ByteStream):
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         tls = self._tls
         attribute: Any = TLSAttribute  # whose members have the types of their values
-        below: Mapping[Any, Callable[[], Any]] = self._stream.extra_attributes
+        below = cast("Mapping[Any, Callable[[], Any]]", self._stream.extra_attributes)  # pyright: ignore[reportUnknownMemberType]
         return {
             **below,
             attribute.alpn_protocol: tls.selected_alpn_protocol,
