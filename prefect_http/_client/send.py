@@ -44,6 +44,7 @@ Exchange = Callable[[httpx.Request], Awaitable[PrefectResponse]]
 
 # A response with this extension has come through a network, and the request has waited for it. A mock may not have.
 _NETWORK_STREAM = "network_stream"
+_SWITCHING_PROTOCOLS = 101
 _UNAUTHORIZED = 401
 _logger = logging.getLogger("prefect_http")
 
@@ -63,7 +64,7 @@ class SendCall:
 
     __slots__ = (
         *("_client", "_exchange", "_options", "_request", "_stream", "_auth", "_follows_redirects"),
-        *("_policy", "_now", "_started", "_deadline", "_state", "_failed", "_is_repeated"),
+        *("_policy", "_now", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now"),
     )
 
     def __init__(
@@ -92,6 +93,8 @@ class SendCall:
         self._state: RetryState | None = None  # most calls never need it
         self._failed: Attempt | None = None  # that of the response, if that is not accepted
         self._is_repeated = False  # whether the last request has been sent more than once
+        # Not if an auth flow gets the responses first, and does not need their bodies.
+        self._reads_now = not stream and (auth is None or auth.requires_response_body)
 
     async def run(self) -> PrefectResponse:
         """Send the request, and what follows from it, until there is a response to return or an error to raise."""
@@ -123,7 +126,7 @@ class SendCall:
             # The server may have taken the credentials that were sent twice for a replay (RFC 7616 section 5.5).
             await self._leave(response, "the auth flow was begun anew", history)
             response = await self._run_flow(auth, history)
-        self._auth = None
+        self._auth, self._reads_now = None, not self._stream
         if self._failed is not None:
             return response
         # Whether it is retried or read has been left until the flow was over.
@@ -245,10 +248,11 @@ class SendCall:
         if self._state is not None and response is None:
             self._state.note_next_request()
         clear_mark(request)
-        body = mark_one_shot_body(request)
+        body = None if type(request.stream) is httpx.ByteStream else mark_one_shot_body(request)
         if self._options.is_in_process:
             self._mark_read_whole(request)
         self._is_repeated = False
+        is_limited = self._options.max_response_bytes is not None
         while True:
             try:
                 if response is None:
@@ -256,7 +260,7 @@ class SendCall:
                     sending = self._send(request, history)
                     response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
                 if self._is_accepted(response):
-                    if not (self._stream or self._is_read_later() or self._read_if_held(response)):
+                    if self._reads_now and (is_limited or not read_held_body(response)):
                         await self._within_total_timeout(read_whole(response))
                     return response
                 if self._leads_on(response):
@@ -293,18 +297,11 @@ class SendCall:
             raise
         return response
 
-    def _is_read_later(self) -> bool:
-        """Whether an auth flow gets the response first, and does not need its body."""
-        return self._auth is not None and not self._auth.requires_response_body
-
-    def _read_if_held(self, response: PrefectResponse) -> bool:
-        """Read the response if its body has arrived, and may have any size; return whether that is so."""
-        return self._options.max_response_bytes is None and read_held_body(response)
-
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""
-        if is_success(response):
-            return response.status_code not in self._policy.statuses and REJECTED not in response.extensions
+        status = response.status_code
+        if 200 <= status < 300 or status == _SWITCHING_PROTOCOLS:
+            return status not in self._policy.statuses and REJECTED not in response.extensions
         if self._options.raise_on_all_errors or self._leads_on(response):
             return False
         is_rejected = response.status_code in self._policy.statuses or REJECTED in response.extensions

@@ -276,6 +276,10 @@ def _backend() -> ModuleType:
 
 def _running_trio() -> ModuleType | None:
     """Return the trio module if trio is running, else None."""
-    trio = sys.modules.get("trio")
+    trio, sniffio = sys.modules.get("trio"), sys.modules.get("sniffio")
+    if trio is None:
+        return None
+    if sniffio is not None:  # what anyio asks as well, behind four calls more
+        return trio if sniffio.current_async_library() == "trio" else None
     # getattr, because another thread may be in the middle of importing it.
     return trio if anyio.get_cancelled_exc_class() is getattr(trio, "Cancelled", None) else None

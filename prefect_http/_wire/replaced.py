@@ -59,6 +59,11 @@ class StandIn(Generic[T]):
     def find(self) -> T | None:
         """Return the transport to send a request through; None: nothing has been replaced."""
         kind, pool = self._library.AsyncHTTPTransport, self._pool_class()
+        # Every request passes here.
+        if getattr(kind, _METHOD, None) is self._own_of_the_transport and (
+            pool is None or getattr(pool, _METHOD, None) is self._own_of_the_pool
+        ):
+            return None
         replaced = self._replaced(kind, pool)
         if replaced is None:
             return None

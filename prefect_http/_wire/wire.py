@@ -28,7 +28,7 @@ from prefect_http._httpx_details import ReadyResponse, hold_body
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
-from prefect_http._wire.h1.request_head import encode_headers
+from prefect_http._wire.h1.request_head import encode_headers, request_line
 from prefect_http._wire.h1.response_body import ResponseBody, WholeBody
 from prefect_http._wire.h1.response_head import Framing
 from prefect_http._wire.network_stream import NetworkStream
@@ -37,6 +37,7 @@ from prefect_http._wire.pool import Pool, PoolRequest, RequestState
 from prefect_http._wire.timeouts import TimeoutWatcher
 
 _MAX_CACHED_HEADERS = 16
+_MAX_CACHED_LINES = 64
 _OTHER_LOOP = (
     "this HTTPTransport has open connections that belong to another event loop, which has not ended; "
     "use one transport for each event loop"
@@ -91,8 +92,9 @@ class Wire(httpx.AsyncBaseTransport):
             max_idle=limits.max_keepalive_connections,
             expiry=limits.keepalive_expiry,
         )
-        # Many requests have the same headers as an earlier one.
+        # Many requests have the same headers as an earlier one, and the same URL.
         self._encode_headers = functools.lru_cache(_MAX_CACHED_HEADERS)(encode_headers)
+        self._encode_line = functools.lru_cache(_MAX_CACHED_LINES)(request_line)
         self._watcher = TimeoutWatcher()
         self._loop: object = None
         self._current_loop: Callable[[], object] = object
@@ -105,7 +107,7 @@ class Wire(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response, with the body still to be read."""
-        origin, outgoing = Origin.of(request), OutgoingRequest.of(request, self._encode_headers)
+        origin, outgoing = Origin.of(request), OutgoingRequest.of(request, self._encode_headers, self._encode_line)
         self._bind_to_loop()
         pool_request = self._pool.acquire(origin, self._now(), outgoing.is_repeatable)
         try:
@@ -251,6 +253,7 @@ class Wire(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
         self._encode_headers.cache_clear()  # there may be credentials among them
+        self._encode_line.cache_clear()
         if not self._is_own_loop():
             self._drop_if_loop_has_ended()
             self._pool.close()

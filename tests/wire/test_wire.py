@@ -1246,8 +1246,8 @@ async def test_closing_drops_credentials() -> None:
     with anyio.fail_after(5):
         async with raw_server(answer()) as server, httpx.AsyncClient(transport=transport) as client:
             await client.get(server.url, headers={"Authorization": "Bearer secret"})
-            assert transport._encode_headers.cache_info().currsize == 1
-    assert transport._encode_headers.cache_info().currsize == 0
+            assert transport._encode_headers.cache_info().currsize == transport._encode_line.cache_info().currsize == 1
+    assert transport._encode_headers.cache_info().currsize == transport._encode_line.cache_info().currsize == 0
 
 
 @pytest.mark.anyio

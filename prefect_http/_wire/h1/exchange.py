@@ -41,20 +41,27 @@ class OutgoingRequest(NamedTuple):
 
     @classmethod
     def of(
-        cls, request: httpx.Request, encode: Callable[[tuple[tuple[bytes, bytes], ...]], EncodedHeaders]
+        cls,
+        request: httpx.Request,
+        encode: Callable[[tuple[tuple[bytes, bytes], ...]], EncodedHeaders],
+        encode_line: Callable[[str, bytes], bytes] = request_line,
     ) -> OutgoingRequest:
         """Check a request and encode it.
 
         Args:
             request: the request.
             encode: encodes its headers.
+            encode_line: encodes its method and target.
 
         Raises:
             httpx.LocalProtocolError: it cannot be sent.
             TypeError, ValueError: one of its extensions is invalid.
         """
         extensions, stream = request.extensions, request.stream
-        line = request_line(request.method, extensions.get("target", request.url.raw_path))
+        if "target" in extensions:
+            line = request_line(request.method, extensions["target"])
+        else:
+            line = encode_line(request.method, request.url.raw_path)
         headers = encode(tuple(request.headers.raw))
         assert isinstance(stream, httpx.AsyncByteStream)
         # Not of a subclass, which may want to know how much of it has been sent.
