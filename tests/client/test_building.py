@@ -195,7 +195,7 @@ steps = st.sampled_from(CHANGES) | st.tuples(st.sampled_from(METHODS), urls, arg
 
 
 @given(of_client=st.sampled_from(CLIENTS), steps=st.lists(steps, max_size=6))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_requests(of_client: dict[str, Any], steps: list[Any]) -> None:
     """Any requests of one client are built as by httpx, whatever was built and changed before."""
     theirs, ours = both(**of_client)

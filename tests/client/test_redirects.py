@@ -71,9 +71,7 @@ def described(request: httpx.Request) -> tuple[object, ...]:
     return request.method, request.url, request.headers.raw, extensions, b"".join(request.stream)
 
 
-@pytest.mark.parametrize(
-    "url", ["http://server/path", "https://server:443/path#part", "http://u:p@server:8080/", "ws://server"]
-)
+@pytest.mark.parametrize("url", ["http://server/path", "https://u:p@server:443/path#part"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_requests_are_made_as_by_httpx(status: int, url: str) -> None:
     """The method, the URL, the headers, the cookies, the body and the extensions are the same."""
@@ -116,7 +114,7 @@ locations = st.text("ab:/?#@[]%.\\0159 é-", max_size=12)
 @given(
     location=locations | locations.map(lambda text: f"http://{text}") | locations.map(lambda text: f"http://a:{text}")
 )
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_any_location(location: str) -> None:
     """It leads where it leads with httpx, and is an InvalidResponse if httpx fails, or if there is no such port."""
     try:

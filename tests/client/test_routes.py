@@ -113,7 +113,7 @@ some_urls = st.builds("{}://{}{}/".format, schemes, hosts, ports)
     names=st.lists(patterns | st.sampled_from(PATTERNS), min_size=1, max_size=5, unique=True),
     urls=st.lists(some_urls, min_size=1, max_size=8),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_patterns(names: list[str], urls: list[str]) -> None:
     """Whatever the patterns and the URLs are, the same transport is chosen, unless httpx refuses the patterns."""
     compare(names, urls)

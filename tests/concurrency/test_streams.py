@@ -20,7 +20,7 @@ from support.wire import is_asyncio, until
 from prefect_http._concurrency.backend import connect_tcp
 from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
 
-BIG = 16 * 1024 * 1024  # more than all buffers of a connection hold
+BIG = 8 * 1024 * 1024  # more than all buffers of a connection hold
 
 
 @contextlib.asynccontextmanager
