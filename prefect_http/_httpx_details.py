@@ -27,6 +27,8 @@ _ENCODING = cast(property, httpx.Response.encoding)
 class ReadyResponse(httpx.Response):
     """An httpx.Response whose body may be at hand, as `hold_body()` says."""
 
+    stream: httpx.SyncByteStream | httpx.AsyncByteStream
+    is_closed: bool
     _held: bytes | None = None  # the whole body, as it arrived, until it is read
     _held_stream: object = None  # the stream that yields it
     _body: bytes | None = None  # the body, decoded, once it has been read or kept

@@ -80,19 +80,17 @@ class StandIn(Generic[T]):
         return getattr(sys.modules.get(self._pool_package), "AsyncConnectionPool", None)
 
     def _replaced(self, kind: object, pool: object) -> str | None:
-        """Return the name of the method that has been replaced."""
+        """Return the name of the method that has been replaced, and remember those that have not."""
         method = getattr(kind, _METHOD, None)
-        if method is not self._own_of_the_transport:
-            if not is_own(method, self._library.__name__):
-                return f"{self._library.__name__}.AsyncHTTPTransport.{_METHOD}"
-            self._own_of_the_transport = method
+        if not is_own(method, self._library.__name__):
+            return f"{self._library.__name__}.AsyncHTTPTransport.{_METHOD}"
+        self._own_of_the_transport = method
         if pool is None:
             return None
         method = getattr(pool, _METHOD, None)
-        if method is not self._own_of_the_pool:
-            if not is_own(method, self._pool_package):
-                return f"{self._pool_package}.AsyncConnectionPool.{_METHOD}"
-            self._own_of_the_pool = method
+        if not is_own(method, self._pool_package):
+            return f"{self._pool_package}.AsyncConnectionPool.{_METHOD}"
+        self._own_of_the_pool = method
         return None
 
     async def aclose(self) -> None:

@@ -50,6 +50,21 @@ async def test_primitives_are_the_backends_own(anyio_backend: str) -> None:
         assert isinstance(nursery, trio.Nursery if anyio_backend == "trio" else anyio.abc.TaskGroup)
 
 
+@pytest.mark.anyio
+async def test_backend_is_found_without_sniffio(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version of trio may do without sniffio, which is asked first."""
+    monkeypatch.delitem(sys.modules, "sniffio")
+    assert isinstance(new_event(), (trio if anyio_backend == "trio" else anyio).Event)
+
+
+@pytest.mark.anyio
+@asyncio_only
+async def test_backend_is_found_without_trio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program on asyncio need not import trio."""
+    monkeypatch.delitem(sys.modules, "trio")
+    assert isinstance(new_event(), anyio.Event)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_end_of_a_loop(backend: str) -> None:
     """The run of an event loop has ended once it is over, whoever asks."""

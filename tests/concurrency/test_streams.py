@@ -20,7 +20,7 @@ from support.wire import is_asyncio, until
 from prefect_http._concurrency.backend import connect_tcp
 from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
 
-BIG = 8 * 1024 * 1024  # more than all buffers of a connection hold
+BIG = 16 * 1024 * 1024  # more than all buffers of a connection hold
 
 
 @contextlib.asynccontextmanager
@@ -43,9 +43,9 @@ def reset(other: socket.socket) -> None:
     other.close()
 
 
-async def receive_all(stream: ByteStream, count: int) -> bytes:
+async def receive_all(stream: ByteStream, count: int) -> bytearray:
     """Receive so many bytes."""
-    data = b""
+    data = bytearray()
     while len(data) < count:
         data += await stream.receive()
     return data
@@ -221,6 +221,39 @@ async def test_two_at_once() -> None:
 
 
 # --- Waiting
+
+
+@pytest.mark.anyio
+async def test_sending_when_all_is_full() -> None:
+    """If the socket takes nothing at all, sending waits until it does."""
+    async with ends() as (stream, other):
+        raw = stream.extra(SocketAttribute.raw_socket)
+        filler = socket.fromfd(raw.fileno(), raw.family, socket.SOCK_STREAM)
+        filler.setblocking(False)
+        filled = 0
+        with filler, contextlib.suppress(BlockingIOError):
+            while True:
+                filled += filler.send(b"x" * 65536)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, b"!")
+            left = filled + 1
+            while left:
+                left -= len(await anyio.to_thread.run_sync(other.recv, left))
+
+
+@pytest.mark.anyio
+async def test_closed_with_much_to_receive() -> None:
+    """What has been read ahead of a stream that is closed then can still be received, if anything."""
+    async with ends() as (stream, other):
+        other.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.send(b"x" * 65536)
+        await settle()
+        await stream.aclose()
+        with pytest.raises(anyio.ClosedResourceError):
+            while await stream.receive():
+                pass
 
 
 @pytest.mark.anyio
