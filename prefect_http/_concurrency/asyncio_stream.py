@@ -40,6 +40,7 @@ class AsyncioStream(asyncio.BufferedProtocol, ByteStream):
 
     _transport: asyncio.Transport
     _socket: Socket
+    _buffer: memoryview  # what the loop reads into
     _error: BaseException | None = None
     _has_ended = False  # whether nothing more arrives: by the end of the stream, or one of the next two
     _is_lost = False
@@ -53,7 +54,6 @@ class AsyncioStream(asyncio.BufferedProtocol, ByteStream):
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
-        self._buffer = _buffer_of_thread()
 
     # What asyncio calls.
 
@@ -63,7 +63,8 @@ class AsyncioStream(asyncio.BufferedProtocol, ByteStream):
         self._socket = transport.get_extra_info("socket")
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        self._buffer = buffer = _buffer_of_thread()  # each time, since a loop may go on in another thread
+        return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._chunks.append(self._buffer[:nbytes].tobytes())

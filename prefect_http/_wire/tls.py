@@ -18,7 +18,7 @@ import httpx
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.backend import checkpoint, max_receive_bytes
+from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
 
 
@@ -96,6 +96,7 @@ class TLSStream(ByteStream):
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
         self._is_flushing = False
+        self._flushed: Event | None = None  # what a task that sends waits for while another one flushes
         self._failures: list[Exception] = []  # one at most, to be raised once the data before it has been received
         self._has_ended = False  # whether OpenSSL has found the end, or an error, or will when it is asked
 
@@ -143,6 +144,8 @@ class TLSStream(ByteStream):
                 raise self._failed(error) from None
             else:
                 await self._flush()
+                if self._is_flushing:
+                    await self._wait_until_flushed()
                 return
 
     async def send_eof(self) -> None:
@@ -226,6 +229,16 @@ class TLSStream(ByteStream):
             raise
         finally:
             self._is_flushing = False
+            if self._flushed is not None:
+                self._flushed.set()
+                self._flushed = None
+
+    async def _wait_until_flushed(self) -> None:
+        """Wait until another task has sent what has been encrypted, as if this one sent it."""
+        flushed = self._flushed = self._flushed or new_event()
+        await flushed.wait()
+        if self._is_broken:
+            raise anyio.BrokenResourceError
 
     def _failed(self, error: ssl.SSLError) -> Exception:
         """Return what to raise for an error of OpenSSL's."""

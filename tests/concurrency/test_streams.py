@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from support.fake_stream import FakeStream
 from support.wire import is_asyncio, until
 
+from prefect_http._concurrency.asyncio_stream import AsyncioStream
 from prefect_http._concurrency.backend import connect_tcp
 from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
 
@@ -359,6 +361,17 @@ async def test_end_after_much() -> None:
                 received += len(await stream.receive(100_000))
                 await settle()
         assert received == sent
+
+
+def test_loop_that_moves_to_another_thread() -> None:
+    """Two event loops that run in different threads do not read into the same memory, wherever they ran before."""
+
+    async def make() -> AsyncioStream:
+        return AsyncioStream()
+
+    with asyncio.Runner() as one, asyncio.Runner() as other, ThreadPoolExecutor(1) as thread:
+        moved, stayed = one.run(make()), other.run(make())
+        assert thread.submit(moved.get_buffer, -1).result() is not stayed.get_buffer(-1)
 
 
 def test_other_side_is_gone() -> None:

@@ -154,12 +154,14 @@ class Below(ByteStream):
     Attributes:
         server: the other end.
         gate: while it is not None, sending waits for it.
+        failure: what sending raises then.
         sent: what has been sent.
     """
 
     def __init__(self, server: End) -> None:
         self.server = server
         self.gate: anyio.Event | None = None
+        self.failure: Exception | None = None
         self.sent: list[bytes] = []
         self.has_ended = False
         self.closings = 0
@@ -168,6 +170,8 @@ class Below(ByteStream):
         await anyio.lowlevel.checkpoint()
         if self.gate is not None:
             await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
         self.sent.append(item)
         self.server.incoming.write(item)
         self.server.shake_hands()
@@ -266,16 +270,45 @@ async def test_sending_is_cancelled(over: Over) -> None:
 
 
 @pytest.mark.anyio
-async def test_two_tasks_that_send(over: Over) -> None:
-    """If a task is sending already, it also sends what others have encrypted meanwhile, in order."""
+@pytest.mark.parametrize("how", ["sends all", "fails", "is cancelled"])
+async def test_two_tasks_that_send(over: Over, how: str) -> None:
+    """If a task is sending already, it also sends what another has encrypted meanwhile, which waits for it."""
     stream, below, server = over
     below.gate = anyio.Event()
+    results: list[object] = []
+
+    async def send(data: bytes) -> None:
+        try:
+            await stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            results.append(type(error))
+        else:
+            results.append(data)
+
+    first = anyio.CancelScope()
+
+    async def send_first() -> None:
+        with first:
+            await send(b"one")
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(stream.send, b"one")
+        tasks.start_soon(send_first)
         await anyio.wait_all_tasks_blocked()
-        await stream.send(b"two")
-        below.gate.set()
-    assert server.tls.read(3) + server.tls.read(3) == b"onetwo"
+        tasks.start_soon(send, b"two")
+        await anyio.wait_all_tasks_blocked()
+        assert results == []
+        if how == "is cancelled":
+            first.cancel()
+        else:
+            below.failure = anyio.ClosedResourceError() if how == "fails" else None
+            below.gate.set()
+    if how == "sends all":
+        assert results == [b"one", b"two"]
+        assert server.tls.read(3) + server.tls.read(3) == b"onetwo"
+    elif how == "fails":
+        assert results == [anyio.ClosedResourceError, anyio.BrokenResourceError]
+    else:
+        assert results == [anyio.BrokenResourceError]
 
 
 @pytest.mark.anyio

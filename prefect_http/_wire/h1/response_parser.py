@@ -34,7 +34,7 @@ MAX_INFORMATIONAL = 100
 _END_OF_HEAD = b"\r\n\r\n"
 # RFC 9112 sections 4 and 5, without what is said above. A field begins with the LF of the line before it.
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r(?=\n)")
-_FIELD = re.compile(rb"\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++): ?+([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+|)\r")
+_FIELD = re.compile(rb"\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++): ?+([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+|)\r(?=\n)")
 # Every response is compared with some of them, and Python 3.11 takes 0.2 us to look up a member of an enum.
 _CONTENT_LENGTH, _CHUNKED = Framing.CONTENT_LENGTH, Framing.CHUNKED
 _UNTIL_CLOSE, _TUNNEL = Framing.UNTIL_CLOSE, Framing.TUNNEL
@@ -203,8 +203,8 @@ def _plain_head(method: str, data: bytes) -> tuple[ResponseHead, bytes] | None:
     if status_line is None or not 0 <= end < MAX_HEAD_BYTES - 3:
         return None
     start = status_line.end()
-    headers = cast("list[tuple[bytes, bytes]]", _FIELD.findall(data, start, end + 1))
-    # Each match has one LF and one CR in it. If these are all that there are, each line is a match.
+    headers = cast("list[tuple[bytes, bytes]]", _FIELD.findall(data, start, end + 2))
+    # Each match has one LF and one CR in it, with an LF behind. If these are all that there are, each line is a match.
     count = len(headers)
     if data.count(b"\n", start, end) != count or data.count(b"\r", start, end + 1) != count or count > MAX_FIELDS:
         return None

@@ -479,6 +479,8 @@ BAD_FIELDS = [
     b"X: y\r",
     b"X: y\r\r\n",
     b"X: y\rZ: a\r\n",
+    b"X: y\rZ: a\nX: y\r\n",
+    b"X: y\rContent-Length: 5\nContent-Length: 0\r\n",
     b"X: y\x00\r\n",
     b"X: \x00\r\n",
     b"\r",
