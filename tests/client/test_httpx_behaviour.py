@@ -126,7 +126,7 @@ async def test_too_many_redirects_are_raised() -> None:
                 await client.get(URL)
     assert server.count == 4
     assert "prefect_http made 4 of at most" in notes_of(caught.value)
-    assert "4: 302 after 0 s; max_redirects is 3" in notes_of(caught.value)
+    assert "; max_redirects is 3" in notes_of(caught.value)
 
 
 @pytest.mark.anyio
