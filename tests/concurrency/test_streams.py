@@ -21,6 +21,7 @@ from support.wire import is_asyncio, until
 from prefect_http._concurrency.asyncio_stream import AsyncioStream
 from prefect_http._concurrency.backend import connect_tcp
 from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
+from prefect_http._concurrency.trio_stream import TrioStream
 
 BIG = 16 * 1024 * 1024  # more than all buffers of a connection hold
 
@@ -225,22 +226,31 @@ async def test_two_at_once() -> None:
 # --- Waiting
 
 
-@pytest.mark.anyio
+class FullAtFirst(socket.socket):
+    """A socket that takes nothing when it is first asked to send."""
+
+    is_full = True
+
+    def send(self, *args: Any) -> int:
+        """Send, but not the first time."""
+        if self.is_full:
+            self.is_full = False
+            raise BlockingIOError
+        return super().send(*args)
+
+
+@pytest.mark.trio
 async def test_sending_when_all_is_full() -> None:
     """If the socket takes nothing at all, sending waits until it does."""
-    async with ends() as (stream, other):
-        raw = stream.extra(SocketAttribute.raw_socket)
-        filler = socket.fromfd(raw.fileno(), raw.family, socket.SOCK_STREAM)
-        filler.setblocking(False)
-        filled = 0
-        with filler, contextlib.suppress(BlockingIOError):
-            while True:
-                filled += filler.send(b"x" * 65536)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stream.send, b"!")
-            left = filled + 1
-            while left:
-                left -= len(await anyio.to_thread.run_sync(other.recv, left))
+    one, other = socket.socketpair()
+    full = FullAtFirst(fileno=one.detach())
+    full.setblocking(False)
+    with other:
+        stream = TrioStream(full)
+        with anyio.fail_after(5):
+            await stream.send(b"!")
+        await stream.aclose()
+        assert other.recv(2) == b"!"
 
 
 @pytest.mark.anyio
