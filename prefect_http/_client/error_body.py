@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded, read_up_to
+from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._httpx_details import ReadyResponse, keep_content
@@ -138,15 +138,6 @@ async def read_whole(response: httpx.Response) -> None:
         except BaseException:
             await close(response)
             raise
-
-
-async def read_start(response: ReadyResponse, max_bytes: int) -> None:
-    """Read the start of a response that leads to another request, and close it, also if that fails."""
-    try:
-        await read_up_to(response, max_bytes)
-    except BaseException:
-        await close(response)
-        raise
 
 
 async def close(response: httpx.Response, seconds: float = _CLOSE_SECONDS) -> None:

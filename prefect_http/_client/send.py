@@ -23,8 +23,9 @@ import httpx
 
 from prefect_http._asgi.read_whole import READ_WHOLE
 from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
+from prefect_http._bounded_body import read_up_to
 from prefect_http._client.cookies import renew_cookies
-from prefect_http._client.error_body import close, discard, read_beginning, read_start, read_whole
+from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 from prefect_http._client.one_shot_body import OneShotBody, mark_one_shot_body
 from prefect_http._client.options import HOOK_MUST_BE, Hook, SendOptions, check_open, checked_policy
 from prefect_http._client.redirects import redirect_request, redirect_url
@@ -44,7 +45,6 @@ Exchange = Callable[[httpx.Request], Awaitable[PrefectResponse]]
 
 # A response with this extension has come through a network, and the request has waited for it. A mock may not have.
 _NETWORK_STREAM = "network_stream"
-_SWITCHING_PROTOCOLS = 101
 _UNAUTHORIZED = 401
 _logger = logging.getLogger("prefect_http")
 
@@ -176,7 +176,7 @@ class SendCall:
             if len(history) > max_redirects:
                 raise self._too_many_redirects(request)
             response = await self._repeat(request, history, first)
-            if not (300 <= response.status_code < 400 and response.has_redirect_location):
+            if not response.has_redirect_location:
                 return response
             try:
                 url = redirect_url(response, request.url)
@@ -210,7 +210,7 @@ class SendCall:
         history.append(response)
         await self._note_answer(response, reason)
         try:
-            await self._within_total_timeout(read_start(response, ERROR_BYTES))
+            await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
         except httpx.RequestError as error:
             self._explain(error, response.request)
             raise
@@ -227,7 +227,7 @@ class SendCall:
     def _explain(self, error: Exception, request: httpx.Request) -> None:
         """Add what led to an httpx.RequestError: the request, unless it has one, and the attempts so far."""
         if isinstance(error, httpx.RequestError):
-            _set_request(error, request)
+            error.request = _request_of(error, request)
             if self._state is not None and self._state.attempts:
                 error.add_note(self._state.format_attempts())
 
@@ -257,15 +257,14 @@ class SendCall:
             try:
                 if response is None:
                     self._started = self._now()
-                    sending = self._send(request, history)
-                    response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
+                    response = await self._within_total_timeout(self._send(request, history))
                 if self._is_accepted(response):
                     if self._reads_now and (is_limited or not read_held_body(response)):
                         await self._within_total_timeout(read_whole(response))
                     return response
                 if self._leads_on(response):
                     if response.status_code != _UNAUTHORIZED:  # with a 401, the flow comes first
-                        await self._within_total_timeout(read_start(response, ERROR_BYTES))
+                        await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
                     return response
             except httpx.RequestError as error:
                 if (attempt := await self._decide_about_error(error, request, body)) is None:
@@ -288,7 +287,7 @@ class SendCall:
         options.answered.add(request.url)
         response.history = list(history)
         try:
-            if 300 <= response.status_code < 400 and response.has_redirect_location:
+            if response.has_redirect_location:
                 redirect_url(response, request.url)
             if _NETWORK_STREAM not in response.extensions and not options.is_in_process:
                 await checkpoint()
@@ -299,13 +298,11 @@ class SendCall:
 
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""
-        status = response.status_code
-        if 200 <= status < 300 or status == _SWITCHING_PROTOCOLS:
-            return status not in self._policy.statuses and REJECTED not in response.extensions
-        if self._options.raise_on_all_errors or self._leads_on(response):
+        if not is_success(response) and (
+            self._options.raise_on_all_errors or self._leads_on(response) or says_should_retry(response)
+        ):
             return False
-        is_rejected = response.status_code in self._policy.statuses or REJECTED in response.extensions
-        return not (is_rejected or says_should_retry(response))
+        return response.status_code not in self._policy.statuses and REJECTED not in response.extensions
 
     def _leads_on(self, response: httpx.Response) -> bool:
         """Whether the response leads to another request: a redirect does, and a challenge may."""
@@ -337,7 +334,7 @@ class SendCall:
         self, error: httpx.RequestError, request: httpx.Request, body: OneShotBody | None
     ) -> Attempt | None:
         """Return the attempt that ended with an error, if another one follows. If not, add a note that says why."""
-        _set_request(error, request)
+        error.request = _request_of(error, request)
         if is_foreign(error, request) or (body is not None and body.has_raised(error)):
             return None
         await checkpoint()
@@ -440,22 +437,18 @@ class SendCall:
         return error
 
 
-def _set_request(error: httpx.RequestError, request: httpx.Request) -> None:
-    """Set the request of an error, unless it has one already."""
+def _request_of(error: httpx.RequestError, default: httpx.Request) -> httpx.Request:
+    """Return the request of an error; an event hook, or an auth flow, may have raised one without."""
     try:
-        error.request  # noqa: B018
+        return error.request
     except RuntimeError:
-        error.request = request
+        return default
 
 
 async def _until(deadline: float, step: Awaitable[T], policy: RetryPolicy) -> T:
     with anyio.CancelScope(deadline=deadline):
         return await step
-    raise _timeout(policy)
-
-
-def _timeout(policy: RetryPolicy) -> httpx.TimeoutException:
-    return httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
+    raise httpx.TimeoutException(f"total_timeout of {policy.total_timeout:g} s has passed")
 
 
 def _call(hook: Hook, name: str, request: httpx.Request, attempt: Attempt) -> None:
