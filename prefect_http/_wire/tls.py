@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, ParamSpec, cast
 
 import anyio
 import anyio.to_thread
@@ -20,6 +20,8 @@ from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
+
+P = ParamSpec("P")
 
 
 async def start_tls(
@@ -106,17 +108,7 @@ class TLSStream(ByteStream):
         Raises:
             ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError: it fails.
         """
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._flush()
-                await self._receive_more()
-            except ssl.SSLError as error:
-                raise self._failed(error) from None
-            else:
-                await self._flush()
-                return
+        await self._complete(self._tls.do_handshake)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what has arrived, or what arrives next."""
@@ -132,24 +124,31 @@ class TLSStream(ByteStream):
 
     async def send(self, item: bytes) -> None:
         """Send all of the data."""
+        await self._complete(self._tls.write, item)
+        if self._is_flushing:
+            await self._wait_until_flushed()
+
+    async def _complete(self, step: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let OpenSSL do a step, for which it may have to receive something, and send what it has encrypted."""
         while True:
             if self._is_broken:
                 raise anyio.BrokenResourceError
             try:
-                self._tls.write(item)
-            except ssl.SSLWantReadError:  # the server renegotiates
+                step(*args, **kwargs)
+            except ssl.SSLWantReadError:  # the handshake goes on, or the server renegotiates
                 await self._flush()
                 await self._receive_more()
             except ssl.SSLError as error:
                 raise self._failed(error) from None
             else:
                 await self._flush()
-                if self._is_flushing:
-                    await self._wait_until_flushed()
                 return
 
     async def send_eof(self) -> None:
-        """TLS cannot be ended in one direction only."""
+        """Not possible, as with anyio's TLSStream: up to TLS 1.2, the other side has to close the connection as well.
+
+        Nothing in the package calls it. It is there because each ByteStream has it.
+        """
         raise NotImplementedError("a TLS connection cannot be closed in one direction only")
 
     async def aclose(self) -> None:
