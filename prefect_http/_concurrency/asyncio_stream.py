@@ -131,7 +131,7 @@ class AsyncioStream(asyncio.BufferedProtocol, ByteStream):
             await self._wait_until_writable()
 
     async def send_eof(self) -> None:
-        """Tell the other side that nothing more is sent."""
+        """Close the stream for sending; it can still be received from."""
         await asyncio.sleep(0)
         self._transport.write_eof()
 

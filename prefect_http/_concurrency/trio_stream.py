@@ -102,7 +102,7 @@ class TrioStream(ByteStream):
         return anyio.ClosedResourceError() if self._is_closed else anyio.BrokenResourceError()
 
     async def send_eof(self) -> None:
-        """Tell the other side that nothing more is sent."""
+        """Close the stream for sending; it can still be received from."""
         await trio.lowlevel.checkpoint()
         self._socket.shutdown(socket.SHUT_WR)
 
