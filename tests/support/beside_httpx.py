@@ -25,6 +25,7 @@ import httpx
 import pytest
 
 from prefect_http import PrefectHttpxClient, RetryPolicy
+from support.scripted_transport import responded
 
 P = ParamSpec("P")
 
@@ -173,14 +174,7 @@ class Transport(httpx.AsyncBaseTransport):
         answer = self._answers[0]
         if len(self._answers) > 1 or not callable(answer):
             del self._answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, int):
-            return httpx.Response(answer)
-        if isinstance(answer, httpx.Response):
-            return answer
-        response = answer(request)
-        return response if isinstance(response, httpx.Response) else await response
+        return await responded(answer, request)
 
     async def __aenter__(self) -> Self:
         self._run.note(self._name, "entered")

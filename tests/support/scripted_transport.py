@@ -63,16 +63,23 @@ class Server(httpx.AsyncBaseTransport):
         self.seen.append(Seen(request.method, str(request.url), request.headers.copy(), body, at))
         answer = next(self._script, None)
         assert answer is not None, f"request {self.count} was not expected"
-        if isinstance(answer, BaseException):
-            raise answer
-        if isinstance(answer, int):
-            return httpx.Response(answer)
-        if isinstance(answer, httpx.Response):
-            return answer
-        assert callable(answer)
-        response = await answer(request)
+        return await responded(answer, request)
+
+
+async def responded(answer: object, request: httpx.Request) -> httpx.Response:
+    """Return what an entry of a script makes of a request, or raise it."""
+    if isinstance(answer, BaseException):
+        raise answer
+    if isinstance(answer, int):
+        return httpx.Response(answer)
+    if isinstance(answer, httpx.Response):
+        return answer
+    assert callable(answer)
+    response = answer(request)
+    if not isinstance(response, httpx.Response):
+        response = await response
         assert isinstance(response, httpx.Response)
-        return response
+    return response
 
 
 class Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
