@@ -195,7 +195,8 @@ class PrefectHttpxClient(VerbsWithRetry):
         Cancellation:
             Ends the attempt or the wait at once, and closes the response.
         """
-        check_open(self)
+        if self.is_closed:
+            check_open(self)
         self._has_sent = True
         if "timeout" not in request.extensions:
             request.extensions = {**request.extensions, "timeout": self.timeout.as_dict()}

@@ -176,7 +176,8 @@ class SendCall:
             if len(history) > max_redirects:
                 raise self._too_many_redirects(request)
             response = await self._repeat(request, history, first)
-            if not response.has_redirect_location:
+            # On httpx2, has_redirect_location takes ten calls, so most responses are spared it.
+            if not (300 <= response.status_code < 400 and response.has_redirect_location):
                 return response
             try:
                 url = redirect_url(response, request.url)
@@ -257,7 +258,8 @@ class SendCall:
             try:
                 if response is None:
                     self._started = self._now()
-                    response = await self._within_total_timeout(self._send(request, history))
+                    sending = self._send(request, history)
+                    response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
                 if self._is_accepted(response):
                     if self._reads_now and (is_limited or not read_held_body(response)):
                         await self._within_total_timeout(read_whole(response))
@@ -287,7 +289,7 @@ class SendCall:
         options.answered.add(request.url)
         response.history = list(history)
         try:
-            if response.has_redirect_location:
+            if 300 <= response.status_code < 400 and response.has_redirect_location:
                 redirect_url(response, request.url)
             if _NETWORK_STREAM not in response.extensions and not options.is_in_process:
                 await checkpoint()

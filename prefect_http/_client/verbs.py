@@ -53,7 +53,8 @@ def _request() -> Callable[..., object]:
     known = _parameters("request") - {"cookies"}
 
     async def request(self: Any, method: str, url: object, *, retry: object = None, **arguments: Any) -> object:
-        arguments = _with_policy(retry, arguments)
+        if retry is not None:
+            arguments = _with_policy(retry, arguments)
         if not (self._has_httpx_builders and arguments.keys() <= known):
             base: Any = super(VerbsWithRetry, self)
             return await base.request(method, url, **arguments)
