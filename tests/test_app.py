@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 from unittest.mock import AsyncMock
 
 import pytest
+from support.rows import each_row
 
 from prefect_http import ASGITransport, PrefectHttpxClient, app_lifespan_context
 from prefect_http._app import app_name, check_app
@@ -158,7 +159,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("app", ASGI_3_APPS, ids=[str(number) for number in range(len(ASGI_3_APPS))])
+@each_row("app", ASGI_3_APPS, ids=[str(number) for number in range(len(ASGI_3_APPS))])
 def test_asgi_3_apps(app: object) -> None:
     """A callable that may take three arguments is taken for an app, and so is one of which nothing is known."""
     check_app(app)
@@ -169,8 +170,8 @@ def client_of(app: Any) -> PrefectHttpxClient:
     return PrefectHttpxClient(app=app)
 
 
-@pytest.mark.parametrize(("other", "instead"), OTHERS, ids=[instead.split(";")[0] for _, instead in OTHERS])
-@pytest.mark.parametrize("use", [ASGITransport, app_lifespan_context, client_of])
+@each_row(("other", "instead"), OTHERS, ids=[instead.split(";")[0] for _, instead in OTHERS])
+@each_row("use", [ASGITransport, app_lifespan_context, client_of])
 def test_everything_else(other: object, instead: str, use: Callable[[Any], object]) -> None:
     """Anything else is a TypeError at once, which says what it looks like, and what to do."""
     with pytest.raises(TypeError) as raised:
@@ -179,7 +180,7 @@ def test_everything_else(other: object, instead: str, use: Callable[[Any], objec
     assert str(raised.value).startswith(text + instead)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("app", "name"), [(asgi3, "asgi3"), (ASGI3(), "ASGI3"), (ASGI3().method, "ASGI3.method"), (Endpoint, "Endpoint")]
 )
 def test_name(app: Any, name: str) -> None:

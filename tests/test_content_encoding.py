@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.compression import OLD_BROTLI, STAND_INS, gzip_bomb, gzip_of_nothing
+from support.rows import each_row
 
 from prefect_http._content_encoding import ContentDecoder
 
@@ -248,8 +249,8 @@ def compressor(*names: str) -> Callable[[bytes], bytes]:
     pytest.skip(f"none of {names} is installed")
 
 
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("encoding", PACKAGES)
+@each_row("text", TEXTS)
+@each_row("encoding", PACKAGES)
 def test_the_installed_packages(encoding: str, text: str) -> None:
     """The packages themselves have the interfaces of the stand-ins."""
     body = compressor(*PACKAGES[encoding])(TEXTS[text])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from support.rows import each_row
 
 import prefect_http
 from prefect_http import (
@@ -60,7 +61,7 @@ def status_error() -> PrefectHTTPStatusError:
 # --- The tree
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("error", "bases"),
     [
         (PrefectHTTPStatusError, (httpx.HTTPStatusError,)),
@@ -91,7 +92,7 @@ def test_every_error_is_in_the_tree() -> None:
     assert errors == ours | {*LifespanError.__subclasses__()}
 
 
-@pytest.mark.parametrize("error", LifespanError.__subclasses__())
+@each_row("error", LifespanError.__subclasses__())
 def test_a_lifespan_error_can_be_pickled(error: type[LifespanError]) -> None:
     """A lifespan error is pickled with its message."""
     again = pickle.loads(pickle.dumps(error("the app's own words")))
@@ -126,7 +127,7 @@ def test_it_is_caught_as_httpxs_own(kind: type[Exception]) -> None:
         raise status_error()
 
 
-@pytest.mark.parametrize("way", COPIES)
+@each_row("way", COPIES)
 def test_it_can_be_copied_and_pickled(way: str) -> None:
     """A copy has the same message, status, body and Retry-After."""
     again = COPIES[way](status_error())
@@ -140,7 +141,7 @@ def test_it_can_be_copied_and_pickled(way: str) -> None:
     assert again.retry_after == 7.0
 
 
-@pytest.mark.parametrize("way", COPIES)
+@each_row("way", COPIES)
 def test_a_copy_has_the_attempts(way: str) -> None:
     """A copy has the attempts, with their exceptions."""
     first, second = COPIES[way](status_error()).attempts
@@ -150,13 +151,13 @@ def test_a_copy_has_the_attempts(way: str) -> None:
     assert second == ATTEMPTS[1]
 
 
-@pytest.mark.parametrize("way", COPIES)
+@each_row("way", COPIES)
 def test_a_copy_has_the_notes(way: str) -> None:
     """A copy has the notes."""
     assert COPIES[way](status_error()).__notes__ == ["first note", "second note"]
 
 
-@pytest.mark.parametrize("way", COPIES)
+@each_row("way", COPIES)
 def test_a_copy_can_be_copied(way: str) -> None:
     """A copy can be copied in turn."""
     again = COPIES[way](COPIES[way](status_error()))

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.rows import each_row
 from support.scripted_transport import Body, Server
 
 from prefect_http import PrefectHttpxClient, PrefectResponse
@@ -71,9 +72,9 @@ async def received(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("hooks", [[], [read_it]], ids=["client", "hook"])
-@pytest.mark.parametrize("cls", [ReadyResponse, PrefectResponse])
-@pytest.mark.parametrize("body", [b"", b"body"])
+@each_row("hooks", [[], [read_it]], ids=["client", "hook"])
+@each_row("cls", [ReadyResponse, PrefectResponse])
+@each_row("body", [b"", b"body"])
 async def test_a_ready_response_is_read_like_any_other(
     body: bytes, cls: type[ReadyResponse], hooks: list[Callable[..., Any]]
 ) -> None:
@@ -103,7 +104,7 @@ async def test_an_unread_ready_response_is_closed_once_pickled() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("encoding", "encode"),
     [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes), ("unknown", bytes), ("", bytes)],
 )
@@ -176,8 +177,8 @@ async def async_iterate(response: httpx.Response, size: int | None) -> dict[str,
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("size", [None, 1, 4, 100])
-@pytest.mark.parametrize("body", ["", "ä\nb\r\nc", "x" * 9], ids=["empty", "lines", "long"])
+@each_row("size", [None, 1, 4, 100])
+@each_row("body", ["", "ä\nb\r\nc", "x" * 9], ids=["empty", "lines", "long"])
 async def test_what_was_read_can_be_iterated_over(body: str, size: int | None) -> None:
     """Each way to iterate yields the same parts as of a response of httpx's own, as often as is wanted."""
     with anyio.fail_after(5):
@@ -250,8 +251,8 @@ ENCODINGS: list[tuple[bytes, dict[str, Any], str | None]] = [
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("make", [ready, kept], ids=["ready", "kept"])
-@pytest.mark.parametrize(("content", "more", "encoding"), ENCODINGS)
+@each_row("make", [ready, kept], ids=["ready", "kept"])
+@each_row(("content", "more", "encoding"), ENCODINGS)
 async def test_the_encoding(
     content: bytes, more: dict[str, Any], encoding: str | None, make: Callable[..., ReadyResponse]
 ) -> None:
@@ -273,8 +274,8 @@ async def test_the_encoding(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("is_encoded", [False, True], ids=["identity", "gzip"])
-@pytest.mark.parametrize("make", [plain, ready], ids=["httpx", "ours"])
+@each_row("is_encoded", [False, True], ids=["identity", "gzip"])
+@each_row("make", [plain, ready], ids=["httpx", "ours"])
 async def test_a_default_encoding_is_asked_for_once(make: Callable[..., httpx.Response], *, is_encoded: bool) -> None:
     """The function is called with the decoded content, once, and not before that is there."""
     asked: list[bytes] = []
@@ -309,7 +310,7 @@ async def test_an_encoding_that_is_asked_for_too_early() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("cls", [httpx.Response, OwnResponse, ReadyResponse, PrefectResponse])
+@each_row("cls", [httpx.Response, OwnResponse, ReadyResponse, PrefectResponse])
 async def test_a_lent_response_is_unread_again(cls: type[httpx.Response]) -> None:
     """Within the context it is read from the other stream; afterwards it can be read as if nothing had happened."""
     stream = Body([gzip.compress(b"body")])

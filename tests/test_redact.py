@@ -6,11 +6,12 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http._redact import one_line, safe_exception, safe_url, without_credentials
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "shown"),
     [
         ("http://host/", "http://host/"),
@@ -51,7 +52,7 @@ class Unprintable(Exception):
         raise ValueError
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("exception", "shown"),
     [
         (httpx.ReadTimeout(""), "ReadTimeout"),
@@ -100,7 +101,7 @@ def test_an_exception_without_a_message() -> None:
     assert safe_exception(Broken()) == "Broken"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "exception",
     [
         # h11 quotes the request's header that it refuses to send, and the response's that it cannot parse.
@@ -122,7 +123,7 @@ def test_an_exception_that_quotes_a_header_is_shown_without_it(exception: Except
     assert "s3cret" not in shown
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "value", "text"),
     [
         ("Authorization", "Bearer s3cret", "Authorization: Bearer s3cret"),
@@ -170,7 +171,7 @@ def test_a_password_that_a_server_echoes_is_replaced(text: str, shown: str) -> N
     assert without_credentials(text, httpx.Request("GET", "http://user:s3cret@server/")) == shown
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("password", "echoed"),
     [
         ("s3/cr?t", "s3%2Fcr%3Ft"),
@@ -197,7 +198,7 @@ def test_a_text_without_credentials_is_unchanged() -> None:
     assert without_credentials(text, request) == text
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "limit", "shown"),
     [
         ("", 10, ""),

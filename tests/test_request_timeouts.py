@@ -10,13 +10,14 @@ import anyio
 import httpx
 import pytest
 from support.asgi_apps import FakeApp, app_client, hello
+from support.rows import each_row
 from support.servers import answer, raw_server
 from support.wire import new_transport
 
 from prefect_http._request_timeouts import checked_timeouts
 
 
-@pytest.mark.parametrize(
+@each_row(
     "timeouts",
     [httpx.Timeout(5).as_dict(), httpx.Timeout(None).as_dict(), {"read": math.inf}, {"read": 0, "write": -1.5}],
 )
@@ -31,7 +32,7 @@ def test_no_timeouts(extension: object) -> None:
     assert checked_timeouts(extension) == {}
 
 
-@pytest.mark.parametrize("extension", [5, httpx.Timeout(5), (1, 2, 3, 4), "5"])
+@each_row("extension", [5, httpx.Timeout(5), (1, 2, 3, 4), "5"])
 def test_no_dictionary(extension: object) -> None:
     """The error for anything but a mapping says what it must be."""
     with pytest.raises(TypeError) as caught:
@@ -41,7 +42,7 @@ def test_no_dictionary(extension: object) -> None:
     )
 
 
-@pytest.mark.parametrize("seconds", ["5", math.nan, b"", httpx.Timeout, [5], 10**400], ids=lambda each: f"{each!s:.20}")
+@each_row("seconds", ["5", math.nan, b"", httpx.Timeout, [5], 10**400])
 def test_bad_seconds(seconds: object) -> None:
     """Anything but a number is invalid, and the error names it."""
     with pytest.raises(
@@ -55,7 +56,7 @@ def _not_async(*_: object) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("name", "value", "error"),
     [
         ("timeout", 5, TypeError),
@@ -94,9 +95,7 @@ async def test_timeouts_are_checked_for_an_app(timeout: object, error: type[Exce
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    "extensions", [{}, {"timeout": None}, {"timeout": {}}, {"timeout": MappingProxyType({"read": 5})}]
-)
+@each_row("extensions", [{}, {"timeout": None}, {"timeout": {}}, {"timeout": MappingProxyType({"read": 5})}])
 async def test_good_extensions(extensions: dict[str, Any]) -> None:
     """A request needs no timeouts, and they may be in any mapping."""
     async with raw_server(answer()) as server, new_transport() as transport:

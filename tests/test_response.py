@@ -15,6 +15,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.rows import each_row
 from support.scripted_transport import Body, Server
 
 from prefect_http import Attempt, PrefectHTTPStatusError, PrefectHttpxClient, PrefectResponse
@@ -55,14 +56,14 @@ def detail_of(**more: Any) -> str:
 # --- raise_for_status
 
 
-@pytest.mark.parametrize("status", [101, 200, 201, 204, 299])
+@each_row("status", [101, 200, 201, 204, 299])
 def test_raise_for_status_returns_the_response(status: int) -> None:
     """For a 2xx or a 101 the response is returned."""
     response = response_of(status)
     assert response.raise_for_status() is response
 
 
-@pytest.mark.parametrize("status", [100, 102, 199, 300, 302, 304, 400, 404, 429, 500, 503, 599])
+@each_row("status", [100, 102, 199, 300, 302, 304, 400, 404, 429, 500, 503, 599])
 def test_raise_for_status_raises(status: int) -> None:
     """Any other status raises PrefectHTTPStatusError, a subclass of httpx's error."""
     response = response_of(status)
@@ -81,7 +82,7 @@ def test_raise_for_status_without_a_request() -> None:
         PrefectResponse(500).raise_for_status()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "seconds"),
     [
         ({}, None),
@@ -149,7 +150,7 @@ def test_the_message_has_no_userinfo(url: str) -> None:
     assert message_of(response) == "404 Not Found for GET https://server/path?q=1"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "detail"),
     [
         ({"detail": "Flow not found"}, ": Flow not found"),
@@ -169,7 +170,6 @@ def test_the_message_has_no_userinfo(url: str) -> None:
         (None, ": null"),
         ({}, ": {}"),
     ],
-    ids=ascii,
 )
 def test_the_message_has_the_json_detail(body: object, detail: str) -> None:
     """The detail of a JSON body is shown, of whatever type; without one, the start of the text."""
@@ -183,7 +183,7 @@ def test_the_json_detail_needs_no_content_type() -> None:
     assert detail_of(**response) == ": why"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@each_row("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_json_may_be_in_any_unicode_encoding(encoding: str) -> None:
     """JSON is decoded in any Unicode encoding."""
     assert detail_of(content='{"detail": "Größe"}'.encode(encoding)) == ": Größe"
@@ -210,7 +210,7 @@ def test_a_long_detail_is_cut() -> None:
     assert len(detail) <= 502
 
 
-@pytest.mark.parametrize(
+@each_row(
     "content",
     [bytes(range(256)), b"\xff\xfe\x00", b"\x00" * 100, b"\x89PNG\r\n\x1a\n" + bytes(100), b"\xed\xa0\x80"],
     ids=["all bytes", "marks", "zeros", "image", "surrogate"],
@@ -220,14 +220,14 @@ def test_a_binary_body_does_no_harm(content: bytes) -> None:
     assert len(detail_of(content=content)) <= 502
 
 
-@pytest.mark.parametrize("charset", ["latin-1", "ISO-8859-1", '"latin-1"', "cp1252"])
+@each_row("charset", ["latin-1", "ISO-8859-1", '"latin-1"', "cp1252"])
 def test_the_text_is_read_in_its_charset(charset: str) -> None:
     """The text is decoded with the server's charset."""
     headers = {"Content-Type": f"text/plain; charset={charset}"}
     assert detail_of(content="Größe".encode("latin-1"), headers=headers) == ": Größe"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "charset",
     [
         "nonsense",
@@ -250,7 +250,6 @@ def test_the_text_is_read_in_its_charset(charset: str) -> None:
         "..",
         "x" * 10_000,
     ],
-    ids=lambda charset: ascii(charset)[:20],
 )
 def test_an_odd_charset_does_no_harm(charset: str) -> None:
     """With an unknown charset, or one that is not a text encoding, the ASCII characters are shown."""
@@ -544,9 +543,9 @@ RESPONSES: dict[str, Callable[[], httpx.Response]] = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("max_bytes", [None, 4], ids=["any size", "limited"])
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("name", RESPONSES)
+@each_row("max_bytes", [None, 4], ids=["any size", "limited"])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("name", RESPONSES)
 async def test_responses_of_a_transport(name: str, stream: bool, max_bytes: int | None) -> None:
     """Whatever a transport returns, the caller gets a PrefectResponse with its request, its body and its time."""
     answer = RESPONSES[name]()
@@ -574,7 +573,7 @@ async def test_responses_of_a_transport(name: str, stream: bool, max_bytes: int 
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["ours", "ours, held", "another class", "stream"])
+@each_row("name", ["ours", "ours, held", "another class", "stream"])
 async def test_what_becomes_of_the_transports_own_response(name: str) -> None:
     """One of ours is returned itself, one of another class is closed as well, and the stream is closed once."""
     original = RESPONSES[name]()

@@ -9,6 +9,7 @@ import anyio
 import httpx
 import pytest
 from support.asgi_apps import Boom, hello, last, part, sending, start
+from support.rows import each_row
 
 from prefect_http._asgi.app_call import GRACE, AppCall
 from prefect_http._asgi.patience import Progress
@@ -214,8 +215,8 @@ async def test_end_is_final() -> None:
     assert type(call.failure) is Boom
 
 
-@pytest.mark.parametrize("raises", [False, True])
-@pytest.mark.parametrize("complete", [False, True])
+@each_row("raises", [False, True])
+@each_row("complete", [False, True])
 async def test_stray_cancellation(complete: bool, raises: bool) -> None:
     """A call that was cancelled, but not by its caller, breaks a response that is not complete, and only that.
 

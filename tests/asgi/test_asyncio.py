@@ -24,6 +24,7 @@ from support.asgi_apps import (
     part,
     start,
 )
+from support.rows import each_row
 from support.virtual_time import VirtualTimeLoop
 
 from prefect_http import RetryPolicy
@@ -194,8 +195,8 @@ def test_app_that_cancels_its_own_task_is_not_retried() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("first", ["app", "caller"])
-@pytest.mark.parametrize("goes_on", [False, True])
+@each_row("first", ["app", "caller"])
+@each_row("goes_on", [False, True])
 def test_caller_is_cancelled_as_well(first: str, goes_on: bool) -> None:
     """If the app cancels its caller's task, and somebody else does too, the caller is cancelled."""
 

@@ -9,6 +9,7 @@ import anyio
 import httpx
 import pytest
 from support.asgi_apps import FakeApp, MakeClient, app_client, both_clients, hello, listen, plain_client
+from support.rows import each_row
 
 from prefect_http import HTTPTransport
 from prefect_http._types import ASGIApp, Receive, Scope, Send
@@ -41,8 +42,8 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("make_client", [plain_client, app_client, wire_client])
-@pytest.mark.parametrize(("request_", "message"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+@each_row("make_client", [plain_client, app_client, wire_client])
+@each_row(("request_", "message"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
 async def test_refused(make_client: MakeClient, request_: dict[str, Any], message: str) -> None:
     """A request with an invalid method or header is a LocalProtocolError with the same message everywhere."""
     app = FakeApp(hello)

@@ -7,6 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http._asgi.body_buffer import BodyBuffer
 
@@ -30,7 +31,7 @@ def test_first_in_first_out() -> None:
         buffer.take()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("limit", "chunks", "is_full"),
     [
         (4, [], False),

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http._asgi.http_protocol import Head, HTTPProtocol, MessageError
 
@@ -83,8 +84,8 @@ def error_of(protocol: HTTPProtocol, message: object = None) -> Exception:
 # Stages.
 
 
-@pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("stage", WAYS)
+@each_row("event", EVENTS)
+@each_row("stage", WAYS)
 def test_table(stage: str, event: str) -> None:
     """In each stage, each message has the result in the table; an error names the message and changes nothing."""
     protocol = protocol_in(stage)
@@ -144,7 +145,7 @@ def test_any_messages(method: str, messages: list[Mapping[str, object]]) -> None
 # Messages.
 
 
-@pytest.mark.parametrize("message", [None, BODY, 5, b"type", [("type", START)], [], ...])
+@each_row("message", [None, BODY, 5, b"type", [("type", START)], [], ...])
 def test_not_a_message(message: object) -> None:
     """In every stage, an object that is not a dict is an error that shows it and changes nothing."""
     for stage in WAYS:
@@ -198,13 +199,13 @@ def test_long_values_are_quoted_in_part() -> None:
 # Status.
 
 
-@pytest.mark.parametrize("status", [101, 200, 201, 204, 299, 304, 404, 500, 599, 600, 999, HTTPStatus.IM_A_TEAPOT])
+@each_row("status", [101, 200, 201, 204, 299, 304, 404, 500, 599, 600, 999, HTTPStatus.IM_A_TEAPOT])
 def test_status(status: int) -> None:
     """A final status is accepted as it is."""
     assert started(status=status).head == Head(status, [])
 
 
-@pytest.mark.parametrize("status", [-200, -1, 0, 1, 99, 100, 102, 103, 199, 1000, 2000])
+@each_row("status", [-200, -1, 0, 1, 99, 100, 102, 103, 199, 1000, 2000])
 def test_status_out_of_range(status: int) -> None:
     """A status that is out of range, or not final, is an error."""
     protocol = HTTPProtocol("GET")
@@ -214,7 +215,7 @@ def test_status_out_of_range(status: int) -> None:
     assert protocol.head is None
 
 
-@pytest.mark.parametrize("status", [None, "200", b"200", 200.0, True, False, [200]], ids=repr)
+@each_row("status", [None, "200", b"200", 200.0, True, False, [200]])
 def test_status_of_a_wrong_type(status: object) -> None:
     """A status that is not an int is an error that shows it; a bool does not count as an int."""
     error = error_of(HTTPProtocol("GET"), {"type": START, "status": status})
@@ -225,7 +226,7 @@ def test_status_of_a_wrong_type(status: object) -> None:
 # Headers.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "expected"),
     [
         (None, []),
@@ -261,7 +262,7 @@ def test_no_headers() -> None:
     assert protocol.head == Head(200, [])
 
 
-@pytest.mark.parametrize(
+@each_row(
     "headers",
     [
         5,
@@ -285,7 +286,6 @@ def test_no_headers() -> None:
         {"ab": b"b"},
         [(b"a", b"b"), ("a", "b")],
     ],
-    ids=repr,
 )
 def test_headers_of_a_wrong_type(headers: object) -> None:
     """Headers that are not pairs of bytes are an error."""
@@ -296,7 +296,7 @@ def test_headers_of_a_wrong_type(headers: object) -> None:
     assert protocol.head is None
 
 
-@pytest.mark.parametrize("name", [b"", b" ", b"a b", b"a:", b"a\r\nb", b"a\n", b" a", b"a ", b"\xfc", b"a\0", b"(a)"])
+@each_row("name", [b"", b" ", b"a b", b"a:", b"a\r\nb", b"a\n", b" a", b"a ", b"\xfc", b"a\0", b"(a)"])
 def test_header_names(name: bytes) -> None:
     """A header name that is not a token is an error that shows it."""
     error = error_of(HTTPProtocol("GET"), {"type": START, "status": 200, "headers": [(name, b"1")]})
@@ -304,7 +304,7 @@ def test_header_names(name: bytes) -> None:
     assert f"invalid header name {name!r}" in str(error)
 
 
-@pytest.mark.parametrize("value", [b"\r", b"\n", b"\0", b"1\r\nSet-Cookie: a=b", b"1\n", b"\n1", b"1\0"])
+@each_row("value", [b"\r", b"\n", b"\0", b"1\r\nSet-Cookie: a=b", b"1\n", b"\n1", b"1\0"])
 def test_header_values(value: bytes) -> None:
     """A header value that would end its line is an error. The value may be a secret, so only the name is shown."""
     error = error_of(HTTPProtocol("GET"), {"type": START, "status": 200, "headers": [(b"Set-Cookie", value)]})
@@ -360,7 +360,7 @@ def test_valid_start_after_an_invalid_one_without_a_body() -> None:
 # Bodies.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "expected"),
     [
         (b"", b""),
@@ -372,7 +372,7 @@ def test_valid_start_after_an_invalid_one_without_a_body() -> None:
         (None, b""),
     ],
 )
-@pytest.mark.parametrize("more_body", [False, True])
+@each_row("more_body", [False, True])
 def test_body(body: object, expected: bytes, more_body: bool) -> None:
     """A body is a bytes-like object; None is an empty one."""
     protocol = started()
@@ -397,7 +397,7 @@ def test_no_body(more: dict[str, object], is_complete: bool) -> None:
     assert protocol.is_complete is is_complete
 
 
-@pytest.mark.parametrize("body", ["text", "", 0, 5, False, [116], ()], ids=repr)
+@each_row("body", ["text", "", 0, 5, False, [116], ()])
 def test_body_of_a_wrong_type(body: object) -> None:
     """A body that is not bytes-like is an error that names its type, even if the response must not have a body."""
     for method in ("GET", "HEAD"):
@@ -408,9 +408,7 @@ def test_body_of_a_wrong_type(body: object) -> None:
         assert not protocol.is_complete
 
 
-@pytest.mark.parametrize(
-    ("method", "status"), [("HEAD", 200), ("HEAD", 404), ("HEAD", 204), ("GET", 101), ("GET", 204), ("GET", 304)]
-)
+@each_row(("method", "status"), [("HEAD", 200), ("HEAD", 404), ("HEAD", 204), ("GET", 101), ("GET", 204), ("GET", 304)])
 def test_response_without_a_body(method: str, status: int) -> None:
     """The body of a response that must not have one is dropped, whatever its Content-Length."""
     for length in (None, b"0", b"1", b"100"):
@@ -421,9 +419,7 @@ def test_response_without_a_body(method: str, status: int) -> None:
         assert protocol.is_complete
 
 
-@pytest.mark.parametrize(
-    ("method", "status"), [("GET", 200), ("POST", 201), ("DELETE", 205), ("GET", 404), ("GET", 301)]
-)
+@each_row(("method", "status"), [("GET", 200), ("POST", 201), ("DELETE", 205), ("GET", 404), ("GET", 301)])
 def test_response_with_a_body(method: str, status: int) -> None:
     """Any other response has the body that the app sends."""
     assert started(method=method, status=status).send({"type": BODY, "body": b"text"}) == b"text"
@@ -432,9 +428,7 @@ def test_response_with_a_body(method: str, status: int) -> None:
 # Content-Length.
 
 
-@pytest.mark.parametrize(
-    "parts", [[b"text"], [b"te", b"xt"], [b"", b"text", b""], [b"text", b""], [b"t", b"e", b"x", b"t"]]
-)
+@each_row("parts", [[b"text"], [b"te", b"xt"], [b"", b"text", b""], [b"text", b""], [b"t", b"e", b"x", b"t"]])
 def test_content_length(parts: list[bytes]) -> None:
     """A body that matches its Content-Length is accepted in any parts."""
     protocol = started(length=b"4")
@@ -446,9 +440,7 @@ def test_content_length(parts: list[bytes]) -> None:
     assert protocol.is_complete
 
 
-@pytest.mark.parametrize(
-    ("body", "than"), [(b"longer", "longer"), (b"s", "shorter"), (b"", "shorter"), (None, "shorter")]
-)
+@each_row(("body", "than"), [(b"longer", "longer"), (b"s", "shorter"), (b"", "shorter"), (None, "shorter")])
 def test_wrong_content_length(body: bytes | None, than: str) -> None:
     """A body of another length is an error that says so, and does not complete the response."""
     for name in (b"content-length", b"Content-Length", b"CONTENT-LENGTH"):
@@ -477,7 +469,7 @@ def test_too_short_body_may_go_on() -> None:
     assert protocol.send({"type": BODY, "body": b"1234"}) == b"1234"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value", [b"", b" ", b"-1", b"+4", b"4.0", b"4 4", b"4, 4", b"0x4", b"1_000", b"four", "٤".encode(), b"9" * 5000]
 )
 def test_bad_content_length(value: bytes) -> None:
@@ -488,7 +480,7 @@ def test_bad_content_length(value: bytes) -> None:
     assert protocol.head is None
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("values", "is_good"),
     [
         ([b"4", b"4"], True),
@@ -551,9 +543,9 @@ WHERE = {
 }
 
 
-@pytest.mark.parametrize("raise_app_exceptions", [True, False])
-@pytest.mark.parametrize("raises", [False, True])
-@pytest.mark.parametrize("stage", STAGES)
+@each_row("raise_app_exceptions", [True, False])
+@each_row("raises", [False, True])
+@each_row("stage", STAGES)
 def test_end(stage: str, raises: bool, raise_app_exceptions: bool) -> None:
     """What the caller gets depends on the stage, and on raise_app_exceptions."""
     protocol = protocol_in(stage)
@@ -573,11 +565,10 @@ def test_end(stage: str, raises: bool, raise_app_exceptions: bool) -> None:
         assert outcome is None
 
 
-@pytest.mark.parametrize("raise_app_exceptions", [True, False])
-@pytest.mark.parametrize(
+@each_row("raise_app_exceptions", [True, False])
+@each_row(
     "error",
     [Odd(), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), BaseExceptionGroup("", [Odd(), ValueError()])],
-    ids=lambda error: type(error).__name__,
 )
 def test_end_by_a_base_exception(error: BaseException, raise_app_exceptions: bool) -> None:
     """The caller always gets a BaseException that is not an Exception."""
@@ -603,9 +594,9 @@ WRAPS: dict[str, Callable[[Exception], Exception]] = {
 }
 
 
-@pytest.mark.parametrize("raise_app_exceptions", [True, False])
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+@each_row("raise_app_exceptions", [True, False])
+@each_row("stage", STAGES)
+@each_row("wrap", WRAPS.values(), ids=WRAPS)
 def test_end_by_an_invalid_message(
     wrap: Callable[[Exception], Exception], stage: str, raise_app_exceptions: bool
 ) -> None:
@@ -625,8 +616,8 @@ def test_end_by_an_invalid_message(
         assert outcome.__cause__ is error
 
 
-@pytest.mark.parametrize("raise_app_exceptions", [True, False])
-@pytest.mark.parametrize("stage", ["NEW", "STARTED", "FLOWING"])
+@each_row("raise_app_exceptions", [True, False])
+@each_row("stage", ["NEW", "STARTED", "FLOWING"])
 def test_end_after_an_error_that_the_app_has_caught(stage: str, raise_app_exceptions: bool) -> None:
     """If an app catches the error for an invalid message and returns too early, that error is the cause."""
     protocol = protocol_in(stage)

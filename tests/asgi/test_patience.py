@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
+from support.rows import each_row
 
 from prefect_http._asgi.patience import Patience, Progress
 
@@ -46,7 +47,7 @@ def test_table_is_complete() -> None:
     assert [stage for stage in flags if not stage.startswith("-c")] == STAGES
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@each_row("stage", STAGES)
 def test_deadline(stage: str) -> None:
     """The deadline is the timeout of the stage after the last progress."""
     patience = Patience(TIMEOUTS)
@@ -54,7 +55,7 @@ def test_deadline(stage: str) -> None:
         assert patience.deadline(progress(stage), now) == now + TABLE[stage][0]
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if TABLE[stage][1] is not None])
+@each_row("stage", [stage for stage in STAGES if TABLE[stage][1] is not None])
 def test_error(stage: str) -> None:
     """The error says what the app has not done, and for how long."""
     error = Patience(TIMEOUTS).error(progress(stage), NOW)
@@ -82,8 +83,8 @@ def test_fraction_of_a_second() -> None:
     assert str(error) == "the app did not start its response within 0.25 s"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("ahead", [-1.0, 0.0, 1.0, 2.5, 10.0])
+@each_row("stage", STAGES)
+@each_row("ahead", [-1.0, 0.0, 1.0, 2.5, 10.0])
 def test_limit(stage: str, ahead: float) -> None:
     """A limit bounds every wait for the response, whatever the timeouts; a complete response needs no more time."""
     patience = Patience(TIMEOUTS)
@@ -93,7 +94,7 @@ def test_limit(stage: str, ahead: float) -> None:
     assert patience.deadline(at, NOW) == expected
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if not progress(stage).is_complete])
+@each_row("stage", [stage for stage in STAGES if not progress(stage).is_complete])
 def test_error_at_the_limit(stage: str) -> None:
     """A wait that ends at the limit, or later, has its own message; one that ends earlier had a timeout."""
     patience = Patience(TIMEOUTS)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
+from support.rows import each_row
 
 from prefect_http._asgi.request_body import RequestBody, StreamedBody, WholeBody
 
@@ -176,7 +177,7 @@ async def test_one_ahead() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("chunks", "expected"),
     [
         ([], []),
@@ -268,9 +269,7 @@ async def test_one_task_reads_it_all() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    "error", [BodyError(), httpx.StreamConsumed(), Odd(), ExceptionGroup("", [OSError()])], ids=repr
-)
+@each_row("error", [BodyError(), httpx.StreamConsumed(), Odd(), ExceptionGroup("", [OSError()])])
 async def test_error(error: BaseException) -> None:
     """What a stream raises is reported once, unchanged, after the app has taken what came before; it is not raised."""
 
@@ -452,8 +451,8 @@ async def test_stop_after_the_end() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("error", [BodyError(), Odd()], ids=repr)
-@pytest.mark.parametrize("waits_for", ["app", "caller"])
+@each_row("error", [BodyError(), Odd()])
+@each_row("waits_for", ["app", "caller"])
 async def test_stream_that_fails_when_it_is_stopped(waits_for: str, error: BaseException) -> None:
     """What a stopped stream raises ends it, and is not raised."""
 
@@ -475,8 +474,8 @@ async def test_stream_that_fails_when_it_is_stopped(waits_for: str, error: BaseE
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("holds", ["scope", "nursery", "nursery whose child fails"])
-@pytest.mark.parametrize("waits_for", ["app", "caller"])
+@each_row("holds", ["scope", "nursery", "nursery whose child fails"])
+@each_row("waits_for", ["app", "caller"])
 async def test_stop_unwinds_what_is_open_across_chunks(waits_for: str, holds: str) -> None:
     """A stopped stream leaves the scopes and nurseries that it has open across its chunks, in order."""
     log: list[str] = []

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http._asgi.scope import http_scope, read_head
 
@@ -68,7 +69,7 @@ def test_scope_and_request_share_nothing() -> None:
     assert head.headers == ((b"host", b"example.org"), (b"x-one", b"1"))
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "get", "PROPFIND", "X-OWN"])
+@each_row("method", ["GET", "HEAD", "POST", "get", "PROPFIND", "X-OWN"])
 def test_method(method: str) -> None:
     """A method is in upper case, including an unknown one."""
     assert scope_of(method=method)["method"] == method.upper()
@@ -77,7 +78,7 @@ def test_method(method: str) -> None:
 # Headers.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "expected"),
     [
         ({}, []),
@@ -87,7 +88,6 @@ def test_method(method: str) -> None:
         ([(b"X-One", b"\xff")], [(b"x-one", b"\xff")]),
         ([("X-Empty", "")], [(b"x-empty", b"")]),
     ],
-    ids=repr,
 )
 def test_headers(headers: Any, expected: list[tuple[bytes, bytes]]) -> None:
     """Header names are in lower case; the order, repetitions and values are kept."""
@@ -95,7 +95,7 @@ def test_headers(headers: Any, expected: list[tuple[bytes, bytes]]) -> None:
     assert scope["headers"] == [(b"host", b"example.org"), *expected]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "host"),
     [
         ("http://example.org", b"example.org"),
@@ -127,7 +127,7 @@ def test_length_beside_chunks() -> None:
 # URLs.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "path", "raw_path", "query_string"),
     [
         ("", "/", b"/", b""),
@@ -176,7 +176,7 @@ def test_params() -> None:
     assert scope_of(params=[("a", "1"), ("a", "{}"), ("d", "&")])["query_string"] == b"a=1&a=%7B%7D&d=%26"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "scheme", "server"),
     [
         ("http://example.org", "http", ("example.org", 80)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import httpx
-import pytest
+from support.rows import each_row
 
 from prefect_http._client.answered_origins import AnsweredOrigins
 
@@ -21,7 +21,7 @@ def test_no_origin_has_answered_at_first() -> None:
     assert httpx.URL("http://a/") not in AnsweredOrigins()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "known"),
     [
         ("http://a/", True),

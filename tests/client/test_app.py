@@ -29,6 +29,7 @@ from support.asgi_apps import (
     wait_until,
 )
 from support.lifespan_apps import nothing_left
+from support.rows import each_row
 from support.scripted_transport import URL, Server, notes_of
 
 from prefect_http import (
@@ -406,8 +407,8 @@ async def test_timeouts_are_retried_as_over_a_socket(autojump_clock: trio.abc.Cl
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("error", [Boom, httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
-@pytest.mark.parametrize("before", [(), (start(200), part(b"x")), (start(503), last()), (start(404), last(b"gone"))])
+@each_row("error", [Boom, httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
+@each_row("before", [(), (start(200), part(b"x")), (start(503), last()), (start(404), last(b"gone"))])
 async def test_exception_of_the_app_is_never_retried(error: type[Exception], before: tuple[Any, ...]) -> None:
     """An exception of the app is raised unchanged, even if httpx raises the same type for a network failure."""
     raised_by_app = error("the app's own")

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server
 
 from prefect_http import Attempt, PrefectHttpxClient, RetryPolicy, __version__
@@ -42,7 +43,7 @@ async def test_the_user_agent_names_the_package() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "headers",
     [
         {"User-Agent": "mine/1"},
@@ -145,7 +146,7 @@ def test_the_table_of_arguments_is_complete() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ARGUMENTS)
+@each_row("name", ARGUMENTS)
 async def test_each_keyword_is_accepted(name: str) -> None:
     """Each keyword of httpx.AsyncClient is accepted beside our own."""
     arguments: dict[str, Any] = {"transport": Server(200), name: ARGUMENTS[name]()}
@@ -205,7 +206,7 @@ def test_positional_arguments_are_rejected() -> None:
 # --- retry
 
 
-@pytest.mark.parametrize("retry", [3, 0, False, True, "5", {}, {"max_retries": 3}, RetryPolicy, ...], ids=ascii)
+@each_row("retry", [3, 0, False, True, "5", {}, {"max_retries": 3}, RetryPolicy, ...])
 def test_a_retry_of_the_wrong_type_is_rejected(retry: Any) -> None:
     """A retry that is not a RetryPolicy is a TypeError."""
     with pytest.raises(TypeError, match=r"^retry must be a RetryPolicy"):
@@ -213,7 +214,7 @@ def test_a_retry_of_the_wrong_type_is_rejected(retry: Any) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("retry", [3, 0, False, "", {}, RetryPolicy], ids=ascii)
+@each_row("retry", [3, 0, False, "", {}, RetryPolicy])
 async def test_a_retry_of_the_wrong_type_in_a_request_is_rejected(retry: object) -> None:
     """An extension "retry" that is not a RetryPolicy is a TypeError that names it, and nothing is sent."""
     server = Server(200, 200)
@@ -330,7 +331,7 @@ async def test_an_async_on_retry_that_cannot_be_recognized(on_retry: Callable[..
     assert body.is_closed or not server.count
 
 
-@pytest.mark.parametrize("on_retry", ["log", 3, True, [print]])
+@each_row("on_retry", ["log", 3, True, [print]])
 def test_an_on_retry_that_is_not_callable_is_rejected(on_retry: Any) -> None:
     """An on_retry that is not callable is a TypeError when the client is made."""
     with pytest.raises(TypeError, match="on_retry"):

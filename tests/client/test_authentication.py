@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, Body, Server, notes_of
 
 from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient
@@ -31,7 +32,7 @@ def add_token(request: httpx.Request) -> httpx.Request:
     return request
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("auth", "default", "url", "credentials"),
     [
         (DEFAULT, None, URL, None),
@@ -62,7 +63,7 @@ def test_a_flow_is_used_itself() -> None:
     assert authentication(DEFAULT, BASIC, httpx.URL(URL)) is BASIC
 
 
-@pytest.mark.parametrize("auth", [5, "user:pw", ["user", "pw"], b""])
+@each_row("auth", [5, "user:pw", ["user", "pw"], b""])
 def test_an_invalid_auth(auth: object) -> None:
     """It is a TypeError, as in httpx, which does not quote what may be credentials."""
     with pytest.raises(TypeError, match=f"auth must be .*, not a {type(auth)!r}"):
@@ -85,7 +86,7 @@ def echo(request: httpx.Request) -> httpx.Response:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("client_auth", "url", "more", "seen"),
     [
         (None, URL, {}, "none"),

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http import PrefectHttpxClient
 from prefect_http._client.building import RequestBuilder
@@ -163,7 +164,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@each_row("change", CHANGES)
 def test_changed_defaults_count(change: Callable[[httpx.AsyncClient], None]) -> None:
     """Whatever of a client is changed, the next request has it."""
     theirs, ours = both(base_url="http://base/api/", cookies={"c": "1"}, headers={"Accept": "a/b"})
@@ -235,7 +236,7 @@ class Builder:
         return self._count
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("arguments", "count"),
     [
         ({}, 0),

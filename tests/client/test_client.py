@@ -14,6 +14,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 import trio.testing
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_of, raising
 
 from prefect_http import (
@@ -36,7 +37,7 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("method", METHODS)
+@each_row("method", METHODS)
 async def test_every_response_is_a_prefect_response(method: str) -> None:
     """Every verb returns a PrefectResponse."""
     with anyio.fail_after(5):
@@ -106,8 +107,8 @@ async def test_2xx_is_returned(status: int) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("status", [100, 300, 304, 404, 500, 599])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("status", [100, 300, 304, 404, 500, 599])
 async def test_anything_but_2xx_is_raised_at_once(status: int, stream: bool) -> None:
     """As in httpx, anything but 2xx is a bad status; what the policy does not list is raised after one attempt."""
     server = Server(httpx.Response(status, stream=Body([b"what happened"])))
@@ -161,7 +162,7 @@ async def test_the_error_has_no_context() -> None:
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("name", ["request", *map(str.lower, METHODS), "stream", "send", "build_request"])
+@each_row("name", ["request", *map(str.lower, METHODS), "stream", "send", "build_request"])
 def test_verbs_have_the_signatures_of_httpxs(name: str) -> None:
     """What help() and inspect show of a verb is what httpx has, and ``retry``, with its docstring."""
     ours, theirs = getattr(PrefectHttpxClient, name), getattr(httpx.AsyncClient, name)
@@ -176,8 +177,8 @@ def test_verbs_have_the_signatures_of_httpxs(name: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("status", [304, 404, 500])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("status", [304, 404, 500])
 async def test_a_bad_status_can_be_returned(status: int, stream: bool) -> None:
     """With raise_on_all_errors=False a bad status is returned, read or streamed as requested."""
     body = Body([b"why"])
@@ -322,10 +323,9 @@ async def test_a_transport_may_raise_the_same_object_each_time() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "error",
     [KeyboardInterrupt(), SystemExit(3), RuntimeError("bug"), OSError("disk"), ValueError("bad")],
-    ids=lambda error: type(error).__name__,
 )
 async def test_other_exceptions_are_not_retried(error: BaseException) -> None:
     """Anything but an httpx.RequestError is raised at once, unchanged."""
@@ -385,8 +385,8 @@ async def test_a_discarded_response_that_cannot_be_closed(error: Exception) -> N
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("error", [httpx.CloseError("gone"), OSError("gone")])
 async def test_a_bad_response_that_cannot_be_closed_is_still_raised(error: Exception, stream: bool) -> None:
     """If closing a bad response fails, the status is raised nevertheless."""
     server = Server(httpx.Response(404, stream=Body([b"no such thing"], on_close=raising(error))))
@@ -420,7 +420,7 @@ def succeed(request: httpx.Request) -> httpx.Response:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("answer", [fail_to_connect, time_out, refuse, succeed])
+@each_row("answer", [fail_to_connect, time_out, refuse, succeed])
 async def test_failures_leave_no_garbage_cycles(answer: Callable[[httpx.Request], httpx.Response]) -> None:
     """A failed request is freed without the garbage collector: no exception holds the frame that holds it."""
     calls = iter((time_out, answer, answer))
@@ -477,8 +477,8 @@ EAGER: dict[str, Callable[[], PrefectHttpxClient]] = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("kind", EAGER)
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("kind", EAGER)
 async def test_every_send_is_a_checkpoint(kind: str, stream: bool) -> None:
     """Each send() lets other tasks run, and can be cancelled, also if nothing waits in it."""
     ticks = 0

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Server
 
 from prefect_http import PrefectHttpxClient
@@ -67,7 +68,7 @@ async def test_cookies_can_be_set_by_hand() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.filterwarnings("ignore:Setting per-request cookies:DeprecationWarning")
-@pytest.mark.parametrize(
+@each_row(
     ("client", "request_", "set_cookies", "sent"),
     [
         ({}, {}, ["a=1"], [None, "a=1"]),

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import trio
 from support.compression import STAND_INS, gzip_bomb, gzip_of_nothing
+from support.rows import each_row
 from support.scripted_transport import Body, raising
 
 from prefect_http import PrefectResponse, ResponseTooLarge
@@ -52,7 +53,7 @@ async def beginning_of(response: PrefectResponse, *, max_bytes: int = LIMIT, max
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "parts",
     [
         [],
@@ -75,7 +76,7 @@ async def test_a_body_within_the_limit_is_read_whole(parts: list[Part]) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "parts",
     [
         [b"x" * (LIMIT + 1)],
@@ -244,9 +245,7 @@ async def test_the_clock_runs_for_the_whole_body(autojump_clock: trio.testing.Mo
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    "kind", [httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.CloseError], ids=lambda k: k.__name__
-)
+@each_row("kind", [httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.CloseError])
 async def test_a_body_that_breaks_off_is_kept_so_far(kind: type[httpx.TransportError]) -> None:
     """Of a body that breaks off the beginning is kept, and the reason is reported."""
     response, body = response_of([b"be", b"fore", kind("broken")])
@@ -587,7 +586,7 @@ async def test_what_is_discarded_is_not_decoded(encoding: str, monkeypatch: pyte
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("parts", "encoding"),
     [([b"x" * LIMIT], None), ([b"x" * 1000, b"y" * 64], None), ([gzip.compress(b"x" * LIMIT)], "gzip"), ([], None)],
 )
@@ -604,7 +603,7 @@ async def test_a_body_within_max_bytes(parts: list[bytes], encoding: str | None)
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("make", "encoding"),
     [
         (lambda: [b"x" * (LIMIT + 1)], None),
@@ -627,7 +626,7 @@ async def test_a_body_beyond_max_bytes(make: Callable[[], Iterable[bytes]], enco
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("method", "status", "length", "is_refused"),
     [
         ("GET", 200, "65537", True),

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from support.virtual_time import virtual_time_backend
 
@@ -159,7 +160,7 @@ ROWS: dict[str, Row] = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@each_row("name", ROWS)
 async def test_the_attempts(name: str) -> None:
     """The attempts run on through redirects and challenges, and each hook is called for each in order."""
     make, outcomes, reasons, history = ROWS[name]
@@ -180,10 +181,8 @@ async def test_the_attempts(name: str) -> None:
     assert recorder.calls == expected
 
 
-@pytest.mark.parametrize(
-    "auth", [None, ("user", "pw"), httpx.DigestAuth("user", "pw")], ids=["none", "basic", "digest"]
-)
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+@each_row("auth", [None, ("user", "pw"), httpx.DigestAuth("user", "pw")], ids=["none", "basic", "digest"])
+@each_row("stream", [False, True], ids=["read", "streamed"])
 async def test_the_history_is_the_same_with_any_auth(auth: Any, stream: bool) -> None:
     """A request that is repeated behind a redirect has the redirect in its history."""
     body = httpx.Response(200, stream=Body([b"x", broken()]))
@@ -192,9 +191,9 @@ async def test_the_history_is_the_same_with_any_auth(auth: Any, stream: bool) ->
     assert [httpx.URL(seen.url).path for seen in server.seen] == ["/path", "/path", "/b", "/b"]
 
 
-@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize(
+@each_row("raises", [True, False], ids=["raised", "returned"])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row(
     ("script", "made", "most"),
     [
         ([503, redirect, 503, 503], 4, 4),
@@ -249,7 +248,7 @@ async def test_the_note_of_an_error_behind_a_redirect(last: Any) -> None:
     assert recorder.attempts[-1].exception is error
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("script", "most", "numbers"),
     [
         ([redirect, redirect, redirect], 2, [1, 2, 3]),
@@ -385,7 +384,7 @@ async def test_waits_grow_across_redirects() -> None:
     assert [time - started for time in server.times] == [0, 2, 2, 6, 6, 14]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("script", "notes"),
     [
         (lambda: [slow(redirect(), 6), slow(200, 6)], ["1: 307 after 6 s", "2: TimeoutException"]),

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 import trio
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
@@ -81,7 +82,7 @@ async def test_the_error_after_redirects_names_the_last_url() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "failure",
     [
         503,
@@ -93,7 +94,7 @@ async def test_the_error_after_redirects_names_the_last_url() -> None:
     ],
     ids=["status", "ReadTimeout", "ConnectTimeout", "PoolTimeout", "ConnectError", "body"],
 )
-@pytest.mark.parametrize("status", [301, 302, 303])
+@each_row("status", [301, 302, 303])
 async def test_a_post_that_was_carried_out_is_not_sent_again(status: int, failure: object) -> None:
     """A POST that was redirected to a GET has been carried out: if the GET fails, only that is repeated."""
     server = Server(redirect("/done", status), failure, 200)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from authlib.integrations.httpx_client import AsyncOAuth2Client  # type: ignore[import-untyped]
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Server
 from trio.testing import MockClock
 
@@ -124,7 +125,7 @@ async def test_a_constructor_that_is_not_ours(client_class: Any, autojump_clock:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("client_class", ALL)
+@each_row("client_class", ALL)
 async def test_methods_of_the_other_class_are_called(client_class: Any) -> None:
     """Each verb reaches the methods that the other class overrides, with their arguments; ``send()`` at least once."""
     server = Server(200, ...)
@@ -143,7 +144,7 @@ async def test_methods_of_the_other_class_are_called(client_class: Any) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("client_class", ALL)
+@each_row("client_class", ALL)
 async def test_requests_have_a_policy_of_their_own(client_class: Any) -> None:
     """Each verb takes ``retry=``, beside the arguments of the other class."""
     server = Server(503, 200, 503, 200, 503, 200)
@@ -156,7 +157,7 @@ async def test_requests_have_a_policy_of_their_own(client_class: Any) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("client_class", ALL)
+@each_row("client_class", ALL)
 async def test_redirects_and_credentials(client_class: Any) -> None:
     """They are handled once: the other class does not see the requests in between twice."""
     challenge = httpx.Response(401, headers={"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'})

@@ -11,6 +11,7 @@ import anyio
 import httpx
 import pytest
 from support.compression import gzip_bomb
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 
 from prefect_http import (
@@ -157,7 +158,7 @@ async def test_an_app_in_this_process_is_read_up_to_the_limit() -> None:
     assert sent < 100 + 1
 
 
-@pytest.mark.parametrize("wrong", [-1, 1.5, "1 MiB", True])
+@each_row("wrong", [-1, 1.5, "1 MiB", True])
 def test_wrong_limits(wrong: Any) -> None:
     """Anything but None and an integer of 0 or more is a ValueError."""
     with pytest.raises(ValueError, match=r"^max_response_bytes must be None or an integer, 0 or more, not "):

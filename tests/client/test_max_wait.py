@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.timed_transport import KEY, Server, busy
 from support.virtual_time import virtual_time_backend
 
@@ -48,7 +49,7 @@ async def test_retry_after_is_waited_for(arguments: dict[str, Any], seconds: int
     assert server.sent[1:] == pytest.approx([seconds] * 3, abs=0.5)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("answer", "what"),
     [
         (busy(3901), "429 with Retry-After: 3901"),

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 
 from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient
@@ -99,7 +100,7 @@ def request_of(arguments: dict[str, Any]) -> httpx.Request:
 # --- Which bodies are one-shot
 
 
-@pytest.mark.parametrize("kind", RESENDABLE)
+@each_row("kind", RESENDABLE)
 def test_what_can_be_sent_again_is_left_alone(kind: str) -> None:
     """A body that can be sent again stays as httpx made it."""
     request = request_of(RESENDABLE[kind]())
@@ -108,7 +109,7 @@ def test_what_can_be_sent_again_is_left_alone(kind: str) -> None:
     assert request.stream is stream
 
 
-@pytest.mark.parametrize("kind", ONE_SHOT)
+@each_row("kind", ONE_SHOT)
 def test_what_can_be_sent_once_is_marked(kind: str) -> None:
     """A body that cannot be sent again, or is not known to, is wrapped, and is not spent yet."""
     request = request_of(ONE_SHOT[kind]())
@@ -130,7 +131,7 @@ def test_a_stream_given_as_such_is_one_shot() -> None:
     assert mark_one_shot_body(request) is request.stream
 
 
-@pytest.mark.parametrize(
+@each_row(
     "fields",
     [None, 3, [object()], ["text"], [3]],
     ids=["none", "no list", "an object", "a text", "a number"],
@@ -187,8 +188,8 @@ async def test_closing_a_marked_body_closes_the_body() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("failure", [503, httpx.WriteError("broken")], ids=["status", "exception"])
-@pytest.mark.parametrize("kind", RESENDABLE)
+@each_row("failure", [503, httpx.WriteError("broken")], ids=["status", "exception"])
+@each_row("kind", RESENDABLE)
 async def test_what_can_be_sent_again_is_sent_whole(kind: str, failure: object) -> None:
     """Bytes, JSON, forms and seekable files are the same, to the byte, in every attempt."""
     server = Server(failure, failure, 200)
@@ -213,7 +214,7 @@ async def test_a_file_on_disk_is_sent_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ONE_SHOT)
+@each_row("kind", ONE_SHOT)
 async def test_a_touched_one_shot_body_is_not_sent_again_after_a_status(kind: str) -> None:
     """The bad status is raised, with a note that says why there was no retry."""
     server = Server(503, 200)
@@ -227,7 +228,7 @@ async def test_a_touched_one_shot_body_is_not_sent_again_after_a_status(kind: st
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ONE_SHOT)
+@each_row("kind", ONE_SHOT)
 async def test_a_touched_one_shot_body_is_not_sent_again_after_an_exception(kind: str) -> None:
     """The exception is raised, with a note that says why there was no retry."""
     server = Server(error := httpx.ReadTimeout("slow"), 200)
@@ -241,8 +242,8 @@ async def test_a_touched_one_shot_body_is_not_sent_again_after_an_exception(kind
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ONE_SHOT)
-@pytest.mark.parametrize("failure", [503, httpx.ConnectTimeout("no")], ids=["status", "exception"])
+@each_row("kind", ONE_SHOT)
+@each_row("failure", [503, httpx.ConnectTimeout("no")], ids=["status", "exception"])
 async def test_an_untouched_one_shot_body_is_sent_later(kind: str, failure: object) -> None:
     """A one-shot body that has not been read is still whole, so the request is repeated with it."""
     bodies: list[bytes] = []
@@ -284,7 +285,7 @@ async def test_a_body_touched_by_its_first_chunk_is_spent() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ONE_SHOT)
+@each_row("kind", ONE_SHOT)
 async def test_a_one_shot_body_is_sent_whole_without_failures(kind: str) -> None:
     """Without a failure a one-shot body is sent like any other."""
     server = Server(200)

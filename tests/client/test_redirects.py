@@ -10,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 
 from prefect_http import InvalidResponse, PrefectHttpxClient, Throttle
@@ -98,9 +99,7 @@ def test_requests_are_made_as_by_httpx(status: int, url: str) -> None:
         assert described(following) == described(expected), (method, location, headers)
 
 
-@pytest.mark.parametrize(
-    ("status", "method"), [(301, "QUERY"), (302, "QUERY"), (303, "GET"), (307, "QUERY"), (308, "QUERY")]
-)
+@each_row(("status", "method"), [(301, "QUERY"), (302, "QUERY"), (303, "GET"), (307, "QUERY"), (308, "QUERY")])
 def test_query(status: int, method: str) -> None:
     """A QUERY stays one, with its body, unless the redirect says to GET the result (RFC 10008 section 2.5)."""
     request = httpx.Request("QUERY", URL, content=b"body")
@@ -129,14 +128,14 @@ def test_any_location(location: str) -> None:
         assert url == expected
 
 
-@pytest.mark.parametrize("location", BAD)
+@each_row("location", BAD)
 def test_bad_locations(location: str) -> None:
     """What httpx makes no request of, or one for a port that does not exist, is an error."""
     with pytest.raises(InvalidResponse):
         redirect_url(redirect(location), httpx.URL(URL))
 
 
-@pytest.mark.parametrize("location", GOOD)
+@each_row("location", GOOD)
 def test_good_locations(location: str) -> None:
     """Anything else is followed as by httpx."""
     client = httpx.Client(transport=httpx.MockTransport(lambda _: redirect(location)))
@@ -146,8 +145,8 @@ def test_good_locations(location: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("follow_redirects", [True, False])
-@pytest.mark.parametrize("location", BAD)
+@each_row("follow_redirects", [True, False])
+@each_row("location", BAD)
 async def test_bad_location_is_not_asked_for_again(location: str, follow_redirects: bool) -> None:
     """It is an InvalidResponse, raised plain at once, whatever the transport, and the response is closed."""
     body = Body([b"moved"])

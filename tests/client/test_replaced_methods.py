@@ -15,6 +15,7 @@ import anyio
 import httpx
 import pytest
 import respx
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server
 
 from prefect_http import InvalidResponse, PrefectHttpxClient
@@ -157,7 +158,7 @@ async def test_a_replaced_method_sees_each_attempt(name: str, when: str) -> None
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", REPLACEMENTS)
+@each_row("name", REPLACEMENTS)
 async def test_a_replacement_that_is_undone(name: str) -> None:
     """It sees the requests between, and none before and after, of one client."""
     seen: list[str] = []

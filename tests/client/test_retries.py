@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_of
 
 from prefect_http import (
@@ -65,9 +66,7 @@ async def send(server: Server, method: str = "GET", *, retry: RetryPolicy = AT_O
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("status", "method"), [(429, "GET"), (502, "GET"), *((503, method) for method in (*SAFE, *UNSAFE))]
-)
+@each_row(("status", "method"), [(429, "GET"), (502, "GET"), *((503, method) for method in (*SAFE, *UNSAFE))])
 async def test_a_listed_status_is_repeated_for_any_method(status: int, method: str) -> None:
     """429, 502 and 503 are repeated, whatever the method."""
     server = Server(status, 200)
@@ -76,7 +75,7 @@ async def test_a_listed_status_is_repeated_for_any_method(status: int, method: s
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [400, 408, 425, 500, 504, 599])
+@each_row("status", [400, 408, 425, 500, 504, 599])
 async def test_no_other_status_is_repeated(status: int) -> None:
     """No other status is repeated, not even with a Retry-After."""
     server = Server(httpx.Response(status, headers={"Retry-After": "1"}), 200)
@@ -106,7 +105,7 @@ async def test_statuses_are_the_policys() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [300, 600, 777, 999])
+@each_row("status", [300, 600, 777, 999])
 async def test_a_policy_may_list_any_bad_status(status: int) -> None:
     """Servers send codes above 599, and a policy may list them."""
     server = Server(status, 200)
@@ -115,8 +114,8 @@ async def test_a_policy_may_list_any_bad_status(status: int) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
-@pytest.mark.parametrize(
+@each_row("raises", [True, False], ids=["raised", "returned"])
+@each_row(
     ("status", "method", "value", "count"),
     [
         (503, "GET", "false", 1),
@@ -153,8 +152,8 @@ async def test_a_good_response_is_not_retried_whatever_it_says() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", NEVER_SENT)
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@each_row("kind", NEVER_SENT)
+@each_row("method", ["GET", "POST"])
 async def test_what_was_never_sent_is_repeated_for_any_method(kind: Kind, method: str) -> None:
     """A request that was never sent is repeated, whatever the method, even if the origin has never answered."""
     server = Server(kind("no"), 200)
@@ -163,7 +162,7 @@ async def test_what_was_never_sent_is_repeated_for_any_method(kind: Kind, method
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("kind", "method"), AMBIGUOUS_AND_SAFE)
+@each_row(("kind", "method"), AMBIGUOUS_AND_SAFE)
 async def test_what_failed_on_the_way_is_repeated_for_safe_methods(kind: Kind, method: str) -> None:
     """What broke off is repeated for idempotent methods."""
     server = Server(kind("no"), 200)
@@ -172,7 +171,7 @@ async def test_what_failed_on_the_way_is_repeated_for_safe_methods(kind: Kind, m
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("kind", "method"), AMBIGUOUS_AND_UNSAFE)
+@each_row(("kind", "method"), AMBIGUOUS_AND_UNSAFE)
 async def test_what_failed_on_the_way_is_not_repeated_otherwise(kind: Kind, method: str) -> None:
     """What broke off is not repeated for other methods: the server may have acted on it."""
     server = Server(error := kind("no"), 200)
@@ -184,7 +183,7 @@ async def test_what_failed_on_the_way_is_not_repeated_otherwise(kind: Kind, meth
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("method", UNSAFE)
+@each_row("method", UNSAFE)
 async def test_an_idempotency_key_makes_it_safe(method: str) -> None:
     """With an Idempotency-Key, in whatever case, any method is repeated with the same key."""
     server = Server(httpx.ReadError("no"), 200)
@@ -193,7 +192,7 @@ async def test_an_idempotency_key_makes_it_safe(method: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("method", UNSAFE)
+@each_row("method", UNSAFE)
 async def test_retry_non_idempotent_allows_it(method: str) -> None:
     """With retry_non_idempotent=True any method is repeated."""
     server = Server(httpx.ReadError("no"), 200)
@@ -202,7 +201,7 @@ async def test_retry_non_idempotent_allows_it(method: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", FINAL)
+@each_row("kind", FINAL)
 async def test_no_other_exception_is_repeated(kind: Kind) -> None:
     """No other exception of httpx is repeated, whatever the policy, and it is raised with a note."""
     server = Server(error := kind("no"), 200)
@@ -244,7 +243,7 @@ async def test_a_connect_error_fails_fast_at_first() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("url", "script", "count"),
     [
         ("https://server/", [httpx.ReadError("reset"), ...], 2),
@@ -288,7 +287,7 @@ async def test_an_answer_within_the_same_send_counts() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("url", "known"),
     [
         ("http://server/other?q=1", True),
@@ -416,8 +415,8 @@ async def test_by_default_there_are_six_attempts() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("max_retries", [0, 1, 3])
-@pytest.mark.parametrize("failure", [503, httpx.ReadTimeout("slow")])
+@each_row("max_retries", [0, 1, 3])
+@each_row("failure", [503, httpx.ReadTimeout("slow")])
 async def test_max_retries(failure: object, max_retries: int) -> None:
     """A request is repeated max_retries times."""
     server = Server(failure, ...)
@@ -479,7 +478,7 @@ VERBS = ("get", "options", "head", "post", "put", "patch", "delete")
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("verb", VERBS)
+@each_row("verb", VERBS)
 async def test_every_verb_takes_a_policy(verb: str) -> None:
     """``retry=`` replaces the client's policy for one request, in whatever way it is sent."""
     server = Server(503, 200, 503)
@@ -519,7 +518,7 @@ async def test_the_verbs_policy_wins() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("wrong", [5, "never", True, {"max_retries": 1}, RetryPolicy])
+@each_row("wrong", [5, "never", True, {"max_retries": 1}, RetryPolicy])
 async def test_a_verb_refuses_what_is_no_policy(wrong: Any) -> None:
     """Anything but a RetryPolicy is a TypeError, before the request is sent."""
     async with PrefectHttpxClient(transport=Server()) as client:
@@ -624,7 +623,7 @@ async def test_the_clients_error_can_be_pickled() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "make",
     [
         lambda: 503,
@@ -684,7 +683,7 @@ async def test_on_retry_is_called_for_exceptions() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("last", [200, 404, 503, httpx.ReadError("broken")])
+@each_row("last", [200, 404, 503, httpx.ReadError("broken")])
 async def test_on_retry_is_not_called_without_a_wait(last: object) -> None:
     """on_retry is not called for the last attempt."""
     seen: list[Attempt] = []
@@ -759,8 +758,8 @@ async def recorded(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize(
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row(
     ("script", "outcomes"),
     [
         ((200,), [200]),
@@ -772,7 +771,7 @@ async def recorded(
     ],
     ids=["good", "retried", "error", "bad", "used up", "final"],
 )
-@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
+@each_row("raises", [True, False], ids=["raised", "returned"])
 async def test_on_attempt_is_called_after_each_attempt(
     script: tuple[object, ...], outcomes: list[object], *, raises: bool, stream: bool
 ) -> None:
@@ -819,10 +818,10 @@ async def test_on_attempt_is_called_once_the_body_is_there() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("raises", [True, False], ids=["raised", "returned"])
-@pytest.mark.parametrize("status", [200, 503, 404])
-@pytest.mark.parametrize("error", [RuntimeError("hook"), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("raises", [True, False], ids=["raised", "returned"])
+@each_row("status", [200, 503, 404])
+@each_row("error", [RuntimeError("hook"), KeyboardInterrupt()])
 async def test_an_exception_from_on_attempt_ends_the_request(
     error: BaseException, status: int, *, raises: bool, stream: bool
 ) -> None:

@@ -14,6 +14,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.garbage import garbage_of, responding_server
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
@@ -172,7 +173,7 @@ class SlowToClose(httpx.AsyncByteStream):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("status", "limit"), [(200, 1000), (302, None), (302, 1000), (401, None), (401, 1000)])
+@each_row(("status", "limit"), [(200, 1000), (302, None), (302, 1000), (401, None), (401, 1000)])
 async def test_a_response_is_closed_if_reading_it_is_cancelled(status: int, limit: int | None) -> None:
     """Whatever it leads to. Without a limit for its size, the last one is read and closed by httpx itself."""
     scope = anyio.CancelScope()

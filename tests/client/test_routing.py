@@ -15,6 +15,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 from support.servers import answer, raw_server
 
 from prefect_http import HTTPTransport
@@ -220,7 +221,7 @@ ENTRIES = (
 )
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@each_row("name", ENVIRONMENTS)
 def test_the_environments_proxies(name: str) -> None:
     """The environment's proxies serve the same URLs as in httpx, with the same arguments."""
     compare(ENVIRONMENTS[name], {"verify": False})
@@ -302,8 +303,8 @@ INVALID: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("spared", ["", "x.org,10.1.2.3"], ids=["all", "NO_PROXY"])
-@pytest.mark.parametrize("name", ARGUMENTS)
+@each_row("spared", ["", "x.org,10.1.2.3"], ids=["all", "NO_PROXY"])
+@each_row("name", ARGUMENTS)
 def test_the_arguments(name: str, spared: str) -> None:
     """Each argument affects which transport serves which URL as in httpx, beside the environment's proxies."""
     done = compare({**ALL, "NO_PROXY": spared}, {"verify": False, **ARGUMENTS[name]})
@@ -311,7 +312,7 @@ def test_the_arguments(name: str, spared: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`(cert|verify)=:DeprecationWarning")
-@pytest.mark.parametrize("name", INVALID)
+@each_row("name", INVALID)
 def test_the_errors(name: str) -> None:
     """Invalid arguments raise httpx's own errors."""
     done = compare({}, {"verify": False, **INVALID[name]})
@@ -348,7 +349,7 @@ def test_proxies_is_rejected() -> None:
 # --- What is wrapped, and how often
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("arguments", "count"),
     [
         ({}, 2),
@@ -432,7 +433,7 @@ PATTERNS: dict[str, tuple[str | None, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("entry", PATTERNS)
+@each_row("entry", PATTERNS)
 def test_patterns(entry: str) -> None:
     """Each entry of NO_PROXY makes the same pattern as in httpx, or in httpx2; None: it is ignored."""
     for has_networks, pattern in zip((False, True), PATTERNS[entry], strict=True):

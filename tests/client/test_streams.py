@@ -12,6 +12,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 import trio
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
@@ -111,7 +112,7 @@ async def test_a_stream_that_breaks_off_is_its_readers() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("failure", [429, 502, 503, httpx.ReadTimeout("slow"), httpx.ConnectTimeout("no")])
+@each_row("failure", [429, 502, 503, httpx.ReadTimeout("slow"), httpx.ConnectTimeout("no")])
 async def test_a_stream_is_retried(failure: object) -> None:
     """A stream is retried on its status, and on what fails before it begins."""
     server = Server(failure, failure, httpx.Response(200, stream=Body([b"good"])))
@@ -190,9 +191,9 @@ async def test_a_discarded_stream_is_closed_whatever_its_body_does() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("last", [200, 404, 503])
-@pytest.mark.parametrize("hook", ["none", "reads", "closes"])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("last", [200, 404, 503])
+@each_row("hook", ["none", "reads", "closes"])
 async def test_every_response_is_closed_once(hook: str, last: int, stream: bool) -> None:
     """A stream is closed exactly once, as in httpx."""
     bodies = [Body([b"first"]), Body([b"last"])]
@@ -407,8 +408,8 @@ class NetworkStream:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("raises", [True, False])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("raises", [True, False])
 async def test_a_101_hands_over_its_stream(stream: bool, raises: bool) -> None:
     """A 101 is returned open and unread, in both modes, with its network stream."""
     body, network = Body([b"raw"]), NetworkStream()

@@ -13,6 +13,7 @@ import outcome
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
+from support.rows import each_row
 
 from prefect_http._concurrency.context import in_context
 
@@ -244,8 +245,8 @@ async def test_before_the_first_wait() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("waits", [0, 1, 2])
-@pytest.mark.parametrize("error", [ZeroDivisionError(), Odd(), ExceptionGroup("", [OSError()])], ids=repr)
+@each_row("waits", [0, 1, 2])
+@each_row("error", [ZeroDivisionError(), Odd(), ExceptionGroup("", [OSError()])])
 async def test_exceptions(error: BaseException, waits: int) -> None:
     """What a coroutine raises, before or after a wait, is raised unchanged; its context stays its own."""
     log: list[str] = []

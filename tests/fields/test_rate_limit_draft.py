@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import httpx
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rate_limits import counts, parse
+from support.rows import each_row
 
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
@@ -16,7 +16,7 @@ from prefect_http._fields.rate_limit_parser import parse_rate_limit
 # --- The items
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "expected"),
     [
         ('"default";r=50;t=30', RateLimit(remaining=50, reset=30.0)),
@@ -32,7 +32,7 @@ def test_examples_of_the_draft(field: str, expected: RateLimit) -> None:
     assert parse({"RateLimit": field}) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("policy", "limit"),
     [
         ('"default";q=100;w=10', 100),
@@ -46,7 +46,7 @@ def test_examples_of_policies(policy: str, limit: int) -> None:
     assert parse({"RateLimit-Policy": policy}) == RateLimit(limit=limit)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "expected"),
     [
         ('"a";r=5;t=10, "b";r=3;t=60', RateLimit(remaining=3, reset=60.0)),
@@ -68,7 +68,7 @@ def test_repeated_fields_are_one_list() -> None:
     assert parse_rate_limit(headers, date=None, now=0.0) == RateLimit(remaining=3, reset=60.0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "policy", "expected"),
     [
         ('"burst";r=5', '"burst";q=100;w=60,"daily";q=1000;w=86400', RateLimit(remaining=5, limit=100)),
@@ -85,7 +85,7 @@ def test_limit_is_the_quota_of_the_tightest(field: str, policy: str, expected: R
     assert parse({"RateLimit": field, "RateLimit-Policy": policy}) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     "parameters",
     ["pk=:YQ==:", "pk=token", 'pk="text"', "pk", "w=1", 'acme-burst="x"', "x=1.5", "x=@1", "qu=bytes", "remaining=7"],
 )
@@ -94,7 +94,7 @@ def test_other_parameters_are_ignored(parameters: str) -> None:
     assert parse({"RateLimit": f'"a";{parameters};r=5;t=3'}) == RateLimit(remaining=5, reset=3.0)
 
 
-@pytest.mark.parametrize("parameters", ["pk=:YQ==:", "pk=token", "w=-1", "w=1.5", 'w="x"', "x=@1", "burst=1000"])
+@each_row("parameters", ["pk=:YQ==:", "pk=token", "w=-1", "w=1.5", 'w="x"', "x=@1", "burst=1000"])
 def test_other_parameters_of_policies_are_ignored(parameters: str) -> None:
     """A policy's window, its partition key and a server's own parameters are ignored."""
     assert parse({"RateLimit-Policy": f'"a";q=5;{parameters}'}) == RateLimit(limit=5)
@@ -163,7 +163,7 @@ MALFORMED_LISTS = {
 }
 
 
-@pytest.mark.parametrize("field", MALFORMED_LISTS.values(), ids=MALFORMED_LISTS)
+@each_row("field", MALFORMED_LISTS.values(), ids=MALFORMED_LISTS)
 def test_malformed_list_counts_as_absent(field: str) -> None:
     """If any part of a field is malformed, all of it is ignored, and the next form is tried."""
     assert parse({"RateLimit": field}) is None
@@ -173,7 +173,7 @@ def test_malformed_list_counts_as_absent(field: str) -> None:
 # --- Units
 
 
-@pytest.mark.parametrize("unit", ["content-bytes", "concurrent-requests", "tokens", ""])
+@each_row("unit", ["content-bytes", "concurrent-requests", "tokens", ""])
 def test_items_in_other_units_are_ignored(unit: str) -> None:
     """An item that does not count requests is ignored, even if it is tighter."""
     headers = {
@@ -198,7 +198,7 @@ def test_a_name_with_two_units_counts() -> None:
     assert parse(headers) == RateLimit(remaining=5, limit=7)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("policy", "concurrency"),
     [
         ('"c";q=4;qu="concurrent-requests"', 4),
@@ -217,7 +217,7 @@ def test_concurrency(policy: str, concurrency: int | None) -> None:
     assert parse({"RateLimit-Policy": policy}) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     "headers",
     [
         {"RateLimit": '"requests";r=41;t=23, "c";r=0'},
@@ -233,7 +233,7 @@ def test_concurrency_goes_with_each_form(headers: dict[str, str]) -> None:
     assert parse({**headers, "RateLimit-Policy": policy}) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     "policy",
     [
         '"a";w=10',

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from support.rate_limits import DATE, DATE_AT, parse
+from support.rows import each_row
 
 from prefect_http._fields.rate_limit import RateLimit, is_meaningful
 from prefect_http._fields.rate_limit_families import FAMILY_NAMES
@@ -62,7 +63,7 @@ DISCORD = {
 }
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "expected"),
     [
         pytest.param(OPENAI, RateLimit(limit=60, remaining=59, reset=1.0), id="OpenAI"),
@@ -80,7 +81,7 @@ def test_vendors(headers: dict[str, str], expected: RateLimit | None) -> None:
     assert parse(headers, date=DATE) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "expected"),
     [
         ({**OPENAI, "x-ratelimit-remaining-tokens": "0"}, RateLimit(remaining=0, reset=360.0)),
@@ -115,7 +116,7 @@ def test_tokens_matter_only_if_none_remain(headers: dict[str, str], expected: Ra
     assert parse(headers, date=DATE) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("period", "seconds"),
     [("Second", 1.0), ("Minute", 40.0), ("Hour", 2800.0), ("Day", 6400.0), ("Month", None), ("Year", None)],
 )
@@ -141,7 +142,7 @@ def test_time_is_bounded() -> None:
 NONE_LEFT = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "20"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "expected"),
     [
         # The tightest, in whatever form; of equal ones that with the longest reset.
@@ -165,7 +166,7 @@ def test_forms_that_contradict_each_other(headers: dict[str, str], expected: Rat
     assert parse(headers, date=DATE) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("limit", "expected"),
     [
         (RateLimit(remaining=0, reset=5.0), True),

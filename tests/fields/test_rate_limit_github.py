@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import httpx
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rate_limits import DATE, DATE_AT, EARLIER, FIELDS, VALUES
+from support.rows import each_row
 
 from prefect_http._fields.rate_limit_github import github_says_when, github_throttled, is_secondary_limit
 
 
-@pytest.mark.parametrize("status_code", [403, 429])
-@pytest.mark.parametrize(
+@each_row("status_code", [403, 429])
+@each_row(
     "headers",
     [
         {"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": f"{DATE_AT}"},
@@ -35,7 +35,7 @@ def test_github_too_many_requests() -> None:
     assert github_throttled(429, {})
 
 
-@pytest.mark.parametrize(
+@each_row(
     "headers",
     [
         {},
@@ -53,13 +53,13 @@ def test_github_forbidden(headers: dict[str, str]) -> None:
     assert not github_throttled(403, headers)
 
 
-@pytest.mark.parametrize("status_code", [200, 304, 401, 404, 500, 503])
+@each_row("status_code", [200, 304, 401, 404, 500, 503])
 def test_github_other_answers(status_code: int) -> None:
     """No other status is a rate limit, not even with nothing remaining, as in the last response of a quota."""
     assert not github_throttled(status_code, {"X-RateLimit-Remaining": "0", "Retry-After": "5"})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "expected"),
     [
         ({"Retry-After": "60"}, True),
@@ -77,7 +77,7 @@ def test_github_says_when(headers: dict[str, str], expected: bool) -> None:
     assert github_says_when(headers, now=float(DATE_AT)) is expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "expected"),
     [
         (b'{"message": "You have exceeded a secondary rate limit. Please wait a few minutes.", "status": "403"}', True),

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rate_limits import DATE, DATE_AT, EARLIER, EARLIER_AT, counts, parse
+from support.rows import each_row
 
 from prefect_http._fields.rate_limit import RateLimit
 
 # --- The Dictionary and the three fields
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "expected"),
     [
         ("limit=100, remaining=50, reset=30", RateLimit(limit=100, remaining=50, reset=30.0)),
@@ -33,7 +34,7 @@ def test_dictionary(field: str, expected: RateLimit) -> None:
     assert parse({"RateLimit": field}) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     "field",
     [
         "limit=100, remaining=50, reset=-1",
@@ -58,7 +59,7 @@ def test_malformed_dictionary_counts_as_absent(field: str) -> None:
 PREFIXES = ["RateLimit-", "ratelimit-", "X-RateLimit-", "x-ratelimit-", "X-Rate-Limit-", "X-RATE-LIMIT-"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("limit", "remaining", "reset", "expected"),
     [
         ("100", "50", "30", RateLimit(limit=100, remaining=50, reset=30.0)),
@@ -91,7 +92,7 @@ MALFORMED_NUMBERS = (
 )
 
 
-@pytest.mark.parametrize("value", ["", " ", "５", "5 5", "9" * 16, "9" * 5000, *MALFORMED_NUMBERS], ids=ascii)
+@each_row("value", ["", " ", "５", "5 5", "9" * 16, "9" * 5000, *MALFORMED_NUMBERS])
 def test_malformed_field_counts_as_absent(value: str) -> None:
     """What is negative, too long, or not a number is ignored."""
     for prefix in PREFIXES:
@@ -108,7 +109,7 @@ def test_a_time_is_no_number(value: str) -> None:
 # --- A reset that is a time since the epoch
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("reset", "seconds"),
     [
         ("1000000000", 1e9),
@@ -130,7 +131,7 @@ def test_a_time_is_compared_with_the_date(reset: str, seconds: float) -> None:
         assert parse({f"{prefix}Reset": reset}, date=DATE, now=math.nan) == RateLimit(reset=seconds)
 
 
-@pytest.mark.parametrize("date", [None, "", "yesterday", "Tue, 14 Nov 2023 99:13:20 GMT"])
+@each_row("date", [None, "", "yesterday", "Tue, 14 Nov 2023 99:13:20 GMT"])
 def test_a_time_is_compared_with_the_wall_clock(date: str | None) -> None:
     """Without a Date, or with a malformed one, a time counts from the wall clock."""
     assert parse({"X-RateLimit-Reset": f"{DATE_AT + 90}"}, date=date, now=DATE_AT + 60.5) == RateLimit(reset=29.5)

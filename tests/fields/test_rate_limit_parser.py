@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.rate_limits import DATE, EARLIER, FIELDS, VALUES, parse
+from support.rows import each_row
 
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import parse_rate_limit
@@ -23,7 +24,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("first", range(len(FORMS)))
+@each_row("first", range(len(FORMS)))
 def test_precedence(first: int) -> None:
     """The newest form that is present is taken, all of it, in whatever order the fields come."""
     headers: dict[str, str] = {}
@@ -40,7 +41,7 @@ def test_dictionary_precedes_the_three_fields() -> None:
     assert parse({"RateLimit": "remaining=2", "RateLimit-Remaining": "3"}) == RateLimit(remaining=2)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "headers",
     [
         {"RateLimit": "limit=100; remaining=100; reset=1"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from support.rows import each_row
 
 from prefect_http._fields.request_rules import (
     BodyLength,
@@ -30,7 +31,7 @@ def test_method_and_target() -> None:
         check_target("/ü")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "expected"),
     [
         ([], CheckedHeaders([], None, False, False, False, False)),
@@ -56,7 +57,7 @@ def test_host() -> None:
         check_host(check_headers([]))
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("length", "chunks", "error"),
     [
         (None, [], ""),

@@ -7,13 +7,14 @@ import time
 
 import pytest
 from support.rate_limits import DATE, DATE_AT
+from support.rows import each_row
 
 from prefect_http._fields.reset_time import parse_reset
 
 SOON = DATE_AT + 30
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "seconds"),
     [
         ("0", 0.0),
@@ -58,7 +59,7 @@ def test_without_a_date() -> None:
         assert parse_reset(value, date=None, now=DATE_AT) == 30.0
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         *(
@@ -85,16 +86,13 @@ def test_without_a_date() -> None:
         *("2023-11-14T22:13:50 Z", "2023-11-14T22:13:50+25:00", "２023-11-14T22:13:50Z", "2023-11-14T22:13:50Zulu"),
         *("Tue, 14 Nov 2023 22:13:50 CET", "14 Nov 2023", "tomorrow", "9" * 16, "9" * 16 + "s", "1s" * 33),
     ],
-    ids=ascii,
 )
 def test_malformed(value: str) -> None:
     """Anything else counts as absent."""
     assert parse_reset(value, date=DATE, now=0.0) is None
 
 
-@pytest.mark.parametrize(
-    "value", ["1s" * 4096, "1" * 8192, "1m" * 4095 + "x", f"0.{'1' * 8190}", "2023-11-14T22:13" * 512]
-)
+@each_row("value", ["1s" * 4096, "1" * 8192, "1m" * 4095 + "x", f"0.{'1' * 8190}", "2023-11-14T22:13" * 512])
 def test_time_is_bounded(value: str) -> None:
     """The longest field takes less than a tenth of a second."""
     began = time.process_time()

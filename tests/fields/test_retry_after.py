@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.http_dates import FORMS, SENT, SENT_AT, VALUES
+from support.rows import each_row
 
 from prefect_http._fields.retry_after import parse_retry_after, parse_retry_after_fields
 from prefect_http._fields.should_retry import parse_should_retry
@@ -58,7 +59,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "seconds"),
     [
         ("0", 0.0),
@@ -83,7 +84,7 @@ def test_a_fraction_counts() -> None:
     assert parse_retry_after("1.5", date=None, now=SENT_AT) == 1.5
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "date", "now", "seconds"),
     [
         ("1700000030", "Tue, 14 Nov 2023 22:13:20 GMT", 0.0, 30.0),
@@ -110,10 +111,8 @@ def test_a_date_is_compared_with_the_response_date(form: str) -> None:
     assert parse_retry_after(FORMS[form], date=SENT, now=SENT_AT - 1e6) == 30.0
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "date", [None, "", "yesterday", f"{SENT[:-13]}99:49:37 GMT"], ids=["absent", "empty", "word", "hour"]
-)
+@each_row("form", FORMS)
+@each_row("date", [None, "", "yesterday", f"{SENT[:-13]}99:49:37 GMT"], ids=["absent", "empty", "word", "hour"])
 def test_a_date_is_compared_with_the_wall_clock(form: str, date: str | None) -> None:
     """Without a Date, or with a malformed one, each form counts from the wall clock."""
     assert parse_retry_after(FORMS[form], date=date, now=SENT_AT + 10) == 20.0
@@ -146,7 +145,7 @@ def test_absent() -> None:
     assert parse_retry_after(None, date=SENT, now=SENT_AT) is None
 
 
-@pytest.mark.parametrize("value", MALFORMED, ids=lambda value: ascii(value)[:40])
+@each_row("value", MALFORMED)
 def test_malformed_counts_as_absent(value: str) -> None:
     """Anything malformed, negative, NaN or infinite counts as absent."""
     assert parse_retry_after(value, date=SENT, now=SENT_AT) is None
@@ -155,7 +154,7 @@ def test_malformed_counts_as_absent(value: str) -> None:
 # --- Repeated fields
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "seconds"),
     [
         ("59, 59", 59.0),
@@ -187,7 +186,7 @@ def test_the_longest_of_any_number(waits: list[int]) -> None:
 # --- Milliseconds
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fields", "seconds"),
     [
         ({}, None),
@@ -215,7 +214,7 @@ def test_milliseconds_win(fields: dict[str, str], seconds: float | None) -> None
 # --- Whether to retry
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "said"),
     [
         (None, None),

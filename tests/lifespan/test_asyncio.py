@@ -23,6 +23,7 @@ from support.lifespan_apps import (
     sending,
     steps,
 )
+from support.rows import each_row
 
 from prefect_http import (
     LifespanCrashed,
@@ -251,7 +252,7 @@ def root_task() -> asyncio.Task[Any]:
     return task
 
 
-@pytest.mark.parametrize("after", range(8))
+@each_row("after", range(8))
 def test_root_task_that_is_cancelled_from_outside(after: int) -> None:
     """Whenever the root task is cancelled, all users get an error, none of them hangs, and the next can start it."""
     app = FakeApp(startup=lambda: steps(3))

@@ -29,6 +29,7 @@ from support.lifespan_apps import (
     nothing_left,
     steps,
 )
+from support.rows import each_row
 from trio.testing import MockClock
 
 from prefect_http import Lifespan, LifespanCrashed, app_lifespan_context
@@ -286,7 +287,7 @@ async def test_mode_off() -> None:
             group.start_soon(leave, context)
 
 
-@pytest.mark.parametrize("value", [None, 0, 1, "True", "no", [], b"on"], ids=repr)
+@each_row("value", [None, 0, 1, "True", "no", [], b"on"])
 def test_bad_value(value: object) -> None:
     """What is neither True nor False is refused at once, by the argument's name."""
     arguments: dict[str, Any] = {"cancel_on_crash": value}
@@ -484,7 +485,7 @@ async def test_left_before_an_inner_one(crash: bool) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1), (1, 2, 0)], ids=str)
+@each_row("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1), (1, 2, 0)])
 async def test_three_left_in_a_wrong_order(order: tuple[int, ...]) -> None:
     """Each context that is left before one inside it is an error; in the end all is in order again."""
     apps = [FakeApp() for _ in order]

@@ -14,6 +14,7 @@ import anyio.lowlevel
 import pytest
 import trio
 from support.lifespan_apps import LIFESPAN, STARTED, FakeApp, nothing_left, steps
+from support.rows import each_row
 from trio.testing import MockClock
 
 from prefect_http import Lifespan, app_lifespan_context
@@ -204,15 +205,15 @@ async def test_asks_again_after_the_end() -> None:
     assert log == ["cancelled"]
 
 
-@pytest.mark.parametrize("app", [None, "myapp:app", {}, object()], ids=["None", "str", "dict", "object"])
+@each_row("app", [None, "myapp:app", {}, object()], ids=["None", "str", "dict", "object"])
 def test_app_must_be_callable(app: object) -> None:
     """What is not callable is refused at once, with its repr in the message."""
     with pytest.raises(TypeError, match="app must be an ASGI app"):
         app_lifespan_context(cast("ASGIApp", app))
 
 
-@pytest.mark.parametrize("name", ["startup_timeout", "shutdown_timeout"])
-@pytest.mark.parametrize("seconds", [0, -1, -0.5, math.nan, -math.inf, "30", False, True, [], 1j], ids=repr)
+@each_row("name", ["startup_timeout", "shutdown_timeout"])
+@each_row("seconds", [0, -1, -0.5, math.nan, -math.inf, "30", False, True, [], 1j])
 def test_bad_timeout(name: str, seconds: object) -> None:
     """A timeout that is not a number of seconds above 0 is refused at once, by its name."""
     arguments: dict[str, Any] = {name: seconds}
@@ -220,7 +221,7 @@ def test_bad_timeout(name: str, seconds: object) -> None:
         app_lifespan_context(FakeApp(), **arguments)
 
 
-@pytest.mark.parametrize("mode", ["", "AUTO", None, True, [], b"on"], ids=repr)
+@each_row("mode", ["", "AUTO", None, True, [], b"on"])
 def test_bad_mode(mode: object) -> None:
     """A mode that does not exist is refused at once."""
     arguments: dict[str, Any] = {"mode": mode}
@@ -229,7 +230,7 @@ def test_bad_mode(mode: object) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seconds", [1, 0.5, 10**400, math.inf, None], ids=lambda seconds: f"{seconds!s:.5}")
+@each_row("seconds", [1, 0.5, 10**400, math.inf, None])
 async def test_good_timeout(seconds: float | None) -> None:
     """Whole numbers of any size, fractions, infinity and None are timeouts."""
     app = FakeApp()
@@ -264,8 +265,8 @@ async def leave(context: AbstractAsyncContextManager[Lifespan]) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("mode", ["auto", "on", "off"])
-@pytest.mark.parametrize(
+@each_row("mode", ["auto", "on", "off"])
+@each_row(
     ("before", "wrong"),
     [([enter], enter), ([enter, leave], enter), ([], leave), ([enter, leave], leave)],
     ids=["entered-twice", "entered-again", "left-before-entering", "left-twice"],

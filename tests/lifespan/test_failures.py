@@ -9,6 +9,7 @@ import anyio
 import pytest
 import trio
 from support.lifespan_apps import LIFESPAN, STARTED, Boom, FakeApp, nothing, nothing_left, steps
+from support.rows import each_row
 from trio.testing import MockClock
 
 from prefect_http import LifespanError, LifespanStartupError, LifespanTimeoutError, app_lifespan_context
@@ -60,7 +61,7 @@ def failing(ending: Ending) -> ASGIApp:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("ending", "message", "cause"),
     [
         (report, "no database", None),
@@ -70,7 +71,7 @@ def failing(ending: Ending) -> ASGIApp:
         (raise_group, "startup", ExceptionGroup),
     ],
 )
-@pytest.mark.parametrize("mode", ["auto", "on"])
+@each_row("mode", ["auto", "on"])
 async def test_failed_startup(
     ending: Ending, message: str, cause: type[BaseException] | None, mode: Literal["auto", "on"]
 ) -> None:

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from support.lifespan_apps import STARTED, BodyError, Boom, nothing_left, sending, steps
+from support.rows import each_row
 
 from prefect_http import (
     LifespanCrashed,
@@ -34,7 +35,7 @@ async def hold(app: ASGIApp) -> None:
         await steps()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("kinds", "error"),
     [
         (DOWN, LifespanStartupError),
@@ -64,7 +65,7 @@ async def test_out_of_place(kinds: str, error: type[LifespanError]) -> None:
     assert repr(kinds.split()[-1]) in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("kinds", "error"),
     [
         (f"{DOWN} {DOWN}", LifespanShutdownError),
@@ -110,7 +111,7 @@ async def test_the_app_may_carry_on() -> None:
     assert len(errors) == 3
 
 
-@pytest.mark.parametrize("message", [None, "lifespan.startup.complete", 5, [], {}, {"type": None}, ...], ids=repr)
+@each_row("message", [None, "lifespan.startup.complete", 5, [], {}, {"type": None}, ...])
 async def test_not_a_message(message: Any) -> None:
     """Sending what is not an ASGI message is a clear error for the app, and a failed startup for its users."""
 
@@ -220,8 +221,8 @@ class UnprintableApp:
         await self.script(receive, send)
 
 
-@pytest.mark.parametrize("printable", [False, True], ids=["unprintable-app", "printable-app"])
-@pytest.mark.parametrize(
+@each_row("printable", [False, True], ids=["unprintable-app", "printable-app"])
+@each_row(
     ("script", "error"),
     [
         (refuse, LifespanNotSupported),

@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import pytest
 from support.lifespan_apps import LIFESPAN, FakeApp, nothing_left, steps, wrapped
+from support.rows import each_row
 
 from prefect_http import Lifespan, app_lifespan_context
 from prefect_http._types import ASGIApp
@@ -40,7 +41,7 @@ async def test_nested() -> None:
         assert app.log == LIFESPAN
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@each_row("order", ORDERS)
 async def test_left_in_any_order(order: tuple[int, ...]) -> None:
     """Contexts that interleave in one task are one lifespan, whatever the order; the last to leave ends it."""
     app = FakeApp()
@@ -55,7 +56,7 @@ async def test_left_in_any_order(order: tuple[int, ...]) -> None:
             assert app.log == (LIFESPAN if count == len(order) else ["startup", "up"])
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@each_row("order", ORDERS)
 async def test_tasks_leave_in_any_order(order: tuple[int, ...]) -> None:
     """Contexts that overlap across tasks are one lifespan, also when the task that entered first leaves first."""
     app = FakeApp(startup=steps)
@@ -215,7 +216,7 @@ async def test_entered_while_the_last_is_leaving() -> None:
     assert app.log == LIFESPAN * 2
 
 
-@pytest.mark.parametrize("delay", range(12))
+@each_row("delay", range(12))
 async def test_entered_around_the_last_ones_leave(delay: int) -> None:
     """A user that enters while the last one leaves shares its lifespan or gets a new one, never a broken one."""
     app = FakeApp(startup=steps, shutdown=steps)

@@ -9,6 +9,7 @@ from typing import Literal, cast, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http import LifespanError
 from prefect_http._lifespan.protocol import LifespanProtocol, Phase
@@ -81,7 +82,7 @@ def protocol_in(place: str) -> LifespanProtocol:
     return protocol
 
 
-@pytest.mark.parametrize(("place", "event", "expected"), CASES)
+@each_row(("place", "event", "expected"), CASES)
 def test_table(place: str, event: str, expected: str) -> None:
     """In each phase, each event leads to the phase that the table says, or is an error that names it."""
     protocol = protocol_in(place)
@@ -101,7 +102,7 @@ def test_table_is_whole() -> None:
     assert len(CASES) == len(WAYS) * 9
 
 
-@pytest.mark.parametrize("place", WAYS)
+@each_row("place", WAYS)
 def test_messages_to_the_app(place: str) -> None:
     """The app gets its startup message first, its shutdown message once it is to stop, and nothing else."""
     messages = {"CALLED": {"type": "lifespan.startup"}, "UP, asked to stop": {"type": "lifespan.shutdown"}}
@@ -126,8 +127,8 @@ def test_asking_while_starting_spoils_nothing() -> None:
     assert protocol.receive() == {"type": "lifespan.shutdown"}
 
 
-@pytest.mark.parametrize(("place", "kind"), [("STARTING", UP_FAILED), ("STOPPING", DOWN_FAILED)])
-@pytest.mark.parametrize(
+@each_row(("place", "kind"), [("STARTING", UP_FAILED), ("STOPPING", DOWN_FAILED)])
+@each_row(
     ("extra", "text"),
     [({}, ""), ({"message": "no database"}, "no database"), ({"message": 5}, "5")],
     ids=["none", "text", "number"],
@@ -139,7 +140,7 @@ def test_message_of_a_failure(place: str, kind: str, extra: dict[str, object], t
     assert protocol.message == text
 
 
-@pytest.mark.parametrize(
+@each_row(
     "message",
     [None, "lifespan.startup.complete", [("type", UP)], {}, {"type": None}, {"type": b"lifespan.startup.complete"}],
     ids=["None", "str", "list", "empty", "type-None", "type-bytes"],
@@ -168,7 +169,7 @@ def test_answers_to_a_request(kind: str) -> None:
     assert protocol.phase is Phase.UNSUPPORTED
 
 
-@pytest.mark.parametrize("place", WAYS)
+@each_row("place", WAYS)
 def test_unknown_message(place: str) -> None:
     """An unknown message is an error that names it, in every phase, and changes nothing."""
     protocol = protocol_in(place)
@@ -178,7 +179,7 @@ def test_unknown_message(place: str) -> None:
     assert protocol.phase is before
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("place", "kind", "expected"),
     [
         ("CALLED", DOWN, UP),

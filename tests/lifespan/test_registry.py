@@ -22,6 +22,7 @@ from support.lifespan_apps import (
     sending,
     steps,
 )
+from support.rows import each_row
 from trio.testing import MockClock
 
 from prefect_http import (
@@ -54,7 +55,7 @@ class EmptyApp(FakeApp):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", [FakeApp, UnhashableApp, EqualApp, EmptyApp])
+@each_row("kind", [FakeApp, UnhashableApp, EqualApp, EmptyApp])
 async def test_apps_are_told_apart_by_identity(kind: type[FakeApp]) -> None:
     """Two equal apps are two apps; an app need not be hashable, nor true."""
     first, second = kind(), kind()

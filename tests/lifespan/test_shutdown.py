@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from support.lifespan_apps import LIFESPAN, BodyError, Boom, FakeApp, ending, nothing_left, steps
+from support.rows import each_row
 
 from prefect_http import LifespanShutdownError, app_lifespan_context
 from prefect_http._types import Receive, Send
@@ -105,7 +106,7 @@ async def test_next_starts_afresh() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("error", [BodyError("body"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()], ids=repr)
+@each_row("error", [BodyError("body"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
 async def test_hooks_run_after_an_exception(error: BaseException) -> None:
     """Shutdown hooks run to their end whatever the body raises, and that goes on as it is."""
     app = FakeApp(shutdown=steps)

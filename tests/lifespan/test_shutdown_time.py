@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 from support.lifespan_apps import LIFESPAN, STARTED, STOPPED, BodyError, Boom, FakeApp, ending, nothing_left, steps
+from support.rows import each_row
 from trio.testing import MockClock
 
 from prefect_http import LifespanError, LifespanTimeoutError, app_lifespan_context
@@ -250,8 +251,8 @@ async def interrupted_while_up(scope: Scope, receive: Receive, send: Send) -> No
     await interrupt()
 
 
-@pytest.mark.parametrize("cancel_on_crash", [False, True])
-@pytest.mark.parametrize(
+@each_row("cancel_on_crash", [False, True])
+@each_row(
     "app",
     [
         pytest.param(interrupted_at_once, id="at-once"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.programs import Done, run_programs
+from support.rows import each_row
 from support.source import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -64,7 +65,7 @@ def test_examples_are_complete() -> None:
     assert {path.stem for path in EXAMPLES} >= NAMES
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@each_row("path", EXAMPLES)
 def test_example_is_short(path: Path) -> None:
     """An example has at most 60 lines, and starts with what it shows."""
     source = path.read_text("utf-8")

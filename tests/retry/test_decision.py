@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http import InvalidResponse, RetryPolicy, ThrottleTimeout
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
@@ -64,7 +65,7 @@ REQUEST_ERRORS = sorted(
 )
 
 
-@pytest.mark.parametrize("name", REQUEST_ERRORS)
+@each_row("name", REQUEST_ERRORS)
 def test_classify(name: str) -> None:
     """Exactly the eight documented exceptions may be retried, and no other exception of httpx."""
     assert classify(getattr(httpx, name)("oh")) is CLASSES.get(name, Failure.FINAL)
@@ -93,17 +94,17 @@ def test_classify_what_no_retry_can_mend(error: httpx.RequestError) -> None:
 # --- Whether it is repeated
 
 
-@pytest.mark.parametrize("method", [*IDEMPOTENT, *OTHERS])
-@pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.UNREACHABLE])
+@each_row("method", [*IDEMPOTENT, *OTHERS])
+@each_row("failure", [Failure.REJECTED, Failure.NEVER_SENT, Failure.UNREACHABLE])
 def test_what_was_not_acted_on_is_repeated_for_any_method(failure: Failure, method: str) -> None:
     """A request that was rejected or never sent is repeated, whatever the method."""
     facts = FailedAttempt(retry=1, failure=failure, label="x", method=method)
     assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry)
 
 
-@pytest.mark.parametrize("method", [*IDEMPOTENT, *OTHERS])
-@pytest.mark.parametrize("key", [False, True], ids=["", "key"])
-@pytest.mark.parametrize("allowed", [False, True], ids=["", "allowed"])
+@each_row("method", [*IDEMPOTENT, *OTHERS])
+@each_row("key", [False, True], ids=["", "key"])
+@each_row("allowed", [False, True], ids=["", "allowed"])
 def test_ambiguous_is_repeated_if_that_is_safe(method: str, *, key: bool, allowed: bool) -> None:
     """What broke off is repeated for idempotent methods, with an Idempotency-Key, or if the policy says so."""
     decision = decide(
@@ -148,14 +149,14 @@ def test_only_unreachable_depends_on_whether_the_origin_has_answered(failure: Fa
     assert isinstance(decide(RetryPolicy(), facts, MIDDLE), Retry)
 
 
-@pytest.mark.parametrize("failure", [failure for failure in Failure if failure is not Failure.FINAL])
+@each_row("failure", [failure for failure in Failure if failure is not Failure.FINAL])
 def test_a_spent_body_is_never_sent_again(failure: Failure) -> None:
     """A one-shot body that has been read rules out a retry, whatever else allows it, and the reason says so."""
     facts = FailedAttempt(retry=1, failure=failure, label="x", method="PUT", body_is_spent=True)
     assert "one-shot" in reason_of(RetryPolicy(retry_non_idempotent=True), facts)
 
 
-@pytest.mark.parametrize(("number", "repeated"), [(1, True), (2, True), (3, False), (4, False)])
+@each_row(("number", "repeated"), [(1, True), (2, True), (3, False), (4, False)])
 def test_max_retries_counts_the_attempts_after_the_first(number: int, *, repeated: bool) -> None:
     """With two retries the third attempt is the last."""
     assert isinstance(decide(RetryPolicy(max_retries=2), rejected(number), MIDDLE), Retry) is repeated
@@ -187,14 +188,14 @@ def test_a_spent_body_comes_before_the_method(failure: Failure) -> None:
     assert reason_of(RetryPolicy(), facts) == "the request body is a one-shot stream, and some of it has been read"
 
 
-@pytest.mark.parametrize("failure", list(Failure))
+@each_row("failure", list(Failure))
 def test_a_response_can_forbid_a_retry(failure: Failure) -> None:
     """``x-should-retry: false`` rules out a retry."""
     facts = FailedAttempt(retry=1, failure=failure, label="503", should_retry=False)
     assert reason_of(RetryPolicy(), facts) == "503 is not retried: x-should-retry is false"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("failure", "method", "repeated"),
     [
         (Failure.FINAL, "GET", True),
@@ -213,13 +214,13 @@ def test_a_response_can_allow_a_retry(failure: Failure, method: str, *, repeated
 # --- The wait
 
 
-@pytest.mark.parametrize(("number", "wait"), [(1, 2), (2, 4), (3, 8), (4, 16), (5, 32), (6, 64), (7, 120), (2000, 120)])
+@each_row(("number", "wait"), [(1, 2), (2, 4), (3, 8), (4, 16), (5, 32), (6, 64), (7, 120), (2000, 120)])
 def test_backoff(number: int, wait: float) -> None:
     """The wait before retry n is 2 ** n seconds, up to max_backoff, however large n is."""
     assert delay_of(RetryPolicy(jitter=0, max_retries=10_000), rejected(number)) == wait
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("base", "number", "wait"),
     [(0, 3, 0), (1, 9, 1), (0.5, 3, 0.125), (3, 2, 9), (1e200, 2, 50), (10**200, 2, 50), (2.0, 5000, 50)],
 )
@@ -259,7 +260,7 @@ def test_a_retry_after_that_is_too_long() -> None:
     assert "max_retry_after" in reason
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("retry_after", "max_wait", "decision"),
     [
         (299.0, 3900.0, Retry(299.0, "Retry-After of 299 s")),
@@ -301,10 +302,8 @@ def test_the_reason_names_the_field_that_asked() -> None:
     assert reason_of(RetryPolicy(max_retry_after=60), facts).startswith("rate limit reset of 90 s exceeds")
 
 
-@pytest.mark.parametrize(
-    ("limit", "name"), [("total_left", "total_timeout"), ("deadline_left", "the caller's deadline")]
-)
-@pytest.mark.parametrize(("left", "shown"), [(1.5, "1.5"), (0.0, "0"), (-3.0, "0"), (-math.inf, "0")])
+@each_row(("limit", "name"), [("total_left", "total_timeout"), ("deadline_left", "the caller's deadline")])
+@each_row(("left", "shown"), [(1.5, "1.5"), (0.0, "0"), (-3.0, "0"), (-math.inf, "0")])
 def test_a_wait_that_does_not_fit(limit: str, name: str, left: float, shown: str) -> None:
     """If even the shortest wait of 1.6 s ends too late, there is no further attempt."""
     reason = reason_of(RetryPolicy(total_timeout=9), with_limit(rejected(), limit, left))

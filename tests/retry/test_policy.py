@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Callable
 
 import pytest
+from support.rows import each_row
 
 from prefect_http import RetryPolicy
 
@@ -18,7 +19,7 @@ NOT_NUMBERS: tuple[object, ...] = (-1, -0.001, math.nan, math.inf, -math.inf, "1
 # --- The values
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "value"),
     [
         ("max_retries", 5),
@@ -88,7 +89,7 @@ def test_a_policy_can_be_copied_and_pickled(copied: Callable[[RetryPolicy], Retr
     assert copied(policy) == policy
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "value"),
     [
         ("max_retries", 0),
@@ -113,7 +114,7 @@ def test_good_value(field: str, value: object) -> None:
     assert getattr(RetryPolicy(**{field: value}), field) == value  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "value"),
     [
         ("max_retries", -1),
@@ -149,7 +150,6 @@ def test_good_value(field: str, value: object) -> None:
         ("retry_non_idempotent", "yes"),
         ("retry_non_idempotent", None),
     ],
-    ids=lambda value: ascii(value)[:20],
 )
 def test_bad_value_names_the_field(field: str, value: object) -> None:
     """A value out of range or of the wrong type is a ValueError that names the field."""
@@ -172,7 +172,7 @@ def test_a_changed_copy_is_checked() -> None:
 # --- The environment
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("environ", "changes"),
     [
         ({}, {}),
@@ -201,7 +201,7 @@ def test_from_env(environ: dict[str, str], changes: dict[str, object]) -> None:
     assert RetryPolicy.from_env(environ) == RetryPolicy(**changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("variable", "text"),
     [
         ("PREFECT_CLIENT_MAX_RETRIES", "-1"),

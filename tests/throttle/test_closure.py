@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from support.rows import each_row
 
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
 from prefect_http._throttle.evidence import Evidence
@@ -101,7 +102,7 @@ def test_evidence() -> None:
     assert (closure.evidence, closure.accepted_share) == (None, 1.0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sent_at", "is_early", "opens", "opens_if_early_ones_may"),
     [(9.0, True, False, False), (10.0, True, False, True), (19.0, True, False, True), (20.0, False, True, True)],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from support.rows import each_row
 
 from prefect_http._throttle.curve import Curve, learn_curve
 
@@ -16,7 +17,7 @@ def test_rate() -> None:
     assert [curve.is_low(done) for done in (0, 49, 50, 100)] == [True, True, False, False]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("accepted", "busy", "whole", "closed_for", "last_rate", "base", "ceiling", "span"),
     [
         # The first time: the ceiling is accepted / busy, and the base the geometric mean of that and accepted / whole.
@@ -56,7 +57,7 @@ def test_learned_curve(
     assert (curve.base, curve.ceiling, curve.span) == pytest.approx((base, ceiling, span))
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("accepted_share", "last_rate", "ceiling"),
     [(1.0, 20.0, 19.0), (0.96, 20.0, 19.0), (0.75, 20.0, 15.0), (0.1, 20.0, 2.5), (0.75, math.inf, 10.0)],
 )

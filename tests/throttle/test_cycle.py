@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import pytest
+from support.rows import each_row
 
 from prefect_http._throttle.cycle import Cycle
 
@@ -21,7 +21,7 @@ def test_a_new_cycle() -> None:
     assert (cycle.number, cycle.accepted, cycle.began_at) == (1, 1, 5.0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("before", "resumed_at", "after", "hit_at", "expected"),
     [
         (60, 3600.0, 100, 3605.0, (3600.0, 100)),

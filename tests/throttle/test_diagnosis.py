@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from support.rows import each_row
 
 from prefect_http._throttle.diagnosis import Diagnoses, Diagnosis
 from prefect_http._throttle.evidence import Evidence, FaultShare
@@ -20,9 +21,7 @@ def diagnose(diagnoses: Diagnoses, row: Row) -> Diagnosis:
     return diagnoses.diagnose(Evidence(rejected, accepted), rate=rate, is_low=is_low, rejected_probes=probes)
 
 
-@pytest.mark.parametrize(
-    ("rejected", "accepted", "expected"), [(5, 5, UNCLEAR), (5, 9, UNCLEAR), (5, 4, LIMIT), (2, 0, LIMIT)]
-)
+@each_row(("rejected", "accepted", "expected"), [(5, 5, UNCLEAR), (5, 9, UNCLEAR), (5, 4, LIMIT), (2, 0, LIMIT)])
 def test_without_a_rate(rejected: int, accepted: int, expected: Diagnosis) -> None:
     """At an unknown rate they are a limit if more were rejected than accepted."""
     share = FaultShare()
@@ -30,7 +29,7 @@ def test_without_a_rate(rejected: int, accepted: int, expected: Diagnosis) -> No
     assert share.value == pytest.approx(0.003)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rejected", "accepted", "expected"),
     [(4, 4, UNCLEAR), (5, 3, LIMIT), (4, 3, UNCLEAR), (0, 0, UNCLEAR), (20, 30, UNCLEAR), (30, 25, LIMIT)],
 )
@@ -54,7 +53,7 @@ def test_faults_that_were_a_limit_after_all() -> None:
         assert share.value == pytest.approx((0.15 + 6) / 50)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rows", "expected"),
     [
         pytest.param([(5, 9, 50.0, True, 0)], LIMIT, id="the rate was not lowered yet"),

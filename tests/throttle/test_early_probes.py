@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
+from support.rows import each_row
 
 from prefect_http._throttle.early_probes import EarlyProbes
 
@@ -31,7 +31,7 @@ def test_early_probes_that_are_answered_stay() -> None:
     assert closures_with_early_probes(16, lambda number: number == 6) == [0, 2, 6, 7, 9, 13]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("is_allowed", "wait", "expected"), [(True, 0.25, True), (True, 0.2, False), (True, 0.0, False), (False, 60, False)]
 )
 def test_when_it_is_worth_it(is_allowed: bool, wait: float, expected: bool) -> None:

@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http._throttle.evidence import Evidence, FaultShare, LimitTest
 
@@ -33,7 +34,7 @@ def accept(test: LimitTest, number: int, *, counts: bool = False) -> None:
 # --- The share
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("counted", "value"),
     [
         ([], 0.003),
@@ -75,7 +76,7 @@ def test_the_share_may_be_computed_late(counted: list[tuple[int, int]]) -> None:
 # --- The test
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("share", "rejections"),
     [(share_of(0.15, 50), 2), (share_of(5, 500), 3), (share_of(15, 500), 5), (share_of(50, 500), 8)],
 )

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 import trio
 import trio.testing
+from support.rows import each_row
 
 from prefect_http import ThrottleTimeout
 from prefect_http._throttle.gate import Gate
@@ -114,7 +115,7 @@ async def test_newcomer_does_not_overtake() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("cancelled", [[1], [2], [3], [1, 2], [2, 3], [1, 2, 3]])
+@each_row("cancelled", [[1], [2], [3], [1, 2], [2, 3], [1, 2, 3]])
 async def test_cancelled_waiter_leaves_no_gap(cancelled: list[int]) -> None:
     """If requests in the queue are cancelled, even its head, the others go on in order, and nothing is left behind."""
     crowd = Crowd(gate := new_gate())

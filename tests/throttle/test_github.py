@@ -9,6 +9,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from support.rows import each_row
 from support.scripted_transport import Body
 
 from prefect_http import (
@@ -28,7 +29,7 @@ QUOTA = {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "14", "X-RateLimit-
 USED_UP = {**QUOTA, "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(NOW + 90)}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "headers", "body", "expected"),
     [
         (200, {}, "", False),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.limiters import answer, fill, let_one_out, may_leave
+from support.rows import each_row
 
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.limiter import Limiter
@@ -27,7 +28,7 @@ def sent_at(known: KnownLimit, now: float, count: int) -> list[float]:
     return times
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rate", "per", "burst", "times"),
     [
         (2, 1.0, 1, [0, 0.5, 1, 1.5, 2]),
@@ -64,7 +65,7 @@ def test_turn_is_reserved_until_the_request_is_sent() -> None:
     assert known.due == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("ahead", "start", "time"),
     [(0, 0.0, 0.5), (1, 0.0, 1.0), (5, 0.0, 3.0), (0, 4.0, 4.0), (1, 4.0, 4.0), (3, 4.0, 5.0)],
 )
@@ -142,8 +143,8 @@ def test_no_window_ever_sees_more(
     assert most_in_any_window(times, rate, per, burst) <= 0
 
 
-@pytest.mark.parametrize("clock", [0.0, 1.1, 1e6, 1.7e9])
-@pytest.mark.parametrize("rate", [3, 0.7, 1e4])
+@each_row("clock", [0.0, 1.1, 1e6, 1.7e9])
+@each_row("rate", [3, 0.7, 1e4])
 def test_no_rounding_at_the_end_of_what_is_booked(clock: float, rate: float) -> None:
     """A request at the very time at which all that was booked is over, or nearly, allows no request too many."""
     now = clock + 1 / rate

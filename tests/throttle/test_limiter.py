@@ -9,6 +9,7 @@ import math
 
 import pytest
 from support.limiters import INF, LATENCY, MAX, advertise, answer, fill, let_one_out, let_out, make, may_leave, serve
+from support.rows import each_row
 
 from prefect_http._throttle.curve import Curve
 from prefect_http._throttle.limiter import Change, Limiter
@@ -76,7 +77,7 @@ def test_the_first_ten_leave_at_once() -> None:
     assert may_leave(limiter, 5.0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("answers", "limit"), [(0, 10), (1, 11), (2, 11), (3, 12), (10, 15), (22, 21), (189, 99), (192, 100), (1000, 100)]
 )
 def test_slow_start(answers: int, limit: int) -> None:
@@ -94,8 +95,8 @@ def test_without_slow_start() -> None:
     assert limiter.next_send(0.0) == INF
 
 
-@pytest.mark.parametrize("slow_start", [True, False])
-@pytest.mark.parametrize("max_in_flight", [1, 3])
+@each_row("slow_start", [True, False])
+@each_row("max_in_flight", [1, 3])
 def test_max_in_flight(max_in_flight: int, slow_start: bool) -> None:
     """No more than max_in_flight requests are under way, however long ago the last one left."""
     limiter = make(max_in_flight=max_in_flight, slow_start=slow_start)
@@ -127,7 +128,7 @@ def test_a_latency_of_zero(count: int) -> None:
 # --- A rejection
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("retry_after", "jitter", "wait"),
     [
         (None, 0.0, 0.1),
@@ -152,7 +153,7 @@ def test_how_long_a_rejection_closes(retry_after: float | None, jitter: float, w
     assert (limiter.in_flight, limiter.rejections, limiter.accepted, limiter.is_idle(8.0)) == (0, 1, 0, False)
 
 
-@pytest.mark.parametrize(("second", "closed_until"), [(5.0, 6.0), (1.0, 2.0), (0.5, 1.5), (None, 1.5)])
+@each_row(("second", "closed_until"), [(5.0, 6.0), (1.0, 2.0), (0.5, 1.5), (None, 1.5)])
 def test_later_rejections_only_extend(second: float | None, closed_until: float) -> None:
     """While the gate is closed, a rejection may move its opening to later, never to sooner."""
     limiter = make()
@@ -266,7 +267,7 @@ def test_other_requests_without_an_answer_change_nothing(has_failed: bool) -> No
     assert limiter.in_flight == 0
 
 
-@pytest.mark.parametrize(("latency", "lease"), [(None, 1.0), (0.0, 1.0), (0.125, 1.0), (0.25, 1.0), (0.5, 2.0)])
+@each_row(("latency", "lease"), [(None, 1.0), (0.0, 1.0), (0.125, 1.0), (0.25, 1.0), (0.5, 2.0)])
 def test_a_probe_without_an_answer(latency: float | None, lease: float) -> None:
     """If a probe is not answered within a second or four latencies, another one follows it."""
     limiter = make()
@@ -353,7 +354,7 @@ def test_a_late_rejection_with_retry_after() -> None:
     assert may_leave(limiter, 6.375)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("now", "retry_after", "closed_until"), [(1.5, None, 3.0), (1.5, 0.5, 3.0), (1.5, 5.0, 6.5), (2.9375, None, 3.0375)]
 )
 def test_a_late_rejection_while_closed(now: float, retry_after: float | None, closed_until: float) -> None:
@@ -392,7 +393,7 @@ def test_a_late_answer_belongs_to_no_cycle() -> None:
 # --- Learning
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("accepted", "hit", "retry_after", "base", "ceiling", "span"),
     [
         # The geometric mean of accepted / busy and accepted / whole; the climb, twenty times the time shut out.
@@ -497,7 +498,7 @@ def test_requests_leave_an_interval_apart() -> None:
         due = now
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("latency", "limit"),
     [
         (0.125, 1),
@@ -564,8 +565,8 @@ def doubt(limiter: Limiter, now: float, *, retry_after: float | None = None) -> 
     return ticket
 
 
-@pytest.mark.parametrize("retry_after", [None, 60.0])
-@pytest.mark.parametrize("good", [0, 1, 100])
+@each_row("retry_after", [None, 60.0])
+@each_row("good", [0, 1, 100])
 def test_a_lone_fault(good: int, retry_after: float | None) -> None:
     """One rejection that may be a fault holds back no other request, whatever its Retry-After."""
     limiter = make()
@@ -781,7 +782,7 @@ def test_an_early_probe() -> None:
     assert limiter.closed_until is None
 
 
-@pytest.mark.parametrize(("retry_after", "due"), [(None, 0.1), (0.125, 0.125), (0.2, 0.2), (0.25, 0.1), (1.0, 0.1)])
+@each_row(("retry_after", "due"), [(None, 0.1), (0.125, 0.125), (0.2, 0.2), (0.25, 0.1), (1.0, 0.1)])
 def test_a_short_wait_has_no_early_probe(retry_after: float | None, due: float) -> None:
     """If the wait is at most twice the backoff, there is no early probe."""
     limiter = closed(retry_after=retry_after, early_probe=True)
@@ -949,7 +950,7 @@ def test_an_early_answer_does_not_reset_what_is_left() -> None:
     assert limiter.next_send(0.25) == 5.0
 
 
-@pytest.mark.parametrize(("concurrency", "limit"), [(0, 1), (1, 1), (5, 5), (1000, 10)])
+@each_row(("concurrency", "limit"), [(0, 1), (1, 1), (5, 5), (1000, 10)])
 def test_how_many_at_a_time(concurrency: int, limit: int) -> None:
     """The server's limit of requests at a time is kept, but one is always allowed, or nothing would change."""
     limiter = make()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.limiters import INF, make
+from support.rows import each_row
 
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.quota import Quota
@@ -33,7 +34,7 @@ def room(quota: Quota, now: float) -> int | None:
     return next((number for number in range(1000) if quota.next_room_at(number, now) > now), None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("first", "second", "sent_at", "left"),
     [
         # Newer: sent when the first had come.
@@ -134,7 +135,7 @@ def test_room_in_the_next_windows() -> None:
     assert [room(quota, now) for now in (1.0, 1.25)] == [2, 4], "only its end was seen: it is taken for 1 s"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("remaining", "reset", "limit", "until"),
     [
         (0, 5.0, 10, 7.0),

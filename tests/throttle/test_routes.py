@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http._throttle.routes import RouteStreaks, route_of
 
@@ -26,7 +27,7 @@ def unasked() -> str:
 # --- The shape of a path
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "shape"),
     [
         ("", ""),
@@ -76,7 +77,7 @@ def test_a_shape_has_as_many_segments_as_its_path(path: str) -> None:
 # --- Rejections in a row
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("accepted", "own"),
     [
         ([0, 0, 0, 0, 0], [False] * 5),

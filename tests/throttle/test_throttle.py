@@ -19,6 +19,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from support.rows import each_row
 from support.timed_transport import KEY, Server, ask, busy
 
 from prefect_http import (
@@ -623,8 +624,8 @@ def test_two_event_loops_at_once_are_an_error() -> None:
     assert len(errors) == 1
 
 
-@pytest.mark.parametrize("first", ["asyncio", "trio"])
-@pytest.mark.parametrize("second", ["asyncio", "trio"])
+@each_row("first", ["asyncio", "trio"])
+@each_row("second", ["asyncio", "trio"])
 def test_next_event_loop(first: str, second: str) -> None:
     """Once its event loop has ended, a Throttle may be used in the next one, and has forgotten what it knew."""
     throttle, rejected = Throttle(max_wait=1), list[int]()
@@ -649,7 +650,7 @@ async def test_transport_is_entered_and_closed() -> None:
     assert server.closed == 2
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("arguments", "error", "message"),
     [
         ({"max_in_flight": 0}, ValueError, "max_in_flight must be an integer of at least 1, not 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.rows import each_row
 
 from prefect_http._throttle.evidence import Evidence
 from prefect_http._throttle.trial import Outcome, Trial
@@ -37,7 +38,7 @@ def test_rate_of_a_server_without_any_latency() -> None:
     assert Trial(at_once, opened_at=2.0, latency=0.0).rate == pytest.approx(700)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rejected", "accepted", "responses", "expected"),
     [
         # Half of the requests: two rejections in a row are faults, eight accepted requests a limit.

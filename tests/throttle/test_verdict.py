@@ -13,6 +13,7 @@ import httpx
 import pytest
 from support.asgi_apps import hello
 from support.compression import gzip_bomb
+from support.rows import each_row
 from support.scripted_transport import ONCE, Body
 from support.timed_transport import KEY, Server, ask
 from support.virtual_time import virtual_time_backend
@@ -78,13 +79,13 @@ def counts(throttle: Throttle) -> tuple[int, int, int]:
 # --- Reading
 
 
-@pytest.mark.parametrize(
+@each_row(
     "is_throttled",
     [reads, stream_reads, returns_an_awaitable, partial(reads), Asks()],
     ids=["async", "stream", "awaitable", "partial", "object"],
 )
-@pytest.mark.parametrize("how", ["aread", "raw", "bytes"])
-@pytest.mark.parametrize("rest", [b"", b"x" * 200_000], ids=["short", "long"])
+@each_row("how", ["aread", "raw", "bytes"])
+@each_row("rest", [b"", b"x" * 200_000], ids=["short", "long"])
 async def test_the_body_can_be_read_again(
     is_throttled: Callable[[httpx.Response], Awaitable[bool]], how: str, rest: bytes
 ) -> None:
@@ -99,8 +100,8 @@ async def test_the_body_can_be_read_again(
     assert body.close_count == 1
 
 
-@pytest.mark.parametrize("how", ["aread", "raw", "bytes"])
-@pytest.mark.parametrize("text", [TEXT, TEXT + bytes(200_000)], ids=["short", "long"])
+@each_row("how", ["aread", "raw", "bytes"])
+@each_row("text", [TEXT, TEXT + bytes(200_000)], ids=["short", "long"])
 async def test_an_encoded_body(how: str, text: bytes) -> None:
     """It is decoded for is_throttled, and as it came for the caller, headers included."""
     seen = list[tuple[int, str | None]]()
@@ -253,8 +254,8 @@ async def test_two_at_once() -> None:
     assert counts(throttle) == (4, 0, 0)
 
 
-@pytest.mark.parametrize("verdict", [0, "", None, [], 1, "yes"])
-@pytest.mark.parametrize("is_async", [False, True])
+@each_row("verdict", [0, "", None, [], 1, "yes"])
+@each_row("is_async", [False, True])
 async def test_any_result_counts_as_true_or_false(verdict: Any, is_async: bool) -> None:
     """What is_throttled returns counts as bool() makes of it."""
 

@@ -24,6 +24,7 @@ import h11
 import httpx
 import pytest
 import uvicorn
+from support.rows import each_row
 from support.servers import free_port, hypercorn_on_trio
 from support.wire import trusting_context
 
@@ -683,8 +684,8 @@ async def network_stream(new_client: NewClient, url: str) -> object:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("new_client", [wire_client, prefect_client])
-@pytest.mark.parametrize(
+@each_row("new_client", [wire_client, prefect_client])
+@each_row(
     "url",
     [
         "http://127.0.0.1:{port}/",

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trio
 from support.fake_stream import FakeStream
+from support.rows import each_row
 from support.servers import answer, free_port, raw_server
 from support.tls_servers import client_context, listening
 from trio.testing import MockClock
@@ -292,9 +293,7 @@ async def test_the_local_address() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    "host", [b"127.0.0.1", b"name.invalid", b"x" * 64 + b".invalid", b"a..invalid", b"256.256.256.256"]
-)
+@each_row("host", [b"127.0.0.1", b"name.invalid", b"x" * 64 + b".invalid", b"a..invalid", b"256.256.256.256"])
 async def test_hosts_that_do_not_exist(host: bytes) -> None:
     """A host that cannot be reached, or does not exist, is a ConnectError."""
     with anyio.fail_after(5), pytest.raises(httpx.ConnectError):

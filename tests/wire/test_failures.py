@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_servers import send_and_close
 from support.servers import Act, answer, drop, free_port, half_answer, raw_server, stall, stay_silent, talk_nonsense
 from support.sockets import open_sockets, reset, sockets_closed
@@ -327,7 +328,7 @@ async def test_pool_timeout(new: Callable[[httpx.Limits], httpx.AsyncBaseTranspo
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@each_row("method", ["GET", "POST"])
 async def test_timeouts_are_off(method: str) -> None:
     """With timeouts of None, or without any, there is no limit."""
     none: dict[str, float | None] = dict.fromkeys(("connect", "read", "write", "pool"))
@@ -351,9 +352,7 @@ async def test_timeout_is_for_each_part() -> None:
         assert await fetch(transport, new_request(server.url, read=0.1)) == b"x" * 5
 
 
-@pytest.mark.parametrize(
-    "host", ["a" * 64 + ".invalid", "a..invalid", "x" * 300], ids=["long-label", "empty-label", "long-name"]
-)
+@each_row("host", ["a" * 64 + ".invalid", "a..invalid", "x" * 300], ids=["long-label", "empty-label", "long-name"])
 async def test_invalid_host(host: str) -> None:
     """An invalid host name is a ConnectError, where httpx raises a UnicodeError."""
     async with new_transport() as transport:
@@ -362,7 +361,7 @@ async def test_invalid_host(host: str) -> None:
         assert figures(transport) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "new",
     [
         lambda: HTTPTransport(verify=False, local_address=NEVER_ASSIGNED),
@@ -387,7 +386,7 @@ async def fail() -> AsyncIterator[bytes]:
     raise LookupError("the caller's own")
 
 
-@pytest.mark.parametrize("new", [new_transport, lambda: httpx.AsyncHTTPTransport(verify=False)], ids=["ours", "httpx"])
+@each_row("new", [new_transport, lambda: httpx.AsyncHTTPTransport(verify=False)], ids=["ours", "httpx"])
 async def test_body_that_fails(new: Callable[[], httpx.AsyncBaseTransport]) -> None:
     """An exception of the request body is raised unchanged, as with httpx."""
     async with raw_server(answer()) as server, new() as transport:

@@ -11,6 +11,7 @@ import anyio.abc
 import httpx
 import pytest
 from anyio.streams.tls import TLSStream
+from support.rows import each_row
 from support.scripted_servers import (
     byte_server,
     new_client,
@@ -148,7 +149,7 @@ async def test_response_ends_where_it_says() -> None:
     assert (len(server.requests), server.connections) == (len(script), 1)
 
 
-@pytest.mark.parametrize("data", CLOSED.values(), ids=CLOSED)
+@each_row("data", CLOSED.values(), ids=CLOSED)
 async def test_connection_is_closed_as_the_response_says(data: bytes) -> None:
     """If the response says so, the connection is closed after it, even if the server keeps it open."""
     async with wired(send(data)) as (server, client, transport):
@@ -572,7 +573,7 @@ async def test_invalid_requests_are_not_sent(is_first: bool) -> None:
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("target", [b"*", b"/x?y#z", b"http://example.org/", b"%00", "/text"])
+@each_row("target", [b"*", b"/x?y#z", b"http://example.org/", b"%00", "/text"])
 async def test_target(target: bytes | str) -> None:
     """The ``target`` extension is sent in place of the URL's path; it may be bytes or, as in httpx, a string."""
     async with wired(answer()) as (server, client, _):
@@ -601,10 +602,8 @@ TUNNELS = {
 }
 
 
-@pytest.mark.parametrize(
-    "trailing", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"\r\n\r\n"], ids=["", "response", "line-breaks"]
-)
-@pytest.mark.parametrize(("method", "head"), TUNNELS.values(), ids=TUNNELS)
+@each_row("trailing", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"\r\n\r\n"], ids=["", "response", "line-breaks"])
+@each_row(("method", "head"), TUNNELS.values(), ids=TUNNELS)
 async def test_tunnel(method: str, head: bytes, trailing: bytes) -> None:
     """After a 101, or a 2xx to CONNECT, the network stream leads to the server."""
     heard: list[bytes] = []

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from support.rows import each_row
 
 from prefect_http._wire.network_errors import NETWORK_ERRORS, forget_frames, reason_for, with_timeout
 
@@ -52,7 +53,7 @@ def caused(error: Exception, cause: BaseException) -> Exception:
 # --- Reasons
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("error", "words"),
     [
         (OSError("no route"), "no route"),
@@ -66,7 +67,6 @@ def caused(error: Exception, cause: BaseException) -> Exception:
         (caused(OSError("all failed"), ExceptionGroup("all", [OSError("first"), OSError("second")])), "first"),
         (caused(OSError("all failed"), ExceptionGroup("all", [TimeoutError()])), "TimeoutError"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_reason(error: Exception, words: str) -> None:
     """The reason is the message of the cause, or of the first of several; else the name of its type."""
@@ -172,8 +172,8 @@ async def test_limit_within_a_limit(autojump_clock: trio.testing.MockClock) -> N
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seconds", [5.0, None])
-@pytest.mark.parametrize("error_type", NETWORK_ERRORS)
+@each_row("seconds", [5.0, None])
+@each_row("error_type", NETWORK_ERRORS)
 async def test_network_failures(error_type: type[Exception], seconds: float | None) -> None:
     """A network failure becomes httpx's error, which says what failed, and why."""
     error = error_type("whatever")
@@ -185,7 +185,7 @@ async def test_network_failures(error_type: type[Exception], seconds: float | No
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "error",
     [
         ConnectionRefusedError("refused"),
@@ -194,7 +194,6 @@ async def test_network_failures(error_type: type[Exception], seconds: float | No
         UnicodeEncodeError("idna", "host", 0, 1, "label too long"),
         BrokenPipeError(),
     ],
-    ids=repr,
 )
 async def test_kinds_of_network_failures(error: Exception) -> None:
     """So do its subclasses, and the operating system's own timeout."""

@@ -13,6 +13,7 @@ import pytest
 import trio
 from anyio.streams.tls import TLSListener, TLSStream
 from support.fake_stream import FakeStream
+from support.rows import each_row
 from support.servers import raw_server, upgrade_to_echo
 from support.tls_servers import client_context, listening, server_context
 from trio.testing import MockClock
@@ -163,7 +164,7 @@ async def test_tls_fails(answer: bytes | Exception, autojump_clock: MockClock) -
     assert fake.closings == 1
 
 
-@pytest.mark.parametrize("info", ["ssl_object", "client_addr", "server_addr", "socket", "nonsense"])
+@each_row("info", ["ssl_object", "client_addr", "server_addr", "socket", "nonsense"])
 def test_unknown_information(info: str) -> None:
     """Information that a stream does not have is None."""
     assert NetworkStream(FakeStream()).get_extra_info(info) is None

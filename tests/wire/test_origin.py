@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from support.rows import each_row
 
 from prefect_http._wire.origin import Origin
 
@@ -13,7 +14,7 @@ def origin(url: str, **extensions: str) -> Origin:
     return Origin.of(httpx.Request("GET", url, extensions=extensions))
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "expected", "is_secure", "peer"),
     [
         ("http://x.test/path?q", Origin(b"http", b"x.test", 80, "x.test"), False, "x.test:80"),
@@ -43,7 +44,7 @@ def test_trailing_dot() -> None:
     assert origin("https://x.test./", sni_hostname="y.test.").server_name == "y.test."
 
 
-@pytest.mark.parametrize("port", [65536, 99999, -1, 10**30])
+@each_row("port", [65536, 99999, -1, 10**30])
 def test_port_that_does_not_exist(port: int) -> None:
     """A port that does not exist cannot be connected to."""
     with pytest.raises(httpx.ConnectError, match=rf"^could not connect to x\.test: invalid port {port}$"):
@@ -51,7 +52,7 @@ def test_port_that_does_not_exist(port: int) -> None:
     assert origin("http://x.test:65535/").port == 65535
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "message"),
     [
         ("http://", "the URL has no host"),

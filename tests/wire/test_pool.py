@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.rows import each_row
 
 from prefect_http._wire.origin import Origin
 from prefect_http._wire.pool import Pool, PoolRequest, RequestState
@@ -75,7 +76,7 @@ def test_a_new_pool() -> None:
     assert (counts(pool), pool.holds(request)) == ((1, 0, 0), True)
 
 
-@pytest.mark.parametrize("max_connections", [0, 1, 2, 3])
+@each_row("max_connections", [0, 1, 2, 3])
 def test_max_connections(max_connections: int) -> None:
     """At max_connections, further requests wait."""
     pool = make(max_connections=max_connections)
@@ -115,7 +116,7 @@ def test_reuse() -> None:
     assert (counts(pool), pool.discarded) == ((2, 0, 0), [])
 
 
-@pytest.mark.parametrize(
+@each_row(
     "other",
     [A._replace(scheme=b"https"), A._replace(host=b"a."), A._replace(port=81), A._replace(server_name="b")],
     ids=["scheme", "host", "port", "TLS-name"],
@@ -151,9 +152,7 @@ def test_last_used_first() -> None:
     assert taken == [5, 4, 3, 2, 1, None, None]
 
 
-@pytest.mark.parametrize(
-    ("max_idle", "kept"), [(0, []), (1, [5]), (2, [4, 5]), (4, [2, 3, 4, 5]), (5, [1, 2, 3, 4, 5])]
-)
+@each_row(("max_idle", "kept"), [(0, []), (1, [5]), (2, [4, 5]), (4, [2, 3, 4, 5]), (5, [1, 2, 3, 4, 5])])
 def test_max_idle(max_idle: int, kept: list[int]) -> None:
     """At max_idle, the connection that has been idle longest is discarded, whatever its origin."""
     pool = make(max_idle=max_idle)
@@ -503,7 +502,7 @@ class Name(str):  # noqa: SLOT000, without a __dict__ it cannot be looked for
     """A name whose end of life can be observed."""
 
 
-@pytest.mark.parametrize("way", ["no room", "expired", "max_idle", "not kept", "reused", "replaced", "closed"])
+@each_row("way", ["no room", "expired", "max_idle", "not kept", "reused", "replaced", "closed"])
 def test_origins_leave_nothing_behind(way: str) -> None:
     """Thousands of origins, one after the other, leave nothing behind but their idle connections."""
     expiry = 0.0 if way == "expired" else None
@@ -615,7 +614,7 @@ def read_counts(count: int) -> int:
     return steps(lambda: (counts(pool), pool.holds(held[count // 2])))
 
 
-@pytest.mark.parametrize(
+@each_row(
     "what",
     [acquire_idle, acquire_without_room, replace, keep, start_waiting, give_up, hand_on, read_counts],
 )

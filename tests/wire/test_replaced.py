@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pytest_httpx import HTTPXMock
+from support.rows import each_row
 from support.servers import answer, raw_server
 from support.wire import trusting_context
 
@@ -102,8 +103,8 @@ async def test_a_mock_that_comes_later(mocked: Callable[[], AbstractContextManag
         assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
-@pytest.mark.parametrize("mocked", MOCKS.values(), ids=MOCKS)
+@each_row("make", CLIENTS.values(), ids=CLIENTS)
+@each_row("mocked", MOCKS.values(), ids=MOCKS)
 async def test_a_mock_that_comes_first(mocked: Callable[[], AbstractContextManager[None]], make: MakeClient) -> None:
     """A client that is made while a mock is there obeys it as well, and uses the wire afterwards."""
     async with raw_server(answer(200, b"real")) as server:

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
+from support.rows import each_row
 from support.servers import answer, hypercorn_on_trio, raw_server
 from support.wire import HELD, request_targets
 
@@ -88,7 +89,7 @@ async def test_a_proxy_that_refuses() -> None:
     assert [(request.method, request.target) for request in proxy.requests] == [("CONNECT", "x.invalid:443")]
 
 
-@pytest.mark.parametrize(
+@each_row(
     "arguments",
     [{"http2": True}, {"http1": False, "http2": True}, {"proxy": "http://127.0.0.1:1"}, {"uds": "/no/such/socket"}],
     ids=["http2", "no-http1", "proxy", "uds"],

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from support.beside_httpx import URL, Note, Run, Scenario, Stream, observe
+from support.rows import each_row
 
 from prefect_http import PrefectHttpxClient
 
@@ -139,7 +140,7 @@ _ALL: list[tuple[Scenario, list[Note], list[Note]]] = [
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize(("scenario", "theirs", "ours"), _ALL, ids=lambda each: getattr(each, "__name__", ""))
+@each_row(("scenario", "theirs", "ours"), _ALL)
 async def test_a_difference(scenario: Scenario, theirs: list[Note], ours: list[Note]) -> None:
     """Both sides do what the table says."""
     for client_class, expected in ((httpx.AsyncClient, theirs), (PrefectHttpxClient, ours)):

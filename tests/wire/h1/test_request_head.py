@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from support.rows import each_row
 
 from prefect_http._fields.request_rules import Headers
 from prefect_http._wire.h1.request_head import BodyFramer, encode_headers, request_line
@@ -45,7 +46,7 @@ def test_head_is_sent_unchanged() -> None:
     assert (head.content_length, head.close_after) == (0, False)
 
 
-@pytest.mark.parametrize("method", ["GET", "get", "CONNECT", "M-SEARCH", "!#$%&'*+-.^_`|~0Az"])
+@each_row("method", ["GET", "get", "CONNECT", "M-SEARCH", "!#$%&'*+-.^_`|~0Az"])
 def test_valid_methods(method: str) -> None:
     """Any token is a valid method, and keeps its case."""
     assert build(method=method).data.startswith(method.encode() + b" / HTTP/1.1\r\n")
@@ -60,7 +61,7 @@ def illegal(*allowed: str) -> list[str]:
 NO_TCHAR = illegal("az", "AZ", "09", *"!#$%&'*+-.^_`|~")
 
 
-@pytest.mark.parametrize("method", ["", "GÉT", "ＧＥＴ", "GET\u2028", "\udc80"])
+@each_row("method", ["", "GÉT", "ＧＥＴ", "GET\u2028", "\udc80"])
 def test_methods_that_are_not_ascii(method: str) -> None:
     """A method that is empty or not ASCII is refused."""
     with pytest.raises(httpx.LocalProtocolError, match="invalid method"):
@@ -75,7 +76,7 @@ def test_invalid_characters_in_a_method() -> None:
                 build(method=method)
 
 
-@pytest.mark.parametrize("target", [b"/", b"*", b"example.com:443", b"http://example.com/", b'/\\"<>^`{|}', b"/%00"])
+@each_row("target", [b"/", b"*", b"example.com:443", b"http://example.com/", b'/\\"<>^`{|}', b"/%00"])
 def test_valid_targets(target: bytes) -> None:
     """A target of visible ASCII characters is sent unchanged."""
     assert build(target=target).data.startswith(b"GET " + target + b" HTTP/1.1\r\n")
@@ -122,30 +123,28 @@ def test_control_characters_in_a_value() -> None:
             assert SECRET.decode() not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection"])
-@pytest.mark.parametrize("value", [b"0\r\nX: y", b"close\n", b" chunked", b"\x00"])
+@each_row("name", [b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection"])
+@each_row("value", [b"0\r\nX: y", b"close\n", b" chunked", b"\x00"])
 def test_control_characters_in_the_framing(name: bytes, value: bytes) -> None:
     """Values that are interpreted here are checked like any others."""
     with pytest.raises(httpx.LocalProtocolError, match="the value of the header"):
         build((name, value))
 
 
-@pytest.mark.parametrize("value", [b" ", b"\t", b" a", b"a ", b"\ta", b"a\t", b" a b "])
+@each_row("value", [b" ", b"\t", b" a", b"a ", b"\ta", b"a\t", b" a b "])
 def test_whitespace_at_an_end_of_a_value(value: bytes) -> None:
     """Whitespace at the start or end of a value is refused: the server would not see it (RFC 9110 section 5.5)."""
     with pytest.raises(httpx.LocalProtocolError, match="whitespace at its start or end"):
         build((b"X", value))
 
 
-@pytest.mark.parametrize(
-    "value", [b"", b"a", b"a b", b"a\tb", b"a \t b", b"\x80", b"\xff\xa0", "é".encode(), b":,;\"'\\"]
-)
+@each_row("value", [b"", b"a", b"a b", b"a\tb", b"a \t b", b"\x80", b"\xff\xa0", "é".encode(), b":,;\"'\\"])
 def test_valid_values(value: bytes) -> None:
     """Visible characters, bytes beyond ASCII (obs-text), and whitespace between them are sent unchanged."""
     assert b"\r\nX: " + value + b"\r\n" in build((b"X", value)).data
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "count"),
     [([], "none"), ([HOST, HOST], "2"), ([HOST, (b"hOST", b"")], "2"), ([(b"X-Host", b"a")], "none")],
 )
@@ -162,15 +161,13 @@ def test_host_is_sent_first(host: bytes) -> None:
     assert head.data == b"GET / HTTP/1.1\r\nhOsT: " + host + b"\r\na: b\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("value", "length"), [(b"0", 0), (b"5", 5), (b"0005", 5), (b"9" * 18, 10**18 - 1), (b"0" * 18, 0)]
-)
+@each_row(("value", "length"), [(b"0", 0), (b"5", 5), (b"0005", 5), (b"9" * 18, 10**18 - 1), (b"0" * 18, 0)])
 def test_content_length(value: bytes, length: int) -> None:
     """A Content-Length of up to 18 digits is the length of the body."""
     assert build((b"content-LENGTH", value)).content_length == length
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         b"",
@@ -196,8 +193,8 @@ def test_invalid_content_length(value: bytes) -> None:
     assert str(caught.value) == "the request cannot be sent: Content-Length must be a single number"
 
 
-@pytest.mark.parametrize("second", [b"5", b"6", b"0"])
-@pytest.mark.parametrize("first", [b"5", b"0"])
+@each_row("second", [b"5", b"6", b"0"])
+@each_row("first", [b"5", b"0"])
 def test_two_content_lengths(first: bytes, second: bytes) -> None:
     """A second Content-Length is refused, even if it is the same, and even after a zero."""
     with pytest.raises(httpx.LocalProtocolError, match="Content-Length must be a single number"):
@@ -210,7 +207,7 @@ def test_chunked(value: bytes) -> None:
     assert build((b"Transfer-encoding", value)).content_length is None
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value", [b"", b"gzip", b"identity", b"gzip, chunked", b"chunked, chunked", b"chunked,", b"chunked;a", b"xchunked"]
 )
 def test_other_transfer_encodings(value: bytes) -> None:
@@ -225,8 +222,8 @@ def test_two_transfer_encodings() -> None:
         build((b"Transfer-Encoding", b"chunked"), (b"transfer-encoding", b"chunked"))
 
 
-@pytest.mark.parametrize("length", [b"0", b"5"])
-@pytest.mark.parametrize("is_first", [True, False])
+@each_row("length", [b"0", b"5"])
+@each_row("is_first", [True, False])
 def test_content_length_beside_transfer_encoding(length: bytes, is_first: bool) -> None:
     """The two are never sent together, in either order: that is how requests are smuggled (RFC 9112 section 6.2)."""
     both = [(b"Content-Length", length), (b"Transfer-Encoding", b"chunked")]
@@ -235,7 +232,7 @@ def test_content_length_beside_transfer_encoding(length: bytes, is_first: bool) 
     assert b"content-length" not in head.data.lower()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("values", "close_after"),
     [
         ([], False),
@@ -260,7 +257,7 @@ def test_close_after(values: list[bytes], close_after: bool) -> None:
     assert build(*((b"connection", value) for value in values)).close_after is close_after
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "allow_upgrade"),
     [(b"Upgrade", True), (b"uPGRADE", True), (b"X-Upgrade", False), (b"Upgrade-Insecure", False)],
 )
@@ -275,7 +272,7 @@ def test_close_in_other_headers() -> None:
     assert not build((b"X-Connection", b"close"), (b"Proxy-Connection", b"close")).close_after
 
 
-@pytest.mark.parametrize("chunks", [[], [b""], [b"hello"], [b"he", b"", b"llo"], [b"hello", b""]])
+@each_row("chunks", [[], [b""], [b"hello"], [b"he", b"", b"llo"], [b"hello", b""]])
 def test_body_with_a_length(chunks: list[bytes]) -> None:
     """A body of the right length is sent unchanged, with nothing after it."""
     framer = BodyFramer(sum(map(len, chunks)))
@@ -283,9 +280,7 @@ def test_body_with_a_length(chunks: list[bytes]) -> None:
     assert framer.end() == b""
 
 
-@pytest.mark.parametrize(
-    ("length", "chunks"), [(0, [b"a"]), (5, [b"hello!"]), (5, [b"hello", b"", b"!"]), (1, [b"ab"])]
-)
+@each_row(("length", "chunks"), [(0, [b"a"]), (5, [b"hello!"]), (5, [b"hello", b"", b"!"]), (1, [b"ab"])])
 def test_body_that_is_too_long(length: int, chunks: list[bytes]) -> None:
     """If a part of the body is too long, none of that part is sent."""
     framer = BodyFramer(length)
@@ -309,7 +304,7 @@ def test_body_that_is_too_short(chunks: list[bytes], missing: int) -> None:
         framer.end()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("chunks", "framed"),
     [
         ([], b"0\r\n\r\n"),

@@ -12,6 +12,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_servers import byte_server, one_connection, read_head, send, settle, wired
 from support.servers import Flood, answer, stall
 from support.sockets import open_sockets, reset, sockets_closed
@@ -297,7 +298,7 @@ EVENTS = [
 ]
 
 
-@pytest.mark.parametrize("failing", EVENTS)
+@each_row("failing", EVENTS)
 async def test_trace_that_fails_leaves_nothing_behind(failing: str) -> None:
     """An exception of the trace extension is raised unchanged, and no connection is left open."""
 
@@ -313,7 +314,7 @@ async def test_trace_that_fails_leaves_nothing_behind(failing: str) -> None:
         await sockets_closed(before)
 
 
-@pytest.mark.parametrize("last", EVENTS)
+@each_row("last", EVENTS)
 async def test_cancellation_leaves_nothing_behind(last: str) -> None:
     """A request that is cancelled at any event of its trace leaves no connection open."""
     scope = anyio.CancelScope()

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import h11
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.responses import Outcome, bytewise, cut_at, outcome
+from support.rows import each_row
 
 from prefect_http._wire.h1.response_head import Framing, Headers
 
@@ -367,7 +367,7 @@ H11_REFUSES: dict[str, Difference] = {
 }
 
 
-@pytest.mark.parametrize("name", H11_REFUSES)
+@each_row("name", H11_REFUSES)
 def test_differences(name: str) -> None:
     """What the table lists is indeed read, and refused by h11."""
     data, is_in = H11_REFUSES[name]

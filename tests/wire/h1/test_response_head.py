@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from support.rows import each_row
 
 from prefect_http import InvalidResponse
 from prefect_http._wire.h1.response_head import Framing, ResponseHead, response_head
@@ -27,7 +28,7 @@ def test_head_is_kept_unchanged() -> None:
     assert head == ResponseHead(b"HTTP/1.0", 299, b"So \xff", headers, Framing.CONTENT_LENGTH, 5, False)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "status"),
     [
         ("HEAD", 200),
@@ -50,7 +51,7 @@ def test_no_body(method: str, status: int) -> None:
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.NO_BODY, 0, True), headers
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "status"),
     [
         ("CONNECT", 200),
@@ -77,13 +78,13 @@ def test_refused_connect(status: int) -> None:
     assert response_head("CONNECT", "1.1", status, b"", []).framing is Framing.UNTIL_CLOSE
 
 
-@pytest.mark.parametrize("method", ["connect", "head", "Head", "HEADS"])
+@each_row("method", ["connect", "head", "Head", "HEADS"])
 def test_methods_are_case_sensitive(method: str) -> None:
     """Methods are case-sensitive (RFC 9110 section 9.1)."""
     assert response_head(method, "1.1", 200, b"", [LENGTH]).framing is Framing.CONTENT_LENGTH
 
 
-@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED", b"chunked ", b"\tchunked"])
+@each_row("value", [b"chunked", b"Chunked", b"CHUNKED", b"chunked ", b"\tchunked"])
 def test_chunked(value: bytes) -> None:
     """With Transfer-Encoding: chunked, the body ends with its last chunk."""
     for name, status in itertools.product((b"Transfer-Encoding", b"TRANSFER-encoding"), (200, 205, 404, 999)):
@@ -91,7 +92,7 @@ def test_chunked(value: bytes) -> None:
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.CHUNKED, 0, True), (name, status)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "codings",
     [
         [b"gzip"],
@@ -115,7 +116,7 @@ def test_other_codings(codings: list[bytes]) -> None:
             response_head("GET", version, 200, b"", headers)
 
 
-@pytest.mark.parametrize("value", [b"5", b"05", b"5 ", b"\t5"])
+@each_row("value", [b"5", b"05", b"5 ", b"\t5"])
 def test_content_length(value: bytes) -> None:
     """With a Content-Length, the body has so many bytes."""
     for status in 200, 205, 500:
@@ -130,15 +131,15 @@ def test_content_length_of_zero(value: bytes) -> None:
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.NO_BODY, 0, True)
 
 
-@pytest.mark.parametrize("headers", [[], [KEEP_ALIVE], [CLOSE], [(b"X-Content-Length", b"5")]])
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@each_row("headers", [[], [KEEP_ALIVE], [CLOSE], [(b"X-Content-Length", b"5")]])
+@each_row("version", ["1.0", "1.1"])
 def test_until_close(version: str, headers: Fields) -> None:
     """With neither, the body ends with the connection."""
     head = response_head("GET", version, 200, b"", headers)
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.UNTIL_CLOSE, 0, False)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("values", "in_11", "in_10"),
     [
         ([], True, False),
@@ -175,7 +176,7 @@ def test_chunks_in_http_10(headers: Fields) -> None:
     assert (head.framing, head.keep_alive) == (Framing.CHUNKED, False)
 
 
-@pytest.mark.parametrize("version", ["0.9", "2.0", "3.0", "11", "1.", "1.10", "", "1.1 "])
+@each_row("version", ["0.9", "2.0", "3.0", "11", "1.", "1.10", "", "1.1 "])
 def test_other_versions(version: str) -> None:
     """Other major versions are refused."""
     with pytest.raises(InvalidResponse, match=f"unsupported HTTP version {version} in the response"):
@@ -201,14 +202,14 @@ DIFFERENT = [[b"5", b"6"], [b"5, 6"], [b"5", b"5", b"0"]]
 BAD = [b"", b"x", b"-5", b"+5", b"5 5", b"5,", b",", b"5\x0b", b"\xb2", b"0x5", b"5_0", b"1" * 19]
 
 
-@pytest.mark.parametrize("values", SAME)
+@each_row("values", SAME)
 def test_same_length_twice(values: list[bytes]) -> None:
     """The same length may be there more than once (RFC 9110 section 8.6)."""
     head = response_head("GET", "1.1", 200, b"", [(b"Content-Length", value) for value in values])
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.CONTENT_LENGTH, 5, True)
 
 
-@pytest.mark.parametrize("values", [*DIFFERENT, *([value] for value in BAD), *([b"5", value] for value in BAD)])
+@each_row("values", [*DIFFERENT, *([value] for value in BAD), *([b"5", value] for value in BAD)])
 def test_bad_lengths(values: list[bytes]) -> None:
     """Different lengths, and what is not a length, are refused, even if there is no body."""
     for method, status in ("GET", 200), ("HEAD", 200), ("GET", 304):

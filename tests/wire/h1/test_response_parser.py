@@ -13,6 +13,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 from support.responses import Outcome, bytewise, cut_at, outcome
+from support.rows import each_row
 
 from prefect_http._wire.h1.response_head import MAX_FIELDS, MAX_HEAD_BYTES, Framing
 from prefect_http._wire.h1.response_parser import MAX_INFORMATIONAL, ResponseParser
@@ -262,8 +263,8 @@ def test_each_byte_of_trailing_data(name: str) -> None:
         check_trailing_data(ROWS[name], bytes([code]))
 
 
-@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-@pytest.mark.parametrize("headers", [b"", b"Connection: keep-alive\r\n", b"Connection: close\r\n"])
+@each_row("version", [b"1.0", b"1.1"])
+@each_row("headers", [b"", b"Connection: keep-alive\r\n", b"Connection: close\r\n"])
 def test_body_until_close(version: bytes, headers: bytes) -> None:
     """Without a length, the body is all that arrives until the stream ends."""
     data = b"HTTP/" + version + b" 200 OK\r\n" + headers + b"\r\n" + b"hello\r\n\r\n" + LENGTH
@@ -347,7 +348,7 @@ def test_has_started() -> None:
         parser.feed_eof()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("data", "message"),
     [
         (CONTINUE, "in the middle of the response's head"),
@@ -372,7 +373,7 @@ def fields_of(data: bytes) -> list[tuple[bytes, bytes]]:
     return list(read.head.headers)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "field"),
     [
         (b"X: y", (b"X", b"y")),
@@ -540,7 +541,7 @@ BAD_HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_HEADS)
+@each_row("name", BAD_HEADS)
 def test_bad_head(name: str) -> None:
     """A head that is invalid, or ambiguous about the body, is refused as a whole, however it is cut."""
     rests = b"X: y\r\n\r\n", b"\r\n", b"\r\nhello", b"\r\n0\r\n\r\n"
@@ -599,7 +600,7 @@ def test_bad_chunk() -> None:
             assert read.body.removeprefix(b"hello") in (b"", b"a"), "no more than the bad chunk's own data"
 
 
-@pytest.mark.parametrize("bad", [b"2\r\nabX", b"2\r\nab\n", b"2\r\nab\rX", b"2\r\nabc\r\n", b"2\r\nab0\r\n\r\n"])
+@each_row("bad", [b"2\r\nabX", b"2\r\nab\n", b"2\r\nab\rX", b"2\r\nabc\r\n", b"2\r\nab0\r\n\r\n"])
 def test_chunk_that_is_longer_than_it_says(bad: bytes) -> None:
     """A chunk that is longer than its size is an error, after as much data as the size says."""
     for pieces in ([CHUNKED + bad], bytewise(CHUNKED + bad)):
@@ -716,9 +717,9 @@ def test_number_of_headers(count: int, is_accepted: bool) -> None:
         assert (read.is_complete, read.has_failed) == (is_accepted, not is_accepted)
 
 
-@pytest.mark.parametrize(("count", "is_accepted"), [(MAX_FIELDS, True), (MAX_FIELDS + 1, False), (1000, False)])
-@pytest.mark.parametrize("before", [b"", b"5\r\nhello\r\n"])
-@pytest.mark.parametrize("trailing", [b"", b"X"])
+@each_row(("count", "is_accepted"), [(MAX_FIELDS, True), (MAX_FIELDS + 1, False), (1000, False)])
+@each_row("before", [b"", b"5\r\nhello\r\n"])
+@each_row("trailing", [b"", b"X"])
 def test_number_of_trailers(before: bytes, count: int, is_accepted: bool, trailing: bytes) -> None:
     """The same limit holds for trailers, counted separately, however they are cut."""
     head = OK + b"A: b\r\n" * 255 + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -728,8 +729,8 @@ def test_number_of_trailers(before: bytes, count: int, is_accepted: bool, traili
         assert read.can_reuse_connection is (is_accepted and not trailing)
 
 
-@pytest.mark.parametrize("before", [b"", b"5\r\nhello\r\n"])
-@pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 2000, 150_000])
+@each_row("before", [b"", b"5\r\nhello\r\n"])
+@each_row("size", [MAX_HEAD_BYTES + 2000, 150_000])
 def test_large_trailers(before: bytes, size: int) -> None:
     """Trailers of more than 100 KiB are refused, wherever they are cut."""
     data = CHUNKED + before + b"0\r\nX: " + b"x" * size + b"\r\n\r\n"
@@ -745,8 +746,8 @@ def test_trailers_of_100_kib(before: bytes) -> None:
         assert outcome("GET", pieces).can_reuse_connection
 
 
-@pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 2000, 150_000])
-@pytest.mark.parametrize("before", [b"", b"5\r\nhello\r\n"])
+@each_row("size", [MAX_HEAD_BYTES + 2000, 150_000])
+@each_row("before", [b"", b"5\r\nhello\r\n"])
 def test_large_extension(before: bytes, size: int) -> None:
     """A chunk extension of more than 100 KiB is refused, wherever it is cut."""
     data = CHUNKED + before + b"1;" + b"x" * size + b"\r\na\r\n0\r\n\r\n"

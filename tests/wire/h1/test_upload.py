@@ -14,6 +14,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_servers import (
     Serve,
     byte_server,
@@ -172,8 +173,8 @@ async def test_generator_is_sent_as_it_is_made() -> None:
         assert (await client.post(server.url, content=chunks())).content == b"fine"
 
 
-@pytest.mark.parametrize(("length", "word"), [(9, "longer"), (11, "shorter")])
-@pytest.mark.parametrize("kind", ["bytes", "large-bytes", "generator"])
+@each_row(("length", "word"), [(9, "longer"), (11, "shorter")])
+@each_row("kind", ["bytes", "large-bytes", "generator"])
 async def test_body_of_the_wrong_length(kind: str, length: int, word: str) -> None:
     """A body that is longer or shorter than its Content-Length is a LocalProtocolError; no more than that is sent."""
     source = Source(b"01234", b"56789")
@@ -482,8 +483,8 @@ async def test_invalid_early_response_ends_the_upload(kind: str) -> None:
 # Servers that leave
 
 
-@pytest.mark.parametrize("kind", ["bytes", "generator"])
-@pytest.mark.parametrize("end", ["close", "reset", "half-close"])
+@each_row("kind", ["bytes", "generator"])
+@each_row("end", ["close", "reset", "half-close"])
 async def test_server_that_leaves_ends_the_upload(end: str, kind: str) -> None:
     """If the server leaves in the middle of an upload without a response, the upload ends with a network error."""
     source = Source(b"x" * SLICE, count=PLENTY // SLICE)
@@ -685,7 +686,7 @@ async def test_upload_takes_a_native_cancellation(stage: str) -> None:
     await sockets_closed(sockets)
 
 
-@pytest.mark.parametrize("last", EVENTS)
+@each_row("last", EVENTS)
 async def test_upload_cancelled_at_an_event_leaves_nothing_behind(last: str) -> None:
     """An upload that is cancelled at any event of its trace ends its generator, and leaves nothing behind."""
     source, scope, sockets = Source(b"x" * 1000), anyio.CancelScope(), open_sockets()
@@ -705,7 +706,7 @@ async def test_upload_cancelled_at_an_event_leaves_nothing_behind(last: str) -> 
     await sockets_closed(sockets)
 
 
-@pytest.mark.parametrize("failing", EVENTS)
+@each_row("failing", EVENTS)
 async def test_trace_that_fails_in_an_upload_leaves_nothing_behind(failing: str) -> None:
     """An exception of the trace extension during an upload is raised unchanged."""
     source, sockets = Source(b"x" * 1000), open_sockets()
