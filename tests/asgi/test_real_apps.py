@@ -15,6 +15,7 @@ import httpx
 import pytest
 from support.lifespan_apps import Boom
 from support.real_apps import APPS, WatchedApp, two_parts
+from support.rows import each_row
 from support.servers import hypercorn_on_trio, retrying_at_once, uvicorn_on_asyncio
 
 from prefect_http import ASGITransport, PrefectHTTPStatusError, PrefectHttpxClient, app_lifespan_context
@@ -326,14 +327,14 @@ def _in_all_ways(cases: list[Case]) -> list[object]:
     return [pytest.param(case, way, id=f"{case}, {way}") for case, way in ways]
 
 
-@pytest.mark.parametrize(("case", "way"), _in_all_ways(CASES))
+@each_row(("case", "way"), _in_all_ways(CASES))
 async def test_same_as_from_a_server(clients: Clients, pair_of: Callable[[str], Pair], case: Case, way: str) -> None:
     """Client and app see the same of a request in this process and over a socket, unless the table says otherwise."""
     with anyio.fail_after(10):
         await compare(clients, pair_of(case.app), case, way)
 
 
-@pytest.mark.parametrize(("case", "way"), _in_all_ways(QUART_CASES))
+@each_row(("case", "way"), _in_all_ways(QUART_CASES))
 @pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True, scope="module")
 async def test_same_on_quart_trio(clients: Clients, pair_of: Callable[[str], Pair], case: Case, way: str) -> None:
     """The same holds for an app that runs on trio only."""

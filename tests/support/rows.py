@@ -21,8 +21,9 @@ def each_row(
     It ends at the first row that fails; a note on the error names the row. Fixtures are the same for all rows.
     """
     arguments = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    rows = list(rows)
     cases = [_values(row, arguments) for row in rows]
-    labels = [str(values) for values in cases] if ids is None else list(ids)
+    labels = [_label(row) for row in rows] if ids is None else list(ids)
     assert len(labels) == len(cases) > 0
 
     def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,6 +59,10 @@ def _values(row: Any, arguments: Sequence[str]) -> dict[str, object]:
         assert not row.marks, "a row cannot have marks of its own"
         row = row.values if len(arguments) > 1 else row.values[0]
     return dict(zip(arguments, row if len(arguments) > 1 else [row], strict=True))
+
+
+def _label(row: Any) -> str:
+    return row.id if isinstance(row, _PARAM) and isinstance(row.id, str) else repr(row)
 
 
 @contextmanager
