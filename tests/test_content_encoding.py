@@ -77,8 +77,8 @@ COMPRESS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("kind", COMPRESS)
+@each_row("text", TEXTS)
+@each_row("kind", COMPRESS)
 def test_a_body_is_decoded(kind: str, text: str) -> None:
     """A body is decoded, in whatever pieces it arrives."""
     encodings, compress = COMPRESS[kind]

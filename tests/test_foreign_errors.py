@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import httpx
 import pytest
+from support.rows import each_row
 
 from prefect_http import PrefectHttpxClient
 from prefect_http._foreign_errors import clear_mark, is_foreign, mark_foreign
@@ -61,7 +62,7 @@ ERRORS: list[BaseException] = [
     Guarded("text"),
     Equal("text"),
 ]
-each_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+each_error = each_row("error", ERRORS)
 
 
 def new_request() -> httpx.Request:

@@ -52,7 +52,7 @@ async def answer_half(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @both_clients
-@pytest.mark.parametrize("handler", [hang, listen, answer_half])
+@each_row("handler", [hang, listen, answer_half])
 def test_native_cancellation_of_the_caller_is_let_through(make_client: MakeClient, handler: ASGIApp) -> None:
     """A native cancellation or timeout of the caller's task has its effect whatever the app does, and nothing else."""
 
@@ -76,7 +76,7 @@ def test_native_cancellation_of_the_caller_is_let_through(make_client: MakeClien
 
 
 @both_clients
-@pytest.mark.parametrize("complete", [False, True])
+@each_row("complete", [False, True])
 def test_app_cancels_a_task_that_receives(make_client: MakeClient, complete: bool) -> None:
     """An app may cancel a task of its own that waits in receive(), before its response or after it."""
 
@@ -103,7 +103,7 @@ def test_app_cancels_a_task_that_receives(make_client: MakeClient, complete: boo
 
 
 @both_clients
-@pytest.mark.parametrize("complete", [False, True])
+@each_row("complete", [False, True])
 def test_stray_cancellation_is_not_the_callers(make_client: MakeClient, complete: bool) -> None:
     """A CancelledError out of a task that the app has cancelled breaks at most the response; it cancels no caller."""
 
@@ -127,9 +127,9 @@ def test_stray_cancellation_is_not_the_callers(make_client: MakeClient, complete
 
 
 @both_clients
-@pytest.mark.parametrize("goes_on", ["waits", "catches it", "returns"])
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("answers", ["no", "before", "after"])
+@each_row("goes_on", ["waits", "catches it", "returns"])
+@each_row("times", [1, 2])
+@each_row("answers", ["no", "before", "after"])
 def test_app_that_cancels_its_own_task(make_client: MakeClient, goes_on: str, times: int, answers: str) -> None:
     """An app that cancels the task it runs in breaks at most its response; its caller never learns of it."""
 
@@ -263,9 +263,7 @@ async def listen_in_a_group(receive: Receive) -> None:
         pass
 
 
-each_way_to_listen = pytest.mark.parametrize(
-    "wait", [listen_here, listen_in_a_task, listen_beside_work, listen_in_a_group]
-)
+each_way_to_listen = each_row("wait", [listen_here, listen_in_a_task, listen_beside_work, listen_in_a_group])
 
 
 async def by_scope(get: Callable[[], Awaitable[object]]) -> None:
@@ -312,15 +310,13 @@ async def by_native_timeout(get: Callable[[], Awaitable[object]]) -> None:
 
 
 Cancel = Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]
-each_way_to_cancel = pytest.mark.parametrize(
-    "cancel", [by_scope, by_deadline, by_group, natively, by_native_timeout], ids=lambda cancel: cancel.__name__
-)
+each_way_to_cancel = each_row("cancel", [by_scope, by_deadline, by_group, natively, by_native_timeout])
 
 
 @each_way_to_cancel
 @each_way_to_listen
-@pytest.mark.parametrize("needs", [0, 0.5, 5])
-@pytest.mark.parametrize("failing", [False, True])
+@each_row("needs", [0, 0.5, 5])
+@each_row("failing", [False, True])
 def test_app_that_listens_has_its_grace_period(
     cancel: Cancel, wait: Callable[[Receive], Awaitable[None]], needs: float, failing: bool
 ) -> None:
@@ -460,7 +456,7 @@ async def own_task() -> AsyncIterator[None]:
 outside = contextvars.Context()
 
 
-@pytest.mark.parametrize("patience", [own_native_timeout, own_scope, own_scope_cancelled_by_others, own_task])
+@each_row("patience", [own_native_timeout, own_scope, own_scope_cancelled_by_others, own_task])
 @each_way_to_listen
 def test_app_that_cancels_a_part_of_itself_while_it_listens(
     wait: Callable[[Receive], Awaitable[None]], patience: Callable[[], AbstractAsyncContextManager[object]]

@@ -58,9 +58,7 @@ async def test_refused(make_client: MakeClient, request_: dict[str, Any], messag
 
 
 @both_clients
-@pytest.mark.parametrize(
-    ("content", "length", "than"), [(b"hello", "4", "longer"), (b"hello", "6", "shorter"), (b"", "1", "shorter")]
-)
+@each_row(("content", "length", "than"), [(b"hello", "4", "longer"), (b"hello", "6", "shorter"), (b"", "1", "shorter")])
 async def test_length_of_bytes_that_lies(make_client: MakeClient, content: bytes, length: str, than: str) -> None:
     """If bytes are not as long as the Content-Length says, the app is not called."""
     app = FakeApp(hello)
@@ -94,7 +92,7 @@ async def ab() -> AsyncIterator[bytes]:
 
 
 @both_clients
-@pytest.mark.parametrize(("length", "than", "received"), [("1", "longer", b"a"), ("3", "shorter", b"ab")])
+@each_row(("length", "than", "received"), [("1", "longer", b"a"), ("3", "shorter", b"ab")])
 async def test_length_of_a_stream_that_lies(make_client: MakeClient, length: str, than: str, received: bytes) -> None:
     """If a stream turns out to be longer or shorter, the app is disconnected, and the caller gets the error."""
 
@@ -112,7 +110,7 @@ async def test_length_of_a_stream_that_lies(make_client: MakeClient, length: str
 
 
 @both_clients
-@pytest.mark.parametrize("headers", [{"Content-Length": "2"}, {"Transfer-Encoding": "chunked"}, {}], ids=str)
+@each_row("headers", [{"Content-Length": "2"}, {"Transfer-Encoding": "chunked"}, {}])
 async def test_length_of_a_stream_that_is_right(make_client: MakeClient, headers: dict[str, str]) -> None:
     """A stream that is as long as it should be, or that may be of any length, reaches the app whole."""
 

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.asgi_apps import Boom, FakeApp, MakeClient, both_clients, last, part, sending, start
+from support.rows import each_row
 
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,7 +42,7 @@ EXCEPTIONS: list[Callable[[], BaseException]] = [
     Odd,
     partial(BaseExceptionGroup, "group", [Odd()]),
 ]
-each_exception = pytest.mark.parametrize("make", EXCEPTIONS, ids=lambda make: type(make()).__name__)
+each_exception = each_row("make", EXCEPTIONS)
 
 CUT = [start(), part(b"cut")]
 WHOLE = [start(), last(b"whole")]
@@ -71,7 +72,7 @@ async def stream(client: httpx.AsyncClient) -> None:
         await response.aclose()
 
 
-each_way = pytest.mark.parametrize("call", [get, stream])
+each_way = each_row("call", [get, stream])
 
 
 @both_clients
@@ -90,7 +91,7 @@ async def test_instead_of_a_response(
 
 @both_clients
 @each_way
-@pytest.mark.parametrize("messages", [CUT, WHOLE], ids=["cut", "whole"])
+@each_row("messages", [CUT, WHOLE], ids=["cut", "whole"])
 @each_exception
 async def test_after_the_headers(
     make_client: MakeClient,
@@ -116,7 +117,7 @@ async def test_after_the_headers(
 
 @both_clients
 @each_way
-@pytest.mark.parametrize("messages", [[], CUT, WHOLE], ids=["no head", "cut", "whole"])
+@each_row("messages", [[], CUT, WHOLE], ids=["no head", "cut", "whole"])
 async def test_stop_iteration(
     make_client: MakeClient, call: Callable[[httpx.AsyncClient], Awaitable[None]], messages: list[Message]
 ) -> None:
@@ -130,7 +131,7 @@ async def test_stop_iteration(
 
 @both_clients
 @each_way
-@pytest.mark.parametrize("messages", [[], CUT], ids=["no head", "cut"])
+@each_row("messages", [[], CUT], ids=["no head", "cut"])
 async def test_cancelled_error(
     make_client: MakeClient, call: Callable[[httpx.AsyncClient], Awaitable[None]], messages: list[Message]
 ) -> None:

@@ -12,6 +12,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.asgi_apps import Boom, FakeApp, MakeClient, both_clients, hang, last, listen, part, plain_client, start
+from support.rows import each_row
 
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -54,7 +55,7 @@ class Failing:
         return any(error() is not None for error in self._errors)
 
 
-before = pytest.mark.parametrize("messages", [(), (start(), part(b"x")), (start(), last(b"x"))], ids=len)
+before = each_row("messages", [(), (start(), part(b"x")), (start(), last(b"x"))])
 
 
 @before

@@ -23,6 +23,7 @@ from support.asgi_apps import (
     start,
     wait_until,
 )
+from support.rows import each_row
 
 from prefect_http._types import Message, Receive, Scope, Send
 
@@ -211,7 +212,7 @@ async def test_one_task_reads_the_request_body(make_client: MakeClient) -> None:
 
 
 @both_clients
-@pytest.mark.parametrize("chunks_before", [0, 1, 3])
+@each_row("chunks_before", [0, 1, 3])
 async def test_body_that_raises_disconnects_the_app(make_client: MakeClient, chunks_before: int) -> None:
     """What the caller's stream raises is raised unwrapped in the caller; the app receives a disconnect."""
     mine = KeyError("mine")

@@ -25,6 +25,7 @@ from support.asgi_apps import (
     sending,
     start,
 )
+from support.rows import each_row
 
 from prefect_http import ASGITransport
 from prefect_http._types import ASGIApp, Receive, Scope, Send
@@ -48,7 +49,7 @@ async def test_response(make_client: MakeClient) -> None:
 
 
 @both_clients
-@pytest.mark.parametrize("content", [None, b"", b"abc"])
+@each_row("content", [None, b"", b"abc"])
 async def test_bytes_arrive_as_one_message(make_client: MakeClient, content: bytes | None) -> None:
     """A request body that is not a stream arrives in one message, even if it is empty."""
     received: list[Any] = []
@@ -179,7 +180,7 @@ async def test_exception_after_the_whole_response(make_client: MakeClient) -> No
 
 
 @both_clients
-@pytest.mark.parametrize("status", [404, 500, 503])
+@each_row("status", [404, 500, 503])
 async def test_exception_takes_precedence_over_a_bad_status(make_client: MakeClient, status: int) -> None:
     """If an app responds with an error and then raises, as Starlette does, the exception is raised in the caller."""
 
@@ -196,7 +197,7 @@ async def test_exception_takes_precedence_over_a_bad_status(make_client: MakeCli
                 await response.aread()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@each_row("error", [KeyboardInterrupt, SystemExit])
 @both_clients
 async def test_interrupts_and_exits_are_let_through(make_client: MakeClient, error: type[BaseException]) -> None:
     """A KeyboardInterrupt or SystemExit out of the app reaches the caller."""
@@ -253,7 +254,7 @@ async def test_exception_after_a_whole_response_is_only_logged(caplog: pytest.Lo
 
 
 @both_clients
-@pytest.mark.parametrize(
+@each_row(
     ("handler", "message"),
     [
         (sending(), "the app returned before it sent http.response.start"),

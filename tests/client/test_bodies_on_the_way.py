@@ -11,6 +11,7 @@ import anyio
 import httpx
 import pytest
 from support.compression import gzip_bomb
+from support.rows import each_row
 from support.scripted_transport import ONCE, URL, Body, Server
 
 from prefect_http import PrefectHttpxClient, PrefectResponse
@@ -19,7 +20,7 @@ Part = bytes | BaseException
 MIB = 1024 * 1024
 REDIRECT = 302, {"Location": "/elsewhere"}
 CHALLENGE = 401, {"WWW-Authenticate": 'Digest realm="fruit", nonce="1", qop="auth"'}
-BOTH = pytest.mark.parametrize("kind", [REDIRECT, CHALLENGE], ids=["redirect", "challenge"])
+BOTH = each_row("kind", [REDIRECT, CHALLENGE], ids=["redirect", "challenge"])
 
 
 def answer(kind: tuple[int, dict[str, str]], *parts: Part, encoding: str | None = None) -> tuple[httpx.Response, Body]:

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 import trio
 from support.lifespan_apps import LIFESPAN, Boom, FakeApp, nothing_left, steps
+from support.rows import each_row
 from trio.testing import MockClock
 
 from prefect_http import LifespanNotSupported, LifespanStartupError, app_lifespan_context
@@ -70,7 +71,7 @@ def synchronous(scope: Scope, receive: Receive, send: Send) -> object:
     return []
 
 
-UNSUPPORTED = pytest.mark.parametrize(
+UNSUPPORTED = each_row(
     "app", [asserting, hello_world, hello_body, hello_patiently, returning, listening, websocket, synchronous]
 )
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.limiters import INF, make
+from support.rows import each_row
 
 from prefect_http._throttle.limiter import Limiter
 from prefect_http._throttle.ticket import Ticket
@@ -198,8 +199,8 @@ class Crowd:
         return HALF_TRIP * self._random.uniform(0.9, 1.1)
 
 
-@pytest.mark.parametrize("early_probe", [False, True])
-@pytest.mark.parametrize(
+@each_row("early_probe", [False, True])
+@each_row(
     ("server", "ideal", "rejected"),
     [
         (Bucket, 5.825, 0.1),

@@ -410,11 +410,11 @@ async def test_body_that_is_too_short() -> None:
 # --- Sending again
 
 
-CLOSES = pytest.mark.parametrize("close", [drop, send_and_reset(b"")], ids=["closed", "reset"])
+CLOSES = each_row("close", [drop, send_and_reset(b"")], ids=["closed", "reset"])
 
 
 @CLOSES
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"])
+@each_row("method", ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"])
 async def test_sent_again(method: str, close: Act) -> None:
     """If the server closes a reused connection just then, the request is sent again on a fresh one."""
     content = b"all of it" if method in {"PUT", "DELETE"} else None
@@ -442,7 +442,7 @@ async def test_large_body_is_sent_again(close: Act) -> None:
 
 
 @CLOSES
-@pytest.mark.parametrize(
+@each_row(
     ("method", "content"), [("POST", b"pay"), ("PATCH", b"add 1"), ("POST", None), ("CONNECT", None), ("PUT", one_shot)]
 )
 async def test_not_sent_again(
@@ -458,11 +458,11 @@ async def test_not_sent_again(
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize(
+@each_row(
     "data",
     [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"220 smtp.example.org\r\n", b"\r\n", b"\0"],
 )
-@pytest.mark.parametrize("then", [send_and_close, send_and_reset], ids=["closed", "reset"])
+@each_row("then", [send_and_close, send_and_reset], ids=["closed", "reset"])
 async def test_not_sent_again_after_the_first_byte(data: bytes, then: Callable[[bytes], Act]) -> None:
     """A request is not sent again once a byte has arrived, even if it is not HTTP."""
     async with raw_server(answer(), then(data), answer()) as server, new_transport() as transport:

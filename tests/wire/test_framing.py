@@ -423,7 +423,7 @@ async def test_invalid_response_is_an_error() -> None:
     assert len(server.requests) == server.connections == len(script)
 
 
-@pytest.mark.parametrize("name", ["two-lengths", "chunk-size-empty", "nonsense", "blank-line-first", "status-099"])
+@each_row("name", ["two-lengths", "chunk-size-empty", "nonsense", "blank-line-first", "status-099"])
 async def test_invalid_response_on_a_reused_connection(name: str) -> None:
     """A request that gets an invalid response on a reused connection is not sent again."""
     async with wired(answer(), send(BAD[name]), answer(body=b"fine")) as (server, client, transport):

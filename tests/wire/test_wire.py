@@ -20,6 +20,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from support.rows import each_row
 from support.scripted_servers import new_client
 from support.servers import Act, answer, free_port, raw_server, stall, upgrade_to_echo
 from support.sockets import open_sockets, reset_on_close, sockets_closed
@@ -276,7 +277,7 @@ async def test_connection_behind_a_5xx(status: int, method: str, content: Any, i
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [200, 302, 404, 499])
+@each_row("status", [200, 302, 404, 499])
 async def test_connection_behind_any_other_status(status: int) -> None:
     """Behind any other status, a connection serves any request."""
     async with raw_server(answer(status), FINE) as server, new_transport() as transport:

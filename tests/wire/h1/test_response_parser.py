@@ -182,7 +182,7 @@ LENIENT = {
         CHUNKED + b"0\r\nContent-Length: 5\r\nX: y\r\n z\r\nTransfer-Encoding: x\r\n\r\n", b"", Framing.CHUNKED
     ),
 }
-rows = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in (ROWS | LENIENT).items()])
+rows = each_row("row", [pytest.param(row, id=name) for name, row in (ROWS | LENIENT).items()])
 
 
 @rows

@@ -244,7 +244,7 @@ ERRORS = [
     ExceptionGroup("mine", [ValueError("mine")]),
     Stop("mine"),
 ]
-each_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+each_error = each_row("error", ERRORS)
 
 
 @pytest.mark.parametrize("before", [0, 100])
