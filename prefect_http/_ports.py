@@ -5,9 +5,9 @@ from __future__ import annotations
 import httpx
 
 MAX_PORT = 0xFFFF
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def port_of(url: httpx.URL) -> int | None:
     """Return a URL's port, or the default one of its scheme; None if the scheme is unknown."""
-    return url.port or _DEFAULT_PORTS.get(url.scheme)
+    return url.port or DEFAULT_PORTS.get(url.scheme)

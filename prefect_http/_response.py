@@ -208,9 +208,6 @@ def retry_after(response: httpx.Response) -> float | None:
 
 def rate_limit(response: httpx.Response) -> RateLimit | None:
     """Return what the response says about the server's rate limit."""
-    names = b"\n".join([name for name, _ in response.headers.raw])
-    if b"rate" not in names.lower():  # as for most responses, and a throttle asks each of them
-        return None
     from prefect_http._fields.rate_limit_parser import parse_rate_limit
 
     return parse_rate_limit(response.headers, date=response.headers.get("Date"), now=time.time())

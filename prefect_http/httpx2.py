@@ -29,9 +29,6 @@ from prefect_http._wire.wire import TransportStatistics, Wire
 
 __all__ = ["ASGITransport", "HTTPTransport", "ThrottledTransport"]
 
-_LIBRARY = Library(
-    httpx2.TransportError, cast("type[httpx.AsyncByteStream]", httpx2.AsyncByteStream), httpx2.ReadTimeout
-)
 # The same as httpx2's.
 _LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 
@@ -161,25 +158,13 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
             raise ValueError("the transport already uses this throttle: each request would wait for itself")
         self._transport = transport
         self._throttle: Throttle = throttle
-        self._admissions = Admissions(gates, _LIBRARY)
+        # It uses only what the requests, responses and transports of both libraries have.
+        self._admissions = Admissions(cast(httpx.AsyncBaseTransport, transport), gates, _LIBRARY)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Wait for the request's turn, and send it."""
         _check_request(request, "ThrottledTransport")
-        # A throttle uses only what the requests and responses of both libraries have.
-        with _HTTPX2_ERRORS:
-            permit = self._admissions.admit(cast(httpx.Request, request))
-            if permit.has_to_wait:
-                await permit.wait()
-        try:
-            response = await self._transport.handle_async_request(request)
-            response.request = request
-            if (recording := permit.record(cast(httpx.Response, response))) is not None:
-                await recording
-        except BaseException as error:
-            await permit.end(error)
-            raise
-        return response
+        return cast(httpx2.Response, await self._admissions.send(cast(httpx.Request, request)))
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -249,7 +234,13 @@ class _ErrorsOf:
         return cast(Exception, new)
 
 
-_HTTPX2_ERRORS, _HTTPCORE2_ERRORS = _ErrorsOf(httpx2), _ErrorsOf(httpcore2)
+_HTTPCORE2_ERRORS = _ErrorsOf(httpcore2)
+_LIBRARY = Library(
+    failure=httpx2.TransportError,
+    stream=cast("type[httpx.AsyncByteStream]", httpx2.AsyncByteStream),
+    read_timeout=httpx2.ReadTimeout,
+    errors=_ErrorsOf(httpx2),
+)
 
 
 async def _send(transport: httpx.AsyncBaseTransport, request: httpx2.Request) -> httpx2.Response:

@@ -27,6 +27,8 @@ from prefect_http._fields.rate_limit_families import FAMILY_NAMES, parse_familie
 from prefect_http._fields.rate_limit_legacy import parse_rate_limit_dictionary
 
 _NAMES = {"ratelimit", "ratelimit-policy", *FAMILY_NAMES}
+# To tell from the raw fields whether there is anything to parse.
+RAW_NAMES = frozenset(name.encode("ascii") for name in _NAMES)
 
 
 def parse_rate_limit(headers: Mapping[str, str], *, date: str | None, now: float) -> RateLimit | None:

@@ -16,11 +16,13 @@ class Cycle:
     Attributes:
         number: of the cycle.
         accepted: how many of its requests have been accepted.
+        has_begun: whether a request has been sent.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self.accepted = 0
+        self.has_begun = False
         self._began = math.inf
         # When requests were wanted again after the last pause, and what had been accepted until then.
         self._resumed_at = -math.inf
@@ -33,8 +35,8 @@ class Cycle:
 
     def sent(self, now: float) -> None:
         """Record that a request is sent."""
-        if now < self._began:
-            self._began = now
+        self.has_begun = True
+        self._began = min(self._began, now)
 
     def resumed(self, now: float) -> None:
         """Record the end of a pause in which no request was wanted."""

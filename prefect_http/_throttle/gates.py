@@ -26,7 +26,7 @@ class Gates:
 
     Args:
         key: returns the key of a request.
-        is_throttled: returns whether a response is a rejection.
+        is_throttled: returns whether a response is a rejection; None: the usual statuses tell.
         max_wait: how many seconds a request may queue; infinity: until its caller's deadline.
         max_in_flight: for each Limiter, as the next two.
         slow_start: likewise.
@@ -44,7 +44,7 @@ class Gates:
         self,
         *,
         key: Callable[[httpx.Request], Hashable],
-        is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]],
+        is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]] | None,
         max_wait: float,
         max_in_flight: int,
         slow_start: bool,
@@ -82,7 +82,10 @@ class Gates:
         if not is_own_loop:
             self._begin()
         key = self._key(request)
-        gate = self._find(key, "return a hashable value")
+        try:
+            gate = self._gates.get(key)
+        except TypeError as error:
+            raise TypeError(f"key must return a hashable value: {error}") from error
         if gate is None:
             self._forget_one()
             gate = self._gates[key] = Gate(self._new_limiter(key), self.max_wait, self._now)

@@ -157,22 +157,21 @@ class Limiter:
         """Return when the next request may be sent: by ``now``, later, or infinity if that depends on a response."""
         if self.in_flight >= self._most_in_flight:
             return math.inf
-        due = self._next_as_learned(now)
-        return due if self.known is None else max(due, self.known.due)
-
-    def _next_as_learned(self, now: float) -> float:
         if self._closure is not None:
-            return self._closure.next_probe(max(_SHORTEST_LEASE, _LATENCIES_TO_WAIT * (self._latency or 0.0)))
-        if self._curve is None:
-            due, window = self._last_sent, self._window
+            due = self._closure.next_probe(max(_SHORTEST_LEASE, _LATENCIES_TO_WAIT * (self._latency or 0.0)))
         else:
-            rate = self.rate
-            due, window = self._last_sent + 1 / rate, self._learned_window(rate)
-        if self.in_flight >= window:
-            # A latency that has grown would never be seen if the full window stopped everything; and the responses may
-            # be late on purpose.
-            due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
-        return max(due, self._quota.next_room_at(self.in_flight, now))
+            if self._curve is None:
+                due, window = self._last_sent, self._window
+            else:
+                rate = self.rate
+                due, window = self._last_sent + 1 / rate, self._learned_window(rate)
+            if self.in_flight >= window:
+                # A latency that has grown would never be seen if the full window stopped everything; and the responses
+                # may be late on purpose.
+                due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
+            if self._quota.is_known:
+                due = max(due, self._quota.next_room_at(self.in_flight, now))
+        return due if self.known is None else max(due, self.known.due)
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
         """Record that a request is sent, and return its ticket."""
@@ -182,7 +181,8 @@ class Limiter:
             self.known.reserve()
         if closure is not None:
             closure.begin_probe(ticket)
-        self._cycle.sent(now)
+        if not self._cycle.has_begun:
+            self._cycle.sent(now)
         if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or closure):
             self._cycle.resumed(now)
         self.in_flight += 1
@@ -193,7 +193,8 @@ class Limiter:
         """Record an answer that is not a rejection, whatever its status."""
         self._take_back(ticket, now)
         self.accepted += 1
-        self._routes.served(ticket.route)
+        if self._routes.streaks:
+            self._routes.served(ticket.route)
         latency, known = now - ticket.sent_at, self._latency
         self._latency = latency if known is None else known + (latency - known) * _LATENCY_WEIGHT
         if self._curve is None:
@@ -205,7 +206,7 @@ class Limiter:
         elif self._trial is not None:
             self._try(self._trial, self._trial.accepted(ticket.sent_at))
         else:
-            self._limit_test.accepted(now, counts=self._is_low)
+            self._limit_test.accepted(now, counts=self._curve is None or self._is_low)
         self._done += ticket.has_waited
         if ticket.cycle == self._cycle.number:
             if closure is not None and ticket.is_probe and closure.is_opened_by(ticket):

@@ -30,10 +30,12 @@ class Quota:
 
     Attributes:
         concurrency: how many requests the server takes at a time; infinity if it has not said.
+        is_known: whether it has said how many requests are left, so that `next_room_at()` has something to tell.
     """
 
     def __init__(self) -> None:
         self.concurrency: float = math.inf
+        self.is_known = False
         self._remaining: float = math.inf
         self._until = -math.inf
         self._heard_at = -math.inf
@@ -59,6 +61,7 @@ class Quota:
             self.concurrency = limit.concurrency
         if limit.remaining is None or not is_meaningful(limit):
             return None
+        self.is_known = True
         until = math.inf if limit.reset is None else now + limit.reset
         is_newer, self._heard_at = sent_at >= self._heard_at, now
         if is_newer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import httpx
@@ -11,20 +13,22 @@ from prefect_http._concurrency.iteration import end_iteration
 
 
 class Library(NamedTuple):
-    """The classes of the library whose responses a transport returns: httpx, or httpx2.
+    """The library whose responses a transport returns: httpx, or httpx2.
 
     Attributes:
         failure: the base of what a transport raises if a request fails on its way.
         stream: the base of streams; its responses can only be read from these.
         read_timeout: raised where a body did not arrive in time.
+        errors: turns httpx's exceptions into its own ones; may be entered any number of times.
     """
 
     failure: type[Exception]
     stream: type[httpx.AsyncByteStream]
     read_timeout: type[Exception]
+    errors: AbstractContextManager[None]
 
 
-HTTPX = Library(httpx.TransportError, httpx.AsyncByteStream, httpx.ReadTimeout)
+HTTPX = Library(httpx.TransportError, httpx.AsyncByteStream, httpx.ReadTimeout, contextlib.nullcontext())
 
 
 class ReplayedBody:

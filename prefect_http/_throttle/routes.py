@@ -21,16 +21,20 @@ def route_of(method: str, path: str) -> str:
 
 
 class RouteStreaks:
-    """How often each route has been rejected in a row. The 1,000 routes that were rejected last are remembered."""
+    """How often each route has been rejected in a row. The 1,000 routes that were rejected last are remembered.
+
+    Attributes:
+        streaks: by the route, the rejections in a row, and how many requests of all routes had been accepted at the
+            first of them. While it is empty, there is nothing to do for a request that is accepted.
+    """
 
     def __init__(self) -> None:
-        # The rejections in a row, and how many requests of all routes had been accepted at the first of them.
-        self._streaks: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self.streaks: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
     def served(self, route: Callable[[], str]) -> None:
         """Forget a route's rejections."""
-        if self._streaks:
-            self._streaks.pop(route(), None)
+        if self.streaks:
+            self.streaks.pop(route(), None)
 
     def rejected(self, route: Callable[[], str], accepted: int) -> bool:
         """Count a rejection, and return whether it is a problem of the route alone.
@@ -42,8 +46,8 @@ class RouteStreaks:
             accepted: how many requests of all routes have been accepted so far.
         """
         name = route()
-        count, before = self._streaks.pop(name, (0, accepted))
-        self._streaks[name] = count + 1, before
-        if len(self._streaks) > _MAX_ROUTES:
-            self._streaks.popitem(last=False)
+        count, before = self.streaks.pop(name, (0, accepted))
+        self.streaks[name] = count + 1, before
+        if len(self.streaks) > _MAX_ROUTES:
+            self.streaks.popitem(last=False)
         return count >= _OWN_PROBLEM and accepted > before

@@ -10,12 +10,11 @@ from typing import cast, overload
 import httpx
 
 from prefect_http._callbacks import is_async
-from prefect_http._ports import port_of
+from prefect_http._ports import DEFAULT_PORTS
 from prefect_http._throttle.gates import Gates
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
 
-_THROTTLED = frozenset({429, 503})
 _LEAST, _MOST = 1e-6, 1e9
 _ALL_KEYS = object()
 
@@ -23,11 +22,8 @@ _ALL_KEYS = object()
 def origin(request: httpx.Request) -> tuple[str, str, int | None]:
     """Return the scheme, host and port of a request's URL; the port is None if the scheme has no default."""
     url = request.url
-    return url.scheme, url.host, port_of(url)
-
-
-def _is_throttled(response: httpx.Response) -> bool:
-    return response.status_code in _THROTTLED
+    scheme = url.scheme
+    return scheme, url.host, url.port or DEFAULT_PORTS.get(scheme)
 
 
 class Throttle:
@@ -101,9 +97,8 @@ class Throttle:
         slow_start: bool = True,
         on_event: Callable[[ThrottleEvent], object] | None = None,
     ) -> None:
-        is_throttled = is_throttled or _is_throttled
         _check_function("key", key)
-        if not callable(is_throttled):
+        if is_throttled is not None and not callable(is_throttled):
             raise TypeError(f"is_throttled must be a function, not {is_throttled!r}")
         if on_event is not None:
             _check_function("on_event", on_event)

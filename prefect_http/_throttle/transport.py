@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Self
 
@@ -42,27 +43,20 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
             raise ValueError("the transport already uses this throttle: each request would wait for itself")
         self._transport = transport
         self._throttle: Throttle = throttle
-        self._admissions = Admissions(gates)
+        self._admissions = Admissions(transport, gates)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    # Not async, since each time that the request waits costs something in each coroutine around it.
+    def handle_async_request(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request: httpx.Request
+    ) -> Coroutine[object, object, httpx.Response]:
         """Wait for the request's turn, and send it.
 
         Raises:
             TypeError: it is the request of another library, as httpx2.
         """
-        check_request(request, "ThrottledTransport")
-        permit = self._admissions.admit(request)
-        if permit.has_to_wait:
-            await permit.wait()
-        try:
-            response = await self._transport.handle_async_request(request)
-            response.request = request  # is_throttled may look at it
-            if (recording := permit.record(response)) is not None:
-                await recording
-        except BaseException as error:
-            await permit.end(error)
-            raise
-        return response
+        if type(request) is not httpx.Request:
+            check_request(request, "ThrottledTransport")
+        return self._admissions.send(request)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()

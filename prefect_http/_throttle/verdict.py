@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 import anyio
 import httpx
@@ -15,6 +14,8 @@ from prefect_http._redact import safe_exception, safe_url, without_credentials
 from prefect_http._throttle.body_beginning import readable_beginning
 from prefect_http._throttle.replayed_body import Library
 
+# The statuses of rejections, unless the user has a function that tells.
+THROTTLED = frozenset({429, 503})
 # A response extension: how many seconds the gate waits at first if the response is a rejection that does not say for
 # how long; twice as long each time that the next request is rejected. Without it, the throttle's own backoff applies.
 BACKOFF = "prefect_http.backoff"
@@ -23,30 +24,21 @@ _MAX_SECONDS = 10.0
 _logger = logging.getLogger("prefect_http.throttle")
 
 
-def ask(
-    is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]], response: httpx.Response
-) -> bool | Awaitable[object]:
-    """Call ``is_throttled``, and return its result; False if it raises an Exception, which is logged."""
-    try:
-        verdict: object = is_throttled(response)
-        if verdict is True or verdict is False:
-            return verdict
-        return cast("Awaitable[object]", verdict) if inspect.isawaitable(verdict) else bool(verdict)
-    except Exception as error:
-        _warn(response, safe_exception(error))
-        return False
-
-
-async def wait_for(verdict: Awaitable[object], response: httpx.Response, library: Library) -> bool:
-    """Wait for the verdict of an async ``is_throttled``, which may read the beginning of the response meanwhile.
+async def ask(
+    is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]], response: httpx.Response, library: Library
+) -> bool:
+    """Call ``is_throttled``; if it is async, it may read the beginning of the response meanwhile.
 
     Returns:
-        The verdict; False if it raises an Exception, or takes longer than 10 s. Either is logged.
+        Its result; False if it raises an Exception, or takes longer than 10 s. Either is logged.
 
     Cancellation:
         Passed on to ``is_throttled``.
     """
     try:
+        verdict: object = is_throttled(response)
+        if isinstance(verdict, bool) or not inspect.isawaitable(verdict):
+            return bool(verdict)
         with anyio.move_on_after(_MAX_SECONDS), readable_beginning(response, library):
             return bool(await verdict)
     except Exception as error:
