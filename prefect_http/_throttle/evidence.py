@@ -115,6 +115,9 @@ class LimitTest:
 
     Args:
         share: the usual share of faults. It is updated, but not by rejections that close the gate.
+
+    Attributes:
+        has_doubts: whether there are rejections to weigh. Until then, an accepted request only counts for the share.
     """
 
     def __init__(self, share: FaultShare) -> None:
@@ -122,6 +125,7 @@ class LimitTest:
         self._bits: float
         self._evidence: Evidence
         self._counted: int  # of the rejections in the evidence, how many were counted as faults
+        self.has_doubts: bool
         self.begin()
 
     def accepted(self, now: float, *, counts: bool) -> None:
@@ -151,6 +155,7 @@ class LimitTest:
             counts: whether it counts for the share of faults, unless it closes the gate.
         """
         usual, evidence = self._share.value, self._evidence
+        self.has_doubts = True
         self._bits += math.log2(_limited(usual) / usual)
         evidence.rejected += 1
         evidence.first_at = min(evidence.first_at, now)
@@ -169,7 +174,7 @@ class LimitTest:
 
     def begin(self) -> None:
         """Forget the evidence."""
-        self._bits, self._evidence, self._counted = 0.0, Evidence(), 0
+        self._bits, self._evidence, self._counted, self.has_doubts = 0.0, Evidence(), 0, False
 
 
 def _limited(usual: float) -> float:

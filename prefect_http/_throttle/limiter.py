@@ -112,9 +112,9 @@ class Limiter:
         self._latency: float | None = None
         self._last_sent = -math.inf
         self._last_ended = -math.inf
-        faults = FaultShare()
-        self._limit_test = LimitTest(faults)
-        self._diagnoses = Diagnoses(faults)
+        self._faults = FaultShare()
+        self._limit_test = LimitTest(self._faults)
+        self._diagnoses = Diagnoses(self._faults)
         self._trial: Trial | None = None
         self._cycle = Cycle()
         self._closure: Closure | None = None
@@ -205,8 +205,10 @@ class Limiter:
             closure.accepted(ticket, now)
         elif self._trial is not None:
             self._try(self._trial, self._trial.accepted(ticket.sent_at))
-        else:
-            self._limit_test.accepted(now, counts=self._curve is None or self._is_low)
+        elif self._limit_test.has_doubts:
+            self._limit_test.accepted(now, counts=self._is_low)
+        elif self._curve is None or self._is_low:
+            self._faults.new_answers += 1
         self._done += ticket.has_waited
         if ticket.cycle == self._cycle.number:
             if closure is not None and ticket.is_probe and closure.is_opened_by(ticket):
