@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import FrameType
 
@@ -17,9 +18,9 @@ import prefect_http
 PACKAGE = str(Path(prefect_http.__file__).parent)
 
 
-async def calls_of(transport: httpx.AsyncBaseTransport, url: str) -> Counter[str]:
+async def calls_of(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> Counter[str]:
     """Send a request, read the response, and return which functions of the package were called, or resumed."""
-    request, calls = new_request(url), Counter[str]()
+    calls = Counter[str]()
 
     def count(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
@@ -40,6 +41,23 @@ async def calls_of(transport: httpx.AsyncBaseTransport, url: str) -> Counter[str
 async def test_calls_of_a_warm_request() -> None:
     """A small request on a connection that is open takes few calls; a few more than today are let pass."""
     async with raw_server(answer(body=b"fine")) as server, new_transport() as transport:
-        counts = [await calls_of(transport, server.url) for _ in range(5)]
+        counts = [await calls_of(transport, new_request(server.url)) for _ in range(5)]
     assert server.connections == 1
     assert sum(counts[-1].values()) <= 66, counts[-1]
+
+
+async def upload_of(parts: int) -> AsyncIterator[bytes]:
+    """Make a body of small parts."""
+    for _ in range(parts):
+        yield b"part"
+
+
+@pytest.mark.anyio
+async def test_calls_of_an_upload() -> None:
+    """Each part of a body takes few calls: its framing, the connection, its timeout, the stream and the turn."""
+    async with raw_server(answer(body=b"fine")) as server, new_transport() as transport:
+        few, many = [
+            await calls_of(transport, new_request(server.url, "POST", upload_of(parts))) for parts in (20, 220)
+        ]
+    each = (many - few).total() / 200
+    assert each <= 8, many

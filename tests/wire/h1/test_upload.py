@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -224,6 +225,42 @@ async def test_subclass_of_byte_stream() -> None:
             await (await transport.handle_async_request(request)).aclose()
         assert [received.body for received in server.requests] == [b"hello"]
     assert body.given == 5
+
+
+async def turns_of_others(chunks: Iterator[bytes]) -> int:
+    """Send a body on a connection that takes everything at once, and return how often another task runs meanwhile."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+        tasks.cancel_scope.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    request = httpx.Request("POST", "http://x/", content=body(), headers={"Transfer-Encoding": "chunked"})
+    exchange = Exchange(cast(Connection, FakeConnection(10**9)), OutgoingRequest.of(request, encode_headers))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take_turns)
+        await exchange.run()
+    return turns
+
+
+async def test_other_tasks_run_during_an_upload() -> None:
+    """An upload that need not wait lets other tasks run after 16 parts, or if a part takes long to make."""
+    assert 8 <= await turns_of_others(b"x" for _ in range(160)) < 100  # more than 10 on a busy machine
+
+    def slowly() -> Iterator[bytes]:
+        for _ in range(10):
+            time.sleep(0.002)
+            yield b"x"
+
+    assert await turns_of_others(slowly()) >= 8
 
 
 # Bodies that fail
@@ -543,7 +580,6 @@ class FakeConnection:
 
     async def send(self, data: bytes, timeout: float | None) -> None:
         """Accept data."""
-        await anyio.lowlevel.checkpoint()
         self.notes.append(("send", len(data), timeout))
         self.left -= len(data)
         if not self.left:
