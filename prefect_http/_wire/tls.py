@@ -21,6 +21,10 @@ from anyio.streams.tls import TLSAttribute
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
 
+# The most that a record holds (RFC 8446 section 5.1), and so the most that OpenSSL returns at once. Python allocates as
+# much as is asked for: with 256 KiB, it took 17 us to read a small response, instead of 1.5.
+_MAX_RECORD = 16 * 1024
+
 P = ParamSpec("P")
 
 
@@ -189,7 +193,7 @@ class TLSStream(ByteStream):
         size = 0
         while size < max_bytes and (not size or self._has_pending()):
             try:
-                record = self._tls.read(max_bytes - size)
+                record = self._tls.read(min(max_bytes - size, _MAX_RECORD))
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLError as error:

@@ -471,9 +471,10 @@ async def test_an_idle_connection_that_has_been_reset() -> None:
 # --- Bodies
 
 
-async def _parts() -> AsyncIterator[bytes]:
-    for start in range(0, len(BIG), 100_000):
-        yield BIG[start : start + 100_000]
+async def _parts(times: int = 1) -> AsyncIterator[bytes]:
+    for _ in range(times):
+        for start in range(0, len(BIG), 100_000):
+            yield BIG[start : start + 100_000]
 
 
 @VERSIONS
@@ -490,7 +491,7 @@ async def test_big_bodies(make_content: Callable[[], bytes], version: ssl.TLSVer
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("make_content", [lambda: BIG * 4, _parts], ids=["bytes", "stream"])
+@pytest.mark.parametrize("make_content", [lambda: BIG * 4, lambda: _parts(10)], ids=["bytes", "stream"])
 async def test_an_early_answer(make_content: Callable[[], bytes]) -> None:
     """If the server refuses a large body and stops reading, its response is returned, and the connection closed."""
     is_gone = anyio.Event()
