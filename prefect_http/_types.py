@@ -7,6 +7,7 @@ from http.cookiejar import CookieJar
 from typing import IO, Any
 
 import httpx
+from anyio.abc import ByteStream
 
 # A message's values are whatever the ASGI specification says for its type, hence Any.
 Scope = MutableMapping[str, Any]
@@ -45,3 +46,5 @@ Files = Mapping[str, File] | Sequence[tuple[str, File]]
 Certificate = str | tuple[str, str] | tuple[str, str, str]
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 Timeout = float | tuple[float | None, float | None, float | None, float | None] | httpx.Timeout | None
+# Opens a stream to a host, which is a name or an address, and a port.
+Connect = Callable[[str, int], Awaitable[ByteStream]]

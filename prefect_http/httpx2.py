@@ -21,7 +21,7 @@ from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.replayed_body import Library
 from prefect_http._throttle.throttle import Throttle, gates_of
-from prefect_http._types import ASGIApp, Certificate, SocketOption
+from prefect_http._types import ASGIApp, Certificate, Connect, SocketOption
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.transport import NO_STATISTICS, Arguments, new_wire
@@ -39,8 +39,8 @@ _LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 class HTTPTransport(httpx2.AsyncBaseTransport):
     """``prefect_http.HTTPTransport`` for an ``httpx2.AsyncClient``, in place of ``httpx2.AsyncHTTPTransport``.
 
-    It has the same arguments. With those that ``prefect_http.HTTPTransport`` leaves to httpx, and while something has
-    replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or of its pool, requests go through an
+    It has the same arguments. With HTTP/2, which ``prefect_http.HTTPTransport`` leaves to httpx, and while something
+    has replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or of its pool, requests go through an
     httpx2.AsyncHTTPTransport. The ``network_stream`` of a response raises httpcore2's exceptions, as httpx2's does.
 
     Requests raise:
@@ -62,7 +62,10 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
         local_address: str | None = None,
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
+        connect: Connect | None = None,
     ) -> None:
+        if isinstance(proxy, str | httpx2.URL):
+            proxy = httpx2.Proxy(proxy)
         arguments = Arguments(
             verify=verify,
             cert=cert,
@@ -76,7 +79,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             retries=retries,
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
-        self._sender = new_wire(arguments) or httpx2.AsyncHTTPTransport(**arguments)
+        self._sender = new_wire(arguments, connect) or httpx2.AsyncHTTPTransport(**arguments)
         self._stand_in = StandIn(httpx2, lambda: httpx2.AsyncHTTPTransport(**arguments))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

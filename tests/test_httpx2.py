@@ -11,6 +11,7 @@ import httpcore2
 import httpx
 import httpx2
 import pytest
+from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 from support.scripted_servers import byte_server, read_head, read_to_end, settle
@@ -229,8 +230,8 @@ async def test_tls_on_a_network_stream() -> None:
                 await response.extensions["network_stream"].start_tls(trusting_context(), "localhost", timeout=5)
 
 
-async def test_arguments_that_are_left_to_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a proxy, HTTP/2 or a Unix socket, httpx2's own transport does the work, and is closed with ours."""
+async def test_http2_is_left_to_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With HTTP/2, httpx2's own transport does the work, and is closed with ours."""
     closed = list[object]()
 
     class Recorded(httpx2.AsyncHTTPTransport):
@@ -239,13 +240,38 @@ async def test_arguments_that_are_left_to_httpx2(monkeypatch: pytest.MonkeyPatch
             await super().aclose()
 
     monkeypatch.setattr(httpx2, "AsyncHTTPTransport", Recorded)
-    async with raw_server(answer(body=b"proxied")) as server:
-        transport = HTTPTransport(proxy=server.url)
+    async with raw_server(answer(body=b"fine")) as server:
+        transport = HTTPTransport(http2=True)
         async with new_client(transport) as client:
-            assert (await client.get("http://api.example/")).text == "proxied"
+            assert (await client.get(server.url)).text == "fine"
         with pytest.raises(RuntimeError, match="httpx2's transport, which has no statistics"):
             transport.statistics()
     assert len(closed) == 1
+
+
+@pytest.mark.parametrize("kind", [str, httpx2.URL, httpx2.Proxy])
+async def test_proxy(kind: type[Any]) -> None:
+    """A proxy, in each form, gets the requests over connections of ours, and refuses with httpx2's error."""
+    async with raw_server(answer(body=b"proxied"), answer(403)) as proxy:
+        transport = HTTPTransport(proxy=kind(f"http://user:pw@127.0.0.1:{proxy.port}"))
+        async with new_client(transport) as client:
+            assert (await client.get("http://api.example/")).text == "proxied"
+            assert transport.statistics() == prefect_http.TransportStatistics(connections=1, idle=1, waiting=0)
+            with pytest.raises(httpx2.ProxyError, match=r"refused a tunnel to api\.example:443: 403"):
+                await client.get("https://api.example/")
+    assert [request.target for request in proxy.requests] == ["http://api.example/", "api.example:443"]
+    assert [request.headers["proxy-authorization"] for request in proxy.requests] == ["Basic dXNlcjpwdw=="] * 2
+
+
+async def test_connect() -> None:
+    """A function opens the connections in the place of TCP."""
+
+    async def connect(host: str, port: int) -> ByteStream:
+        assert (host, port) == ("api.example", 80)
+        return await anyio.connect_tcp("127.0.0.1", server.port)
+
+    async with raw_server(answer(body=b"fine")) as server, new_client(HTTPTransport(connect=connect)) as client:
+        assert (await client.get("http://api.example/")).text == "fine"
 
 
 async def test_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

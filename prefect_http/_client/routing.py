@@ -20,7 +20,6 @@ import httpx
 
 from prefect_http._client.arguments import HttpxArguments
 from prefect_http._client.routes import Routes
-from prefect_http._redact import safe_url
 from prefect_http._response import PrefectResponse
 from prefect_http._types import Certificate
 
@@ -37,30 +36,6 @@ class _PoolArguments(TypedDict, total=False):
     http1: bool
     http2: bool
     limits: httpx.Limits
-
-
-class _ProxyTransport(httpx.AsyncHTTPTransport):
-    """An httpx.AsyncHTTPTransport whose errors name the proxy that it connects to."""
-
-    def __init__(self, proxy: httpx.URL | str | httpx.Proxy, pool: _PoolArguments) -> None:
-        super().__init__(proxy=proxy, **pool)
-        self._name = safe_url(proxy.url if isinstance(proxy, httpx.Proxy) else httpx.URL(proxy))
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await super().handle_async_request(request)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            # TLS may have failed with the proxy or, through it, with the server.
-            how = "through" if _is_of_tls(error) else "to"
-            message = f"could not connect {how} the proxy {self._name}: {error}".removesuffix(": ")
-            raise type(error)(message, request=request) from error
-
-
-def _is_of_tls(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None and (not isinstance(cause, ssl.SSLError) or isinstance(cause, ssl.SSLWantReadError)):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
 
 
 def make_transports(
@@ -86,16 +61,13 @@ def make_transports(
         _PoolArguments, {name: value for name, value in arguments.items() if name in _PoolArguments.__annotations__}
     )
     routes: dict[str, httpx.AsyncBaseTransport | None] = {
-        pattern: None if proxy is None else _ProxyTransport(proxy, pool)
+        pattern: None if proxy is None else _new_transport(pool, proxy)
         for pattern, proxy in _proxies(arguments).items()
     }
     if mounts is not None:
         routes.update(mounts.items())
     if transport is None:
-        from prefect_http._wire.transport import HTTPTransport, answer_with
-
-        transport = HTTPTransport(**pool)
-        answer_with(transport, PrefectResponse)
+        transport = _new_transport(pool)
     if wrap is not None:
         wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
         for each in (transport, *routes.values()):
@@ -106,6 +78,16 @@ def make_transports(
         routes = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
     arguments["transport"], arguments["mounts"] = transport, routes
     arguments.pop("proxy", None)
+
+
+def _new_transport(
+    pool: _PoolArguments, proxy: httpx.URL | str | httpx.Proxy | None = None
+) -> httpx.AsyncBaseTransport:
+    from prefect_http._wire.transport import HTTPTransport, answer_with
+
+    transport = HTTPTransport(proxy=proxy, **pool)
+    answer_with(transport, PrefectResponse)
+    return transport
 
 
 def routes_to(arguments: HttpxArguments) -> Routes[httpx.AsyncBaseTransport]:

@@ -259,3 +259,9 @@ async def _addresses_of(host: str, port: int, family: int) -> list[str]:
     # One of each family first (RFC 8305 section 4), beginning with IPv6.
     firsts = [next((each for each in addresses if (":" in each) is is_ipv6), None) for is_ipv6 in (True, False)]
     return list(dict.fromkeys([*filter(None, firsts), *addresses]))
+
+
+async def connect_unix(path: str) -> ByteStream:
+    """Connect to a Unix socket."""
+    _, stream = await asyncio.get_running_loop().create_unix_connection(AsyncioStream, path)
+    return stream

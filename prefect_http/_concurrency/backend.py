@@ -120,6 +120,19 @@ async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStrea
     return await connect_tcp(host, port, local_host)
 
 
+async def connect_unix(path: str) -> ByteStream:
+    """Connect to a Unix socket, on a lean stream of the running backend.
+
+    Raises:
+        OSError: that fails.
+    """
+    if _running_trio() is None:
+        from prefect_http._concurrency.asyncio_stream import connect_unix
+    else:
+        from prefect_http._concurrency.trio_stream import connect_unix
+    return await connect_unix(path)
+
+
 def max_receive_bytes() -> int:
     """Return how many bytes to receive from a stream at once.
 

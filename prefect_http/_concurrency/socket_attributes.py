@@ -54,7 +54,12 @@ def socket_attributes(socket: Socket) -> Mapping[Any, Callable[[], Any]]:
     return attributes
 
 
-def _address(name: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return host and port; an IPv6 address that is valid on one network interface only has that appended."""
+def _address(name: Any) -> Any:
+    """Return host and port; an IPv6 address that is valid on one network interface only has that appended.
+
+    The address of a Unix socket is its path, and is returned as it is.
+    """
+    if not isinstance(name, tuple):
+        return name
     host, port, *rest = name
     return (f"{host}%{rest[1]}" if rest and rest[1] else host), port

@@ -130,3 +130,9 @@ async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStrea
     stream = await anyio.connect_tcp(host, port, local_host=local_host)
     raw_socket = stream.extra(SocketAttribute.raw_socket, None)
     return stream if raw_socket is None else TrioStream(raw_socket)
+
+
+async def connect_unix(path: str) -> ByteStream:
+    """Connect to a Unix socket."""
+    stream = await anyio.connect_unix(path)
+    return TrioStream(stream.extra(SocketAttribute.raw_socket))

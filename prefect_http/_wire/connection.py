@@ -63,7 +63,8 @@ class Connection:
         self.deadline = math.inf
         self.is_closed = False
         self._has_expired = False
-        self._has_input = input_probe_of(stream)
+        # A stream without a socket cannot be asked. That it is still open shows when it is used.
+        self._has_input = input_probe_of(stream, without_socket=False)
         self._max_bytes = max_bytes
         self._now = now
         self._ssl_object: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)

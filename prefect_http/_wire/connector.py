@@ -1,25 +1,22 @@
-"""Connector: opens connections with TCP and TLS, within a timeout, and retries."""
+"""Connector: opens connections, directly or through a proxy, within a timeout, and retries."""
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
-from typing import cast
 
 import anyio
 import httpx
 from anyio.abc import ByteStream
 
-from prefect_http._concurrency.backend import connect_tcp
-from prefect_http._types import SocketOption
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
 from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.openers import Opener, TcpOpener
 from prefect_http._wire.origin import Origin
-from prefect_http._wire.raw_socket import raw_socket_of
+from prefect_http._wire.proxy.proxy_server import ProxyServer
+from prefect_http._wire.proxy.tls_tunnel import TLSTunnel
+from prefect_http._wire.proxy.tunnel import open_tunnel
 from prefect_http._wire.tls import start_tls
 from prefect_http._wire.trace import Trace, step
 
@@ -32,107 +29,155 @@ class Connector:
     Args:
         ssl_context: for https; its ALPN protocols are set to HTTP/1.1. None: httpx's default, without what the
             environment names.
-        local_address: the address that connections come from; None: the system chooses.
+        opener: opens the streams that connections begin with; None: over TCP.
+        proxy: what all connections go through; None: they are direct.
+        proxy_ssl_context: for TLS with the proxy itself, as ``ssl_context``.
         retries: how many times to retry a connection that cannot be opened, after 0, 0.5, 1, 2, ... seconds.
-        socket_options: set on each socket; None: none.
     """
 
     def __init__(
         self,
         *,
         ssl_context: ssl.SSLContext | None = None,
-        local_address: str | None = None,
+        opener: Opener | None = None,
+        proxy: ProxyServer | None = None,
+        proxy_ssl_context: ssl.SSLContext | None = None,
         retries: int = 0,
-        socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
         if ssl_context is not None:
             self.ssl_context = ssl_context
-        self.local_address = local_address
+        if proxy_ssl_context is not None:
+            self.proxy_ssl_context = proxy_ssl_context
+        self.opener = opener or TcpOpener()
+        self.proxy = proxy
         self.retries = retries
-        self.socket_options = None if socket_options is None else list(socket_options)
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
         """The default context, made when it is first needed: that takes 17 ms, and many clients never call https."""
         return httpx.create_ssl_context(trust_env=False)
 
+    @cached_property
+    def proxy_ssl_context(self) -> ssl.SSLContext:
+        """The same for the proxy. Its own, since what one of them is set to does not concern the other."""
+        return httpx.create_ssl_context(trust_env=False)
+
+    def peer_of(self, origin: Origin) -> str:
+        """Return what a connection leads to, for messages."""
+        if self.proxy is None or origin.is_proxy:
+            return origin.peer
+        return f"{origin.peer} through {self.proxy.origin.peer}"
+
     async def connect(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
         """Open a connection.
 
         Args:
             origin: where it leads.
-            timeout: in seconds, for TCP, and again for TLS, as in httpx; None: no limit.
+            timeout: in seconds, for each step: TCP, TLS, and what a proxy has to do; None: no limit.
             trace: what listens.
 
         Raises:
             httpx.ConnectError: the host is unknown, refuses the connection, or has no valid certificate.
-            httpx.ConnectTimeout: it takes longer than ``timeout``.
+            httpx.ConnectTimeout: a step takes longer than ``timeout``.
+            httpx.ProxyError: the proxy refuses, or cannot connect to the origin.
         """
         delay = 0.0
         for _ in range(self.retries):
             try:
                 return await self._attempt(origin, timeout, trace)
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                await step(trace, "connection.retry", partial(anyio.sleep, delay), self._tcp_info(origin, timeout))
+                info = self._info(self._nearest(origin), timeout)
+                await step(trace, "connection.retry", partial(anyio.sleep, delay), info)
                 delay = delay * 2 or 0.5
         return await self._attempt(origin, timeout, trace)
 
     async def _attempt(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
-        stream: ByteStream | None = None  # to be closed if a step fails, or what listens to it
-
-        async def connect_tcp() -> ByteStream:
-            nonlocal stream
-            stream = await self._connect_tcp(origin, timeout)
-            return stream
-
-        async def secure() -> ByteStream:
-            nonlocal stream
-            assert stream is not None
-            # Each time, since others may use the context as well, and for HTTP/2.
-            self.ssl_context.set_alpn_protocols(_ALPN)
-            plain, stream = stream, None  # start_tls() closes it if that fails
-            stream = await start_tls(plain, self.ssl_context, origin.server_name, timeout, origin.peer)
-            return stream
-
+        dial = _Dial(timeout, trace)
         try:
-            await step(trace, "connection.connect_tcp", connect_tcp, self._tcp_info(origin, timeout), NetworkStream)
-            if origin.is_secure:
-                info = {"ssl_context": self.ssl_context, "server_hostname": origin.server_name, "timeout": timeout}
-                await step(trace, "connection.start_tls", secure, info, NetworkStream)
+            await self._dial(dial, origin)
         except BaseException:
-            if stream is not None:
-                await close_forcefully(stream)
+            await dial.aclose()
             raise
-        assert stream is not None
-        return stream
+        return dial.stream_so_far
 
-    def _tcp_info(self, origin: Origin, timeout: float | None) -> dict[str, object]:
-        """Return the info of the events of opening a connection."""
-        return {
-            "host": origin.host.decode("ascii"),
-            "port": origin.port,
-            "local_address": self.local_address,
-            "timeout": timeout,
-            "socket_options": self.socket_options,
-        }
+    async def _dial(self, dial: _Dial, origin: Origin) -> None:
+        proxy, nearest = self.proxy, self._nearest(origin)
+        library = "socks" if proxy is not None and proxy.is_socks else "connection"
+        opening = partial(self._open, nearest, dial.timeout)
+        await dial.step(f"{library}.{self.opener.event}", opening, self._info(nearest, dial.timeout))
+        if proxy is not None:
+            if nearest.is_secure:
+                await dial.start_tls("connection", self.proxy_ssl_context, nearest, nearest.peer)
+            if origin.is_proxy:
+                return
+            await open_tunnel(dial.stream_so_far, proxy, origin, dial.timeout, dial.trace)
+            if nearest.is_secure:
+                dial.stream = TLSTunnel(dial.stream_so_far)
+            library = "socks" if proxy.is_socks else "proxy"
+        if origin.is_secure:
+            await dial.start_tls(library, self.ssl_context, origin, self.peer_of(origin))
 
-    async def _connect_tcp(self, origin: Origin, timeout: float | None) -> ByteStream:
-        host, failure = origin.host.decode("ascii"), f"could not connect to {origin.peer}"
+    def _nearest(self, origin: Origin) -> Origin:
+        """Return where a stream to an origin has to lead first."""
+        return origin if self.proxy is None else self.proxy.origin
+
+    def _info(self, nearest: Origin, timeout: float | None) -> Mapping[str, object]:
+        return self.opener.info(nearest.host.decode("ascii"), nearest.port, timeout)
+
+    async def _open(self, nearest: Origin, timeout: float | None) -> ByteStream:
         return await with_timeout(
-            timeout, lambda: self._open_socket(host, origin.port), httpx.ConnectTimeout, httpx.ConnectError, failure
+            timeout,
+            lambda: self.opener.open(nearest.host.decode("ascii"), nearest.port),
+            httpx.ConnectTimeout,
+            httpx.ConnectError,
+            f"could not connect to {self.opener.target(nearest.peer)}",
         )
 
-    async def _open_socket(self, host: str, port: int) -> ByteStream:
-        stream = await connect_tcp(host, port, self.local_address)
-        raw_socket = raw_socket_of(stream)
-        try:
-            if raw_socket is None:
-                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            # asyncio does so by itself. Without it, the second part of a request would wait for the server's ACK.
-            raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for option in self.socket_options or ():
-                raw_socket.setsockopt(*cast("tuple[int, int, int]", option))  # or one of the other forms
-        except BaseException:
-            await close_forcefully(stream)
-            raise
-        return stream
+
+class _Dial:
+    """One attempt to open a connection, step by step.
+
+    Args:
+        timeout: in seconds, for each step; None: no limit.
+        trace: what listens.
+
+    Attributes:
+        stream: what has been opened so far, to be closed if a step fails, or what listens to it; None: nothing.
+    """
+
+    def __init__(self, timeout: float | None, trace: Trace | None) -> None:
+        self.timeout = timeout
+        self.trace = trace
+        self.stream: ByteStream | None = None
+
+    @property
+    def stream_so_far(self) -> ByteStream:
+        """The stream, once there is one."""
+        assert self.stream is not None
+        return self.stream
+
+    async def step(self, name: str, do: Callable[[], Awaitable[ByteStream]], info: Mapping[str, object]) -> None:
+        """Do a step that makes a stream, and emit its events."""
+
+        async def keep() -> ByteStream:
+            self.stream = await do()
+            return self.stream
+
+        await step(self.trace, name, keep, info, NetworkStream)
+
+    async def start_tls(self, library: str, ssl_context: ssl.SSLContext, origin: Origin, peer: str) -> None:
+        """Start TLS on the stream."""
+
+        async def secure() -> ByteStream:
+            # Each time, since others may use the context as well, and for HTTP/2.
+            ssl_context.set_alpn_protocols(_ALPN)
+            plain, self.stream = self.stream_so_far, None  # start_tls() closes it if that fails
+            return await start_tls(plain, ssl_context, origin.server_name, self.timeout, peer)
+
+        info = {"ssl_context": ssl_context, "server_hostname": origin.server_name, "timeout": self.timeout}
+        await self.step(f"{library}.start_tls", secure, info)
+
+    async def aclose(self) -> None:
+        """Close the stream, if there is one."""
+        if self.stream is not None:
+            await close_forcefully(self.stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 from anyio.abc import ByteStream
@@ -11,10 +12,16 @@ from anyio.abc import ByteStream
 from prefect_http._wire.raw_socket import peek_of, raw_socket_of
 
 
-def input_probe_of(stream: ByteStream) -> Callable[[], bool]:
-    """Return a function that returns whether a stream has input, the end of the stream included."""
+def input_probe_of(stream: ByteStream, *, without_socket: bool = True) -> Callable[[], bool]:
+    """Return a function that returns whether a stream has input, the end of the stream included.
+
+    Args:
+        stream: the stream.
+        without_socket: what the function returns if there is no socket: it has been closed, or there has never been
+            one, as with some streams that users open.
+    """
     raw_socket, peek = raw_socket_of(stream), peek_of(stream)
-    is_readable = input_probe(-1 if raw_socket is None else raw_socket.fileno())
+    is_readable = partial(bool, without_socket) if raw_socket is None else input_probe(raw_socket.fileno())
     return is_readable if peek is None else lambda: peek() is not None or is_readable()
 
 

@@ -20,16 +20,18 @@ class Origin(NamedTuple):
     """What a connection must have in common with a request that is to use it.
 
     Attributes:
-        scheme: ``b"http"``, ``b"https"``, ``b"ws"`` or ``b"wss"``.
+        scheme: ``b"http"``, ``b"https"``, ``b"ws"`` or ``b"wss"``; for a proxy also ``b"socks5"``.
         host: a name or an address; an IPv6 address without brackets.
         port: 1 to 65535.
         server_name: the name that TLS asks for, and checks the certificate against.
+        is_proxy: whether it is a proxy, which forwards requests to any server.
     """
 
     scheme: bytes
     host: bytes
     port: int
     server_name: str
+    is_proxy: bool = False
 
     @classmethod
     def of(cls, request: httpx.Request) -> Origin:
@@ -45,6 +47,11 @@ class Origin(NamedTuple):
             raise TypeError(f'extensions["sni_hostname"] must be the name of a host, not {name!r}')
         return _origin(url.raw_scheme, url.raw_host, url.port, name or None)
 
+    @classmethod
+    def of_proxy(cls, scheme: bytes, host: bytes, port: int) -> Origin:
+        """Return the origin of the requests that a proxy forwards, whichever servers they are for."""
+        return cls(scheme, host, port, _server_name(host), is_proxy=True)
+
     @property
     def is_secure(self) -> bool:
         """Whether the connection uses TLS."""
@@ -52,7 +59,16 @@ class Origin(NamedTuple):
 
     @property
     def peer(self) -> str:
-        """The host and the port, for messages."""
+        """The host and the port, for messages; for a proxy also that it is one, and what it speaks."""
+        return f"the proxy {self.url}" if self.is_proxy else self._address
+
+    @property
+    def url(self) -> str:
+        """The URL, without a path."""
+        return f"{self.scheme.decode('ascii')}://{self._address}"
+
+    @property
+    def _address(self) -> str:
         host = self.host.decode("ascii")
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
@@ -70,5 +86,9 @@ def _origin(scheme: bytes, host: bytes, port: int | None, name: str | None) -> O
     port = port or _DEFAULT_PORTS[scheme]
     if not 0 < port <= MAX_PORT:
         raise httpx.ConnectError(f"could not connect to {host.decode()}: invalid port {port}")
-    # TLS knows no trailing dot, which only says that a host name is complete (RFC 6066 section 3).
-    return Origin(scheme, host, port, name or host.decode("ascii").removesuffix("."))
+    return Origin(scheme, host, port, name or _server_name(host))
+
+
+def _server_name(host: bytes) -> str:
+    """Return a host as TLS knows it: without a trailing dot, which only says that a name is complete (RFC 6066)."""
+    return host.decode("ascii").removesuffix(".")

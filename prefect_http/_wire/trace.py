@@ -49,6 +49,10 @@ class Trace:
         is_logged = _logger.isEnabledFor(logging.DEBUG)
         return None if extension is None and not is_logged else cls(request, extension, is_logged=is_logged)
 
+    def about(self, request: httpx.Request) -> Trace:
+        """Return a trace of another request that is sent on the way, for the same listeners."""
+        return Trace(request, self._extension, is_logged=self._is_logged)
+
     async def step(
         self,
         name: str,

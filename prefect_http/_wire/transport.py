@@ -11,14 +11,16 @@ import httpx
 
 from prefect_http._httpx_details import ReadyResponse
 from prefect_http._httpx_requests import check_request
-from prefect_http._types import Certificate, SocketOption
+from prefect_http._types import Certificate, Connect, SocketOption
 from prefect_http._wire.connector import Connector
+from prefect_http._wire.openers import Opener, TcpOpener, UnixSocketOpener, UserOpener
+from prefect_http._wire.proxy.proxy_server import Proxy, ProxyServer
 from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.wire import Limits, TransportStatistics, Wire
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-NO_STATISTICS = "with http2=, http1=False, proxy= or uds=, requests go through {}'s transport, which has no statistics"
+NO_STATISTICS = "with http2= or http1=False, requests go through {}'s transport, which has no statistics"
 _CERTIFICATE_VARIABLES = {"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
 
 
@@ -37,9 +39,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     - A connection is closed if anything follows a response, or if the response can be read in two ways.
     - A 3xx, 4xx or 5xx response ends the upload of a large body.
 
-    HTTP/2, proxies and Unix sockets are left to httpx: with ``http1=False``, ``http2=True``, ``proxy`` or ``uds``, all
-    requests go through an httpx.AsyncHTTPTransport. They also do while something has replaced the
-    ``handle_async_request`` of httpx.AsyncHTTPTransport or of httpcore's pool, as mocks, recorders and tracers do.
+    HTTP/2 is left to httpx: with ``http1=False`` or ``http2=True``, all requests go through an
+    httpx.AsyncHTTPTransport. They also do while something has replaced the ``handle_async_request`` of
+    httpx.AsyncHTTPTransport or of httpcore's pool, as mocks, recorders and tracers do.
 
     Args:
         verify: as in httpx: an ssl.SSLContext, or whether to check certificates. The context's ALPN protocols are set
@@ -49,15 +51,26 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         http1: False: requests go through httpx's transport.
         http2: True: requests go through httpx's transport.
         limits: the most connections, the most idle connections, and the seconds that a connection may be idle.
-        proxy: as in httpx; requests go through httpx's transport.
-        uds: as in httpx, the path of a Unix socket; requests go through httpx's transport.
+        proxy: as in httpx: an ``http://``, ``https://``, ``socks5://`` or ``socks5h://`` proxy. An HTTP proxy forwards
+            http:// requests, and opens a tunnel for all others.
+        uds: the path of a Unix socket, which connections lead to in the place of TCP; with ``proxy``, those to the
+            proxy.
         local_address: the local address that connections are opened from.
         retries: how many times to retry a connection that cannot be opened, after 0, 0.5, 1, 2, ... seconds.
         socket_options: set on each socket, in addition to TCP_NODELAY.
+        connect: opens connections in the place of TCP: called with a host, which is a name or an address, and a port,
+            it returns a stream that leads there; with ``proxy``, to the proxy. TLS is started on top of it. A stream
+            without a socket is used again without a look at whether the server has closed it.
+
+    Raises:
+        ValueError: ``connect`` is given along with ``uds``, ``local_address``, ``socket_options`` or HTTP/2.
+        Exception: whatever httpx raises for a certificate or a proxy that cannot be used.
 
     Requests raise:
         httpx.PoolTimeout: no connection becomes free in time.
         httpx.ConnectError, httpx.ConnectTimeout: no connection can be opened, or the transport was closed meanwhile.
+            If ``connect`` raises an OSError, that is a ConnectError, and a TimeoutError a ConnectTimeout.
+        httpx.ProxyError: the proxy refuses a tunnel, or cannot connect to the server.
         httpx.WriteError, httpx.WriteTimeout, httpx.ReadError, httpx.ReadTimeout: the connection breaks, or the server
             takes too long.
         httpx.RemoteProtocolError: the server closes the connection too early.
@@ -85,7 +98,10 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         local_address: str | None = None,
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
+        connect: Connect | None = None,
     ) -> None:
+        if isinstance(proxy, str | httpx.URL):
+            proxy = httpx.Proxy(proxy)
         arguments = Arguments(
             verify=verify,
             cert=cert,
@@ -99,7 +115,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             retries=retries,
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
-        self._sender = new_wire(arguments) or httpx.AsyncHTTPTransport(**arguments)
+        self._sender = new_wire(arguments, connect) or httpx.AsyncHTTPTransport(**arguments)
         self._stand_in = StandIn(httpx, lambda: httpx.AsyncHTTPTransport(**arguments))
 
     def statistics(self) -> TransportStatistics:
@@ -153,7 +169,7 @@ def answer_with(transport: HTTPTransport, response_class: type[ReadyResponse]) -
 
 
 L = TypeVar("L", bound=Limits)
-P = TypeVar("P")
+P = TypeVar("P", bound=Proxy | None)
 
 
 class Arguments(TypedDict, Generic[L, P]):
@@ -172,17 +188,40 @@ class Arguments(TypedDict, Generic[L, P]):
     socket_options: list[SocketOption] | None
 
 
-def new_wire(arguments: Arguments[L, P]) -> Wire | None:
-    """Return a wire; None: it cannot do yet what the arguments say."""
-    if not arguments["http1"] or arguments["http2"] or arguments["proxy"] is not None or arguments["uds"] is not None:
+def new_wire(arguments: Arguments[L, P], connect: Connect | None) -> Wire | None:
+    """Return a wire; None: it cannot do yet what the arguments say.
+
+    Raises:
+        ValueError: ``connect`` does not go with the arguments.
+        Exception: what httpx raises for a certificate or a proxy that cannot be used.
+    """
+    opener = _opener(arguments, connect)
+    if not arguments["http1"] or arguments["http2"]:
         return None
+    trust_env = arguments["trust_env"]
+    proxy = None if arguments["proxy"] is None else ProxyServer.of(arguments["proxy"])
+    proxy_context = None
+    if proxy is not None and proxy.origin.is_secure:
+        proxy_context = proxy.ssl_context or _ssl_context(True, None, trust_env=trust_env)
     connector = Connector(
-        ssl_context=_ssl_context(arguments["verify"], arguments["cert"], trust_env=arguments["trust_env"]),
-        local_address=arguments["local_address"],
+        ssl_context=_ssl_context(arguments["verify"], arguments["cert"], trust_env=trust_env),
+        opener=opener,
+        proxy=proxy,
+        proxy_ssl_context=proxy_context,
         retries=arguments["retries"],
-        socket_options=arguments["socket_options"],
     )
     return Wire(connector, arguments["limits"])
+
+
+def _opener(arguments: Arguments[L, P], connect: Connect | None) -> Opener:
+    uds, local_address, options = arguments["uds"], arguments["local_address"], arguments["socket_options"]
+    if connect is None:
+        return TcpOpener(local_address, options) if uds is None else UnixSocketOpener(uds, options)
+    if not arguments["http1"] or arguments["http2"]:
+        raise ValueError("connect= is for HTTP/1.1 only so far")
+    if not (uds is None and local_address is None and options is None):
+        raise ValueError("connect= opens the connections itself: uds=, local_address= and socket_options= do not apply")
+    return UserOpener(connect)
 
 
 def _ssl_context(

@@ -34,6 +34,7 @@ from prefect_http._wire.h1.response_head import Framing
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.origin import Origin
 from prefect_http._wire.pool import Pool, PoolRequest, RequestState
+from prefect_http._wire.proxy.forwarder import Forwarder
 from prefect_http._wire.timeouts import TimeoutWatcher
 
 _MAX_CACHED_HEADERS = 16
@@ -87,6 +88,8 @@ class Wire(httpx.AsyncBaseTransport):
 
     def __init__(self, connector: Connector, limits: Limits) -> None:
         self._connector = connector
+        proxy = connector.proxy
+        self._forwarder = None if proxy is None or proxy.is_socks else Forwarder(proxy)
         self._pool = Pool[Connection](
             max_connections=limits.max_connections,
             max_idle=limits.max_keepalive_connections,
@@ -107,7 +110,11 @@ class Wire(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response, with the body still to be read."""
-        origin, outgoing = Origin.of(request), OutgoingRequest.of(request, self._encode_headers, self._encode_line)
+        origin = Origin.of(request)
+        if self._forwarder is None or not self._forwarder.proxy.forwards(origin):
+            outgoing = OutgoingRequest.of(request, self._encode_headers, self._encode_line)
+        else:
+            origin, outgoing = self._forwarder.proxy.origin, self._forwarder.encode(request)
         self._bind_to_loop()
         pool_request = self._pool.acquire(origin, self._now(), outgoing.is_repeatable)
         try:
@@ -171,13 +178,13 @@ class Wire(httpx.AsyncBaseTransport):
     async def _connect(self, pool_request: PoolRequest[Connection], request: OutgoingRequest) -> Connection:
         origin = pool_request.origin
         stream = await self._connector.connect(origin, request.timeouts.get("connect"), request.trace)
-        connection = Connection(stream, origin.peer, self._watcher, self._now, max_receive_bytes())
+        connection = Connection(stream, self._connector.peer_of(origin), self._watcher, self._now, max_receive_bytes())
         pool_request.connection = connection
         if not self._pool.holds(pool_request):
             raise httpx.ConnectError("the transport was closed while the request opened a connection")
         if connection.has_early_data():
             # It cannot be the response. Perhaps the server greets its clients, as those for mail or SSH do.
-            raise InvalidResponse(f"{origin.peer} sent data before the request was sent")
+            raise InvalidResponse(f"{connection.peer} sent data before the request was sent")
         return connection
 
     def _response(
@@ -254,6 +261,8 @@ class Wire(httpx.AsyncBaseTransport):
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
         self._encode_headers.cache_clear()  # there may be credentials among them
         self._encode_line.cache_clear()
+        if self._forwarder is not None:
+            self._forwarder.clear()
         if not self._is_own_loop():
             self._drop_if_loop_has_ended()
             self._pool.close()

@@ -205,7 +205,7 @@ async def test_a_proxy_that_does_not_answer_in_time() -> None:
     async with listening(ignore) as port:
         proxy = httpx.Proxy(f"https://127.0.0.1:{port}")
         async with PrefectHttpxClient(retry=retrying_at_once(0), proxy=proxy, timeout=0.1, trust_env=False) as client:
-            with pytest.raises(httpx.ConnectTimeout, match=r"could not connect to the proxy https://127\.0\.0\.1"):
+            with pytest.raises(httpx.ConnectTimeout, match=r"handshake with the proxy https://127\.0\.0\.1"):
                 await client.get("http://server/")
 
 
@@ -221,8 +221,9 @@ async def test_a_certificate_behind_a_proxy() -> None:
 
     async with listening(tunnel) as port:
         proxy = f"http://127.0.0.1:{port}"
+        message = f"^could not complete the TLS handshake with server:443 through the proxy {proxy}: "
         async with PrefectHttpxClient(retry=retrying_at_once(0), proxy=proxy, trust_env=False) as client:
-            with pytest.raises(httpx.ConnectError, match=f"^could not connect through the proxy {proxy}"):
+            with pytest.raises(httpx.ConnectError, match=message):
                 await client.get("https://server/")
 
 

@@ -22,6 +22,7 @@ from prefect_http import HTTPTransport
 from prefect_http._client import routing
 from prefect_http._client.arguments import HttpxArguments
 from prefect_http._client.routing import environment_proxies, make_transports
+from prefect_http._wire.proxy.proxy_server import ProxyServer
 from prefect_http._wire.wire import Wire
 
 
@@ -132,7 +133,7 @@ def description(transport: Any) -> object:
     facts: dict[str, object] = vars(pool)
     context = cast(ssl.SSLContext, facts["_ssl_context"])
     described = {
-        name: repr(value)
+        name: repr(value).replace("socks5h", "socks5")  # the same to us
         for name, value in facts.items()
         if name.startswith("_proxy") or isinstance(value, bool | int | float | str | None)
     }
@@ -150,9 +151,17 @@ def as_made_by_httpx(wire: Any) -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(
         verify=connector.ssl_context,
         limits=limits,
-        local_address=connector.local_address,
+        proxy=None if connector.proxy is None else as_named_by_users(connector.proxy),
+        local_address=connector.opener.local_address,
         retries=connector.retries,
     )
+
+
+def as_named_by_users(proxy: ProxyServer) -> httpx.Proxy:
+    """Return what httpx has for a proxy."""
+    user = proxy.credentials
+    auth = None if user is None else (user.user.decode(), user.password.decode())
+    return httpx.Proxy(proxy.origin.url, headers=dict(proxy.headers), auth=auth)
 
 
 def unwrapped(transport: Any) -> Any:
@@ -198,6 +207,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "lower case first": {"http_proxy": P, "HTTP_PROXY": Q},
     "empty": {"HTTP_PROXY": "", "ALL_PROXY": P},
     "lower case empties it": {"http_proxy": "", "HTTP_PROXY": P},
+    "socks userinfo": {"ALL_PROXY": "socks5://user:pw@proxy-p:1"},
     "no scheme": {"HTTP_PROXY": "proxy-p:1"},
     "userinfo": {"HTTP_PROXY": "http://user:p%40ss@proxy-p:1", "HTTPS_PROXY": "user:pw@proxy-p:1"},
     "https proxy": {"ALL_PROXY": "https://proxy-p:1"},
@@ -233,7 +243,7 @@ def test_the_systems_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = HttpxArguments()
     with environment({}):
         make_transports(arguments)
-    assert list(arguments["mounts"] or ()) == ["http://"]
+    assert list(arguments.get("mounts") or ()) == ["http://"]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

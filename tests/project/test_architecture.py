@@ -127,6 +127,9 @@ PURE = {
     "_wire.h1.response_parser",
     "_wire.origin",
     "_wire.pool",
+    "_wire.proxy.http_tunnel",
+    "_wire.proxy.proxy_headers",
+    "_wire.proxy.socks5",
 }
 PUBLIC_MODULES = {"__init__", "httpx2"}
 

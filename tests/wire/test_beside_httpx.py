@@ -826,9 +826,10 @@ async def test_two_lengths(servers: dict[str, str]) -> None:
 
 
 def test_the_arguments_are_httpxs() -> None:
-    """The transport has the same arguments as httpx's, with the same defaults; their order has changed in httpx."""
+    """The arguments are httpx's, whose order has changed, with the same defaults; and ``connect``."""
     ours, httpxs = (inspect.signature(each).parameters for each in (HTTPTransport, httpx.AsyncHTTPTransport))
-    assert {name: each.default for name, each in ours.items()} == {name: each.default for name, each in httpxs.items()}
+    expected = {name: each.default for name, each in httpxs.items()} | {"connect": None}
+    assert {name: each.default for name, each in ours.items()} == expected
 
 
 # --- To the byte

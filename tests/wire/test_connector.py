@@ -22,6 +22,7 @@ from trio.testing import MockClock
 from prefect_http import HTTPTransport
 from prefect_http._types import SocketOption
 from prefect_http._wire.connector import Connector
+from prefect_http._wire.openers import TcpOpener, UserOpener
 from prefect_http._wire.origin import Origin
 from prefect_http._wire.trace import Trace
 
@@ -70,14 +71,8 @@ def new_connector(
     network: Network | None = None, *, retries: int = 0, options: tuple[SocketOption, ...] = ()
 ) -> Connector:
     """Make a connector, on a fake network if one is given."""
-
-    class FakeConnector(Connector):
-        async def _open_socket(self, host: str, port: int) -> anyio.abc.ByteStream:
-            assert network is not None
-            return await network.connect(host, port)
-
-    kind = Connector if network is None else FakeConnector
-    return kind(ssl_context=client_context(), local_address=None, retries=retries, socket_options=options)
+    opener = TcpOpener(socket_options=options) if network is None else UserOpener(network.connect)
+    return Connector(ssl_context=client_context(), opener=opener, retries=retries)
 
 
 def tracing(events: list[tuple[float, str, Mapping[str, Any]]]) -> Trace:
@@ -287,7 +282,7 @@ async def test_the_local_address() -> None:
             response = await client.get(server.url)
         assert response.extensions["network_stream"] is not None
     async with listening(_wait) as port:
-        connector = Connector(ssl_context=client_context(), local_address="127.0.0.3", retries=0, socket_options=())
+        connector = Connector(ssl_context=client_context(), opener=TcpOpener("127.0.0.3"))
         async with await connector.connect(local(port), 5, None) as stream:
             assert stream.extra(anyio.abc.SocketAttribute.local_address)[0] == "127.0.0.3"
 

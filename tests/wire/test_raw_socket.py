@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from support.fake_stream import FakeStream
 
 from prefect_http._concurrency.socket_attributes import InputAttribute
-from prefect_http._wire import connector
+from prefect_http._wire import openers
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.network_stream import NetworkStream
@@ -101,7 +101,7 @@ async def test_socket_that_is_gone(kind: type[FakeStream], monkeypatch: pytest.M
     async def connect(*_: object, **__: object) -> ByteStream:
         return stream
 
-    monkeypatch.setattr(connector, "connect_tcp", connect)
+    monkeypatch.setattr(openers, "connect_tcp", connect)
     with pytest.raises(httpx.ConnectError, match=r"could not connect to x:80: .*reset by peer"):
         await Connector().connect(Origin(b"http", b"x", 80, "x"), 5, None)
     assert stream.closings == 1

@@ -89,14 +89,10 @@ async def test_a_proxy_that_refuses() -> None:
     assert [(request.method, request.target) for request in proxy.requests] == [("CONNECT", "x.invalid:443")]
 
 
-@each_row(
-    "arguments",
-    [{"http2": True}, {"http1": False, "http2": True}, {"proxy": "http://127.0.0.1:1"}, {"uds": "/no/such/socket"}],
-    ids=["http2", "no-http1", "proxy", "uds"],
-)
+@pytest.mark.parametrize("arguments", [{"http2": True}, {"http1": False, "http2": True}], ids=["http2", "no-http1"])
 def test_no_statistics_of_httpx(arguments: dict[str, Any]) -> None:
     """If requests are left to httpx, there are no statistics, and the error says why."""
-    with pytest.raises(RuntimeError, match="http2=, http1=False, proxy= or uds="):
+    with pytest.raises(RuntimeError, match="http2= or http1=False"):
         HTTPTransport(verify=False, **arguments).statistics()
 
 
@@ -160,12 +156,12 @@ async def test_client_with_another_transport(how: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["argument", "environment"])
 async def test_client_with_a_proxy(how: str) -> None:
-    """A client with a proxy, given or from the environment, leaves its requests to httpx."""
+    """A client with a proxy, given or from the environment, uses an HTTPTransport for it."""
     async with raw_server(FINE) as server:
         with proxies(**({"HTTP_PROXY": server.url} if how == "environment" else {})):
             arguments: Any = {"proxy": server.url} if how == "argument" else {}
             async with PrefectHttpxClient(**arguments) as client:
-                assert maker(await client.get("http://example.org/")) != "prefect_http"
+                assert maker(await client.get("http://example.org/")) == "prefect_http"
     assert request_targets(server) == ["http://example.org/"]
 
 

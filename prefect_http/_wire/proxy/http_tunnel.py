@@ -1,0 +1,89 @@
+"""HttpTunnelHandshake: asks an HTTP proxy for a tunnel with CONNECT (RFC 9110 section 9.3.6). Pure."""
+
+from __future__ import annotations
+
+import httpx
+
+from prefect_http._errors import InvalidResponse
+from prefect_http._redact import one_line, without_credentials
+from prefect_http._wire.h1.request_head import encode_headers, request_line
+from prefect_http._wire.h1.response_head import ResponseHead
+from prefect_http._wire.h1.response_parser import ResponseParser
+from prefect_http._wire.proxy.proxy_headers import Headers, merged
+
+_MAX_WORDS = 300
+# What says more than the reason phrase: RFC 9209, RFC 9110 section 11.7.1, and Squid's own.
+_TELLING = (b"proxy-status", b"proxy-authenticate", b"x-squid-error")
+# The proxy is willing, but cannot reach the server.
+_UNREACHABLE = {502, 503, 504}
+
+
+class HttpTunnelHandshake:
+    """One CONNECT: bytes in, bytes out.
+
+    Args:
+        proxy: the proxy, for messages.
+        peer: where the tunnel leads, for messages, and for the proxy.
+        proxy_url: the URL of the proxy.
+        headers: what the proxy gets, credentials included.
+
+    Attributes:
+        request: the request, in httpx's form.
+        head: what to send.
+        parser: has the response.
+
+    Raises:
+        httpx.LocalProtocolError: one of the headers cannot be sent.
+    """
+
+    def __init__(self, proxy: str, peer: str, proxy_url: str, headers: Headers) -> None:
+        self._proxy = proxy
+        self._peer = peer
+        target = peer.encode("ascii")
+        headers = merged([(b"Host", target), (b"Accept", b"*/*")], headers)
+        self._body = b""  # what has arrived of it along with the head
+        self.head = request_line("CONNECT", target) + encode_headers(tuple(headers)).lines
+        self.request = httpx.Request("CONNECT", proxy_url, headers=headers, extensions={"target": target})
+        self.parser = ResponseParser("CONNECT", allow_upgrade=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a response."""
+        return self.parser.head is not None
+
+    @property
+    def trailing_data(self) -> bytes:
+        """What has arrived through the tunnel along with the response."""
+        return self.parser.trailing_data
+
+    def feed(self, data: bytes) -> None:
+        """Take in what has been received.
+
+        Raises:
+            InvalidResponse: it is not HTTP.
+        """
+        try:
+            self._body = self.parser.feed(data)
+        except InvalidResponse as error:
+            raise InvalidResponse(f"the response of {self._proxy} to CONNECT is not valid: {error}") from error
+
+    def check(self) -> None:
+        """Check that the tunnel is open, now that there is a response.
+
+        Raises:
+            httpx.ProxyError: it is not: the response is no 2xx. The message has the proxy's own words.
+        """
+        head = self.parser.head
+        assert head is not None
+        if not 200 <= head.status < 300:
+            verb = "could not connect" if head.status in _UNREACHABLE else "refused a tunnel"
+            raise httpx.ProxyError(f"{self._proxy} {verb} to {self._peer}: {self._words(head)}")
+
+    def _words(self, head: ResponseHead) -> str:
+        """Return what the proxy says, without the client's credentials, which it may echo."""
+        fields = {name.lower(): (name, value) for name, value in head.headers}
+        told = [b"%b: %b" % fields[name] for name in _TELLING if name in fields]
+        words = b"%d %b" % (head.status, head.reason) + (b" (%b)" % b"; ".join(told) if told else b"")
+        if fields.get(b"content-type", (b"", b""))[1].lower().startswith(b"text/plain") and self._body:
+            words += b": " + self._body
+        return one_line(without_credentials(words.decode("utf-8", "replace"), self.request), limit=_MAX_WORDS)
