@@ -31,7 +31,7 @@ from support.wire import NOTHING, ONE_IDLE, until, until_readable
 
 from prefect_http import HTTPTransport, InvalidResponse
 from prefect_http._concurrency.backend import connect_tcp
-from prefect_http._wire import connector
+from prefect_http._wire import openers
 
 pytestmark = pytest.mark.anyio
 
@@ -293,7 +293,7 @@ async def test_trailing_dot(monkeypatch: pytest.MonkeyPatch) -> None:
         assert host == "localhost."  # which not every resolver knows
         return await connect_tcp("localhost", port, local_host)
 
-    monkeypatch.setattr(connector, "connect_tcp", connect)
+    monkeypatch.setattr(openers, "connect_tcp", connect)
     context = server_context("localhost")
     context.sni_callback = lambda _, name, __: asked.append(name)
     async with tls_server(answer(), context=context) as server, new_transport() as transport:

@@ -52,8 +52,8 @@ class ProxyServer:
     """
 
     origin: Origin
-    headers: Headers = ()
-    credentials: Credentials | None = None
+    headers: Headers = field(default=(), repr=False)
+    credentials: Credentials | None = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @classmethod
