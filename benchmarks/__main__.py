@@ -18,6 +18,7 @@ from benchmarks import (
     import_time,
     in_process,
     nested_lifespan,
+    proxy,
     resources,
     success,
     throttle,
@@ -53,6 +54,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "wire": wire.run,
     "tls": tls.run,
     "bodies": bodies.run,
+    "proxy": proxy.run,
 }
 
 

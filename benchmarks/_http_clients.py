@@ -25,13 +25,14 @@ _TIMEOUT = 60.0
 
 
 class Contestant(NamedTuple):
-    """A client on a backend: trio, asyncio or uvloop."""
+    """A client on a backend: trio, asyncio or uvloop; and in what way, where there are several."""
 
     client: str
     backend: str
+    way: str = ""
 
     def __str__(self) -> str:
-        return f"{self.client}, {self.backend}"
+        return f"{self.client}, {self.backend}{self.way}"
 
     @property
     def is_available(self) -> bool:
@@ -54,7 +55,7 @@ def _context(authority: Path | None) -> ssl.SSLContext:
 @contextlib.asynccontextmanager
 async def open_client(name: str, server: Server, connections: int, path: str = "") -> AsyncGenerator[Get]:
     """Open a client that makes requests to the server, over so many connections at once."""
-    url = server.url + path
+    url, proxy = server.url + path, server.proxy  # only httpx's clients and ours use it
     context = _context(server.authority)
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     match name:
@@ -89,7 +90,7 @@ async def open_client(name: str, server: Server, connections: int, path: str = "
             async with httpx2.AsyncClient(verify=context, limits=limits2, timeout=_TIMEOUT) as client2:
                 yield lambda: client2.get(url)
         case _ if name == ALONE:
-            async with HTTPTransport(verify=context, limits=limits) as transport:
+            async with HTTPTransport(verify=context, limits=limits, proxy=proxy) as transport:
 
                 async def get() -> None:
                     response = await transport.handle_async_request(httpx.Request("GET", url))
@@ -98,11 +99,11 @@ async def open_client(name: str, server: Server, connections: int, path: str = "
                 yield get
         case _:
             clients: dict[str, Callable[[], httpx.AsyncClient]] = {
-                CLIENT: lambda: PrefectHttpxClient(verify=context, limits=limits, timeout=_TIMEOUT),
+                CLIENT: lambda: PrefectHttpxClient(verify=context, limits=limits, proxy=proxy, timeout=_TIMEOUT),
                 ON_TRANSPORT: lambda: httpx.AsyncClient(
-                    transport=HTTPTransport(verify=context, limits=limits), timeout=_TIMEOUT
+                    transport=HTTPTransport(verify=context, limits=limits, proxy=proxy), timeout=_TIMEOUT
                 ),
-                "httpx": lambda: httpx.AsyncClient(verify=context, limits=limits, timeout=_TIMEOUT),
+                "httpx": lambda: httpx.AsyncClient(verify=context, limits=limits, proxy=proxy, timeout=_TIMEOUT),
             }
             async with clients[name]() as client:
                 yield lambda: client.get(url)
