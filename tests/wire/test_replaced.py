@@ -21,6 +21,7 @@ import httpx
 import pytest
 import respx
 import vcr  # type: ignore[import-untyped]  # it has no types
+from anyio.abc import ByteStream
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -30,7 +31,7 @@ from support.rows import each_row
 from support.servers import answer, raw_server
 from support.wire import trusting_context
 
-from prefect_http import HTTPTransport, PrefectHttpxClient, Throttle, ThrottledTransport
+from prefect_http import HTTPTransport, PrefectHttpxClient, RetryPolicy, Throttle, ThrottledTransport
 from prefect_http._wire.network_stream import NetworkStream
 
 pytestmark = pytest.mark.anyio
@@ -338,3 +339,38 @@ async def test_opentelemetry(spans: InMemorySpanExporter) -> None:
             200,
         ]
         assert all("traceparent" in request.headers for request in server.requests)
+
+
+async def _no_connection(host: str, port: int) -> ByteStream:
+    raise OSError("the network is not to be used")
+
+
+def _client(**arguments: Any) -> httpx.AsyncClient:
+    return PrefectHttpxClient(
+        retry=RetryPolicy(max_retries=0), verify=trusting_context(), trust_env=False, timeout=5, **arguments
+    )
+
+
+def _transport(**arguments: Any) -> HTTPTransport:
+    return HTTPTransport(verify=trusting_context(), **arguments)
+
+
+NOWHERE: dict[str, MakeClient] = {
+    "proxy": lambda: _client(proxy="http://127.0.0.1:1"),
+    "socks": lambda: _client(proxy="socks5://127.0.0.1:1"),
+    "mount": lambda: _client(mounts={"all://": _transport(proxy="https://127.0.0.1:1")}),
+    "uds": lambda: _client(transport=_transport(uds="/nowhere")),
+    "connect": lambda: _client(transport=_transport(connect=_no_connection)),
+}
+
+
+@pytest.mark.parametrize("mocked", MOCKS.values(), ids=MOCKS)
+async def test_proxies_and_sockets(mocked: Callable[[], AbstractContextManager[None]]) -> None:
+    """Whatever its connections lead to, a client obeys a mock; without one, its requests go there."""
+    for name, make in NOWHERE.items():
+        async with make() as client:
+            with mocked():
+                for scheme in ("http", "https"):
+                    assert (await client.get(f"{scheme}://server.example/mocked")).text == "mock", name
+            with pytest.raises(httpx.ConnectError):
+                await client.get("https://server.example/mocked")
