@@ -54,7 +54,7 @@ def socket_attributes(socket: Socket) -> Mapping[Any, Callable[[], Any]]:
     return attributes
 
 
-def _address(name: Any) -> Any:
+def _address(name: tuple[Any, ...] | str | bytes) -> tuple[Any, ...] | str | bytes:
     """Return host and port; an IPv6 address that is valid on one network interface only has that appended.
 
     The address of a Unix socket is its path, and is returned as it is.

@@ -21,6 +21,18 @@ from support.tls_servers import listening
 _MAX_HEAD = 65536
 
 
+def _is_known(scheme: str) -> bool:
+    try:
+        httpx.Proxy(f"{scheme}://proxy")
+    except ValueError:
+        return False
+    return True
+
+
+SCHEMES = [scheme for scheme in ("http", "https", "socks5", "socks5h") if _is_known(scheme)]
+"""Those of the proxies that httpx knows: ``"socks5h"`` is new in httpx 0.28."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a proxy was asked for: of SOCKS5, the method is ``"SOCKS5"``, and the only header the credentials."""

@@ -12,7 +12,7 @@ import anyio.abc
 import httpx
 import pytest
 from anyio.lowlevel import checkpoint
-from support.proxies import ProxyServer, running_proxy
+from support.proxies import SCHEMES, ProxyServer, running_proxy
 from support.servers import Act, RawServer, answer, drop, raw_server, upgrade_to_echo
 from support.sockets import open_sockets, sockets_closed
 from support.tls_servers import server_context, tls_server
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 NAME, OTHER = "origin.test", "other.test"
 FINE = answer(body=b"fine")
-KINDS = [(proxy, origin) for proxy in ("http", "https", "socks5", "socks5h") for origin in ("http", "https")]
+KINDS = [(proxy, origin) for proxy in SCHEMES for origin in ("http", "https")]
 """Of the proxy and of the origin."""
 SEVERAL = [("http", "http"), ("https", "https"), ("socks5", "http")]
 """Those that differ in what becomes of a connection."""

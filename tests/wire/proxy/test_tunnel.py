@@ -208,7 +208,7 @@ async def test_nothing_is_sent_too_early(autojump_clock: MockClock) -> None:
         ("http://user:pw@p.test", [OPEN], [b"CONNECT x.test:80 HTTP/1.1\r\nHost: x.test:80\r\nAccept: */*\r\n"]),
         ("socks5://user:pw@p.test", [NO_AUTH, GRANTED], [b"\5\2\0\2", b"\5\1\0\3\6x.test\0\x50"]),
         (
-            "socks5h://user:pw@p.test",
+            "socks5://user:pw@p.test",
             [b"\5\2", b"\1\0", GRANTED],
             [b"\5\2\0\2", b"\1\4user\2pw", b"\5\1\0\3\6x.test\0\x50"],
         ),
