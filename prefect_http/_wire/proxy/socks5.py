@@ -79,7 +79,8 @@ class Socks5Handshake:
         self._request = b"%c%c\0%b%b" % (_VERSION, _CONNECT, _encoded_address(host, peer), port.to_bytes(2, "big"))
         self._credentials = credentials
         self._received = b""
-        self._step: Callable[[bytes], bytes | None] = self._receive_method
+        # Functions, since bound methods would refer to the object, and the object to them.
+        self._step: Callable[[Socks5Handshake, bytes], bytes | None] = Socks5Handshake._receive_method
         self.is_complete = False
 
     @property
@@ -104,7 +105,7 @@ class Socks5Handshake:
         """
         self._received += data
         to_send = b""
-        while not self.is_complete and (reply := self._step(self._received)) is not None:
+        while not self.is_complete and (reply := self._step(self, self._received)) is not None:
             to_send += reply
         return to_send
 
@@ -122,10 +123,10 @@ class Socks5Handshake:
         method = received[1]
         self._take(2)
         if method == _NO_AUTH:
-            self._step = self._receive_reply
+            self._step = Socks5Handshake._receive_reply
             return self._request
         if method == _PASSWORD and self._credentials is not None:
-            self._step = self._receive_authentication
+            self._step = Socks5Handshake._receive_authentication
             return self._credentials.encode()
         if method == _NO_METHOD:
             needs = "needs credentials" if self._credentials is None else "accepts no user name and password"
@@ -140,7 +141,7 @@ class Socks5Handshake:
         if received[1]:
             raise httpx.ProxyError(f"{self._proxy} does not accept the user name and the password")
         self._take(2)
-        self._step = self._receive_reply
+        self._step = Socks5Handshake._receive_reply
         return self._request
 
     def _receive_reply(self, received: bytes) -> bytes | None:
