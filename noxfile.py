@@ -82,7 +82,7 @@ CLIENT = ["tests/client", "tests/throttle", "tests/retry", "tests/fields", "test
 TLS = ["tests/wire/test_https.py", "tests/wire/test_tls.py", "tests/wire/test_trace.py"]
 WIRE = [f"tests/wire/{file.name}" for file in Path(__file__).parent.glob("tests/wire/test_*.py")]
 PARTS = {
-    "others": ["tests", *(f"--ignore={path}" for path in (*CLIENT, *WIRE) if path not in TLS)],
+    "others": ["tests", *(f"--ignore={path}" for path in (*CLIENT, *WIRE, "tests/wire/proxy") if path not in TLS)],
     "client": CLIENT,
     "wire": ["tests/wire", *(f"--ignore={path}" for path in ("tests/wire/h1", *TLS))],
 }

@@ -20,12 +20,10 @@ SHORT = 0.01
 CASES: dict[str, tuple[str, str, bytes | None]] = {
     "refused": ("http", "https", b"HTTP/1.1 403 Forbidden\r\n\r\n"),
     "closed": ("http", "https", b""),
-    "no-http": ("http", "https", b"<html>\r\n\r\n"),
     "early": ("http", "https", b"HTTP/1.1 200 OK\r\n\r\nearly"),
     "no-tls": ("http", "https", b"HTTP/1.1 200 OK\r\n\r\n"),
     "silent": ("http", "https", None),
     "socks-refused": ("socks5", "http", b"\5\xff"),
-    "socks-closed": ("socks5", "http", b""),
     "socks-silent": ("socks5", "http", None),
     "no-proxy": ("http", "http", b"nowhere"),
 }

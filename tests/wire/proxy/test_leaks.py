@@ -19,7 +19,7 @@ from prefect_http import HTTPTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.no_cover]
 
-REQUESTS, TASKS = 100, 10
+REQUESTS, TASKS = 80, 10
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
 OPEN = b"HTTP/1.1 200 OK\r\n\r\n"
 WAYS = (*["fine"] * 8, "refused", "closed", "reset", "half a head", "early data", "closed while idle", "slow")

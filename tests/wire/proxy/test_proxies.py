@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -236,6 +237,17 @@ async def test_a_response_that_is_left_early(kind: tuple[str, str]) -> None:
             assert (await client.get(net.url)).text == "fine"
 
 
+async def test_sockets() -> None:
+    """Connections to a proxy come from ``local_address``, and have the socket options."""
+    option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for kind in (("http", "http"), ("socks5", "http")):
+        async with network(kind) as net:
+            async with new_client(net.transport(local_address="127.0.0.3", socket_options=[option])) as client:
+                stream = (await client.get(net.url)).extensions["network_stream"]
+                assert stream.get_extra_info("client_addr")[0] == "127.0.0.3"
+                assert stream.get_extra_info("socket").getsockopt(*option[:2]) == 1
+
+
 @pytest.mark.parametrize("kind", SEVERAL, ids="-".join)
 async def test_closing_the_transport(kind: tuple[str, str]) -> None:
     """Closing the transport closes what is in use as well; it may be used again."""
@@ -253,7 +265,7 @@ async def test_closing_the_transport(kind: tuple[str, str]) -> None:
     await sockets_closed(before)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+@pytest.mark.parametrize("kind", [*SEVERAL, ("http", "https")], ids="-".join)
 async def test_wrong_credentials(kind: tuple[str, str]) -> None:
     """A proxy that does not know the client refuses a tunnel, and answers what it would forward with a 407."""
     before = open_sockets()
@@ -280,7 +292,7 @@ async def test_wrong_credentials(kind: tuple[str, str]) -> None:
     await sockets_closed(before)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+@pytest.mark.parametrize("kind", [*SEVERAL, ("http", "https")], ids="-".join)
 async def test_an_origin_that_cannot_be_reached(kind: tuple[str, str]) -> None:
     """If the proxy cannot connect to the origin, the message says so; what it forwards is answered with a 502."""
     before = open_sockets()
