@@ -38,6 +38,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
       requests that are safe to repeat.
     - A connection is closed if anything follows a response, or if the response can be read in two ways.
     - A 3xx, 4xx or 5xx response ends the upload of a large body.
+    - Through a proxy, the connect timeout holds for each step. If the connection breaks before there is a tunnel, that
+      is a ConnectError, since the request was not sent. ``retries``, ``local_address``, ``socket_options`` and ``uds``
+      hold for connections to proxies as well, and an HTTP proxy opens a tunnel without TLS for ws:// requests.
 
     HTTP/2 is left to httpx: with ``http1=False`` or ``http2=True``, all requests go through an
     httpx.AsyncHTTPTransport. They also do while something has replaced the ``handle_async_request`` of
