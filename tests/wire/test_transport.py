@@ -11,7 +11,6 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
-from support.rows import each_row
 from support.servers import answer, hypercorn_on_trio, raw_server
 from support.wire import HELD, request_targets
 
