@@ -80,6 +80,13 @@ class InvalidResponse(httpx.RemoteProtocolError):
     """
 
 
+class RequestNotProcessed(httpx.ConnectError):
+    """The server says that it has not processed a request, so that it may be sent again, whatever its method.
+
+    It is not public: as with a ConnectError, the request can be considered not sent.
+    """
+
+
 class ResponseTooLarge(httpx.RequestError):
     """A response body, once decoded, is larger than the client's ``max_response_bytes``. It is not retried."""
 

@@ -24,8 +24,8 @@ from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, Connect, SocketOption
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.replaced import StandIn
-from prefect_http._wire.transport import NO_STATISTICS, Arguments, new_wire
-from prefect_http._wire.wire import TransportStatistics, Wire
+from prefect_http._wire.transport import Arguments, new_wire
+from prefect_http._wire.wire import TransportStatistics
 
 __all__ = ["ASGITransport", "HTTPTransport", "ThrottledTransport"]
 
@@ -39,9 +39,9 @@ _LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 class HTTPTransport(httpx2.AsyncBaseTransport):
     """``prefect_http.HTTPTransport`` for an ``httpx2.AsyncClient``, in place of ``httpx2.AsyncHTTPTransport``.
 
-    It has the same arguments. With HTTP/2, which ``prefect_http.HTTPTransport`` leaves to httpx, and while something
-    has replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or of its pool, requests go through an
-    httpx2.AsyncHTTPTransport. The ``network_stream`` of a response raises httpcore2's exceptions, as httpx2's does.
+    It has the same arguments. While something has replaced the ``handle_async_request`` of httpx2.AsyncHTTPTransport or
+    of its pool, requests go through an httpx2.AsyncHTTPTransport. The ``network_stream`` of a response raises
+    httpcore2's exceptions, as httpx2's does.
 
     Requests raise:
         TypeError: the transport is in a client of httpx.
@@ -79,31 +79,25 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             retries=retries,
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
-        self._sender = new_wire(arguments, connect) or httpx2.AsyncHTTPTransport(**arguments)
+        self._wire = new_wire(arguments, connect)
         self._stand_in = StandIn(httpx2, lambda: httpx2.AsyncHTTPTransport(**arguments))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return its response, with the body still to be read."""
         _check_request(request, "HTTPTransport")
-        transport = self._stand_in.find() or self._sender
-        if isinstance(transport, Wire):
-            return await _send(transport, request)
-        return await transport.handle_async_request(request)
+        stand_in = self._stand_in.find()
+        if stand_in is None:
+            return await _send(self._wire, request)
+        return await stand_in.handle_async_request(request)
 
     def statistics(self) -> TransportStatistics:
-        """Return the number of connections and of waiting requests.
-
-        Raises:
-            RuntimeError: requests are left to httpx2, which has no statistics.
-        """
-        if isinstance(self._sender, Wire):
-            return self._sender.statistics()
-        raise RuntimeError(NO_STATISTICS.format("httpx2"))
+        """Return the number of connections, of waiting requests, and of streams."""
+        return self._wire.statistics()
 
     async def aclose(self) -> None:
         """Close all connections; see ``prefect_http.HTTPTransport.aclose()``."""
         try:
-            await self._sender.aclose()
+            await self._wire.aclose()
         finally:
             await self._stand_in.aclose()
 

@@ -14,6 +14,7 @@ import pytest
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
+from support.h2_peers import Peer, h2_server, respond
 from support.scripted_servers import byte_server, read_head, read_to_end, settle
 from support.servers import answer, drop, free_port, half_answer, raw_server, stall, stay_silent
 from support.tls_servers import server_context
@@ -230,23 +231,22 @@ async def test_tls_on_a_network_stream() -> None:
                 await response.extensions["network_stream"].start_tls(trusting_context(), "localhost", timeout=5)
 
 
-async def test_http2_is_left_to_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With HTTP/2, httpx2's own transport does the work, and is closed with ours."""
-    closed = list[object]()
+async def test_http2() -> None:
+    """HTTP/2 is our own here as well, with httpx2's exceptions."""
 
-    class Recorded(httpx2.AsyncHTTPTransport):
-        async def aclose(self) -> None:
-            closed.append(self)
-            await super().aclose()
+    async def refuse(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(respond(request.stream_id, b"fine"))
+        await peer.request()
 
-    monkeypatch.setattr(httpx2, "AsyncHTTPTransport", Recorded)
-    async with raw_server(answer(body=b"fine")) as server:
-        transport = HTTPTransport(http2=True)
+    async with h2_server(refuse) as server:
+        transport = HTTPTransport(http1=False, http2=True)
         async with new_client(transport) as client:
-            assert (await client.get(server.url)).text == "fine"
-        with pytest.raises(RuntimeError, match="httpx2's transport, which has no statistics"):
-            transport.statistics()
-    assert len(closed) == 1
+            response = await client.get(server.url)
+            assert (response.http_version, response.text) == ("HTTP/2", "fine")
+            assert transport.statistics().idle == 1
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await client.post(server.url)
 
 
 @pytest.mark.parametrize("kind", [str, httpx2.URL, httpx2.Proxy])

@@ -78,6 +78,7 @@ def make_transports(
         routes = {pattern: None if each is None else wrapped[id(each)] for pattern, each in routes.items()}
     arguments["transport"], arguments["mounts"] = transport, routes
     arguments.pop("proxy", None)
+    arguments.pop("http2", None)  # httpx would want the h2 package, for nothing
 
 
 def _new_transport(

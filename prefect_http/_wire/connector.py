@@ -14,25 +14,25 @@ from prefect_http._wire.network_errors import close_forcefully, with_timeout
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.openers import Opener, TcpOpener
 from prefect_http._wire.origin import Origin
+from prefect_http._wire.protocols import Protocols
 from prefect_http._wire.proxy.proxy_server import ProxyServer
 from prefect_http._wire.proxy.tls_tunnel import TLSTunnel
 from prefect_http._wire.proxy.tunnel import open_tunnel
 from prefect_http._wire.tls import start_tls
 from prefect_http._wire.trace import Trace, step
 
-_ALPN = ["http/1.1"]
-
 
 class Connector:
     """Opens connections.
 
     Args:
-        ssl_context: for https; its ALPN protocols are set to HTTP/1.1. None: httpx's default, without what the
+        ssl_context: for https; its ALPN protocols are set to those offered. None: httpx's default, without what the
             environment names.
         opener: opens the streams that connections begin with; None: over TCP.
         proxy: what all connections go through; None: they are direct.
         proxy_ssl_context: for TLS with the proxy itself, as ``ssl_context``.
         retries: how many times to retry a connection that cannot be opened, after 0, 0.5, 1, 2, ... seconds.
+        protocols: which protocols to offer to servers in the TLS handshake; None: HTTP/1.1.
     """
 
     def __init__(
@@ -43,7 +43,9 @@ class Connector:
         proxy: ProxyServer | None = None,
         proxy_ssl_context: ssl.SSLContext | None = None,
         retries: int = 0,
+        protocols: Protocols | None = None,
     ) -> None:
+        self.protocols = protocols or Protocols(http1=True, http2=False)
         if ssl_context is not None:
             self.ssl_context = ssl_context
         if proxy_ssl_context is not None:
@@ -107,7 +109,7 @@ class Connector:
         await dial.step(f"{library}.{self.opener.event}", opening, self._info(nearest, dial.timeout))
         if proxy is not None:
             if nearest.is_secure:
-                await dial.start_tls("connection", self.proxy_ssl_context, nearest, nearest.peer)
+                await dial.start_tls("connection", self.proxy_ssl_context, ["http/1.1"], nearest, nearest.peer)
             if origin.is_proxy:
                 return
             await open_tunnel(dial.stream_so_far, proxy, origin, dial.timeout, dial.trace)
@@ -115,7 +117,8 @@ class Connector:
                 dial.stream = TLSTunnel(dial.stream_so_far)
             library = "socks" if proxy.is_socks else "proxy"
         if origin.is_secure:
-            await dial.start_tls(library, self.ssl_context, origin, self.peer_of(origin))
+            alpn = self.protocols.alpn(origin)
+            await dial.start_tls(library, self.ssl_context, alpn, origin, self.peer_of(origin))
 
     def _nearest(self, origin: Origin) -> Origin:
         """Return where a stream to an origin has to lead first."""
@@ -165,12 +168,14 @@ class _Dial:
 
         await step(self.trace, name, keep, info, NetworkStream)
 
-    async def start_tls(self, library: str, ssl_context: ssl.SSLContext, origin: Origin, peer: str) -> None:
+    async def start_tls(
+        self, library: str, ssl_context: ssl.SSLContext, alpn: list[str], origin: Origin, peer: str
+    ) -> None:
         """Start TLS on the stream."""
 
         async def secure() -> ByteStream:
             # Each time, since others may use the context as well, and for HTTP/2.
-            ssl_context.set_alpn_protocols(_ALPN)
+            ssl_context.set_alpn_protocols(alpn)
             plain, self.stream = self.stream_so_far, None  # start_tls() closes it if that fails
             return await start_tls(plain, ssl_context, origin.server_name, self.timeout, peer)
 

@@ -17,6 +17,8 @@ from prefect_http._redact import safe_exception, safe_url
 
 T = TypeVar("T")
 
+_NO_INFO: Mapping[str, object] = {}
+
 _logger = logging.getLogger("prefect_http.wire")
 
 
@@ -78,13 +80,19 @@ class Trace:
         await self.emit(f"{name}.complete", {"return_value": result(returned)})
         return returned
 
-    async def close(self, do: Callable[[], Awaitable[None]]) -> None:
+    async def close(
+        self, do: Callable[[], Awaitable[None]], protocol: str = "http11", info: Mapping[str, object] = _NO_INFO
+    ) -> None:
         """Close a response, even if the extension fails, and emit the events of that."""
         try:
-            await self.emit("http11.response_closed.started", {})
+            await self.emit(f"{protocol}.response_closed.started", info)
         finally:
             await do()
-        await self.emit("http11.response_closed.complete", {"return_value": None})
+        await self.emit(f"{protocol}.response_closed.complete", {"return_value": None})
+
+    def info(self, **more: object) -> dict[str, object]:
+        """Return the info of an event: the request, and something more."""
+        return {"request": self._request, **more}
 
     async def emit(self, event: str, info: Mapping[str, object] | None = None) -> None:
         """Emit an event, with its info; None: the request.

@@ -1,4 +1,4 @@
-"""HTTPTransport: sends requests over HTTP/1.1, in place of httpx.AsyncHTTPTransport."""
+"""HTTPTransport: sends requests over HTTP/1.1 and HTTP/2, in place of httpx.AsyncHTTPTransport."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from prefect_http._httpx_requests import check_request
 from prefect_http._types import Certificate, Connect, SocketOption
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.openers import Opener, TcpOpener, UnixSocketOpener, UserOpener
+from prefect_http._wire.protocols import Protocols
 from prefect_http._wire.proxy.proxy_server import Proxy, ProxyServer
 from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.wire import Limits, TransportStatistics, Wire
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-NO_STATISTICS = "with http2= or http1=False, requests go through {}'s transport, which has no statistics"
 _CERTIFICATE_VARIABLES = {"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
 
 
 class HTTPTransport(httpx.AsyncBaseTransport):
-    """Sends requests over HTTP/1.1, as fast with a thousand tasks as with one; in place of httpx.AsyncHTTPTransport.
+    """Sends requests over HTTP/1.1 and HTTP/2, as fast with a thousand tasks as with one.
 
-    PrefectHttpxClient uses it by default; in any httpx.AsyncClient, pass it as ``transport=``. It does what httpx's
-    transport does, with the same arguments, timeouts, errors, extensions and ``trace`` events. The differences:
+    PrefectHttpxClient uses it by default; in any httpx.AsyncClient, pass it as ``transport=``, in place of
+    httpx.AsyncHTTPTransport. It does what that does, with the same arguments, timeouts, errors, extensions and
+    ``trace`` events. The differences:
 
     - The cost of a request does not depend on the number of open connections and waiting requests.
     - If a request fails on a reused connection before any of the response has arrived, the server may have closed the
@@ -41,18 +42,20 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     - Through a proxy, the connect timeout holds for each step. If the connection breaks before there is a tunnel, that
       is a ConnectError, since the request was not sent. ``retries``, ``local_address``, ``socket_options`` and ``uds``
       hold for connections to proxies as well, and an HTTP proxy opens a tunnel without TLS for ws:// requests.
+    - With HTTP/2, one request's timeout, cancellation or error does not end the connection that others use. What the
+      server says it has not processed is sent again, whatever its method, if its body is of bytes.
+    - Many requests to an unknown host wait for the first connection, which may be HTTP/2, before they open more.
 
-    HTTP/2 is left to httpx: with ``http1=False`` or ``http2=True``, all requests go through an
-    httpx.AsyncHTTPTransport. They also do while something has replaced the ``handle_async_request`` of
-    httpx.AsyncHTTPTransport or of httpcore's pool, as mocks, recorders and tracers do.
+    While something has replaced the ``handle_async_request`` of httpx.AsyncHTTPTransport or of httpcore's pool, as
+    mocks, recorders and tracers do, requests go through an httpx.AsyncHTTPTransport.
 
     Args:
         verify: as in httpx: an ssl.SSLContext, or whether to check certificates. The context's ALPN protocols are set
-            to HTTP/1.1.
+            as ``http1`` and ``http2`` say.
         cert: as in httpx: a client certificate.
         trust_env: whether to use the certificates that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name.
-        http1: False: requests go through httpx's transport.
-        http2: True: requests go through httpx's transport.
+        http1: whether to use HTTP/1.1. Without, and with ``http2``, HTTP/2 is used for http URLs as well.
+        http2: whether to use HTTP/2, where the server chooses it in the TLS handshake (ALPN).
         limits: the most connections, the most idle connections, and the seconds that a connection may be idle.
         proxy: as in httpx: an ``http://``, ``https://``, ``socks5://`` or ``socks5h://`` proxy. An HTTP proxy forwards
             http:// requests, and opens a tunnel for all others.
@@ -66,7 +69,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             without a socket is used again without a look at whether the server has closed it.
 
     Raises:
-        ValueError: ``connect`` is given along with ``uds``, ``local_address``, ``socket_options`` or HTTP/2.
+        ValueError: ``connect`` is given along with ``uds``, ``local_address`` or ``socket_options``.
         Exception: whatever httpx raises for a certificate or a proxy that cannot be used.
 
     Requests raise:
@@ -77,7 +80,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         httpx.WriteError, httpx.WriteTimeout, httpx.ReadError, httpx.ReadTimeout: the connection breaks, or the server
             takes too long.
         httpx.RemoteProtocolError: the server closes the connection too early.
-        InvalidResponse: the response is not valid HTTP/1.1, or has more than 100 KiB or 256 fields of headers.
+        InvalidResponse: the response is not valid HTTP, or has more headers than 256 fields, or than 100 KiB over
+            HTTP/1.1 or 64 KiB over HTTP/2.
         httpx.LocalProtocolError: the request cannot be sent.
         httpx.UnsupportedProtocol: the URL scheme is not http, https, ws or wss.
         TypeError, ValueError: a value in the request's extensions is invalid.
@@ -85,7 +89,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             that has ended are dropped.
 
     Cancellation:
-        Closes the request's connection, and lets the next request open one in its place.
+        Closes the request's connection, and lets the next request open one in its place; over HTTP/2, only resets the
+        stream.
     """
 
     def __init__(
@@ -118,18 +123,12 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             retries=retries,
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
-        self._sender = new_wire(arguments, connect) or httpx.AsyncHTTPTransport(**arguments)
+        self._wire = new_wire(arguments, connect)
         self._stand_in = StandIn(httpx, lambda: httpx.AsyncHTTPTransport(**arguments))
 
     def statistics(self) -> TransportStatistics:
-        """Return the number of connections and of waiting requests.
-
-        Raises:
-            RuntimeError: requests are left to httpx, which has no statistics.
-        """
-        if isinstance(self._sender, Wire):
-            return self._sender.statistics()
-        raise RuntimeError(NO_STATISTICS.format("httpx"))
+        """Return the number of connections, of waiting requests, and of streams."""
+        return self._wire.statistics()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response, with the body still to be read.
@@ -139,11 +138,11 @@ class HTTPTransport(httpx.AsyncBaseTransport):
                 of httpx.
         """
         check_request(request, "HTTPTransport")
-        transport = self._stand_in.find() or self._sender
+        transport = self._stand_in.find() or self._wire
         return await transport.handle_async_request(request)
 
     async def __aenter__(self) -> Self:
-        await self._sender.__aenter__()
+        await self._wire.__aenter__()
         return self
 
     async def aclose(self) -> None:
@@ -159,16 +158,14 @@ class HTTPTransport(httpx.AsyncBaseTransport):
                 being closed.
         """
         try:
-            await self._sender.aclose()
+            await self._wire.aclose()
         finally:
             await self._stand_in.aclose()
 
 
 def answer_with(transport: HTTPTransport, response_class: type[ReadyResponse]) -> None:
     """Let the responses of a transport be of a class, so that its client need not copy them."""
-    sender = transport._sender  # pyright: ignore[reportPrivateUsage]
-    if isinstance(sender, Wire):
-        sender.response_class = response_class
+    transport._wire.response_class = response_class  # pyright: ignore[reportPrivateUsage]
 
 
 L = TypeVar("L", bound=Limits)
@@ -191,16 +188,13 @@ class Arguments(TypedDict, Generic[L, P]):
     socket_options: list[SocketOption] | None
 
 
-def new_wire(arguments: Arguments[L, P], connect: Connect | None) -> Wire | None:
-    """Return a wire; None: it cannot do yet what the arguments say.
+def new_wire(arguments: Arguments[L, P], connect: Connect | None) -> Wire:
+    """Return a wire.
 
     Raises:
         ValueError: ``connect`` does not go with the arguments.
         Exception: what httpx raises for a certificate or a proxy that cannot be used.
     """
-    opener = _opener(arguments, connect)
-    if not arguments["http1"] or arguments["http2"]:
-        return None
     trust_env = arguments["trust_env"]
     proxy = None if arguments["proxy"] is None else ProxyServer.of(arguments["proxy"])
     proxy_context = None
@@ -208,10 +202,11 @@ def new_wire(arguments: Arguments[L, P], connect: Connect | None) -> Wire | None
         proxy_context = proxy.ssl_context or _ssl_context(True, None, trust_env=trust_env)
     connector = Connector(
         ssl_context=_ssl_context(arguments["verify"], arguments["cert"], trust_env=trust_env),
-        opener=opener,
+        opener=_opener(arguments, connect),
         proxy=proxy,
         proxy_ssl_context=proxy_context,
         retries=arguments["retries"],
+        protocols=Protocols(http1=arguments["http1"], http2=arguments["http2"]),
     )
     return Wire(connector, arguments["limits"])
 
@@ -220,8 +215,6 @@ def _opener(arguments: Arguments[L, P], connect: Connect | None) -> Opener:
     uds, local_address, options = arguments["uds"], arguments["local_address"], arguments["socket_options"]
     if connect is None:
         return TcpOpener(local_address, options) if uds is None else UnixSocketOpener(uds, options)
-    if not arguments["http1"] or arguments["http2"]:
-        raise ValueError("connect= is for HTTP/1.1 only so far")
     if not (uds is None and local_address is None and options is None):
         raise ValueError("connect= opens the connections itself: uds=, local_address= and socket_options= do not apply")
     return UserOpener(connect)

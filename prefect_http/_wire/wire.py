@@ -13,8 +13,11 @@ from typing import Protocol
 
 import anyio.lowlevel
 import httpx
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import (
+    checkpoint,
     clock,
     has_ended,
     loop_getter,
@@ -23,7 +26,7 @@ from prefect_http._concurrency.backend import (
     new_event,
     spawn_root_task_soon,
 )
-from prefect_http._errors import InvalidResponse
+from prefect_http._errors import InvalidResponse, RequestNotProcessed
 from prefect_http._httpx_details import ReadyResponse, hold_body
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
@@ -31,9 +34,14 @@ from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
 from prefect_http._wire.h1.request_head import encode_headers, request_line
 from prefect_http._wire.h1.response_body import ResponseBody, WholeBody
 from prefect_http._wire.h1.response_head import Framing
+from prefect_http._wire.h2.exchange import HTTP1Required, StreamExchange, request_head
+from prefect_http._wire.h2.repeats import MAX_REPEATS, SendAgain, delay_before
+from prefect_http._wire.h2.response_body import StreamBody
+from prefect_http._wire.h2.session import Session
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.origin import Origin
-from prefect_http._wire.pool import Pool, PoolRequest, RequestState
+from prefect_http._wire.pool import Pool
+from prefect_http._wire.pool_request import GRANTED, REFUSED, WAITING, PoolRequest
 from prefect_http._wire.proxy.forwarder import Forwarder
 from prefect_http._wire.timeouts import TimeoutWatcher
 
@@ -44,7 +52,10 @@ _OTHER_LOOP = (
     "use one transport for each event loop"
 )
 # Every request is compared with these, and Python 3.11 takes 0.2 us to look up a member of an enum.
-_GRANTED, _TUNNEL = RequestState.GRANTED, Framing.TUNNEL
+_TUNNEL = Framing.TUNNEL
+_MISDIRECTED = 421
+
+AnyConnection = Connection | Session
 
 
 _logger = logging.getLogger("prefect_http")
@@ -58,11 +69,13 @@ class TransportStatistics:
         connections: the number of connections that are open or being opened.
         idle: the number of open connections that no request uses.
         waiting: the number of requests that wait for a connection.
+        streams: the number of requests on HTTP/2 connections, which several share.
     """
 
     connections: int
     idle: int
     waiting: int
+    streams: int = 0
 
 
 class Limits(Protocol):
@@ -74,7 +87,7 @@ class Limits(Protocol):
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Sends requests over HTTP/1.1, on connections of its own.
+    """Sends requests over HTTP/1.1 and HTTP/2, on connections of its own.
 
     Args:
         connector: opens the connections.
@@ -88,16 +101,22 @@ class Wire(httpx.AsyncBaseTransport):
 
     def __init__(self, connector: Connector, limits: Limits) -> None:
         self._connector = connector
+        self._protocols = connector.protocols
         proxy = connector.proxy
-        self._forwarder = None if proxy is None or proxy.is_socks else Forwarder(proxy)
-        self._pool = Pool[Connection](
+        # HTTP/2 without TLS goes through a tunnel.
+        is_forwarding = proxy is not None and not proxy.is_socks and self._protocols.http1
+        self._forwarder = Forwarder(proxy) if proxy is not None and is_forwarding else None
+        self._pool = Pool[AnyConnection](
             max_connections=limits.max_connections,
             max_idle=limits.max_keepalive_connections,
             expiry=limits.keepalive_expiry,
+            protocols=connector.protocols,
         )
+        self._sessions: set[Session] = set()  # whose tasks have not ended
         # Many requests have the same headers as an earlier one, and the same URL.
         self._encode_headers = functools.lru_cache(_MAX_CACHED_HEADERS)(encode_headers)
         self._encode_line = functools.lru_cache(_MAX_CACHED_LINES)(request_line)
+        self._encode_head = functools.lru_cache(_MAX_CACHED_LINES)(request_head)
         self._watcher = TimeoutWatcher()
         self._loop: object = None
         self._current_loop: Callable[[], object] = object
@@ -106,41 +125,64 @@ class Wire(httpx.AsyncBaseTransport):
     def statistics(self) -> TransportStatistics:
         """Return a snapshot."""
         pool = self._pool
-        return TransportStatistics(connections=pool.in_use + pool.idle, idle=pool.idle, waiting=pool.waiting)
+        return TransportStatistics(
+            connections=pool.in_use + pool.idle, idle=pool.idle, waiting=pool.waiting, streams=pool.sharing
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response, with the body still to be read."""
         origin = Origin.of(request)
         if self._forwarder is None or not self._forwarder.proxy.forwards(origin):
             outgoing = OutgoingRequest.of(request, self._encode_headers, self._encode_line)
+            if self._protocols.http2 and (outgoing.headers.allow_upgrade or outgoing.method == "CONNECT"):
+                origin = self._protocols.for_upgrade(origin)
         else:
             origin, outgoing = self._forwarder.proxy.origin, self._forwarder.encode(request)
         self._bind_to_loop()
         pool_request = self._pool.acquire(origin, self._now(), outgoing.is_repeatable)
-        try:
-            exchange = await self._exchange(pool_request, outgoing)
-        except BaseException:
-            if outgoing.trace is None or pool_request.connection is None:
-                await self._release(pool_request, keep=False)
-            else:
-                await outgoing.trace.close(lambda: self._release(pool_request, keep=False))
-            raise
-        response = self._response(pool_request, outgoing, exchange)
+        exchange, repeats = None, 0
+        while exchange is None:
+            delay = None
+            try:
+                exchange = await self._exchange(pool_request, outgoing, repeats)
+            except SendAgain as again:
+                delay = again.delay
+            except BaseException:
+                if outgoing.trace is None or pool_request.connection is None or pool_request.shared is not None:
+                    # A connection that others use is still good; or its session has said that it is not.
+                    await self._release(pool_request, keep=pool_request.shared is not None)
+                else:
+                    await outgoing.trace.close(functools.partial(self._release, pool_request, keep=False))
+                raise
+            if delay is not None:
+                repeats += 1
+                await self._release(pool_request, keep=True)
+                await anyio.sleep(delay)
+                pool_request = self._pool.acquire(origin, self._now(), outgoing.is_repeatable)
+        if isinstance(exchange, Exchange):
+            response = self._response(pool_request, outgoing, exchange)
+        else:
+            response = self._stream_response(exchange)
         if self._pool.discarded:
-            await self._close_discarded()
+            await self.close_discarded()
         return response
 
-    async def _exchange(self, pool_request: PoolRequest[Connection], request: OutgoingRequest) -> Exchange:
+    async def _exchange(
+        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, repeats: int
+    ) -> Exchange | StreamExchange:
         """Wait for a connection, send the request on it, and receive the head of the response."""
-        if pool_request.state is not _GRANTED:
-            await self._wait(pool_request, request.timeouts.get("pool"))
+        if pool_request.state is not GRANTED:
+            await self._wait(pool_request, request)
         if self._pool.discarded:
-            await self._close_discarded()
+            await self.close_discarded()
         while pool_request.connection is not None and pool_request.connection.is_stale():
             self._pool.replace_stale(pool_request, self._now())
-            await self._close_discarded()
-        if pool_request.connection is not None:
-            exchange = Exchange(pool_request.connection, request)
+            await self.close_discarded()
+            if pool_request.state is not GRANTED:
+                await self._wait(pool_request, request)
+        connection = pool_request.connection
+        if isinstance(connection, Connection):
+            exchange = Exchange(connection, request)
             try:
                 await exchange.run()
                 return exchange
@@ -150,12 +192,55 @@ class Wire(httpx.AsyncBaseTransport):
                     raise
             pool_request.connection, pool_request.is_doubtful = None, False
             await exchange.connection.aclose()
-        exchange = Exchange(await self._connect(pool_request, request), request)
+        if not isinstance(connection, Session):
+            connection = await self._connect(pool_request, request)
+        if isinstance(connection, Session):
+            return await self._exchange_on_stream(pool_request, connection, request, repeats)
+        exchange = Exchange(connection, request)
         await exchange.run()
         return exchange
 
-    async def _wait(self, pool_request: PoolRequest[Connection], timeout: float | None) -> None:
+    async def _exchange_on_stream(
+        self, pool_request: PoolRequest[AnyConnection], session: Session, request: OutgoingRequest, repeats: int
+    ) -> StreamExchange:
+        """Send a request on a stream, and receive the head of the response.
+
+        Raises:
+            SendAgain: it can be sent again, and should be.
+        """
+
+        def release() -> None:
+            self._pool.release(pool_request, self._now(), keep=True)
+
+        source, origin, has_served = request.source, pool_request.origin, session.has_served
+        target = source.extensions.get("target", source.url.raw_path)
+        scheme = b"https" if origin.is_secure else b"http"
+        head = self._encode_head(source.method, scheme, target, tuple(source.headers.raw))
+        exchange = StreamExchange(session, request, head, release)
+        try:
+            await exchange.run()
+        except RequestNotProcessed as error:
+            if repeats >= MAX_REPEATS or not isinstance(request.body, bytes):
+                raise
+            if isinstance(error, HTTP1Required) and not self._protocols.require_http1(origin):
+                raise
+            raise SendAgain(delay_before(repeats)) from None
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
+            # The server may have closed the connection just as it was reused, as with HTTP/1.1.
+            if repeats or not has_served or not request.is_repeatable or not session.broke_off(exchange.stream):
+                raise
+            raise SendAgain(0.0) from None
+        if exchange.stream.status == _MISDIRECTED and not repeats and isinstance(request.body, bytes):
+            # The server does not want this request on this connection, and has not processed it (RFC 9110 15.5.20).
+            exchange.close()
+            self._pool.retire(session)
+            raise SendAgain(0.0)
+        return exchange
+
+    async def _wait(self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest) -> None:
         """Wait until a request is granted a connection."""
+        origin = pool_request.origin
+        timeout = request.timeouts.get("connect" if self._pool.is_opening(origin) else "pool")
         resolved = new_event()
         pool_request.on_resolved = resolved.set
         scope = new_cancel_scope()
@@ -167,28 +252,67 @@ class Wire(httpx.AsyncBaseTransport):
             # It may have been granted in the same moment, with a connection that is still good.
             await self._release(pool_request, keep=True)
             raise
-        if pool_request.state is RequestState.REFUSED:
+        if pool_request.state is REFUSED:
             raise httpx.ConnectError("the transport was closed while the request waited for a connection")
-        if pool_request.state is RequestState.WAITING:
+        if pool_request.state is WAITING:
             await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+            if self._pool.is_opening(origin):
+                raise httpx.ConnectTimeout(
+                    f"could not connect to {origin.peer} within {timeout:g} s: another request is still opening a "
+                    "connection that both may share"
+                )
             raise httpx.PoolTimeout(
                 f"no connection became free within {timeout:g} s: all {self._pool.max_connections} are in use"
             )
 
-    async def _connect(self, pool_request: PoolRequest[Connection], request: OutgoingRequest) -> Connection:
+    async def _connect(
+        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest
+    ) -> Connection | Session:
         origin = pool_request.origin
-        stream = await self._connector.connect(origin, request.timeouts.get("connect"), request.trace)
-        connection = Connection(stream, self._connector.peer_of(origin), self._watcher, self._now, max_receive_bytes())
+        try:
+            stream = await self._connector.connect(origin, request.timeouts.get("connect"), request.trace)
+        except httpx.TransportError:
+            self._pool.opening_failed(pool_request)
+            raise
+        peer = self._connector.peer_of(origin)
+        if self._protocols.http2 and self._protocols.is_http2(stream.extra(TLSAttribute.alpn_protocol, None)):
+            return await self._open_session(pool_request, request, stream, peer)
+        connection = Connection(stream, peer, self._watcher, self._now, max_receive_bytes())
         pool_request.connection = connection
-        if not self._pool.holds(pool_request):
-            raise httpx.ConnectError("the transport was closed while the request opened a connection")
+        self._check_held(pool_request)
+        self._pool.keep_apart(pool_request)
         if connection.has_early_data():
             # It cannot be the response. Perhaps the server greets its clients, as those for mail or SSH do.
             raise InvalidResponse(f"{connection.peer} sent data before the request was sent")
         return connection
 
+    async def _open_session(
+        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, stream: ByteStream, peer: str
+    ) -> Session:
+        session = Session(
+            stream,
+            peer,
+            self._watcher,
+            self._now,
+            max_receive_bytes(),
+            self,
+            self._pool.discarded,
+        )
+        pool_request.connection = session
+        if request.trace is not None:
+            await request.trace.step("http2.send_connection_init", checkpoint)
+        self._check_held(pool_request)
+        self._sessions.add(session)
+        session.start()
+        self._pool.share(pool_request, session.room)
+        return session
+
+    def _check_held(self, pool_request: PoolRequest[AnyConnection]) -> None:
+        if not self._pool.holds(pool_request):
+            raise httpx.ConnectError("the transport was closed while the request opened a connection")
+
     def _response(
-        self, pool_request: PoolRequest[Connection], request: OutgoingRequest, exchange: Exchange
+        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, exchange: Exchange
     ) -> httpx.Response:
         """Make the response. If all of it has arrived, its connection is released now."""
         connection, parser, initial_body = exchange.connection, exchange.parser, exchange.initial_body
@@ -222,21 +346,74 @@ class Wire(httpx.AsyncBaseTransport):
             extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data, body)
         return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
 
-    async def _release(self, pool_request: PoolRequest[Connection], *, keep: bool) -> None:
+    def _stream_response(self, exchange: StreamExchange) -> httpx.Response:
+        """Make the response of an exchange on a stream."""
+        stream, request, trailers = exchange.stream, exchange.request, list[tuple[bytes, bytes]]()
+        extensions: dict[str, object] = {
+            "http_version": b"HTTP/2",
+            "network_stream": exchange.session.network_stream,
+            "stream_id": stream.id,
+            "trailing_headers": trailers,
+        }
+        if request.trace is None and exchange.is_complete:
+            content = exchange.session.take_body(stream)
+            trailers += stream.trailers or ()
+            body = WholeBody(content)
+            response = self.response_class(stream.status, headers=stream.headers, stream=body, extensions=extensions)
+            hold_body(response, content)
+            return response
+
+        async def tidy_up() -> None:
+            if self._pool.discarded:
+                await self.close_discarded()
+
+        stream_body = StreamBody(exchange, trailers, tidy_up, lambda: self._drop_stream(exchange), request.trace)
+        return httpx.Response(stream.status, headers=stream.headers, stream=stream_body, extensions=extensions)
+
+    def _drop_stream(self, exchange: StreamExchange) -> None:
+        """End the exchange of a response that was never closed, from a finalizer, which may run anywhere."""
+        if exchange.has_ended:
+            return
+
+        async def close() -> None:
+            exchange.close()
+            await self._close_discarded_quietly()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            spawn_root_task_soon(self._loop, close, "prefect_http release")
+        warnings.warn(
+            f"unclosed response from {exchange.session.peer}; its stream is given up now",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+    # What a session tells.
+
+    def room_changed(self, session: Session, max_requests: int) -> None:
+        """Let more or fewer requests use a session."""
+        self._pool.set_max_requests(session, max_requests)
+
+    def going_away(self, session: Session) -> None:
+        """Let no further request use a session."""
+        self._pool.retire(session)
+
+    def ended(self, session: Session) -> None:
+        """Forget about a session whose tasks have ended."""
+        self._sessions.discard(session)
+
+    async def _release(self, pool_request: PoolRequest[AnyConnection], *, keep: bool) -> None:
         self._pool.release(pool_request, self._now(), keep=keep)
         if self._pool.discarded:
-            await self._close_discarded()
+            await self.close_discarded()
 
-    def _drop(self, pool_request: PoolRequest[Connection]) -> None:
+    def _drop(self, pool_request: PoolRequest[AnyConnection]) -> None:
         """Release a request whose response was never closed, from a finalizer, which may run anywhere."""
         if not self._pool.holds(pool_request):  # closed with the transport, or dropped with its event loop
             return
 
         async def release() -> None:
-            try:
-                await self._release(pool_request, keep=False)
-            except Exception:
-                _logger.debug("closing a connection failed", exc_info=True)
+            self._pool.release(pool_request, self._now(), keep=False)
+            await self._close_discarded_quietly()
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
             spawn_root_task_soon(self._loop, release, "prefect_http release")
@@ -246,7 +423,13 @@ class Wire(httpx.AsyncBaseTransport):
             stacklevel=2,
         )
 
-    async def _close_discarded(self) -> None:
+    async def _close_discarded_quietly(self) -> None:
+        try:
+            await self.close_discarded()
+        except Exception:
+            _logger.debug("closing a connection failed", exc_info=True)
+
+    async def close_discarded(self) -> None:
         """Close what the pool has discarded. If that fails for one connection, the others are closed all the same."""
         failures: list[BaseException] = []
         while self._pool.discarded:
@@ -261,6 +444,7 @@ class Wire(httpx.AsyncBaseTransport):
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
         self._encode_headers.cache_clear()  # there may be credentials among them
         self._encode_line.cache_clear()
+        self._encode_head.cache_clear()
         if self._forwarder is not None:
             self._forwarder.clear()
         if not self._is_own_loop():
@@ -273,7 +457,9 @@ class Wire(httpx.AsyncBaseTransport):
         self._pool.close()
         try:
             if self._pool.discarded:
-                await self._close_discarded()
+                await self.close_discarded()
+            for session in list(self._sessions):
+                await session.wait_ended()
         finally:
             await self._watcher.stop()
 
@@ -298,6 +484,7 @@ class Wire(httpx.AsyncBaseTransport):
         self._pool.close(silently=True)
         while self._pool.discarded:
             self._pool.discarded.pop().abandon()
+        self._sessions.clear()
 
     def _is_own_loop(self) -> bool:
         try:

@@ -125,7 +125,7 @@ def description(transport: Any) -> object:
     """
     made: Any = transport
     if isinstance(transport, HTTPTransport):
-        sender = made._sender
+        sender = made._wire
         made = as_made_by_httpx(sender) if isinstance(sender, Wire) else sender
     if not isinstance(made, httpx.AsyncHTTPTransport):
         return id(transport)
@@ -150,6 +150,8 @@ def as_made_by_httpx(wire: Any) -> httpx.AsyncHTTPTransport:
     )
     return httpx.AsyncHTTPTransport(
         verify=connector.ssl_context,
+        http1=connector.protocols.http1,
+        http2=connector.protocols.http2,
         limits=limits,
         proxy=None if connector.proxy is None else as_named_by_users(connector.proxy),
         local_address=connector.opener.local_address,
@@ -330,12 +332,12 @@ def test_the_errors(name: str) -> None:
 
 
 def test_http2_without_h2() -> None:
-    """Without h2 installed, HTTP/2 is httpx's error."""
-    with pytest.MonkeyPatch.context() as patch:
+    """HTTP/2 does not need h2, which httpx's does."""
+    with environment({}), pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "h2", None)
-        kind, text = cast(tuple[type, str], compare({}, {"http2": True, "verify": False}))
-    assert kind is ImportError
-    assert "httpx[http2]" in text
+        client, wrappers = new_client({"http2": True, "verify": False})
+    assert [type(wrapper.wrapped) for wrapper in wrappers] == [HTTPTransport]
+    assert not client.is_closed
 
 
 def test_verification_is_httpxs() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.rows import each_row
 
 from prefect_http import InvalidResponse, RetryPolicy, ThrottleTimeout
+from prefect_http._errors import RequestNotProcessed
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 
 MIDDLE = 0.5  # the random number that chooses the middle of a wait's bounds
@@ -69,6 +70,11 @@ REQUEST_ERRORS = sorted(
 def test_classify(name: str) -> None:
     """Exactly the eight documented exceptions may be retried, and no other exception of httpx."""
     assert classify(getattr(httpx, name)("oh")) is CLASSES.get(name, Failure.FINAL)
+
+
+def test_request_that_was_not_processed() -> None:
+    """A request that the server says it has not processed counts as not sent, even by an unknown server."""
+    assert classify(RequestNotProcessed("refused")) is Failure.NEVER_SENT
 
 
 def test_classify_knows_every_listed_exception() -> None:

@@ -30,7 +30,7 @@ class Steps(trio.abc.Instrument):
         self.number = number
         self.when = when
         self.cancel = cancel
-        self.count = -1  # for the rest of the step that sets this up
+        self.count = 0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         if task is self.task and self.when == "woken" and self.count == self.number:

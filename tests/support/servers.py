@@ -202,11 +202,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def hypercorn_on_trio(app: ASGIApp) -> Iterator[str]:
+def hypercorn_on_trio(app: ASGIApp, certfile: str | None = None, keyfile: str | None = None) -> Iterator[str]:
     """Run an app under hypercorn, on trio, in a thread; yield its URL."""
     config = hypercorn.config.Config()
+    config.certfile, config.keyfile = certfile, keyfile
     config.bind = ["127.0.0.1:0"]
     config.errorlog = None
+    config.graceful_timeout = 0.1  # for connections that a client has left in the middle of a request
     addresses: list[str] = []
     is_up, stop = threading.Event(), trio.Event()
     token: list[trio.lowlevel.TrioToken] = []

@@ -10,6 +10,7 @@ from types import FrameType
 
 import httpx
 import pytest
+from support.h2_peers import h2_server, h2_transport, serve_paths
 from support.servers import answer, raw_server
 from support.wire import new_request, new_transport
 
@@ -44,6 +45,15 @@ async def test_calls_of_a_warm_request() -> None:
         counts = [await calls_of(transport, new_request(server.url)) for _ in range(5)]
     assert server.connections == 1
     assert sum(counts[-1].values()) <= 66, counts[-1]
+
+
+@pytest.mark.anyio
+async def test_calls_of_a_warm_request_over_http2() -> None:
+    """Over HTTP/2, it takes twice as many, those of the tasks that read and write included."""
+    async with h2_server(serve_paths) as server, h2_transport() as transport:
+        counts = [await calls_of(transport, new_request(server.url)) for _ in range(5)]
+    assert server.bytes_server.connections == 1
+    assert sum(counts[-1].values()) <= 130, counts[-1]
 
 
 async def upload_of(parts: int) -> AsyncIterator[bytes]:

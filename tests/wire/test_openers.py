@@ -346,7 +346,7 @@ async def test_a_stream_that_speaks_first() -> None:
 
 
 def test_arguments_that_exclude_each_other() -> None:
-    """What concerns only the transport's own sockets is refused beside ``connect``, and so is HTTP/2."""
+    """What concerns only the transport's own sockets is refused beside ``connect``."""
 
     async def connect(host: str, port: int) -> anyio.abc.ByteStream:
         raise AssertionError
@@ -354,10 +354,6 @@ def test_arguments_that_exclude_each_other() -> None:
     others: list[dict[str, Any]] = [{"uds": "/socket"}, {"local_address": "127.0.0.1"}, {"socket_options": []}]
     for arguments in others:
         with pytest.raises(ValueError, match="uds=, local_address= and socket_options= do not apply"):
-            HTTPTransport(connect=connect, **arguments)
-    versions: list[dict[str, Any]] = [{"http2": True}, {"http1": False}]
-    for arguments in versions:
-        with pytest.raises(ValueError, match=r"connect= is for HTTP/1\.1 only so far"):
             HTTPTransport(connect=connect, **arguments)
 
 

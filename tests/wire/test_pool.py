@@ -6,12 +6,9 @@ Connections are numbers; times are binary fractions, so that their sums are exac
 from __future__ import annotations
 
 import itertools
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -25,9 +22,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support.rows import each_row
+from support.steps import steps
 
 from prefect_http._wire.origin import Origin
-from prefect_http._wire.pool import Pool, PoolRequest, RequestState
+from prefect_http._wire.pool import Pool
+from prefect_http._wire.pool_request import PoolRequest, RequestState
 
 WAITING, GRANTED, REFUSED = RequestState
 
@@ -530,24 +529,6 @@ def test_origins_leave_nothing_behind(way: str) -> None:
 
 
 # --- What an operation costs
-
-
-def steps(do: Callable[[], object]) -> int:
-    """Count the lines of Python that are executed."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        do()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def with_idle(count: int) -> Pool[int]:

@@ -28,6 +28,7 @@ class OutgoingRequest(NamedTuple):
         line: the first line.
         headers: the headers, encoded.
         body: the body, or the stream that makes it.
+        source: the request that it was made of.
         timeouts: by name, in seconds; those that are absent or None are not limited.
         trace: what listens to its events.
     """
@@ -36,6 +37,7 @@ class OutgoingRequest(NamedTuple):
     line: bytes
     headers: EncodedHeaders
     body: bytes | httpx.AsyncByteStream
+    source: httpx.Request
     timeouts: Mapping[str, float | None]
     trace: Trace | None
 
@@ -67,7 +69,7 @@ class OutgoingRequest(NamedTuple):
         # Not of a subclass, which may want to know how much of it has been sent.
         body = b"".join(stream) if type(stream) is httpx.ByteStream else stream
         timeouts = checked_timeouts(extensions.get("timeout"))
-        return cls(request.method, line, headers, body, timeouts, Trace.of(request))
+        return cls(request.method, line, headers, body, request, timeouts, Trace.of(request))
 
     @property
     def is_repeatable(self) -> bool:
