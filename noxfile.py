@@ -80,11 +80,12 @@ ON_HTTPX2 = [*LOWEST, "--ignore=tests/concurrency", "--ignore=tests/lifespan"]
 # collects and reports its own part: so they need a quarter less processor time than pytest-xdist.
 CLIENT = ["tests/client", "tests/throttle", "tests/retry", "tests/fields", "tests/wire/h1"]
 TLS = ["tests/wire/test_https.py", "tests/wire/test_tls.py", "tests/wire/test_trace.py"]
-WIRE = [f"tests/wire/{file.name}" for file in Path(__file__).parent.glob("tests/wire/test_*.py")]
+FILES = [f"tests/wire/{file.name}" for file in Path(__file__).parent.glob("tests/wire/test_*.py")]
+WIRE = ["tests/wire/proxy", *(file for file in FILES if file not in TLS)]
 PARTS = {
-    "others": ["tests", *(f"--ignore={path}" for path in (*CLIENT, *WIRE, "tests/wire/proxy") if path not in TLS)],
+    "others": ["tests", *(f"--ignore={path}" for path in (*CLIENT, *WIRE))],
     "client": CLIENT,
-    "wire": ["tests/wire", *(f"--ignore={path}" for path in ("tests/wire/h1", *TLS))],
+    "wire": WIRE,
 }
 
 # Many CI images set this. Then each process would compile all tests, for 6 s.
