@@ -44,7 +44,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
       hold for connections to proxies as well, and an HTTP proxy opens a tunnel without TLS for ws:// requests.
     - With HTTP/2, one request's timeout, cancellation or error does not end the connection that others use. What the
       server says it has not processed is sent again, whatever its method, if its body is of bytes.
-    - Many requests to an unknown host wait for the first connection, which may be HTTP/2, before they open more.
+    - If HTTP/2 is possible, requests to an unknown host wait for its first connection before they open more.
 
     While something has replaced the ``handle_async_request`` of httpx.AsyncHTTPTransport or of httpcore's pool, as
     mocks, recorders and tracers do, requests go through an httpx.AsyncHTTPTransport.
