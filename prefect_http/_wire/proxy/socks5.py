@@ -114,7 +114,9 @@ class Socks5Handshake:
 
     def _check_version(self, received: bytes, version: int) -> None:
         if received and received[0] != version:
-            raise InvalidResponse(f"{self._proxy} does not speak SOCKS5: its reply begins with {received[:8]!r}")
+            # Later on, it may be an echo of the credentials.
+            quoted = received[: 8 if self._step is Socks5Handshake._receive_method else 1]
+            raise InvalidResponse(f"{self._proxy} does not speak SOCKS5: its reply begins with {quoted!r}")
 
     def _receive_method(self, received: bytes) -> bytes | None:
         self._check_version(received, _VERSION)

@@ -122,6 +122,13 @@ def test_other_protocols() -> None:
             new_handshake().feed(NO_AUTH + b"\5\0\0%c\0" % kind)
 
 
+def test_an_echo() -> None:
+    """Once the proxy has been sent the credentials, errors do not quote what it sends."""
+    for replies in (PASSWORD + b"s3cret", PASSWORD + b"\1\0s3cret"):
+        with pytest.raises(InvalidResponse, match=r"its reply begins with b's'$"):
+            new_handshake(credentials=USER).feed(replies)
+
+
 def test_credentials() -> None:
     """User and password may have up to 255 bytes each; the error does not quote them."""
     Credentials(b"x" * 255, b"").check()
