@@ -253,14 +253,21 @@ class TLSStream(ByteStream):
 
 
 def has_tls_input(ssl_object: ssl.SSLObject) -> bool:
-    """Return whether TLS holds data that has not been read, decrypted or not, or the end of the stream."""
+    """Return whether TLS holds data that has not been read, decrypted or not, or the end of the stream.
+
+    If there is data, its first byte is taken out. The connection is of no use then.
+    """
+    return take_tls_input(ssl_object) is not None
+
+
+def take_tls_input(ssl_object: ssl.SSLObject) -> bytes | None:
+    """Take out the first byte of what TLS holds; ``b""`` at the end of the stream, or after an error; None: nothing."""
     try:
-        ssl_object.read(1)
+        return ssl_object.read(1)
     except ssl.SSLWantReadError:
-        return False
+        return None
     except ssl.SSLError:
-        return True
-    return True
+        return b""
 
 
 def has_early_tls_data(ssl_object: ssl.SSLObject) -> bool:

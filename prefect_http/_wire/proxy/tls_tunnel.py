@@ -8,9 +8,10 @@ from typing import Any, cast
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
+from prefect_http._concurrency.backend import checkpoint
 from prefect_http._concurrency.socket_attributes import InputAttribute, Peek
 from prefect_http._wire.raw_socket import peek_of
-from prefect_http._wire.tls import has_tls_input
+from prefect_http._wire.tls import take_tls_input
 
 
 class TLSTunnel(ByteStream):
@@ -22,9 +23,14 @@ class TLSTunnel(ByteStream):
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
+        self._seen = b""  # what a look at the input has taken out of TLS
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what arrives next."""
+        if self._seen:
+            await checkpoint()
+            data, self._seen = self._seen, b""
+            return data
         return await self._stream.receive(max_bytes)
 
     async def send(self, item: bytes) -> None:
@@ -49,9 +55,10 @@ class TLSTunnel(ByteStream):
         ssl_object, peek = self._stream.extra(TLSAttribute.ssl_object), peek_of(self._stream)
 
         def look() -> bytes | None:
-            # The byte that this takes out is not missed: a connection that has input while it is idle is closed.
-            if has_tls_input(ssl_object):
-                return b""
-            return None if peek is None else peek()
+            found = self._seen or take_tls_input(ssl_object)
+            if found is None:
+                return None if peek is None else peek()
+            self._seen = found
+            return found
 
         return look

@@ -65,6 +65,17 @@ async def test_input_below() -> None:
     assert connection.is_stale()
 
 
+async def test_looking_takes_nothing_away() -> None:
+    """What has been looked at is received afterwards: `is_readable` may be asked while another protocol is spoken."""
+    client, server = tls_pair(TLS_1_3)
+    server.tls.write(b"hello")
+    stream = TLSTunnel(TLSStream(FakeStream(server.outgoing.read()), client.tls, client.incoming, client.outgoing))
+    assert await stream.receive(2) == b"he"
+    assert [has_input(stream) for _ in range(3)] == [True] * 3
+    assert await stream.receive() + await stream.receive() == b"llo"
+    assert not has_input(stream)
+
+
 async def test_bytes() -> None:
     """What is sent and received passes through, and closing closes the stream below."""
     client, server = tls_pair(TLS_1_3)
