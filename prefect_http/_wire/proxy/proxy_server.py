@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prefect_http._ports import MAX_PORT
 from prefect_http._wire.origin import Origin
 from prefect_http._wire.proxy.proxy_headers import Headers, basic_authorization
 from prefect_http._wire.proxy.socks5 import Credentials
@@ -62,13 +63,15 @@ class ProxyServer:
 
         Raises:
             RuntimeError: there is an SSL context, and no TLS to use it for; as httpx.
-            ValueError: the user name or the password is too long for SOCKS5.
+            ValueError: there is no such port, or the user name or the password is too long for SOCKS5.
         """
         url, auth = proxy.url, proxy.raw_auth
         scheme = url.raw_scheme
         if proxy.ssl_context is not None and scheme != b"https":
             raise RuntimeError("the ssl_context of a proxy is for https:// proxies only")
-        port = url.port or _PORTS[scheme]
+        port = _PORTS[scheme] if url.port is None else url.port
+        if not 0 < port <= MAX_PORT:
+            raise ValueError(f"invalid port {port} in the URL of a proxy")
         if scheme in {b"socks5", b"socks5h"}:  # the proxy resolves names for both, as with httpx
             credentials = None if auth is None else Credentials(*auth)
             if credentials is not None:

@@ -48,7 +48,7 @@ def test_headers() -> None:
 
 
 def test_what_cannot_be_used() -> None:
-    """A context without TLS, credentials that are too long and an unknown protocol are errors at once."""
+    """A context without TLS, long credentials, an invalid port and an unknown protocol are errors at once."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for scheme in ("http", "socks5"):
         with pytest.raises(RuntimeError, match="ssl_context of a proxy is for https:// proxies only"):
@@ -57,5 +57,8 @@ def test_what_cannot_be_used() -> None:
     with pytest.raises(ValueError, match="at most 255 bytes") as caught:
         HTTPTransport(proxy="socks5://user:" + "s3cret" * 50 + "@p")
     assert "s3cret" not in str(caught.value)
+    for port in (0, 65536):
+        with pytest.raises(ValueError, match=f"^invalid port {port} in the URL of a proxy$"):
+            HTTPTransport(proxy=f"http://user:s3cret@127.0.0.1:{port}")
     with pytest.raises(ValueError, match="Unknown scheme for proxy URL"):
         HTTPTransport(proxy="ftp://user:s3cret@p")
