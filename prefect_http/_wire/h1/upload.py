@@ -132,9 +132,9 @@ class Upload:
                         raise
                     if framed := self._framer.frame(chunk):
                         await self._connection.send(framed, self._write_timeout)
-                        if turn.is_over():
-                            await checkpoint()  # sending need not be one, and the other task has to see the response
-                            turn = _Turn()
+                    if turn.is_over():
+                        await checkpoint()  # sending need not be one, and the other task has to see the response
+                        turn = _Turn()
                 if end := self._framer.end():
                     await self._connection.send(end, self._write_timeout)
             except anyio.get_cancelled_exc_class():
