@@ -8,13 +8,17 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
+import anyio
 import httpx
 from anyio.abc import ByteStream
 
 from prefect_http._concurrency.backend import connect_tcp, connect_unix
 from prefect_http._types import Connect, SocketOption
 from prefect_http._wire.network_errors import close_forcefully, reason_for
-from prefect_http._wire.raw_socket import raw_socket_of
+from prefect_http._wire.raw_socket import is_unconnected, raw_socket_of
+
+# How long to wait until a Unix socket whose queue is full is tried again.
+_QUEUE_SECONDS = 0.01
 
 
 class Opener(Protocol):
@@ -90,8 +94,11 @@ class UnixSocketOpener:
         self.socket_options = None if socket_options is None else list(socket_options)
 
     async def open(self, host: str, port: int) -> ByteStream:
-        """Connect to the socket."""
-        return await _with_options(await connect_unix(self.path), self.socket_options or ())
+        """Connect to the socket, as soon as the server's queue of new connections has room."""
+        while is_unconnected(stream := await connect_unix(self.path)):
+            await close_forcefully(stream)
+            await anyio.sleep(_QUEUE_SECONDS)
+        return await _with_options(stream, self.socket_options or ())
 
     def info(self, host: str, port: int, timeout: float | None) -> Mapping[str, object]:
         """Return the info of the events."""

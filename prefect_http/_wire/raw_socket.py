@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
+import sys
 from typing import TypeVar
 
 from anyio.abc import ByteStream, SocketAttribute
@@ -31,6 +33,23 @@ def _extra(stream: ByteStream, attribute: T) -> T | None:
         return stream.extra(attribute, None)
     except AttributeError:  # under uvloop: anyio asks the socket for its address, and there is no socket any more
         return None
+
+
+def is_unconnected(stream: ByteStream) -> bool:
+    """Return whether a stream over a Unix socket that has just been opened is not connected.
+
+    If the server's queue of new connections is full, Linux does not connect a socket that must not block (EAGAIN), and
+    does not say when there is room. trio and asyncio wait until it is writable, and then find no error.
+    """
+    raw_socket = raw_socket_of(stream)
+    if raw_socket is None:
+        return False
+    try:
+        raw_socket.getpeername()
+    except OSError as error:
+        # On other systems, that is so if the server has closed the connection already.
+        return sys.platform == "linux" and error.errno == errno.ENOTCONN
+    return False
 
 
 def close_without_loop(raw_socket: socket.socket) -> None:

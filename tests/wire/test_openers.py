@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,39 @@ async def test_no_unix_socket(tmp_path: Path) -> None:
             with pytest.raises(httpx.ConnectError) as caught:
                 await client.get("http://x.test/")
             assert str(caught.value).startswith(message)
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the connection is refused")
+async def test_a_unix_socket_whose_queue_is_full(tmp_path: Path) -> None:
+    """While a server has too many new connections to accept, requests wait, as long as the connect timeout."""
+    before = open_sockets()
+    path = str(tmp_path / "socket")
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        listener.settimeout(5)
+        waiting = sockets.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.connect(path)
+        async with new_client(HTTPTransport(uds=path), timeout=0.03) as client:
+            with pytest.raises(httpx.ConnectTimeout, match=r"could not connect to x\.test:80 at the Unix socket "):
+                await client.get("http://x.test/")
+        async with new_client(HTTPTransport(uds=path)) as client, anyio.create_task_group() as tasks:
+
+            async def post() -> None:
+                assert (await client.post("http://x.test/")).status_code == 204
+
+            def serve() -> None:
+                sockets.enter_context(listener.accept()[0])
+                accepted = sockets.enter_context(listener.accept()[0])
+                assert accepted.recv(4096).startswith(b"POST")
+                accepted.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+            tasks.start_soon(post)
+            await anyio.sleep(0.03)
+            await anyio.to_thread.run_sync(serve)
+    await sockets_closed(before)
 
 
 @pytest.mark.anyio

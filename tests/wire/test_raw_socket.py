@@ -18,7 +18,7 @@ from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.origin import Origin
-from prefect_http._wire.raw_socket import close_without_loop, has_early_data, raw_socket_of
+from prefect_http._wire.raw_socket import close_without_loop, has_early_data, is_unconnected, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
 
 
@@ -152,3 +152,8 @@ def test_early_data_that_the_loop_has_read(pair: tuple[socket.socket, socket.soc
         connection = Connection(Reading(pair[0], data), "x:80", TimeoutWatcher(), lambda: 0.0, 100)
         assert connection.is_stale()
         assert connection.has_early_data() is bool(data)
+
+
+def test_a_stream_without_a_socket_is_not_unconnected() -> None:
+    """A stream that has been closed by the time it is asked has been connected."""
+    assert not is_unconnected(FakeStream())
