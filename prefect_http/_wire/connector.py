@@ -61,7 +61,7 @@ class Connector:
 
     @cached_property
     def proxy_ssl_context(self) -> ssl.SSLContext:
-        """The same for the proxy. Its own, since what one of them is set to does not concern the other."""
+        """The same for TLS with the proxy: another object, so that settings of one do not affect the other."""
         return httpx.create_ssl_context(trust_env=False)
 
     def peer_of(self, origin: Origin) -> str:
@@ -121,7 +121,7 @@ class Connector:
             await dial.start_tls(library, self.ssl_context, alpn, origin, self.peer_of(origin))
 
     def _nearest(self, origin: Origin) -> Origin:
-        """Return where a stream to an origin has to lead first."""
+        """Return where connections to an origin lead first: to the proxy, if there is one."""
         return origin if self.proxy is None else self.proxy.origin
 
     def _info(self, nearest: Origin, timeout: float | None) -> Mapping[str, object]:
@@ -145,7 +145,7 @@ class _Dial:
         trace: what listens.
 
     Attributes:
-        stream: what has been opened so far, to be closed if a step fails, or what listens to it; None: nothing.
+        stream: what has been opened so far; it is closed if a step, or what listens to it, fails. None: nothing.
     """
 
     def __init__(self, timeout: float | None, trace: Trace | None) -> None:

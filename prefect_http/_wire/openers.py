@@ -110,7 +110,7 @@ class UnixSocketOpener:
 
 
 class UserOpener:
-    """Lets a function of the user open streams in the place of TCP.
+    """Opens streams with a function of the user, instead of TCP.
 
     Args:
         connect: the function.

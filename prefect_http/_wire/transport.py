@@ -59,14 +59,13 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         limits: the most connections, the most idle connections, and the seconds that a connection may be idle.
         proxy: as in httpx: an ``http://``, ``https://``, ``socks5://`` or ``socks5h://`` proxy. An HTTP proxy forwards
             http:// requests, and opens a tunnel for all others.
-        uds: the path of a Unix socket, which connections lead to in the place of TCP; with ``proxy``, those to the
-            proxy.
+        uds: the path of a Unix socket to connect to, instead of TCP; with ``proxy``, the socket of the proxy.
         local_address: the local address that connections are opened from.
         retries: how many times to retry a connection that cannot be opened, after 0, 0.5, 1, 2, ... seconds.
         socket_options: set on each socket, in addition to TCP_NODELAY.
-        connect: opens connections in the place of TCP: called with a host, which is a name or an address, and a port,
+        connect: opens connections, instead of TCP: called with a host, which is a name or an address, and a port,
             it returns a stream that leads there; with ``proxy``, to the proxy. TLS is started on top of it. A stream
-            without a socket is used again without a look at whether the server has closed it.
+            without a socket is reused without checking whether the server has closed it.
 
     Raises:
         ValueError: ``connect`` is given along with ``uds``, ``local_address`` or ``socket_options``.

@@ -11,10 +11,10 @@ from prefect_http._wire.h1.response_head import ResponseHead
 from prefect_http._wire.h1.response_parser import ResponseParser
 from prefect_http._wire.proxy.proxy_headers import Headers, merged
 
-_MAX_WORDS = 300
-# What says more than the reason phrase: RFC 9209, RFC 9110 section 11.7.1, and Squid's own.
-_TELLING = (b"proxy-status", b"proxy-authenticate", b"x-squid-error")
-# The proxy is willing, but cannot reach the server.
+_MAX_REASON = 300
+# Headers that say more than the reason phrase: RFC 9209, RFC 9110 section 11.7.1, and Squid's own.
+_REASON_HEADERS = (b"proxy-status", b"proxy-authenticate", b"x-squid-error")
+# The proxy would open a tunnel, but cannot reach the server.
 _UNREACHABLE = {502, 503, 504}
 
 
@@ -71,7 +71,7 @@ class HttpTunnelHandshake:
         """Check that the tunnel is open, now that there is a response.
 
         Raises:
-            httpx.ProxyError: it is not: the response is no 2xx. The message has the proxy's own words.
+            httpx.ProxyError: it is not: the response is not a 2xx. The message says why, in the proxy's own words.
         """
         head = self.parser.head
         assert head is not None
@@ -82,8 +82,8 @@ class HttpTunnelHandshake:
     def _words(self, head: ResponseHead) -> str:
         """Return what the proxy says, without the client's credentials, which it may echo."""
         fields = {name.lower(): (name, value) for name, value in head.headers}
-        told = [b"%b: %b" % fields[name] for name in _TELLING if name in fields]
-        words = b"%d %b" % (head.status, head.reason) + (b" (%b)" % b"; ".join(told) if told else b"")
+        details = [b"%b: %b" % fields[name] for name in _REASON_HEADERS if name in fields]
+        words = b"%d %b" % (head.status, head.reason) + (b" (%b)" % b"; ".join(details) if details else b"")
         if fields.get(b"content-type", (b"", b""))[1].lower().startswith(b"text/plain") and self._body:
             words += b": " + self._body
-        return one_line(without_credentials(words.decode("utf-8", "replace"), self.request), limit=_MAX_WORDS)
+        return one_line(without_credentials(words.decode("utf-8", "replace"), self.request), limit=_MAX_REASON)

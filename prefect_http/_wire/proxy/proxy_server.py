@@ -1,4 +1,4 @@
-"""ProxyServer: where a proxy is, how to talk to it, and what it knows the client by."""
+"""ProxyServer: where a proxy is, what it speaks, and the credentials for it."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ _FAILURES = {
     7: "it does not support CONNECT",
     8: "it does not support this type of address",
 }
-# What is wrong with the way to the server, and not with the proxy.
+# The proxy would open a tunnel, but cannot reach the server.
 _UNREACHABLE = {3, 4, 5, 6}
 
 
 class Credentials(NamedTuple):
-    """What a SOCKS5 proxy gets to know the client by: up to 255 bytes each."""
+    """A user name and a password for a SOCKS5 proxy: up to 255 bytes each."""
 
     user: bytes
     password: bytes
@@ -70,7 +70,7 @@ class Socks5Handshake:
         trailing_data: what has arrived through it by then.
 
     Raises:
-        httpx.ConnectError: no such host can exist.
+        httpx.ConnectError: the host name is too long.
     """
 
     def __init__(self, proxy: str, peer: str, host: bytes, port: int, credentials: Credentials | None) -> None:

@@ -50,8 +50,8 @@ async def open_tunnel(
     )
     through = _through_socks if proxy.is_socks else _through_http
     if await through(stream, proxy, origin, limit, trace):
-        # Perhaps the server greets its clients, as those for mail or SSH do.
-        raise InvalidResponse(f"{origin.peer} sent data before the request was sent, through {proxy.origin.peer}")
+        # Perhaps the server greets its clients, as those for mail or SSH do, or the proxy has sent a page.
+        raise InvalidResponse(f"data arrived through {proxy.origin.peer} before the request to {origin.peer} was sent")
 
 
 async def _through_http(

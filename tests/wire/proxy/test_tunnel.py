@@ -58,7 +58,7 @@ def tracing(events: list[Event]) -> Trace:
 BROKEN = anyio.BrokenResourceError()
 END = anyio.EndOfStream()
 CLOSED = "could not open a tunnel to x.test:80 through the proxy {}://p.test:{}: the proxy closed the connection"
-EARLY = "x.test:80 sent data before the request was sent, through the proxy {}://p.test:{}"
+EARLY = "data arrived through the proxy {}://p.test:{} before the request to x.test:80 was sent"
 FAILURES: list[tuple[str, list[bytes | Exception], type[Exception], str]] = [
     ("http", [b"HTTP/1.1 403 Forbidden\r\n" + PAGE], httpx.ProxyError, "refused a tunnel to x.test:80: 403 Forbidden"),
     ("http", [b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n"], httpx.ProxyError, "refused .*: 302 Found"),
