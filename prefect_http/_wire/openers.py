@@ -95,10 +95,16 @@ class UnixSocketOpener:
 
     async def open(self, host: str, port: int) -> ByteStream:
         """Connect to the socket, as soon as the server's queue of new connections has room."""
-        while is_unconnected(stream := await connect_unix(self.path)):
-            await close_forcefully(stream)
+        while True:
+            try:
+                stream = await connect_unix(self.path)
+            except BlockingIOError:  # uvloop, of a full queue
+                pass
+            else:
+                if not is_unconnected(stream):
+                    return await _with_options(stream, self.socket_options or ())
+                await close_forcefully(stream)
             await anyio.sleep(_QUEUE_SECONDS)
-        return await _with_options(stream, self.socket_options or ())
 
     def info(self, host: str, port: int, timeout: float | None) -> Mapping[str, object]:
         """Return the info of the events."""

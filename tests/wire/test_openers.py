@@ -26,6 +26,7 @@ from trio.testing import MockClock
 
 from prefect_http import HTTPTransport, PrefectHttpxClient
 from prefect_http._types import Connect
+from prefect_http._wire import openers
 from prefect_http._wire.input_probe import input_probe_of
 
 FINE = answer(body=b"fine")
@@ -130,6 +131,21 @@ async def test_a_unix_socket_whose_queue_is_full(tmp_path: Path) -> None:
             await anyio.sleep(0.03)
             await anyio.to_thread.run_sync(serve)
     await sockets_closed(before)
+
+
+@pytest.mark.anyio
+async def test_a_full_queue_under_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uvloop reports a full queue as an error, after which the socket is tried again as well."""
+    errors: list[Exception] = [FileNotFoundError("gone"), BlockingIOError("full"), BlockingIOError("full")]
+
+    async def connect(path: str) -> anyio.abc.ByteStream:
+        raise errors.pop()
+
+    monkeypatch.setattr(openers, "connect_unix", connect)
+    async with new_client(HTTPTransport(uds="/socket")) as client:
+        with pytest.raises(httpx.ConnectError, match="at the Unix socket /socket: gone"):
+            await client.get("http://x.test/")
+    assert errors == []
 
 
 @pytest.mark.anyio
