@@ -188,6 +188,7 @@ def test_request_body_ends_later() -> None:
     client.connection.send_body(stream, b"", end_stream=False)
     client.connection.send_body(stream, b"", end_stream=True)
     client.connection.send_body(other, b"", end_stream=True)
+    assert client.connection.take_changed() == [other]
     assert client.sent() == [SentFrame(DATA, END_STREAM, 3, b""), SentFrame(DATA, 0, 1, b"ab")]
     client.receive(settings(s4=3))
     assert client.sent()[1:] == [SentFrame(DATA, END_STREAM, 1, b"c")]

@@ -312,6 +312,24 @@ async def test_response_before_the_end_of_the_upload() -> None:
 
 
 @pytest.mark.anyio
+async def test_complete_response_before_the_end_of_the_upload() -> None:
+    """If the response is complete before the upload has ended, the place is free when it has."""
+
+    async def serve(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(respond(1), frame(PING, 0, 0, bytes(8)))
+        await peer.wait_closed()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        await until(lambda: server.peers[0].count(PING) > 0)  # it is answered, so the response has arrived
+
+    async with serving(serve) as (server, transport):
+        response = await transport.handle_async_request(new_request(server.url, "POST", body()))
+        assert (response.status_code, transport.statistics().streams) == (200, 0)
+
+
+@pytest.mark.anyio
 async def test_body_that_fails() -> None:
     """What the stream of a body raises is raised, and resets the stream."""
 
