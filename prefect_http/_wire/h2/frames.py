@@ -124,11 +124,11 @@ class FrameReader:
         while size - at >= _HEAD_SIZE:
             high, low, kind, flags, stream_id = _HEAD.unpack_from(data, at)
             length = high << 16 | low
+            stream_id &= 0x7FFF_FFFF
             if not self._has_begun:
                 if kind != SETTINGS or flags & ACK or stream_id or length > MAX_FRAME_BYTES:
                     raise ConnectionFault("the server does not speak HTTP/2: it did not begin with SETTINGS")
                 self._has_begun = True
-            stream_id &= 0x7FFF_FFFF
             if length > MAX_FRAME_BYTES:
                 raise ConnectionFault(
                     f"the server sent a frame of more than {MAX_FRAME_BYTES} bytes", FRAME_SIZE_ERROR, stream_id
@@ -161,6 +161,8 @@ class FrameReader:
                 raise ConnectionFault("the server sent a frame between HEADERS and CONTINUATION")
         elif kind == CONTINUATION:
             raise ConnectionFault("the server sent a CONTINUATION without HEADERS")
+        elif not stream_id:
+            raise ConnectionFault("the server sent HEADERS for the connection")
         else:
             self._block_stream, self._block_flags, self._block_pieces = stream_id, flags, 0
         self._block += payload

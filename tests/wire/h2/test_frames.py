@@ -96,6 +96,11 @@ def test_read_frames() -> None:
         assert read_frames([whole[at : at + size] for at in range(0, len(whole), size)]) == expected_all
 
 
+def test_reserved_bit_of_the_first_frame() -> None:
+    """4.1: it is ignored, as that of any other frame."""
+    assert list(FrameReader().feed(frame(SETTINGS, 0, 0x8000_0000))) == [(SETTINGS, 0, 0, b"", 0)]
+
+
 def test_a_cut_frame_is_copied_once() -> None:
     """However a large frame is cut, its bytes are not copied for each cut."""
     reader = FrameReader()
@@ -116,6 +121,7 @@ FAULTS = {
     "6.1: no padding length": (settings() + frame(DATA, PADDED, 1), FRAME_SIZE_ERROR),
     "6.2: no priority": (settings() + frame(HEADERS, 0x24, 1, b"abcd"), FRAME_SIZE_ERROR),
     "6.2: padding beyond the priority": (settings() + frame(HEADERS, 0x2C, 1, b"\x01wwwww"), PROTOCOL_ERROR),
+    "6.2: HEADERS of the connection": (settings() + frame(HEADERS, 0, 0, b"a") + frame(PING), PROTOCOL_ERROR),
     "6.10: CONTINUATION alone": (settings() + frame(CONTINUATION, 4, 1), PROTOCOL_ERROR),
     "6.10: another frame between": (settings() + frame(HEADERS, 0, 1) + frame(PING), PROTOCOL_ERROR),
     "6.10: another stream": (settings() + frame(HEADERS, 0, 1) + frame(CONTINUATION, 4, 3), PROTOCOL_ERROR),
