@@ -14,14 +14,16 @@ HEAD = len(frame(0))
 
 
 def test_first_flight() -> None:
-    """3.4, 6.5.2: a server accepts the first flight, and finds no push, and large windows in it."""
+    """3.4, 6.5.2: a server accepts the first flight, and finds no push, the usual table, and large windows in it."""
     server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
     server.initiate_connection()
     server.receive_data(FIRST_FLIGHT)
     assert server.remote_settings.enable_push == 0
+    assert server.remote_settings.header_table_size == 4096
     assert server.remote_settings.initial_window_size == STREAM_WINDOW
     assert server.remote_settings.max_header_list_size == 64 * 1024
     assert server.outbound_flow_control_window == CONNECTION_WINDOW
+    assert b"\0\1" + uint32(4096) in FIRST_FLIGHT  # nginx looks for it, though it is the default
 
 
 def test_valid_settings() -> None:

@@ -301,6 +301,32 @@ def test_blocks_are_not_remembered_across_changes() -> None:
         decoder.decode(b"\xbf")
 
 
+def test_fields_added_to_a_table_of_no_size() -> None:
+    """nginx resizes the table to 0 and goes on adding fields: these change nothing, so the blocks are remembered."""
+    decoder = Decoder()
+    decoder.decode(b"\x40\x01a\x01b")
+    block = b"\x88\x40\x01c\x81\x1f"
+    assert decoder.decode(b"\x20" + block) == [(b":status", b"200"), (b"c", b"a")]
+    for _ in range(2):
+        assert decoder.decode(block) == [(b":status", b"200"), (b"c", b"a")]
+        assert [*decoder._blocks] == [block]
+    decoder.decode(b"\x3f\xe1\x1f")
+    assert added(decoder) == []
+    decoder.decode(b"\x40\x01d\x01e")
+    assert decoder.decode(b"\xbe" + block) == [(b"d", b"e"), (b":status", b"200"), (b"c", b"a")]
+    assert decoder.decode(block + b"\xbe") == [(b":status", b"200"), (b"c", b"a"), (b"c", b"a")]
+
+
+def test_a_field_larger_than_the_table_changes_it() -> None:
+    """It empties the table, and blocks that refer to what was in it are not remembered."""
+    decoder = Decoder()
+    decoder.decode(b"\x3f\x03\x40\x01a\x01b")  # 34 bytes
+    assert decoder.decode(b"\xbe") == [(b"a", b"b")]
+    decoder.decode(b"\x40\x01c\x02de")
+    with pytest.raises(HPACKError):
+        decoder.decode(b"\xbe")
+
+
 def test_result_belongs_to_the_caller() -> None:
     """The list that is returned can be changed without an effect on the next one."""
     decoder = Decoder()
