@@ -198,8 +198,9 @@ class H2Connection:
     def send_body(self, stream: Stream, data: bytes, *, end_stream: bool) -> None:
         """Queue a part of the body. It is framed by `data_to_send()`, as the windows allow, in turn with other streams.
 
-        The stream is in ``take_changed()`` once all of it has been framed (``unsent`` is 0), be it nothing but the end:
-        wait for that before the next part. If ``stream.is_request_complete`` is true, the server wants no more, and the data is dropped.
+        The stream is in ``take_changed()`` once all of it has been framed (``unsent`` is 0), also if it is nothing but
+        the end: wait for that before the next part. If ``stream.is_request_complete`` is true, the server wants no
+        more, and the data is dropped.
         """
         if stream.is_request_complete:
             return

@@ -16,7 +16,12 @@ from prefect_http._wire.h2.hpack.static_table import STATIC_NAMES, STATIC_TABLE
 
 # Credentials stay out of the table, also of those that intermediaries keep: an attacker who can add fields to requests
 # could test guesses against what is in it (RFC 7541 section 7.1).
-_NEVER_INDEXED = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"))
+_NEVER_INDEXED = frozenset(
+    (
+        *(b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"),
+        *(b"api-key", b"x-api-key", b"x-auth-token"),
+    )
+)
 # Fields that may be sent twice, but usually with many other values in between.
 _NOT_INDEXED = frozenset(
     (
@@ -37,9 +42,11 @@ _LENGTH = (0x00, 0x7F)
 _REFERENCES = [encode_integer(number, *_INDEXED) for number in range(FIRST_ADDED + DEFAULT_SIZE // FIELD_OVERHEAD)]
 _STATIC_FIELDS = {field: -number for number, field in enumerate(STATIC_TABLE) if field[1]}
 # How a literal begins, by its name.
-_UNINDEXED_NAMES = {
-    name: encode_integer(STATIC_NAMES[name], *(_NEVER if name in _NEVER_INDEXED else _WITHOUT))
-    for name in _NEVER_INDEXED | _NOT_INDEXED
+_UNINDEXED_NAMES = {name: encode_integer(STATIC_NAMES[name], *_WITHOUT) for name in _NOT_INDEXED} | {
+    name: encode_integer(STATIC_NAMES[name], *_NEVER)
+    if name in STATIC_NAMES
+    else encode_integer(0, *_NEVER) + encode_integer(len(name), *_LENGTH) + name
+    for name in _NEVER_INDEXED
 }
 _NAMES = {name: encode_integer(number, *_WITHOUT) for name, number in STATIC_NAMES.items()}
 _NAMES_TO_ADD = {name: encode_integer(number, *_INDEXING) for name, number in STATIC_NAMES.items()}

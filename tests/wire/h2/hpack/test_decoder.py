@@ -302,7 +302,7 @@ def test_blocks_are_not_remembered_across_changes() -> None:
 
 
 def test_fields_added_to_a_table_of_no_size() -> None:
-    """nginx resizes the table to 0 and goes on adding fields: these change nothing, so the blocks are remembered."""
+    """A server may resize the table to 0 and go on adding fields, as nginx does: the blocks are remembered."""
     decoder = Decoder()
     decoder.decode(b"\x40\x01a\x01b")
     block = b"\x88\x40\x01c\x81\x1f"

@@ -49,6 +49,7 @@ def test_fields_that_are_never_added() -> None:
     """Credentials are literals that no intermediary may add to a table either; some others are just not added."""
     for name, is_never_indexed in [
         *((name, True) for name in (b"authorization", b"proxy-authorization", b"cookie", b"set-cookie")),
+        *((name, True) for name in (b"api-key", b"x-api-key", b"x-auth-token")),
         *((name, False) for name in (b":path", b"content-length", b"etag", b"if-none-match", b"range")),
     ]:
         for value in (b"", b"a", b"a" * 19, b"a" * 20, b"a" * 300):
