@@ -39,7 +39,7 @@ from prefect_http._wire.h2.errors import (
     error_name,
     kind_of_reset,
 )
-from prefect_http._wire.h2.flood_guard import SETTINGS_WEIGHT, FloodGuard
+from prefect_http._wire.h2.flood_guard import LATE_BLOCK_BYTES, SETTINGS_WEIGHT, FloodGuard
 from prefect_http._wire.h2.frames import (
     ACK,
     DATA,
@@ -342,7 +342,7 @@ class H2Connection:
         except HeaderListTooLarge:
             pass  # the table of the decoder is right all the same
         if stream is None:
-            self._on_late(stream_id)
+            self._on_late(stream_id, 1 + len(block) // LATE_BLOCK_BYTES)
             return
         if fields is None:
             raise StreamError("the headers or trailers of the response are too large or too many")
@@ -465,15 +465,19 @@ class H2Connection:
         """Ignore a frame whose type is unknown (5.5)."""
         self._guard.count()
 
-    def _on_late(self, stream_id: int) -> None:
+    def _on_late(self, stream_id: int, weight: int = 1) -> None:
         """Ignore a frame of a stream that has ended (5.1).
+
+        Args:
+            stream_id: the stream.
+            weight: how many frames it counts as.
 
         Raises:
             ConnectionFault: there was no such stream.
         """
         if stream_id & 1 == 0 or stream_id >= self._next_id:
             raise ConnectionFault("the server sent a frame for a stream that does not exist")
-        self._guard.count()
+        self._guard.count(weight)
 
     def _answer(self, frame: bytes) -> None:
         self._out += frame

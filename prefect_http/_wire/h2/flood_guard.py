@@ -16,6 +16,7 @@ from prefect_http._wire.h2.settings import STREAM_WINDOW
 MAX_IDLE_FRAMES = 5_000
 MAX_UNSENT_ANSWERS = 5_000
 SETTINGS_WEIGHT = 10  # a SETTINGS may change every stream
+LATE_BLOCK_BYTES = 512  # a late HEADERS counts once more for so many: decoding them may take 0.2 ms
 LATE_FRAMES = STREAM_WINDOW // 1024  # of a stream that was reset: its window, in pieces of 1 KiB
 # A smaller part of a request body is not progress: the server could ask for it byte by byte.
 _SMALL_BODY = 256

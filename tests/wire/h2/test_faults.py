@@ -183,6 +183,11 @@ FLOODS = {
     "10.5: RST_STREAM": (reset(1, 0) * (MAX_IDLE_FRAMES + 2), ENHANCE_YOUR_CALM),
     "10.5: late DATA": (reset(1, 0) + data(1, b"x") * (MAX_IDLE_FRAMES + 2), ENHANCE_YOUR_CALM),
     "10.5: late HEADERS": (reset(1, 0) + headers(1) * (MAX_IDLE_FRAMES + 2), ENHANCE_YOUR_CALM),
+    # They are decoded, since the table is shared, so that they cost more than other frames.
+    "10.5: large late HEADERS": (
+        reset(1, 0) + frame(HEADERS, END_HEADERS, 1, b"\0\1a\x7f\x81\x7d" + bytes(16_128)) * 200,
+        ENHANCE_YOUR_CALM,
+    ),
     "10.5: CONTINUATION": (frame(HEADERS, 0, 1) + frame(CONTINUATION, 0, 1) * 200, ENHANCE_YOUR_CALM),
 }
 
