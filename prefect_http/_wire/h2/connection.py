@@ -252,7 +252,7 @@ class H2Connection:
         if self.error is None:
             if self._goaway:
                 message = f"{message}, after a GOAWAY with {error_name(self._goaway)}"
-            self._end(message, self._goaway)
+            self._end(message, None)
 
     def data_to_send(self, max_body: int = MAX_TURN_BYTES) -> bytes:
         """Return what to send now, and forget it: first all frames but DATA, then DATA in turn.
