@@ -30,12 +30,19 @@ def test_fields() -> None:
         ([("Keep-Alive", "5"), ("Proxy-Connection", "x"), ("Transfer-Encoding", "chunked"), ("Upgrade", "h2c")], []),
         ([("HTTP2-Settings", "x")], []),
         ([("TE", "trailers")], [("te", "trailers")]),
-        ([("TE", "Trailers")], [("te", "Trailers")]),
+        ([("TE", "Trailers")], [("te", "trailers")]),
+        ([("TE", "trailers"), ("Connection", "te")], [("te", "trailers")]),
+        ([("TE", "gzip"), ("TE", "trailers")], [("te", "trailers")]),
         ([("TE", "gzip")], []),
     ]
     for headers, expected in cases:
         assert fields(("Host", "a:1"), *headers) == START + expected, headers
         assert fields(*headers, ("host", "a:1")) == START + expected, headers
+
+
+def test_empty_host() -> None:
+    """8.3.1: there is no :authority if there is nothing to say."""
+    assert fields(("Host", "")) == [(":method", "GET"), (":scheme", "https"), (":path", "/p?q")]
 
 
 def test_connect() -> None:
