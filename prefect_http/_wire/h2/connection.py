@@ -143,6 +143,11 @@ class H2Connection:
         return max(0, self._settings.max_streams - len(self._streams) - self._resets.unconfirmed)
 
     @property
+    def has_settings(self) -> bool:
+        """Whether the server's SETTINGS have arrived: until then it may refuse some of the free streams."""
+        return self._settings.have_arrived
+
+    @property
     def open_streams(self) -> int:
         """How many streams are open: requests or responses that are not complete."""
         return len(self._streams)
