@@ -1,4 +1,4 @@
-"""BodyQueue: whose request body goes next, and how much of it. Pure. RFC 9113 sections 5.2 and 6.9.
+"""BodyQueue: which request body is sent next, and how much of it. Pure. RFC 9113 sections 5.2 and 6.9.
 
 - Never more than the stream's window, the connection's window, and the largest frame that the server takes.
 - Streams take turns, a frame at a time. So a large upload does not hold up a small one.
@@ -42,7 +42,7 @@ class BodyQueue:
         return bool(self._ready) and self.window > 0
 
     def add(self, stream: Stream, data: bytes) -> None:
-        """Queue a part of a body behind what is queued of it."""
+        """Queue a part of a body after the parts that are queued already."""
         if stream.unsent:
             data = bytes(stream.outgoing) + data
         stream.outgoing = memoryview(data)
@@ -81,7 +81,7 @@ class BodyQueue:
             max_body: after how many bytes to stop; the last frame may go beyond.
 
         Returns:
-            The streams of which nothing is queued any more.
+            The streams whose queued data has all been framed.
         """
         ready, emptied = self._ready, list[Stream]()
         while ready and self.window > 0 and max_body > 0:

@@ -6,7 +6,7 @@ Sections are of RFC 9113.
   nothing waits for the server's SETTINGS (3.4). Each SETTINGS of the server is applied, then acknowledged (6.5.3).
 - GOAWAY ends the opening of streams. Streams above its number were never processed; the others go on. A server may
   first send the highest number there is, and the real one later (6.8).
-- REFUSED_STREAM means "never processed", unless a part of the response has arrived. A reset behind a complete response
+- REFUSED_STREAM means "never processed", unless a part of the response has arrived. A reset after a complete response
   only ends the upload (8.1).
 - A stream that was reset stays unknown: what comes late for it is decoded, since the table of HPACK is shared, and
   counted for the connection's window, and otherwise ignored. No second RST_STREAM is sent (5.1, 5.4.2).
@@ -397,7 +397,7 @@ class H2Connection:
         self._answer(_SETTINGS_ACK)
 
     def _change_windows(self, change: int) -> None:
-        """Change the windows of all streams by as much as that of a new one (6.9.2). They may become negative."""
+        """Change the send windows of all open streams (6.9.2). They may become negative."""
         for stream in self._streams.values():
             stream.send_window += change
             if stream.send_window > MAX_WINDOW:
@@ -405,7 +405,7 @@ class H2Connection:
         self._queue.update_all(self._streams.values())
 
     def _on_push_promise(self, _: int, stream_id: int, __: bytes) -> None:
-        raise ConnectionFault("the server sent a PUSH_PROMISE, which it must not", stream_id=stream_id)
+        raise ConnectionFault("the server sent a PUSH_PROMISE, though push is disabled", stream_id=stream_id)
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -458,7 +458,7 @@ class H2Connection:
             self._queue.update(stream)
 
     def _on_priority(self, _: int, stream_id: int, payload: bytes) -> None:
-        """Ignore a PRIORITY, which means nothing any more, but for what is wrong with it (5.3.2, 6.3)."""
+        """Check a PRIORITY, and ignore it: it is deprecated (5.3.2, 6.3)."""
         self._guard.count()
         if not stream_id:
             raise ConnectionFault("the server sent a PRIORITY for the connection")
@@ -515,7 +515,7 @@ class H2Connection:
             del self._streams[stream.id]
 
     def _forget(self, stream: Stream) -> None:
-        """Let a stream have ended."""
+        """Remove a stream that has ended."""
         del self._streams[stream.id]
         stream.is_request_complete = True
         if stream.unsent:
@@ -531,7 +531,7 @@ class H2Connection:
             self.is_going_away = True
 
     def _fail_stream(self, stream: Stream, error: StreamError) -> None:
-        """Reset a stream whose rules the server broke. If its response was complete, it remains valid."""
+        """Reset a stream in which the server broke a rule. If its response was complete, it remains valid."""
         self._reset(stream, error.code)
         if not stream.is_complete:
             stream.failure = StreamFailure(_INVALID_RESPONSE, error.message, error.code)

@@ -1,10 +1,10 @@
-"""FloodGuard: how many frames a server may send that bring nothing forward. Pure. RFC 9113 section 10.5.
+"""FloodGuard: how many frames a server may send without making progress. Pure. RFC 9113 section 10.5.
 
 - SETTINGS, PING, GOAWAY, PRIORITY, WINDOW_UPDATE, empty DATA, unknown frames, and frames of streams that have ended
-  cost the server little. They are counted until something is brought forward: a response, or a part of a body in
-  either direction. A connection may be quiet for hours but for PINGs.
-- A stream that was reset lets some more of them come: what was under way is no attack.
-- Answers that have not been sent are counted as well. They grow if the server sends, and does not read.
+  cost the server little. They are counted until there is progress: a response, or a part of a body in either
+  direction. A connection may be quiet for hours but for PINGs.
+- Each stream that is reset allows for some more of them: frames that were in flight are no attack.
+- Answers that have not been sent are counted as well. Their number grows if the server sends without reading.
 - Too many of either end the connection with ENHANCE_YOUR_CALM.
 """
 
@@ -23,11 +23,11 @@ _SMALL_BODY = 256
 
 
 class FloodGuard:
-    """Counts the frames that bring nothing forward.
+    """Counts the frames that make no progress.
 
     Attributes:
-        idle: how many have come since something was brought forward: set it to 0 then, if it is larger. It is negative
-            while late frames are expected.
+        idle: how many have arrived since the last progress: set it to 0 then, if it is larger. It is negative while
+            late frames are expected.
     """
 
     __slots__ = ("_answers", "idle")
@@ -37,14 +37,14 @@ class FloodGuard:
         self._answers = 0
 
     def count(self, weight: int = 1) -> None:
-        """Count a frame that brings nothing forward.
+        """Count a frame that makes no progress.
 
         Raises:
             ConnectionFault: there are too many.
         """
         self.idle += weight
         if self.idle > MAX_IDLE_FRAMES:
-            raise ConnectionFault("the server sent too many frames that bring nothing forward", ENHANCE_YOUR_CALM)
+            raise ConnectionFault("the server sent too many frames without making progress", ENHANCE_YOUR_CALM)
 
     def count_answer(self) -> None:
         """Count an answer to a frame of the server.

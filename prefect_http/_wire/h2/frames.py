@@ -3,9 +3,9 @@
 - A frame is a length of 24 bits, a type, flags, and a stream; then the payload (4.1).
 - The server's first frame is a SETTINGS (3.4). Anything else is not an HTTP/2 server.
 - A payload is at most 16,384 bytes, since nothing more was offered to the server (4.2).
-- A block of fields is one HEADERS and the CONTINUATIONs behind it, with no other frame between them (4.3). It leaves
-  here as one frame. Its size and the number of its pieces are limited: a block without an end would fill the memory.
-- Padding is removed here, and so is the priority in a HEADERS, which means nothing any more (5.3.2, 6.1, 6.2).
+- A block of fields is one HEADERS and the CONTINUATIONs after it, with no other frame between them (4.3). It leaves
+  here as one frame. Its size and the number of its pieces are limited: an endless block would fill the memory.
+- Padding is removed here, and so is the priority in a HEADERS, which is deprecated (5.3.2, 6.1, 6.2).
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class FrameReader:
         self._block += payload
         self._block_pieces += 1
         if len(self._block) > MAX_BLOCK_BYTES or self._block_pieces > MAX_BLOCK_PIECES:
-            raise ConnectionFault("the server sent headers without an end", ENHANCE_YOUR_CALM, stream_id)
+            raise ConnectionFault("the server sent endless headers", ENHANCE_YOUR_CALM, stream_id)
         if flags & END_HEADERS:
             self._block_stream = 0
             return True
@@ -180,7 +180,9 @@ def _without_padding(kind: int, flags: int, stream_id: int, payload: bytes) -> b
     start, end = 0, len(payload)
     if flags & PADDED:
         if not payload:
-            raise ConnectionFault("the server sent a padded frame without padding", FRAME_SIZE_ERROR, stream_id)
+            raise ConnectionFault(
+                "the server sent a padded frame without a padding length", FRAME_SIZE_ERROR, stream_id
+            )
         start, end = 1, end - payload[0]
     if kind == HEADERS and flags & HAS_PRIORITY:
         if len(payload) < start + 5:

@@ -1,8 +1,8 @@
-"""Resets: the streams that this side has reset, and when they stop to count. Pure.
+"""Resets: the streams that this side has reset, and when they stop counting as open. Pure.
 
 To a server, a client that opens streams and resets them at once is an attack (CVE-2023-44487): a reset stream is free
 to the client, but the server may still be at work on it. So a reset stream counts as open until the server has
-answered a PING that was sent behind the reset. Only one PING is in flight; streams that are reset meanwhile wait for
+answered a PING that was sent after the reset. Only one PING is in flight; streams that are reset meanwhile wait for
 the next one. Servers count resets as well, and end the connection: so it takes no new streams before they do.
 """
 
@@ -39,7 +39,7 @@ class Resets:
         return self._total >= MAX_RESETS
 
     def add(self) -> bytes:
-        """Count a stream that was reset, and return what is to be sent behind the reset."""
+        """Count a stream that was reset, and return what is to be sent after the reset."""
         self._total += 1
         self.unconfirmed += 1
         return self.ping()

@@ -24,7 +24,7 @@ def add_fields(stream: Stream, fields: Headers, *, ends: bool) -> None:
         StreamError: the response is not valid.
     """
     if stream.is_complete:
-        raise StreamError("the server sent HEADERS behind the end of the response", STREAM_CLOSED)
+        raise StreamError("the server sent HEADERS after the end of the response", STREAM_CLOSED)
     if not stream.status:
         _add_head(stream, fields, ends=ends)
     elif ends:
@@ -44,7 +44,7 @@ def add_body(stream: Stream, data: bytes, padding: int) -> None:
     if stream.receive_window < 0:
         raise StreamError("the server sent more than the window of the stream allows", FLOW_CONTROL_ERROR)
     if stream.is_complete:
-        raise StreamError("the server sent DATA behind the end of the response", STREAM_CLOSED)
+        raise StreamError("the server sent DATA after the end of the response", STREAM_CLOSED)
     if not stream.status:
         raise StreamError("the server sent DATA before the head of the response")
     if stream.body_left >= 0:
@@ -82,7 +82,7 @@ def _add_head(stream: Stream, fields: Headers, *, ends: bool) -> None:
             stream.body_left = length
         return
     if status == 101:
-        raise StreamError("the server sent a 101, which HTTP/2 does not have")
+        raise StreamError("the server sent a 101, which does not exist in HTTP/2")
     if ends:
         raise StreamError("the response ended with an informational response (1xx)")
     if stream.informational is None:

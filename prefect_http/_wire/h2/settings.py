@@ -31,7 +31,7 @@ CONNECTION_WINDOW = 16 * 1024 * 1024
 MAX_LIST_BYTES = 64 * 1024  # of a response's headers
 STREAMS_BEFORE_SETTINGS = 100
 MAX_TABLE_SIZE = 4096  # for both directions, whatever the server allows: it is the default as well
-MAX_STREAMS = 1_000  # whatever the server allows: beyond, another connection is of more use
+MAX_STREAMS = 1_000  # whatever the server allows: beyond that, another connection helps more
 
 _SETTING = struct.Struct(">HL")
 _OURS = b"".join(
@@ -99,7 +99,7 @@ def read_settings(payload: bytes) -> dict[int, int]:
         ConnectionFault: one of them is not allowed.
     """
     if len(payload) % _SETTING.size:
-        raise ConnectionFault("the server sent a SETTINGS that is cut off", FRAME_SIZE_ERROR)
+        raise ConnectionFault("the server sent a SETTINGS of the wrong size", FRAME_SIZE_ERROR)
     for setting, value in _SETTING.iter_unpack(payload):
         if setting == INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
             raise ConnectionFault("the server set a window of more than 2^31-1 bytes", FLOW_CONTROL_ERROR)

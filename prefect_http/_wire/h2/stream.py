@@ -1,4 +1,4 @@
-"""Stream: one request and its response, as far as they have got. RFC 9113 sections 5.1 and 8.1.
+"""Stream: the state of one request and its response. RFC 9113 sections 5.1 and 8.1.
 
 The connection changes it; the caller only reads it, and passes it to the methods of the connection. The order in which
 to look at it: `informational`, `status`, the body, then `is_complete` or `failure`. What arrived before a failure

@@ -257,7 +257,7 @@ def test_harmless_frames() -> None:
 
 
 def test_progress_forgives() -> None:
-    """10.5: frames that bring nothing forward are counted from the last one that did, in either direction."""
+    """10.5: frames without progress are counted from the last one that made some, in either direction."""
     pings = frame(PING, 0, 0, bytes(8)) * (MAX_IDLE_FRAMES - 20)
     client = Client()
     client.request()

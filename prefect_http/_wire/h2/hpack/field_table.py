@@ -42,7 +42,7 @@ class FieldTable:
         return evicted
 
     def resize(self, max_size: int) -> list[tuple[bytes, bytes]]:
-        """Set what the sizes may sum up to, and return the fields that there is no longer room for."""
+        """Set the limit on the sum of the sizes, and return the fields that no longer fit."""
         self.max_size = max_size
         return self._evict(max_size)
 
