@@ -180,9 +180,7 @@ def _without_padding(kind: int, flags: int, stream_id: int, payload: bytes) -> b
     start, end = 0, len(payload)
     if flags & PADDED:
         if not payload:
-            raise ConnectionFault(
-                "the server sent a padded frame without a padding length", FRAME_SIZE_ERROR, stream_id
-            )
+            raise ConnectionFault("a padded frame lacks its padding length", FRAME_SIZE_ERROR, stream_id)
         start, end = 1, end - payload[0]
     if kind == HEADERS and flags & HAS_PRIORITY:
         if len(payload) < start + 5:
