@@ -59,7 +59,7 @@ PYTHONS = ["3.11", "3.12", "3.13", *filter(_is_installed, (f"3.{minor}" for mino
 
 # What the benchmarks compare the package with, and draw with.
 PEERS = [
-    *("aiohttp", "asgi-lifespan", "httpx-retries", "httpx2", "matplotlib", "pyreqwest"),
+    *("aiohttp", "asgi-lifespan", "h2", "httpx-retries", "httpx2", "hypercorn", "matplotlib", "pyreqwest"),
     *("stamina", "starlette", "tenacity", "trustme", "uvloop; sys_platform != 'win32'"),
 ]
 

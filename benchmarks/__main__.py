@@ -1,6 +1,6 @@
 """Run the benchmarks and print their tables: all of them, or those named, as in ``python -m benchmarks wire tls``.
 
-All take about eighteen minutes.
+All take about twenty-two minutes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import anyio
 from benchmarks import (
     bodies,
     flaky,
+    http2,
     import_time,
     in_process,
     nested_lifespan,
@@ -29,7 +30,7 @@ from benchmarks import (
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
-    *("httptools", "httpx2", "aiohttp", "pyreqwest"),
+    *("httptools", "httpx2", "h2", "aiohttp", "pyreqwest"),
 )
 
 
@@ -55,6 +56,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "tls": tls.run,
     "bodies": bodies.run,
     "proxy": proxy.run,
+    "http2": http2.run,
 }
 
 

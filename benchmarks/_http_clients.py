@@ -21,6 +21,7 @@ Get = Callable[[], Coroutine[Any, Any, object]]
 
 CLIENT, ON_TRANSPORT = "PrefectHttpxClient", "httpx on HTTPTransport"
 ALONE = "HTTPTransport alone"
+HTTP2 = " HTTP/2"  # added to the name of a client that may use it
 _TIMEOUT = 60.0
 
 
@@ -47,7 +48,7 @@ class Contestant(NamedTuple):
 
 
 @functools.cache
-def _context(authority: Path | None) -> ssl.SSLContext:
+def tls_context(authority: Path | None) -> ssl.SSLContext:
     """Return a context that trusts an authority; it is shared, since each takes some 20 ms to create."""
     return ssl.create_default_context(cafile=authority)
 
@@ -55,8 +56,9 @@ def _context(authority: Path | None) -> ssl.SSLContext:
 @contextlib.asynccontextmanager
 async def open_client(name: str, server: Server, connections: int, path: str = "") -> AsyncGenerator[Get]:
     """Open a client that makes requests to the server, over so many connections at once."""
+    name, http2 = name.removesuffix(HTTP2), name.endswith(HTTP2)
     url, proxy = server.url + path, server.proxy  # only httpx's clients and ours use it
-    context = _context(server.authority)
+    context = tls_context(server.authority)
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     match name:
         case "aiohttp":
@@ -87,7 +89,7 @@ async def open_client(name: str, server: Server, connections: int, path: str = "
             import httpx2
 
             limits2 = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-            async with httpx2.AsyncClient(verify=context, limits=limits2, timeout=_TIMEOUT) as client2:
+            async with httpx2.AsyncClient(verify=context, http2=http2, limits=limits2, timeout=_TIMEOUT) as client2:
                 yield lambda: client2.get(url)
         case _ if name == ALONE:
             async with HTTPTransport(verify=context, limits=limits, proxy=proxy) as transport:
@@ -99,11 +101,15 @@ async def open_client(name: str, server: Server, connections: int, path: str = "
                 yield get
         case _:
             clients: dict[str, Callable[[], httpx.AsyncClient]] = {
-                CLIENT: lambda: PrefectHttpxClient(verify=context, limits=limits, proxy=proxy, timeout=_TIMEOUT),
+                CLIENT: lambda: PrefectHttpxClient(
+                    verify=context, http2=http2, limits=limits, proxy=proxy, timeout=_TIMEOUT
+                ),
                 ON_TRANSPORT: lambda: httpx.AsyncClient(
                     transport=HTTPTransport(verify=context, limits=limits, proxy=proxy), timeout=_TIMEOUT
                 ),
-                "httpx": lambda: httpx.AsyncClient(verify=context, limits=limits, proxy=proxy, timeout=_TIMEOUT),
+                "httpx": lambda: httpx.AsyncClient(
+                    verify=context, http2=http2, limits=limits, proxy=proxy, timeout=_TIMEOUT
+                ),
             }
             async with clients[name]() as client:
                 yield lambda: client.get(url)

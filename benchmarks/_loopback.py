@@ -45,7 +45,7 @@ class Server:
 @contextlib.contextmanager
 def running_server(*, tls: bool = False, proxy: bool = False) -> Generator[Server]:
     """Run the server, and a proxy, on one core, and meanwhile this process on another one, if there are two."""
-    with tempfile.TemporaryDirectory() as directory, _own_core() as other_core:
+    with tempfile.TemporaryDirectory() as directory, own_core() as other_core:
         authority = certificate = None
         if tls:
             authority, certificate = Path(directory, "authority.pem"), Path(directory, "certificate.pem")
@@ -79,7 +79,7 @@ def _running(name: str, *arguments: str) -> Generator[_Program]:
 
 
 @contextlib.contextmanager
-def _own_core() -> Generator[str]:
+def own_core() -> Generator[str]:
     """Keep this process, with all its threads and children, on one core; yield the number of another one, or "".
 
     Otherwise a client with threads would take the server's core as well.

@@ -55,7 +55,21 @@ def draw_wire(rates: Mapping[str, Mapping[int, float]], directory: Path = _DIREC
         rates: requests per second, by client and backend ("httpx, trio"), and by the number of tasks.
         directory: where to write the picture; it is created if it does not exist.
     """
-    _save("wire_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates), directory)
+    title = "Requests per second over loopback, by the number of tasks (one small response each)"
+    label = "tasks, each with a connection"
+    _save("wire_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates, title, label), directory)
+
+
+def draw_http2(rates: Mapping[str, Mapping[int, float]], server: str, directory: Path = _DIRECTORY) -> None:
+    """Draw requests per second over TLS by the number of tasks, or print why not.
+
+    Args:
+        rates: requests per second, by client and backend, and by the number of tasks.
+        server: the server's name.
+        directory: where to write the picture; it is created if it does not exist.
+    """
+    title = f"Requests per second over TLS, by the number of tasks (one small response each, {server})"
+    _save("http2_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates, title, "tasks"), directory)
 
 
 def _save(name: str, fill: Callable[[Figure], object], directory: Path) -> None:
@@ -74,9 +88,9 @@ def _save(name: str, fill: Callable[[Figure], object], directory: Path) -> None:
     print(f"Drawn: {directory / name}")
 
 
-def _draw_rates_by_tasks(figure: Figure, rates: Mapping[str, Mapping[int, float]]) -> None:
+def _draw_rates_by_tasks(figure: Figure, rates: Mapping[str, Mapping[int, float]], title: str, label: str) -> None:
     """Draw a line for each client."""
-    figure.suptitle("Requests per second over loopback, by the number of tasks (one small response each)")
+    figure.suptitle(title)
     axes = figure.subplots()
     colors: dict[str, str] = {}
     for name, by_tasks in rates.items():
@@ -93,7 +107,7 @@ def _draw_rates_by_tasks(figure: Figure, rates: Mapping[str, Mapping[int, float]
     axes.set_xscale("log")
     numbers = list(next(iter(rates.values())))
     axes.set_xticks(numbers, [f"{tasks:,}" for tasks in numbers])
-    axes.set_xlabel("tasks, each with a connection")
+    axes.set_xlabel(label)
     axes.set_ylabel("requests per second")
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside right center", frameon=False)

@@ -52,6 +52,7 @@ def measure(contestant: Contestant, server: Server, tasks: int, each: int) -> Sa
 
 async def _measure(client: str, server: Server, tasks: int, each: int) -> Sample:
     async with open_client(client, server, tasks) as get:
+        await get()  # with HTTP/2, clients have to find out that one connection will do
         await get_at_once(get, tasks, 1)  # opens the connections
         gc.collect()
         before = time.perf_counter(), time.process_time(), server.processor_time()

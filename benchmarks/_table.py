@@ -32,7 +32,7 @@ def print_checked(name: str, result: str, checked: float = 0.0, target: float | 
 
 def print_speedup_header() -> None:
     """Print the header for print_speedup()."""
-    print(f"  {'times as fast, by':60}{'wall clock':22}{'processor time':22}target")
+    print(f"  {'times as fast, by':66}{'wall clock':22}{'processor time':22}target")
 
 
 def print_speedup(name: str, elapsed: Ratio, processor: Ratio, target: float | None) -> None:
@@ -43,7 +43,7 @@ def print_speedup(name: str, elapsed: Ratio, processor: Ratio, target: float | N
         words = " and ".join(by for by, is_missed in missed.items() if is_missed)
         beside = f">= {target:g} {f'MISSED by {words}' if words else 'ok'}"
     cells = "".join(f"{one.median:5.2f}   {f'{one.low:.2f}-{one.high:.2f}':14}" for one in (elapsed, processor))
-    print(f"  {name:60}{cells}{beside}".rstrip(), flush=True)
+    print(f"  {name:66}{cells}{beside}".rstrip(), flush=True)
 
 
 def _verdict(result: float, target: float, unit: str = "") -> str:
