@@ -212,6 +212,14 @@ class Wire(httpx.AsyncBaseTransport):
         def release() -> None:
             self._pool.release(pool_request, self._now(), keep=True)
 
+        is_repeatable = isinstance(request.body, bytes)
+        if not is_repeatable:
+            # The server may accept fewer streams than are assumed until it has said so, and would refuse the others.
+            await session.wait_for_settings(request.timeouts.get("connect"))
+            if session.has_ended:
+                raise RequestNotProcessed(f"{session.peer} ended the connection before the request was sent")
+            if session.is_stale():
+                raise SendAgain(0.0)  # which waits until there is room
         source, origin, has_served = request.source, pool_request.origin, session.has_served
         target = source.extensions.get("target", source.url.raw_path)
         scheme = b"https" if origin.is_secure else b"http"
@@ -220,9 +228,9 @@ class Wire(httpx.AsyncBaseTransport):
         try:
             await exchange.run()
         except RequestNotProcessed as error:
-            if repeats >= MAX_REPEATS or not isinstance(request.body, bytes):
-                raise
             if isinstance(error, HTTP1Required) and not self._protocols.require_http1(origin):
+                raise httpx.LocalProtocolError(f"{error}, and HTTP/1.1 is switched off (http1=False)") from None
+            if repeats >= MAX_REPEATS or not is_repeatable:
                 raise
             raise SendAgain(delay_before(repeats)) from None
         except (httpx.NetworkError, httpx.RemoteProtocolError):
@@ -230,7 +238,7 @@ class Wire(httpx.AsyncBaseTransport):
             if repeats or not has_served or not request.is_repeatable or not session.broke_off(exchange.stream):
                 raise
             raise SendAgain(0.0) from None
-        if exchange.stream.status == _MISDIRECTED and not repeats and isinstance(request.body, bytes):
+        if exchange.stream.status == _MISDIRECTED and not repeats and is_repeatable:
             # The server does not want this request on this connection, and has not processed it (RFC 9110 15.5.20).
             exchange.close()
             self._pool.retire(session)

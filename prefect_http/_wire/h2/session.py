@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 import httpx
 from anyio.abc import ByteStream
 
@@ -111,6 +112,7 @@ class Session:
         self._probed_at = math.inf
         self._sending_since = math.inf
         self._to_send: Event | None = None  # what the writer waits for
+        self._settings: Event | None = None  # what requests wait for whose bodies can be sent only once
         self._tasks: list[object] = []
         self._running = 0
         self._all_ended = new_event()
@@ -127,6 +129,24 @@ class Session:
     def room(self) -> int:
         """How many requests it can serve at once."""
         return self._room
+
+    async def wait_for_settings(self, timeout: float | None) -> None:
+        """Wait until the server has said how many streams it accepts, or the connection has ended.
+
+        Raises:
+            httpx.ConnectTimeout: it takes longer than ``timeout`` seconds.
+        """
+        if self._connection.has_settings or self.has_ended:
+            return
+        if self._settings is None:
+            self._settings = new_event()
+        scope = new_cancel_scope()
+        scope.deadline = math.inf if timeout is None else self._now() + timeout
+        with scope:
+            await self._settings.wait()
+            return
+        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+        raise httpx.ConnectTimeout(f"{self.peer} sent no HTTP/2 SETTINGS for {timeout:g} s")
 
     def is_stale(self) -> bool:
         """Return whether no stream can be opened, which may be so after one has been promised."""
@@ -203,7 +223,7 @@ class Session:
 
     def broke_off(self, stream: Stream) -> bool:
         """Return whether the server has ended the connection before anything of a response arrived on a stream."""
-        return self._has_broken_off and not stream.status and stream.informational is None
+        return self._has_broken_off and not stream.has_begun
 
     @property
     def has_ended(self) -> bool:
@@ -349,6 +369,9 @@ class Session:
         if self._to_send is not None and (connection.has_data_to_send or connection.error is not None):
             self._to_send.set()
             self._to_send = None
+        if self._settings is not None and (connection.has_settings or connection.error is not None):
+            self._settings.set()
+            self._settings = None
         if connection.is_going_away:
             self._go_away()
             return

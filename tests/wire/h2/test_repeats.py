@@ -86,6 +86,52 @@ async def test_body_that_cannot_be_sent_again() -> None:
 
 
 @pytest.mark.anyio
+async def test_streamed_bodies_wait_for_the_settings() -> None:
+    """Bodies that can be sent only once are not sent before the server has said how many streams it accepts."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"streamed"
+
+    async def serve(peer: Peer) -> None:
+        await until(lambda: transport.statistics().streams == 4)
+        await peer.send(settings(s3=2))
+        await serve_paths(peer)
+
+    found: list[bytes] = []
+    async with h2_server(serve, first=b"") as server, h2_transport(httpx.Limits(max_connections=1)) as transport:
+
+        async def post() -> None:
+            found.append(await fetch(transport, new_request(server.url, "POST", body())))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(4):
+                    tasks.start_soon(post)
+        assert found == [b"streamed"] * 4
+        assert server.bytes_server.connections == 1
+
+
+@pytest.mark.anyio
+async def test_no_settings() -> None:
+    """A server that never sends its SETTINGS is a connect timeout for them; one that leaves is an error."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"streamed"
+
+    async def leave(peer: Peer) -> None:
+        await peer.stream.aclose()
+
+    async with h2_server(Peer.wait_closed, leave, first=b"") as server:
+        async with h2_transport() as transport:
+            with pytest.raises(httpx.ConnectTimeout, match=r"sent no HTTP/2 SETTINGS for 0\.05 s"):
+                await fetch(transport, new_request(server.url, "POST", body(), connect=0.05))
+            assert transport.statistics().streams == 0
+        async with h2_transport() as transport:
+            with pytest.raises(RequestNotProcessed, match="ended the connection before the request was sent"):
+                await fetch(transport, new_request(server.url, "POST", body()))
+
+
+@pytest.mark.anyio
 async def test_goaway() -> None:
     """Streams above the last of a GOAWAY are sent again on another connection; the others are answered."""
 
@@ -198,8 +244,8 @@ async def test_http1_is_required() -> None:
 
 @pytest.mark.anyio
 async def test_http1_is_required_but_excluded() -> None:
-    """Without HTTP/1.1, the request fails."""
+    """Without HTTP/1.1, the request fails for good."""
     script = refusing(1, lambda stream_id: reset(stream_id, HTTP_1_1_REQUIRED))
     async with h2_server(script) as server, h2_transport() as transport:
-        with pytest.raises(RequestNotProcessed, match="HTTP_1_1_REQUIRED"):
+        with pytest.raises(httpx.LocalProtocolError, match=r"HTTP_1_1_REQUIRED, and HTTP/1\.1 is switched off"):
             await fetch(transport, server.url)
