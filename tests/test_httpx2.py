@@ -456,16 +456,21 @@ async def test_body_that_stalls() -> None:
     class Body(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield b"one"
+            has_stalled.set()
             await anyio.sleep_forever()
 
     async def is_throttled(response: httpx.Response) -> bool:
-        with anyio.move_on_after(0.01):
-            await response.aread()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(response.aread)
+            await has_stalled.wait()
+            tasks.cancel_scope.cancel()
         return False
+
+    has_stalled = anyio.Event()
 
     transport = ThrottledTransport(Scripted(httpx2.Response(200, stream=Body())), Throttle(is_throttled=is_throttled))
     async with new_client(transport) as client:
-        with pytest.raises(httpx2.ReadTimeout, match="within the time that is_throttled has"):
+        with anyio.fail_after(10), pytest.raises(httpx2.ReadTimeout, match="within the time that is_throttled has"):
             await client.get("http://api/")
 
 
