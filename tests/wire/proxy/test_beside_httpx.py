@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,6 +240,7 @@ async def outcomes(failures: Sequence[tuple[str, str, Serve, *tuple[object, ...]
         for number in range(len(failures)):
             for which in (0, 1):
                 tasks.start_soon(find, number, which)
+    gc.collect()  # now, while the warnings of what httpx leaves open on asyncio are ignored
     return found
 
 
