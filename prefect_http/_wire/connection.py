@@ -14,7 +14,7 @@ from anyio.streams.tls import TLSAttribute
 from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
-from prefect_http._wire.raw_socket import close_without_loop, has_early_data, peek_of, raw_socket_of
+from prefect_http._wire.raw_socket import abandon, has_early_data, peek_of, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
 from prefect_http._wire.tls import has_early_tls_data, has_tls_input
 
@@ -164,9 +164,7 @@ class Connection:
     def abandon(self) -> None:
         """Close the connection without its event loop, which has ended."""
         self.is_closed = True
-        raw_socket = raw_socket_of(self.stream)
-        if raw_socket is not None:
-            close_without_loop(raw_socket)
+        abandon(self.stream)
 
     async def aclose(self) -> None:
         """Close the connection without waiting for the network; a request that still uses it fails.

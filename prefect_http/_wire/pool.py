@@ -270,7 +270,7 @@ class Pool(Generic[C]):
             self._update(shared)
 
     def retire(self, connection: C) -> None:
-        """Give a shared connection to no further request, and discard it when the last one has ended."""
+        """Accept no more requests on a shared connection, and discard it when the last of them has ended."""
         shared = self._shared.get(connection)
         if shared is not None and not shared.is_retired:
             self._retire(shared)

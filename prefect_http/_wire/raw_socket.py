@@ -52,6 +52,13 @@ def is_unconnected(stream: ByteStream) -> bool:
     return False
 
 
+def abandon(stream: ByteStream) -> None:
+    """Close the socket of a stream, if it has one, without its event loop, which has ended."""
+    raw_socket = raw_socket_of(stream)
+    if raw_socket is not None:
+        close_without_loop(raw_socket)
+
+
 def close_without_loop(raw_socket: socket.socket) -> None:
     """Close a socket whose event loop has ended. asyncio's can only be shut down; it is closed when it is freed."""
     with contextlib.suppress(OSError):

@@ -102,10 +102,8 @@ class Wire(httpx.AsyncBaseTransport):
     def __init__(self, connector: Connector, limits: Limits) -> None:
         self._connector = connector
         self._protocols = connector.protocols
-        proxy = connector.proxy
-        # HTTP/2 without TLS goes through a tunnel.
-        is_forwarding = proxy is not None and not proxy.is_socks and self._protocols.http1
-        self._forwarder = Forwarder(proxy) if proxy is not None and is_forwarding else None
+        proxy = connector.proxy if self._protocols.http1 else None  # HTTP/2 without TLS needs a tunnel
+        self._forwarder = None if proxy is None or proxy.is_socks else Forwarder(proxy)
         self._pool = Pool[AnyConnection](
             max_connections=limits.max_connections,
             max_idle=limits.max_keepalive_connections,
@@ -212,8 +210,8 @@ class Wire(httpx.AsyncBaseTransport):
         def release() -> None:
             self._pool.release(pool_request, self._now(), keep=True)
 
-        is_repeatable = isinstance(request.body, bytes)
-        if not is_repeatable:
+        is_sent_once = not isinstance(request.body, bytes)
+        if is_sent_once:
             # The server may accept fewer streams than are assumed until it has said so, and would refuse the others.
             await session.wait_for_settings(request.timeouts.get("connect"))
             if session.has_ended:
@@ -230,7 +228,7 @@ class Wire(httpx.AsyncBaseTransport):
         except RequestNotProcessed as error:
             if isinstance(error, HTTP1Required) and not self._protocols.require_http1(origin):
                 raise httpx.LocalProtocolError(f"{error}, and HTTP/1.1 is switched off (http1=False)") from None
-            if repeats >= MAX_REPEATS or not is_repeatable:
+            if repeats >= MAX_REPEATS or is_sent_once:
                 raise
             raise SendAgain(delay_before(repeats)) from None
         except (httpx.NetworkError, httpx.RemoteProtocolError):
@@ -238,7 +236,7 @@ class Wire(httpx.AsyncBaseTransport):
             if repeats or not has_served or not request.is_repeatable or not session.broke_off(exchange.stream):
                 raise
             raise SendAgain(0.0) from None
-        if exchange.stream.status == _MISDIRECTED and not repeats and is_repeatable:
+        if exchange.stream.status == _MISDIRECTED and not repeats and not is_sent_once:
             # The server does not want this request on this connection, and has not processed it (RFC 9110 15.5.20).
             exchange.close()
             self._pool.retire(session)
@@ -380,20 +378,8 @@ class Wire(httpx.AsyncBaseTransport):
 
     def _drop_stream(self, exchange: StreamExchange) -> None:
         """End the exchange of a response that was never closed, from a finalizer, which may run anywhere."""
-        if exchange.has_ended:
-            return
-
-        async def close() -> None:
-            exchange.close()
-            await self._close_discarded_quietly()
-
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            spawn_root_task_soon(self._loop, close, "prefect_http release")
-        warnings.warn(
-            f"unclosed response from {exchange.session.peer}; its stream is given up now",
-            ResourceWarning,
-            stacklevel=2,
-        )
+        if not exchange.has_ended:
+            self._end_unclosed(exchange.close, f"{exchange.session.peer}; its stream is given up now")
 
     # What a session tells.
 
@@ -416,26 +402,26 @@ class Wire(httpx.AsyncBaseTransport):
 
     def _drop(self, pool_request: PoolRequest[AnyConnection]) -> None:
         """Release a request whose response was never closed, from a finalizer, which may run anywhere."""
-        if not self._pool.holds(pool_request):  # closed with the transport, or dropped with its event loop
-            return
+        if self._pool.holds(pool_request):  # not closed with the transport, nor dropped with its event loop
 
-        async def release() -> None:
-            self._pool.release(pool_request, self._now(), keep=False)
-            await self._close_discarded_quietly()
+            def release() -> None:
+                self._pool.release(pool_request, self._now(), keep=False)
+
+            self._end_unclosed(release, f"{pool_request.origin.peer}; its connection is closed now")
+
+    def _end_unclosed(self, end: Callable[[], object], what: str) -> None:
+        """End what belongs to a response that was never closed, in the event loop, and warn of it."""
+
+        async def end_and_close() -> None:
+            end()
+            try:
+                await self.close_discarded()
+            except Exception:
+                _logger.debug("closing a connection failed", exc_info=True)
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            spawn_root_task_soon(self._loop, release, "prefect_http release")
-        warnings.warn(
-            f"unclosed response from {pool_request.origin.peer}; its connection is closed now",
-            ResourceWarning,
-            stacklevel=2,
-        )
-
-    async def _close_discarded_quietly(self) -> None:
-        try:
-            await self.close_discarded()
-        except Exception:
-            _logger.debug("closing a connection failed", exc_info=True)
+            spawn_root_task_soon(self._loop, end_and_close, "prefect_http release")
+        warnings.warn(f"unclosed response from {what}", ResourceWarning, stacklevel=3)
 
     async def close_discarded(self) -> None:
         """Close what the pool has discarded. If that fails for one connection, the others are closed all the same."""

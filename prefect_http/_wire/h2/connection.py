@@ -229,7 +229,7 @@ class H2Connection:
         return data
 
     def cancel(self, stream: Stream) -> None:
-        """Give up a stream: reset it, unless its request and its response are complete. It never changes again."""
+        """Reset a stream, unless its request and its response are complete. It does not change after this call."""
         stream.is_changed = False
         stream.body.clear()
         if stream.id in self._streams:

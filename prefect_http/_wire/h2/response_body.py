@@ -79,7 +79,7 @@ class StreamBody(httpx.AsyncByteStream):
         return chunk
 
     async def aclose(self) -> None:
-        """Give up the stream, unless the response has been read to its end."""
+        """Reset the stream, unless the response has been read to its end."""
         if self._is_closed:
             return
         self._is_closed = True

@@ -35,7 +35,7 @@ from prefect_http._wire.h2.errors import FailureKind
 from prefect_http._wire.h2.stream import Stream
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
-from prefect_http._wire.raw_socket import close_without_loop, raw_socket_of
+from prefect_http._wire.raw_socket import abandon
 from prefect_http._wire.timeouts import Timed, TimeoutWatcher
 
 _PROBE_AFTER = 30.0
@@ -187,7 +187,7 @@ class Session:
         return data
 
     def cancel(self, stream: Stream) -> None:
-        """Give up a stream, unless it has ended."""
+        """Reset a stream, unless it has ended."""
         self._connection.cancel(stream)
         self._react()
 
@@ -251,9 +251,7 @@ class Session:
     def abandon(self) -> None:
         """Close the connection without its event loop, which has ended."""
         self.is_closed = True
-        raw_socket = raw_socket_of(self._stream)
-        if raw_socket is not None:
-            close_without_loop(raw_socket)
+        abandon(self._stream)
 
     async def aclose(self) -> None:
         """Close the connection; requests that still use it fail. Neither waits for the network, but for a moment.
