@@ -31,8 +31,8 @@ if typing.TYPE_CHECKING:
     from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
     from prefect_http._throttle.throttle import Throttle
     from prefect_http._throttle.transport import ThrottledTransport
+    from prefect_http._wire.statistics import TransportStatistics
     from prefect_http._wire.transport import HTTPTransport
-    from prefect_http._wire.wire import TransportStatistics
 else:
     # Most programs do without an app or a throttle, and httpx as well loads what connects to the network only for the
     # first transport. All of it would double the time of the import. Where these names come from:
@@ -44,7 +44,7 @@ else:
         "ThrottleEvent": "_throttle.statistics",
         "ThrottleStatistics": "_throttle.statistics",
         "ThrottledTransport": "_throttle.transport",
-        "TransportStatistics": "_wire.wire",
+        "TransportStatistics": "_wire.statistics",
         "app_lifespan_context": "_lifespan.context",
         "is_throttled_by_github": "_throttle.github",
     }

@@ -24,8 +24,8 @@ from prefect_http._throttle.throttle import Throttle, gates_of
 from prefect_http._types import ASGIApp, Certificate, Connect, SocketOption
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.replaced import StandIn
+from prefect_http._wire.statistics import TransportStatistics
 from prefect_http._wire.transport import Arguments, new_wire
-from prefect_http._wire.wire import TransportStatistics
 
 __all__ = ["ASGITransport", "HTTPTransport", "ThrottledTransport"]
 

@@ -17,7 +17,8 @@ from prefect_http._wire.openers import Opener, TcpOpener, UnixSocketOpener, User
 from prefect_http._wire.protocols import Protocols
 from prefect_http._wire.proxy.proxy_server import Proxy, ProxyServer
 from prefect_http._wire.replaced import StandIn
-from prefect_http._wire.wire import Limits, TransportStatistics, Wire
+from prefect_http._wire.statistics import Limits, TransportStatistics
+from prefect_http._wire.wire import Wire
 
 # The same as httpx's.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)

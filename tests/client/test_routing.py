@@ -142,7 +142,7 @@ def description(transport: Any) -> object:
 
 def as_made_by_httpx(wire: Any) -> httpx.AsyncHTTPTransport:
     """Return a transport of httpx's with the settings of a wire."""
-    pool, connector = wire._pool, wire._connector
+    pool, connector = wire._pool, wire._connections.connector
     limits = httpx.Limits(
         max_connections=pool.max_connections,
         max_keepalive_connections=pool._max_idle,

@@ -34,7 +34,7 @@ def no_delay(_: int) -> float:
 async def no_delays() -> AsyncGenerator[None]:
     """Let the pauses take no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prefect_http._wire.wire.delay_before", no_delay)
+        patch.setattr("prefect_http._wire.http2.delay_before", no_delay)
         yield
 
 

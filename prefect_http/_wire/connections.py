@@ -1,0 +1,261 @@
+"""Connections: those of a transport, from opening them for requests to closing them.
+
+The pool decides, and this does the I/O.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Callable
+
+import anyio.lowlevel
+import httpx
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSAttribute
+
+from prefect_http._concurrency.backend import (
+    checkpoint,
+    clock,
+    has_ended,
+    loop_getter,
+    max_receive_bytes,
+    new_cancel_scope,
+    new_event,
+    spawn_root_task_soon,
+)
+from prefect_http._errors import InvalidResponse
+from prefect_http._wire.connection import Connection
+from prefect_http._wire.connector import Connector
+from prefect_http._wire.h1.exchange import OutgoingRequest
+from prefect_http._wire.h2.session import Session
+from prefect_http._wire.pool import Pool
+from prefect_http._wire.pool_request import REFUSED, WAITING, PoolRequest
+from prefect_http._wire.statistics import Limits
+from prefect_http._wire.timeouts import TimeoutWatcher
+
+_OTHER_LOOP = (
+    "this HTTPTransport has open connections that belong to another event loop, which has not ended; "
+    "use one transport for each event loop"
+)
+
+AnyConnection = Connection | Session
+
+_logger = logging.getLogger("prefect_http")
+
+
+class Connections:
+    """The connections of a transport.
+
+    Args:
+        connector: opens them.
+        limits: how many there may be.
+
+    Attributes:
+        connector: as given.
+        pool: which request gets which connection.
+        now: the clock of the event loop, after ``bind_to_loop()``.
+    """
+
+    now: Callable[[], float]
+
+    def __init__(self, connector: Connector, limits: Limits) -> None:
+        self.connector = connector
+        self.pool = Pool[AnyConnection](
+            max_connections=limits.max_connections,
+            max_idle=limits.max_keepalive_connections,
+            expiry=limits.keepalive_expiry,
+            protocols=connector.protocols,
+        )
+        self._sessions: set[Session] = set()  # whose tasks have not ended
+        self._watcher = TimeoutWatcher()
+        self._loop: object = None
+        self._current_loop: Callable[[], object] = object
+
+    # --- The event loop
+
+    def bind_to_loop(self) -> None:
+        """Use the running event loop from now on.
+
+        Raises:
+            RuntimeError: there are connections that belong to another one, which has not ended.
+        """
+        if self._is_own_loop():
+            return
+        self._drop_if_loop_has_ended()
+        if self.pool.in_use or self.pool.idle:
+            raise RuntimeError(_OTHER_LOOP)
+        self._current_loop = loop_getter()
+        self._loop, self.now, self._watcher = self._current_loop(), clock(), TimeoutWatcher()
+
+    def _drop_if_loop_has_ended(self) -> None:
+        """Drop all connections if the event loop that they belong to has ended."""
+        if self._loop is None or not has_ended(self._loop):
+            return
+        self.pool.close(silently=True)
+        while self.pool.discarded:
+            self.pool.discarded.pop().abandon()
+        self._sessions.clear()
+
+    def _is_own_loop(self) -> bool:
+        try:
+            return self._current_loop() is self._loop
+        except RuntimeError:  # another backend
+            return False
+
+    # --- Getting one
+
+    async def wait(self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest) -> None:
+        """Wait until a request is granted a connection.
+
+        Raises:
+            httpx.PoolTimeout, httpx.ConnectTimeout: none is in time.
+            httpx.ConnectError: the transport was closed meanwhile.
+        """
+        origin = pool_request.origin
+        timeout = request.timeouts.get("connect" if self.pool.is_opening(origin) else "pool")
+        resolved = new_event()
+        pool_request.on_resolved = resolved.set
+        scope = new_cancel_scope()
+        scope.deadline = math.inf if timeout is None else self.now() + timeout
+        try:
+            with scope:
+                await resolved.wait()
+        except BaseException:
+            # It may have been granted in the same moment, with a connection that is still good.
+            await self.release(pool_request, keep=True)
+            raise
+        if pool_request.state is REFUSED:
+            raise httpx.ConnectError("the transport was closed while the request waited for a connection")
+        if pool_request.state is WAITING:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+            if self.pool.is_opening(origin):
+                raise httpx.ConnectTimeout(
+                    f"could not connect to {origin.peer} within {timeout:g} s: another request is still opening a "
+                    "connection that both may share"
+                )
+            raise httpx.PoolTimeout(
+                f"no connection became free within {timeout:g} s: all {self.pool.max_connections} are in use"
+            )
+
+    async def open(self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest) -> AnyConnection:
+        """Open a connection for a request.
+
+        Raises:
+            InvalidResponse: the server sends something before it is asked.
+            httpx.TransportError: that fails.
+        """
+        origin, protocols = pool_request.origin, self.connector.protocols
+        try:
+            stream = await self.connector.connect(origin, request.timeouts.get("connect"), request.trace)
+        except httpx.TransportError:
+            self.pool.opening_failed(pool_request)
+            raise
+        peer = self.connector.peer_of(origin)
+        if protocols.http2 and protocols.is_http2(stream.extra(TLSAttribute.alpn_protocol, None)):
+            return await self._open_session(pool_request, request, stream, peer)
+        connection = Connection(stream, peer, self._watcher, self.now, max_receive_bytes())
+        pool_request.connection = connection
+        self._check_held(pool_request)
+        self.pool.keep_apart(pool_request)
+        if connection.has_early_data():
+            # It cannot be the response. Perhaps the server greets its clients, as those for mail or SSH do.
+            raise InvalidResponse(f"{connection.peer} sent data before the request was sent")
+        return connection
+
+    async def _open_session(
+        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, stream: ByteStream, peer: str
+    ) -> Session:
+        session = Session(stream, peer, self._watcher, self.now, max_receive_bytes(), self, self.pool.discarded)
+        pool_request.connection = session
+        if request.trace is not None:
+            await request.trace.step("http2.send_connection_init", checkpoint)
+        self._check_held(pool_request)
+        self._sessions.add(session)
+        session.start()
+        self.pool.share(pool_request, session.room)
+        return session
+
+    def _check_held(self, pool_request: PoolRequest[AnyConnection]) -> None:
+        if not self.pool.holds(pool_request):
+            raise httpx.ConnectError("the transport was closed while the request opened a connection")
+
+    # --- What a session tells
+
+    def room_changed(self, session: Session, max_requests: int) -> None:
+        """Let more or fewer requests use a session."""
+        self.pool.set_max_requests(session, max_requests)
+
+    def going_away(self, session: Session) -> None:
+        """Let no further request use a session."""
+        self.pool.retire(session)
+
+    def ended(self, session: Session) -> None:
+        """Forget about a session whose tasks have ended."""
+        self._sessions.discard(session)
+
+    # --- Giving one back
+
+    async def release(self, pool_request: PoolRequest[AnyConnection], *, keep: bool) -> None:
+        """Let the next request have a connection if it can be kept; else close it."""
+        self.pool.release(pool_request, self.now(), keep=keep)
+        if self.pool.discarded:
+            await self.close_discarded()
+
+    def drop(self, pool_request: PoolRequest[AnyConnection]) -> None:
+        """Release a request whose response was never closed, from a finalizer, which may run anywhere."""
+        if self.pool.holds(pool_request):  # not closed with the transport, nor dropped with its event loop
+
+            def release() -> None:
+                self.pool.release(pool_request, self.now(), keep=False)
+
+            self.end_unclosed(release, f"{pool_request.origin.peer}; its connection is closed now")
+
+    def end_unclosed(self, end: Callable[[], object], what: str) -> None:
+        """End what belongs to a response that was never closed, in the event loop, and warn of it."""
+
+        async def end_and_close() -> None:
+            end()
+            try:
+                await self.close_discarded()
+            except Exception:
+                _logger.debug("closing a connection failed", exc_info=True)
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            spawn_root_task_soon(self._loop, end_and_close, "prefect_http release")
+        warnings.warn(f"unclosed response from {what}", ResourceWarning, stacklevel=3)
+
+    async def close_discarded(self) -> None:
+        """Close what the pool has discarded. If that fails for one connection, the others are closed all the same."""
+        failures: list[BaseException] = []
+        while self.pool.discarded:
+            try:
+                await self.pool.discarded.pop().aclose()
+            except BaseException as error:
+                failures = [error]
+        if failures:
+            raise failures.pop()  # not by a name: the error would refer to this frame, and this frame to the error
+
+    async def aclose(self) -> None:
+        """Close all connections, those in use included.
+
+        Raises:
+            RuntimeError: they belong to another event loop, which has not ended. They are dropped.
+        """
+        if not self._is_own_loop():
+            self._drop_if_loop_has_ended()
+            self.pool.close()
+            if self.pool.discarded:
+                self.pool.discarded.clear()  # only their own loop can close them
+                raise RuntimeError(_OTHER_LOOP)
+            return
+        self.pool.close()
+        try:
+            if self.pool.discarded:
+                await self.close_discarded()
+            for session in list(self._sessions):
+                await session.wait_ended()
+        finally:
+            await self._watcher.stop()
