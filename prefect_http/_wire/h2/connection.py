@@ -10,8 +10,6 @@ Sections are of RFC 9113.
   only ends the upload (8.1).
 - A stream that was reset stays unknown: what comes late for it is decoded, since the table of HPACK is shared, and
   counted for the connection's window, and otherwise ignored. No second RST_STREAM is sent (5.1, 5.4.2).
-- The connection's window is given back when bytes arrive, a stream's when they are taken, both in halves of the window.
-  So a stream that is not read holds up no other, and what it can fill the memory with is limited (5.2, 6.9).
 - What a server sends wrongly within one stream resets that stream. Whatever concerns all of them (the compression, the
   framing, stream 0, streams that do not exist) ends the connection with GOAWAY (5.4).
 """
@@ -23,6 +21,13 @@ from itertools import chain
 from typing import ClassVar
 
 from prefect_http._wire.h2.body_queue import MAX_TURN_BYTES, BodyQueue
+from prefect_http._wire.h2.control_frames import (
+    check_ping,
+    is_settings_ack,
+    last_stream_and_code,
+    reset_code,
+    window_increment,
+)
 from prefect_http._wire.h2.errors import (
     CANCEL,
     COMPRESSION_ERROR,
@@ -57,29 +62,19 @@ from prefect_http._wire.h2.frames import (
     goaway,
     headers_frames,
     rst_stream,
-    window_update,
 )
 from prefect_http._wire.h2.hpack.decoder import Decoder
 from prefect_http._wire.h2.hpack.encoder import Encoder
 from prefect_http._wire.h2.hpack.errors import HeaderListTooLarge, HPACKError
+from prefect_http._wire.h2.open_streams import OpenStreams
+from prefect_http._wire.h2.receive_window import ReceiveWindow
 from prefect_http._wire.h2.resets import Resets, ping_answer
-from prefect_http._wire.h2.response import add_body, add_fields, check_end
-from prefect_http._wire.h2.settings import (
-    CONNECTION_WINDOW,
-    FIRST_FLIGHT,
-    MAX_LIST_BYTES,
-    MAX_WINDOW,
-    STREAM_WINDOW,
-    ServerSettings,
-)
+from prefect_http._wire.h2.response import add_body, add_fields
+from prefect_http._wire.h2.settings import FIRST_FLIGHT, MAX_LIST_BYTES, MAX_WINDOW, STREAM_WINDOW, ServerSettings
 from prefect_http._wire.h2.stream import Headers, Stream
 
 Fields = Sequence[tuple[bytes, bytes]]
 
-MAX_STREAM_ID = 2**31 - 1
-
-_STREAM_HALF = STREAM_WINDOW // 2
-_CONNECTION_HALF = CONNECTION_WINDOW // 2
 _SETTINGS_ACK = frame_head(0, SETTINGS, ACK, 0)
 
 _NEVER_PROCESSED, _MAY_HAVE_BEEN_PROCESSED = FailureKind.NEVER_PROCESSED, FailureKind.MAY_HAVE_BEEN_PROCESSED
@@ -99,20 +94,18 @@ class H2Connection:
     """
 
     __slots__ = (
-        "_changed",
         "_decoder",
         "_encoder",
         "_goaway",
         "_guard",
         "_last_sent_id",
-        "_next_id",
         "_out",
         "_queue",
         "_reader",
-        "_received",
         "_resets",
         "_settings",
         "_streams",
+        "_window",
         "error",
         "is_going_away",
     )
@@ -123,15 +116,13 @@ class H2Connection:
         self._reader = FrameReader()
         self._decoder = Decoder(max_list_size=MAX_LIST_BYTES)
         self._encoder = Encoder()
-        self._streams: dict[int, Stream] = {}
-        self._changed: list[Stream] = []
+        self._streams = OpenStreams()
         self._out = bytearray(FIRST_FLIGHT)
         self._queue = BodyQueue()
+        self._window = ReceiveWindow()
         self._resets = Resets()
         self._settings = ServerSettings()
-        self._next_id = 1
         self._last_sent_id = 0  # of the streams whose head was taken by data_to_send()
-        self._received = 0  # bytes of DATA that the server has not been told of
         self._guard = FloodGuard()
         self._goaway: int | None = None  # the code of the server's GOAWAY
 
@@ -140,7 +131,12 @@ class H2Connection:
         """How many streams can be opened now; 0 if it is going away. Any call may change it, in both directions."""
         if self.is_going_away:
             return 0
-        return max(0, self._settings.max_streams - len(self._streams) - self._resets.unconfirmed)
+        return max(0, self._settings.max_streams - len(self._streams.by_id) - self._resets.unconfirmed)
+
+    @property
+    def max_open_streams(self) -> int:
+        """How many streams may be open at once: those that are, and the free ones, unless it is going away."""
+        return max(self._settings.max_streams - self._resets.unconfirmed, len(self._streams.by_id))
 
     @property
     def has_settings(self) -> bool:
@@ -150,12 +146,12 @@ class H2Connection:
     @property
     def open_streams(self) -> int:
         """How many streams are open: requests or responses that are not complete."""
-        return len(self._streams)
+        return len(self._streams.by_id)
 
     @property
     def is_drained(self) -> bool:
         """Whether it is going away and no stream is open: send what is left, then close it."""
-        return self.is_going_away and not self._streams
+        return self.is_going_away and not self._streams.by_id
 
     @property
     def is_ping_pending(self) -> bool:
@@ -185,19 +181,15 @@ class H2Connection:
         Raises:
             RequestTooLarge: the server accepts only smaller heads. Nothing has changed.
         """
-        assert self.free_streams
         limit = self._settings.max_list_bytes
         if limit is not None and sum(map(len, chain.from_iterable(fields))) + 32 * len(fields) > limit:
             raise RequestTooLarge(f"its headers are larger than the {limit} bytes that the server accepts")
-        stream_id = self._next_id
-        self._next_id += 2
-        if self._next_id > MAX_STREAM_ID:
+        stream = self._streams.open(fields[0][1], self._settings.initial_window, STREAM_WINDOW, wake)
+        stream.is_request_complete = end_stream
+        if self._streams.are_used_up:
             self.is_going_away = True
         block = self._encoder.encode(fields)
-        self._out += headers_frames(stream_id, block, end_stream=end_stream, max_frame=self._settings.max_frame)
-        stream = Stream(stream_id, fields[0][1], self._settings.initial_window, STREAM_WINDOW, wake)
-        stream.is_request_complete = end_stream
-        self._streams[stream_id] = stream
+        self._out += headers_frames(stream.id, block, end_stream=end_stream, max_frame=self._settings.max_frame)
         return stream
 
     def send_body(self, stream: Stream, data: bytes, *, end_stream: bool) -> None:
@@ -214,8 +206,8 @@ class H2Connection:
             self._queue.add(stream, data)
         elif end_stream and not stream.unsent:  # it needs no window
             self._out += frame_head(0, DATA, END_STREAM, stream.id)
-            self._mark_changed(stream)
-            self._end_request(stream)
+            self._streams.mark_changed(stream)
+            self._streams.end_request(stream)
 
     def take_body(self, stream: Stream) -> bytes:
         """Take all of the response body that has arrived, and let the server send more; ``b""``: there is nothing."""
@@ -225,14 +217,14 @@ class H2Connection:
         data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
         parts.clear()
         if not stream.is_complete and stream.failure is None:
-            self._give_back(stream, len(data))
+            self._out += self._window.taken(stream, len(data))
         return data
 
     def cancel(self, stream: Stream) -> None:
         """Reset a stream, unless its request and its response are complete. It does not change after this call."""
         stream.is_changed = False
         stream.body.clear()
-        if stream.id in self._streams:
+        if stream.id in self._streams.by_id:
             self._reset(stream, CANCEL)
 
     def ping(self) -> None:
@@ -266,35 +258,29 @@ class H2Connection:
             max_body: after how many bytes of bodies to stop; the last frame may go beyond.
         """
         out = self._out
-        self._last_sent_id = self._next_id - 2
+        self._last_sent_id = self._streams.last_id
         self._guard.sent()
         if self._queue:
             before = len(out)
             emptied = self._queue.frame_into(out, max_body)
             self._guard.body_sent(len(out) - before, has_emptied=bool(emptied))
             for stream in emptied:
-                self._mark_changed(stream)
+                self._streams.mark_changed(stream)
                 if stream.ends_request:
-                    self._end_request(stream)
+                    self._streams.end_request(stream)
         data = bytes(out)
         out.clear()
         return data
 
     def take_changed(self) -> list[Stream]:
         """Return the streams that have changed since the last time, each once; those cancelled are left out."""
-        if not self._changed:
-            return []
-        changed = [stream for stream in self._changed if stream.is_changed]
-        self._changed = []
-        for stream in changed:
-            stream.is_changed = False
-        return changed
+        return self._streams.take_changed()
 
     def receive(self, data: bytes) -> None:
         """Take in what has been received, cut anywhere. If the server breaks a rule, ``error`` is set."""
         if self.error is not None:
             return
-        streams, on_frame = self._streams, self._ON_FRAME
+        streams, on_frame = self._streams.by_id, self._ON_FRAME
         try:
             for kind, flags, stream_id, payload, padding in self._reader.feed(data):
                 if kind <= HEADERS:
@@ -316,10 +302,7 @@ class H2Connection:
     # --- Frames of responses
 
     def _on_data(self, stream: Stream | None, flags: int, stream_id: int, payload: bytes, padding: int) -> None:
-        self._received += len(payload) + padding
-        if self._received >= _CONNECTION_HALF:
-            self._out += window_update(0, self._received)
-            self._received = 0
+        self._out += self._window.arrived(len(payload) + padding)
         if stream is None:
             self._on_late(stream_id)
             return
@@ -330,12 +313,10 @@ class H2Connection:
             self._guard.count()
         add_body(stream, payload, padding)
         if padding:
-            self._give_back(stream, padding)
+            self._out += self._window.taken(stream, padding)
         if flags & END_STREAM:
-            self._end_response(stream)
-        if not stream.is_changed:
-            stream.is_changed = True
-            self._changed.append(stream)
+            self._streams.end_response(stream)
+        self._streams.mark_changed(stream)
 
     def _on_headers(self, stream: Stream | None, flags: int, stream_id: int, block: bytes) -> None:
         fields: Headers | None = None
@@ -355,34 +336,26 @@ class H2Connection:
             self._guard.idle = 0
         add_fields(stream, fields, ends=bool(flags & END_STREAM))
         if flags & END_STREAM:
-            self._end_response(stream)
-        if not stream.is_changed:
-            stream.is_changed = True
-            self._changed.append(stream)
+            self._streams.end_response(stream)
+        self._streams.mark_changed(stream)
 
     # --- Other frames
 
     def _on_rst_stream(self, _: int, stream_id: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise ConnectionFault("the server sent a RST_STREAM of the wrong size", FRAME_SIZE_ERROR, stream_id)
-        stream = self._streams.get(stream_id)
+        code = reset_code(stream_id, payload)
+        stream = self._streams.by_id.get(stream_id)
         if stream is None:
             self._on_late(stream_id)
             return
         self._forget(stream)
-        self._mark_changed(stream)
+        self._streams.mark_changed(stream)
         if stream.is_complete:
             return
-        code = int.from_bytes(payload)
         message = f"the server reset the stream with {error_name(code)}"
         stream.failure = StreamFailure(kind_of_reset(code, stream.has_begun), message, code)
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if stream_id:
-            raise ConnectionFault("the server sent a SETTINGS for a stream")
-        if flags & ACK:
-            if payload:
-                raise ConnectionFault("the server sent a SETTINGS acknowledgement with content", FRAME_SIZE_ERROR)
+        if is_settings_ack(flags, stream_id, payload):
             self._guard.count()
             return
         self._guard.count(SETTINGS_WEIGHT)
@@ -398,46 +371,38 @@ class H2Connection:
 
     def _change_windows(self, change: int) -> None:
         """Change the send windows of all open streams (6.9.2). They may become negative."""
-        for stream in self._streams.values():
+        streams = self._streams.by_id.values()
+        for stream in streams:
             stream.send_window += change
             if stream.send_window > MAX_WINDOW:
                 raise ConnectionFault("the server made the window of a stream too large", FLOW_CONTROL_ERROR, stream.id)
-        self._queue.update_all(self._streams.values())
+        self._queue.update_all(streams)
 
     def _on_push_promise(self, _: int, stream_id: int, __: bytes) -> None:
         raise ConnectionFault("the server sent a PUSH_PROMISE, though push is disabled", stream_id=stream_id)
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if stream_id:
-            raise ConnectionFault("the server sent a PING for a stream")
-        if len(payload) != 8:
-            raise ConnectionFault("the server sent a PING of the wrong size", FRAME_SIZE_ERROR)
+        check_ping(stream_id, payload)
         self._guard.count()
         self._answer(self._resets.acknowledged(payload) if flags & ACK else ping_answer(payload))
 
     def _on_goaway(self, _: int, stream_id: int, payload: bytes) -> None:
-        if stream_id:
-            raise ConnectionFault("the server sent a GOAWAY for a stream")
-        if len(payload) < 8:
-            raise ConnectionFault("the server sent a GOAWAY of the wrong size", FRAME_SIZE_ERROR)
+        last_id, code = last_stream_and_code(stream_id, payload)
         self._guard.count()
         self.is_going_away = True
-        last_id = int.from_bytes(payload[:4]) & MAX_STREAM_ID
-        self._goaway = code = int.from_bytes(payload[4:8])
+        self._goaway = code
         # Whatever the code is: these streams are as good as refused.
         refusal = HTTP_1_1_REQUIRED if code == HTTP_1_1_REQUIRED else REFUSED_STREAM
         message = f"the server ended the connection with GOAWAY ({error_name(code)})"
-        for stream in [stream for stream in self._streams.values() if stream.id > last_id]:
+        for stream in self._streams.above(last_id):
             self._forget(stream)
-            self._mark_changed(stream)
+            self._streams.mark_changed(stream)
             if not stream.is_complete:
                 stream.failure = StreamFailure(kind_of_reset(refusal, stream.has_begun), message, code)
 
     def _on_window_update(self, _: int, stream_id: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise ConnectionFault("the server sent a WINDOW_UPDATE of the wrong size", FRAME_SIZE_ERROR, stream_id)
+        increment = window_increment(stream_id, payload)
         self._guard.count()
-        increment = int.from_bytes(payload) & MAX_WINDOW
         if not stream_id:
             if not increment:
                 raise ConnectionFault("the server sent a WINDOW_UPDATE of 0")
@@ -445,7 +410,7 @@ class H2Connection:
             if self._queue.window > MAX_WINDOW:
                 raise ConnectionFault("the server made the window of the connection too large", FLOW_CONTROL_ERROR)
             return
-        stream = self._streams.get(stream_id)
+        stream = self._streams.by_id.get(stream_id)
         if stream is None:
             self._on_late(stream_id)
         elif not increment:
@@ -462,7 +427,7 @@ class H2Connection:
         self._guard.count()
         if not stream_id:
             raise ConnectionFault("the server sent a PRIORITY for the connection")
-        stream = self._streams.get(stream_id)
+        stream = self._streams.by_id.get(stream_id)
         if len(payload) != 5 and stream is not None:
             self._fail_stream(stream, StreamError("the server sent a PRIORITY of the wrong size", FRAME_SIZE_ERROR))
 
@@ -480,8 +445,7 @@ class H2Connection:
         Raises:
             ConnectionFault: there was no such stream.
         """
-        if stream_id & 1 == 0 or stream_id >= self._next_id:
-            raise ConnectionFault("the server sent a frame for a stream that does not exist")
+        self._streams.check_late(stream_id)
         self._guard.count(weight)
 
     def _answer(self, frame: bytes) -> None:
@@ -490,34 +454,9 @@ class H2Connection:
 
     # --- Streams
 
-    def _mark_changed(self, stream: Stream) -> None:
-        if not stream.is_changed:
-            stream.is_changed = True
-            self._changed.append(stream)
-
-    def _give_back(self, stream: Stream, size: int) -> None:
-        """Let the server send as much on a stream as has been taken."""
-        stream.receive_credit += size
-        if stream.receive_credit >= _STREAM_HALF:
-            self._out += window_update(stream.id, stream.receive_credit)
-            stream.receive_window += stream.receive_credit
-            stream.receive_credit = 0
-
-    def _end_response(self, stream: Stream) -> None:
-        check_end(stream)
-        stream.is_complete = True
-        if stream.is_request_complete:
-            del self._streams[stream.id]
-
-    def _end_request(self, stream: Stream) -> None:
-        stream.is_request_complete = True
-        if stream.is_complete:
-            del self._streams[stream.id]
-
     def _forget(self, stream: Stream) -> None:
         """Remove a stream that has ended."""
-        del self._streams[stream.id]
-        stream.is_request_complete = True
+        self._streams.forget(stream)
         if stream.unsent:
             self._queue.drop(stream)
 
@@ -535,7 +474,7 @@ class H2Connection:
         self._reset(stream, error.code)
         if not stream.is_complete:
             stream.failure = StreamFailure(_INVALID_RESPONSE, error.message, error.code)
-        self._mark_changed(stream)
+        self._streams.mark_changed(stream)
 
     def _end(self, message: str, code: int | None, guilty_id: int = 0) -> None:
         """End the connection, and all of its streams.
@@ -549,9 +488,9 @@ class H2Connection:
         self.is_going_away = True
         self._out.clear()  # there may be requests in it, which are not processed then
         is_http2 = self._settings.have_arrived or code is None
-        for stream in list(self._streams.values()):
+        for stream in self._streams.above(0):
             self._forget(stream)
-            self._mark_changed(stream)
+            self._streams.mark_changed(stream)
             if stream.is_complete:
                 continue
             if stream.id > self._last_sent_id:

@@ -171,7 +171,8 @@ class Session:
             connection.send_body(stream, body, end_stream=True)
         if self.deadline == math.inf:
             self._watch(self._now() + _PROBE_AFTER)
-        self._react()
+        if self._to_send is not None:
+            self._wake_writer(self._to_send)
         return stream
 
     def send_body(self, stream: Stream, data: bytes, *, end_stream: bool) -> None:
@@ -365,18 +366,21 @@ class Session:
         for stream in connection.take_changed():
             stream.wake()
         if self._to_send is not None and (connection.has_data_to_send or connection.error is not None):
-            self._to_send.set()
-            self._to_send = None
+            self._wake_writer(self._to_send)
         if self._settings is not None and (connection.has_settings or connection.error is not None):
             self._settings.set()
             self._settings = None
         if connection.is_going_away:
             self._go_away()
             return
-        room = connection.open_streams + connection.free_streams
+        room = connection.max_open_streams
         if room != self._room:
             self._room = room
             self._owner.room_changed(self, room)
+
+    def _wake_writer(self, waiting: Event) -> None:
+        self._to_send = None
+        waiting.set()
 
     def _go_away(self) -> None:
         if not self._is_going_away:
