@@ -58,7 +58,11 @@ class HTTP2:
             if session.has_ended:
                 raise RequestNotProcessed(f"{session.peer} ended the connection before the request was sent")
             if session.is_stale():
-                raise SendAgain(0.0)  # which waits until there is room
+                if not session.is_going_away:
+                    raise SendAgain(0.0)  # which waits until there is room
+                if repeats >= MAX_REPEATS:
+                    raise RequestNotProcessed(f"{session.peer} takes no more requests on any connection")
+                raise SendAgain(delay_before(repeats))
         source, origin, has_served = request.source, pool_request.origin, session.has_served
         target = source.extensions.get("target", source.url.raw_path)
         scheme = b"https" if origin.is_secure else b"http"
@@ -66,9 +70,14 @@ class HTTP2:
         exchange = StreamExchange(session, request, head, release)
         try:
             await exchange.run()
-        except RequestNotProcessed as error:
-            if isinstance(error, HTTP1Required) and not self._protocols.require_http1(origin):
+        except HTTP1Required as error:
+            if not self._protocols.require_http1(origin):
                 raise httpx.LocalProtocolError(f"{error}, and HTTP/1.1 is switched off (http1=False)") from None
+            if is_sent_once:
+                hint = "its body, a stream, cannot be sent again here; further requests use HTTP/1.1"
+                raise RequestNotProcessed(f"{error}; {hint}") from None
+            raise SendAgain(0.0) from None
+        except RequestNotProcessed:
             if repeats >= MAX_REPEATS or is_sent_once:
                 raise
             raise SendAgain(delay_before(repeats)) from None

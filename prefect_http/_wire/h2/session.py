@@ -231,6 +231,11 @@ class Session:
         """Whether the connection has ended, in whatever way."""
         return self._connection.error is not None
 
+    @property
+    def is_going_away(self) -> bool:
+        """Whether the connection takes no more requests."""
+        return self._connection.is_going_away
+
     async def expire(self) -> None:
         """Look whether the connection is alive: see the top of the file."""
         connection, now = self._connection, self._now()

@@ -243,6 +243,50 @@ async def test_http1_is_required() -> None:
 
 
 @pytest.mark.anyio
+async def test_http1_is_required_for_a_streamed_body() -> None:
+    """A body that has been sent in part is not sent again. The error is that of any other refusal, and says what to do.
+
+    The next request, and so the client's next attempt if the body is still there, uses HTTP/1.1.
+    """
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def refuse(peer: Peer) -> None:
+        await peer.send(reset((await peer.request()).stream_id, HTTP_1_1_REQUIRED))
+        await peer.wait_closed()
+
+    async with secure_server("h2", "http/1.1", script=refuse, act=answer(body=b"one")) as server:
+        async with HTTPTransport(verify=trusting_context(), http2=True) as transport:
+            with pytest.raises(
+                httpx.ConnectError, match="HTTP_1_1_REQUIRED; .* further requests use HTTP/1.1"
+            ) as caught:
+                await fetch(transport, new_request(server.url, "POST", body()))
+            assert caught.type is RequestNotProcessed
+            assert await fetch(transport, new_request(server.url, "POST", body())) == b"one"
+        async with PrefectHttpxClient(
+            transport=HTTPTransport(verify=trusting_context(), http2=True), retry=retrying_at_once(1)
+        ) as client:
+            assert (await client.post(server.url, files={"a": b"b"})).content == b"one"
+        assert server.versions == ["h2", "http/1.1"] * 2
+
+
+@pytest.mark.anyio
+async def test_server_that_always_goes_away() -> None:
+    """A server that ends each connection at once gets no endless connections for a body that can be sent only once."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise AssertionError
+
+    async with no_delays(), h2_server(Peer.wait_closed, first=settings() + goaway(0)) as server:
+        async with h2_transport() as transport:
+            with pytest.raises(RequestNotProcessed, match="takes no more requests"):
+                await fetch(transport, new_request(server.url, "POST", body()))
+        assert server.bytes_server.connections == MAX_REPEATS + 1
+
+
+@pytest.mark.anyio
 async def test_http1_is_required_but_excluded() -> None:
     """Without HTTP/1.1, the request fails for good."""
     script = refusing(1, lambda stream_id: reset(stream_id, HTTP_1_1_REQUIRED))
