@@ -1,0 +1,1 @@
+"""A network in memory for tests: servers with scripts and rate limits, in virtual time, on trio and asyncio."""
