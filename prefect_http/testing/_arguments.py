@@ -12,7 +12,13 @@ def check_count(name: str, value: object, *, least: int = 1) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
-def check_number(name: str, value: object, *, unit: str, least: float = LEAST, most: float = MOST) -> None:
+def check_number(name: str, value: object, kind: str, *, least: float = LEAST, most: float = MOST) -> None:
     """Raise a ValueError unless a value is a number within a range; NaN is not."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} must be a number of {unit} from {least:g} to {most:g}, not {value!r}")
+        raise ValueError(f"{name} must be {kind} from {least:g} to {most:g}, not {value!r}")
+
+
+def check_status(status: object) -> None:
+    """Raise a ValueError unless a status is that of an error. Servers send some above 599 as well."""
+    if not isinstance(status, int) or isinstance(status, bool) or not 400 <= status <= 999:
+        raise ValueError(f"status must be an integer from 400 to 999, not {status!r}")

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from prefect_http.testing._arguments import check_count, check_number
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 _HIGHEST_RATE = 1e6  # a thousandth of what the rounding of times would make a request
 
 
@@ -77,7 +77,7 @@ class TokenBucket:
     """
 
     def __init__(self, rate: float, burst: int = 1) -> None:
-        check_number("rate", rate, unit="requests per second", most=_HIGHEST_RATE)
+        check_number("rate", rate, "a number of requests per second", most=_HIGHEST_RATE)
         check_count("burst", burst)
         self.rate = rate
         self.burst = burst
@@ -110,7 +110,7 @@ class TokenBucket:
     def left(self, now: float) -> tuple[int, float]:
         """Return how many tokens there are, and in how many seconds there is another one; 0 if there is no room."""
         will_be_full_at = self._time_of(self._admitted)
-        if now >= will_be_full_at - _ROUNDING:
+        if now >= will_be_full_at - ROUNDING:
             self._full_at, self._admitted = max(now, will_be_full_at), 0
             return self.burst, 0.0
         added = self._added(now)
@@ -118,7 +118,7 @@ class TokenBucket:
 
     def _added(self, now: float) -> int:
         """Return how many tokens were added since the bucket was full."""
-        return math.floor((now - self._full_at + _ROUNDING) * self.rate)
+        return math.floor((now - self._full_at + ROUNDING) * self.rate)
 
     def _time_of(self, token: int) -> float:
         """Return when a token is added, by its number since the bucket was full."""
@@ -143,8 +143,8 @@ class FixedWindow:
 
     def __init__(self, quota: int, seconds: float, *, phase: float = 0.0) -> None:
         check_count("quota", quota)
-        check_number("seconds", seconds, unit="seconds")
-        check_number("phase", phase, unit="seconds", least=0, most=seconds)
+        check_number("seconds", seconds, "a number of seconds")
+        check_number("phase", phase, "a number of seconds", least=0, most=seconds)
         self._quota = quota
         self.seconds = seconds
         self.phase = phase
@@ -175,7 +175,7 @@ class FixedWindow:
 
     def left(self, now: float) -> tuple[int, float]:
         """Return the quota that is left in the current window, and in how many seconds that ends."""
-        window = math.floor((now + self.phase + _ROUNDING) / self.seconds)
+        window = math.floor((now + self.phase + ROUNDING) / self.seconds)
         if window != self._window:
             self._window, self._admitted = window, 0
         return self._quota - self._admitted, self._end() - now
@@ -197,7 +197,7 @@ class SlidingLog:
 
     def __init__(self, quota: int, seconds: float) -> None:
         check_count("quota", quota)
-        check_number("seconds", seconds, unit="seconds")
+        check_number("seconds", seconds, "a number of seconds")
         self._quota = quota
         self.seconds = seconds
         # When the requests that count cease to.
@@ -228,7 +228,7 @@ class SlidingLog:
 
     def left(self, now: float) -> tuple[int, float]:
         """Return for how many requests there is room, and in how many seconds the oldest ceases to count."""
-        while self._until and self._until[0] <= now + _ROUNDING:
+        while self._until and self._until[0] <= now + ROUNDING:
             self._until.popleft()
         return self._quota - len(self._until), self._until[0] - now if self._until else 0.0
 
