@@ -157,6 +157,9 @@ PURE = {
     "testing._arguments",
     "testing._limits",
     "testing._rate_limit_headers",
+    "testing._events",
+    "testing._h1_request_head",
+    "testing._h1_server",
 }
 PUBLIC_MODULES = {"__init__", "httpx2"}
 

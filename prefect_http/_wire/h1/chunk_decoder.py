@@ -31,7 +31,7 @@ _BAD_TRAILER = "the response has an invalid trailer"
 
 
 class ChunkDecoder:
-    """Takes the body of one response out of its chunks.
+    """Takes the body of one message out of its chunks.
 
     Attributes:
         is_complete: whether the last chunk and its trailers have arrived.
@@ -54,6 +54,11 @@ class ChunkDecoder:
         self._fields = 0  # the number of trailers
         self._size = 0  # of the last chunk's line and the trailers, in bytes
         self._partial: bytes = b""  # a line, or a CRLF, whose end has not arrived
+
+    @property
+    def trailing_data(self) -> bytes:
+        """What has arrived after them."""
+        return self._partial if self.is_complete else b""
 
     def feed(self, data: bytes) -> bytes:
         """Return the part of the body in what has arrived."""
