@@ -160,6 +160,8 @@ PURE = {
     "testing._events",
     "testing._h1_request_head",
     "testing._h1_server",
+    "testing._h2_request_head",
+    "testing._h2_server",
 }
 PUBLIC_MODULES = {"__init__", "httpx2"}
 

@@ -64,9 +64,14 @@ def window_update(stream_id: int, increment: int) -> bytes:
     return _HEAD_AND_LONG.pack(0, 4, WINDOW_UPDATE, 0, stream_id, increment)
 
 
-def goaway(code: int) -> bytes:
-    """Return a GOAWAY. No stream of the server has been processed, as it cannot open any."""
-    return _GOAWAY.pack(0, 8, GOAWAY, 0, 0, 0, code)
+def goaway(code: int, last_id: int = 0) -> bytes:
+    """Return a GOAWAY.
+
+    Args:
+        code: the error code.
+        last_id: the last stream of the other side that has been processed. A server cannot open any.
+    """
+    return _GOAWAY.pack(0, 8, GOAWAY, 0, 0, last_id, code)
 
 
 def headers_frames(stream_id: int, block: bytes, *, end_stream: bool, max_frame: int) -> bytes:

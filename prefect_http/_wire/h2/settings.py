@@ -92,8 +92,12 @@ class ServerSettings:
         self.table_size = min(values.get(HEADER_TABLE_SIZE, self.table_size), MAX_TABLE_SIZE)
 
 
-def read_settings(payload: bytes) -> dict[int, int]:
+def read_settings(payload: bytes, *, max_push: int = 0) -> dict[int, int]:
     """Return the settings in a SETTINGS by their numbers; of several values, the last counts.
+
+    Args:
+        payload: of the SETTINGS.
+        max_push: what ENABLE_PUSH may be: a server may only say 0, a client also 1 (RFC 9113 section 6.5.2).
 
     Raises:
         ConnectionFault: one of them is not allowed.
@@ -105,6 +109,6 @@ def read_settings(payload: bytes) -> dict[int, int]:
             raise ConnectionFault("the server set a window of more than 2^31-1 bytes", FLOW_CONTROL_ERROR)
         if setting == MAX_FRAME_SIZE and not MAX_FRAME_BYTES <= value < 2**24:
             raise ConnectionFault(f"the server set a frame size of {value} bytes")
-        if setting == ENABLE_PUSH and value:  # RFC 9113 section 6.5.2: a server may only say 0
+        if setting == ENABLE_PUSH and value > max_push:
             raise ConnectionFault("the server sent a SETTINGS with ENABLE_PUSH")
     return dict(_SETTING.iter_unpack(payload))

@@ -1,0 +1,117 @@
+"""The head of an HTTP/2 request, as a strict server reads it. Pure. RFC 9113 sections 8.2 and 8.3."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+from prefect_http._wire.h2.errors import ConnectionFault
+from prefect_http.testing._events import Headers
+
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+_PSEUDO = frozenset({b":authority", b":method", b":path", b":scheme"})
+# Section 8.2.2: they belong to HTTP/1.1.
+_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+
+# How many lists of headers are remembered.
+_MAX_LISTS = 64
+
+
+class RequestHead(NamedTuple):
+    """The head of a request.
+
+    Attributes:
+        method: the method.
+        target: the ``:path``; for CONNECT the ``:authority``.
+        authority: the ``:authority``, or the Host; empty if there is neither.
+        headers: the other fields. Cookie fields, of which there may be several, are one (section 8.2.3).
+        content_length: what Content-Length says; None: there is none.
+        expects_continue: whether the client waits for a 100.
+    """
+
+    method: bytes
+    target: bytes
+    authority: bytes
+    headers: Headers
+    content_length: int | None
+    expects_continue: bool
+
+
+def read_head(fields: Headers) -> RequestHead:
+    """Return what the fields of a request say.
+
+    Raises:
+        ConnectionFault: they are malformed.
+    """
+    pseudo: dict[bytes, bytes] = {}
+    for name, value in fields:
+        if name[:1] != b":":
+            break
+        if name in pseudo or name not in _PSEUDO:
+            raise ConnectionFault("the client sent a pseudo-header field that is unknown or repeated")
+        pseudo[name] = value
+    method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+    authority = pseudo.get(b":authority")
+    if method == b"CONNECT":
+        path = authority or b""
+        is_complete = pseudo.keys() == {b":method", b":authority"}
+    else:
+        is_complete = b":path" in pseudo and b":scheme" in pseudo
+    if not is_complete:
+        raise ConnectionFault("the client sent a request whose pseudo-header fields are incomplete")
+    if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(path):
+        raise ConnectionFault("the client sent an invalid :method or :path")
+    headers, host, content_length, expects_continue = _read_headers(tuple(fields[len(pseudo) :]))
+    if authority is None:
+        authority = host or b""
+    elif host is not None and host != authority:
+        raise ConnectionFault("the client sent a Host that differs from :authority")
+    return RequestHead(method, path, authority, [*headers], content_length, expects_continue)
+
+
+def check_trailers(fields: Headers) -> None:
+    """Check the trailers of a request.
+
+    Raises:
+        ConnectionFault: they are malformed.
+    """
+    _read_headers(tuple(fields))
+
+
+@functools.lru_cache(_MAX_LISTS)
+def _read_headers(
+    fields: tuple[tuple[bytes, bytes], ...],
+) -> tuple[tuple[tuple[bytes, bytes], ...], bytes | None, int | None, bool]:
+    """Return the headers, the Host, the Content-Length, and whether a 100 is expected."""
+    host = content_length = None
+    expects_continue = False
+    cookies: list[bytes] = []
+    for name, value in fields:
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise ConnectionFault("the client sent an invalid header, or one in upper case")
+        if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
+            raise ConnectionFault("the client sent a header that HTTP/2 does not have")
+        match name:
+            case b"host":
+                if host is not None:
+                    raise ConnectionFault("the client sent more than one Host")
+                host = value
+            case b"content-length":
+                if content_length is not None or not _LENGTH.fullmatch(value):
+                    raise ConnectionFault("the client sent a Content-Length that is not a single number")
+                content_length = int(value)
+            case b"expect":
+                expects_continue = value.lower() == b"100-continue"
+            case b"cookie":
+                cookies.append(value)
+            case _:
+                pass
+    if len(cookies) > 1:
+        fields = (*(field for field in fields if field[0] != b"cookie"), (b"cookie", b"; ".join(cookies)))
+    return fields, host, content_length, expects_continue
