@@ -18,7 +18,7 @@ from prefect_http._wire.protocols import Protocols
 from prefect_http._wire.proxy.proxy_server import ProxyServer
 from prefect_http._wire.proxy.tls_tunnel import TLSTunnel
 from prefect_http._wire.proxy.tunnel import open_tunnel
-from prefect_http._wire.tls import start_tls
+from prefect_http._wire.tls import TLSInMemory, start_tls, start_tls_in_memory
 from prefect_http._wire.trace import Trace, step
 
 
@@ -109,7 +109,7 @@ class Connector:
         await dial.step(f"{library}.{self.opener.event}", opening, self._info(nearest, dial.timeout))
         if proxy is not None:
             if nearest.is_secure:
-                await dial.start_tls("connection", self.proxy_ssl_context, ["http/1.1"], nearest, nearest.peer)
+                await dial.start_tls("connection", lambda: self.proxy_ssl_context, ["http/1.1"], nearest, nearest.peer)
             if origin.is_proxy:
                 return
             await open_tunnel(dial.stream_so_far, proxy, origin, dial.timeout, dial.trace)
@@ -118,7 +118,7 @@ class Connector:
             library = "socks" if proxy.is_socks else "proxy"
         if origin.is_secure:
             alpn = self.protocols.alpn(origin)
-            await dial.start_tls(library, self.ssl_context, alpn, origin, self.peer_of(origin))
+            await dial.start_tls(library, lambda: self.ssl_context, alpn, origin, self.peer_of(origin))
 
     def _nearest(self, origin: Origin) -> Origin:
         """Return where connections to an origin lead first: to the proxy, if there is one."""
@@ -169,11 +169,16 @@ class _Dial:
         await step(self.trace, name, keep, info, NetworkStream)
 
     async def start_tls(
-        self, library: str, ssl_context: ssl.SSLContext, alpn: list[str], origin: Origin, peer: str
+        self, library: str, context: Callable[[], ssl.SSLContext], alpn: list[str], origin: Origin, peer: str
     ) -> None:
-        """Start TLS on the stream."""
+        """Start TLS on the stream, with a context that is made only if it is needed."""
+        start_in_memory = self.stream_so_far.extra(TLSInMemory.start, None)
+        ssl_context = context() if start_in_memory is None else None
 
         async def secure() -> ByteStream:
+            if ssl_context is None:
+                assert start_in_memory is not None
+                return await start_tls_in_memory(start_in_memory, alpn, peer)
             # Each time, since others may use the context as well, and for HTTP/2.
             ssl_context.set_alpn_protocols(alpn)
             plain, self.stream = self.stream_so_far, None  # start_tls() closes it if that fails

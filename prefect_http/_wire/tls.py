@@ -15,17 +15,28 @@ from typing import Any, ParamSpec, cast
 import anyio
 import anyio.to_thread
 import httpx
+from anyio import TypedAttributeSet, typed_attribute
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
-from prefect_http._wire.network_errors import close_forcefully, with_timeout
+from prefect_http._wire.network_errors import close_forcefully, reason_for, with_timeout
 
 # The most that a record holds (RFC 8446 section 5.1), and so the most that OpenSSL returns at once. Python allocates as
 # much as is asked for: with 256 KiB, it took 17 us to read a small response, instead of 1.5.
 _MAX_RECORD = 16 * 1024
 
 P = ParamSpec("P")
+
+
+class TLSInMemory(TypedAttributeSet):
+    """What a stream in memory has that stands for an encrypted one, without certificates.
+
+    Attributes:
+        start: called with the protocols to offer (ALPN), instead of a handshake, returns the stream to use.
+    """
+
+    start: Callable[[list[str]], ByteStream] = typed_attribute()
 
 
 async def start_tls(
@@ -63,6 +74,19 @@ async def start_tls(
     except BaseException:
         await close_forcefully(stream)
         raise
+
+
+async def start_tls_in_memory(start: Callable[[list[str]], ByteStream], alpn: list[str], peer: str) -> ByteStream:
+    """Start what stands for TLS on a stream in memory.
+
+    Raises:
+        httpx.ConnectError: the other side does not speak TLS.
+    """
+    await checkpoint()
+    try:
+        return start(alpn)
+    except ssl.SSLError as error:
+        raise httpx.ConnectError(f"could not complete the TLS handshake with {peer}: {reason_for(error)}") from error
 
 
 def _encoded(server_name: str | None) -> bytes | None:

@@ -1,1 +1,30 @@
-"""A network in memory for tests: servers with scripts and rate limits, in virtual time, on trio and asyncio."""
+"""A network in memory, for tests of clients: scripted servers under the real wire, in virtual time."""
+
+from prefect_http.testing._errors import UnexpectedRequest
+from prefect_http.testing._faults import Fault, Flaky, Restarts
+from prefect_http.testing._limits import ConcurrencyLimit, FixedWindow, Limit, SlidingLog, TokenBucket
+from prefect_http.testing._network import FakeNetwork
+from prefect_http.testing._received import FakeConnection, ReceivedRequest
+from prefect_http.testing._reply import Reply
+from prefect_http.testing._route import Route
+from prefect_http.testing._server import FakeServer
+from prefect_http.testing._virtual_time import virtual_time_loop
+
+__all__ = [
+    "ConcurrencyLimit",
+    "FakeConnection",
+    "FakeNetwork",
+    "FakeServer",
+    "Fault",
+    "FixedWindow",
+    "Flaky",
+    "Limit",
+    "ReceivedRequest",
+    "Reply",
+    "Restarts",
+    "Route",
+    "SlidingLog",
+    "TokenBucket",
+    "UnexpectedRequest",
+    "virtual_time_loop",
+]

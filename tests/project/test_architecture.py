@@ -47,7 +47,8 @@ LAYERS = (
     {"_lifespan", "_throttle", "_wire"},
     {"_asgi"},
     {"_client"},
-    {"__init__", "httpx2", "testing"},
+    {"__init__", "httpx2"},
+    {"testing"},
 )
 
 # Where one part of the package imports another of the same layer, file by file.
@@ -69,6 +70,7 @@ LATE_IMPORTS = {
     ("_concurrency.backend", "asyncio"),
     ("_response", "_fields.rate_limit_parser"),
     ("_response", "_fields.retry_after"),
+    ("testing._network", "httpx2"),
 }
 
 # The files of the folders that are imported late which every client needs.
@@ -162,8 +164,14 @@ PURE = {
     "testing._h1_server",
     "testing._h2_request_head",
     "testing._h2_server",
+    "testing._operations",
+    "testing._received",
+    "testing._reply",
+    "testing._rule",
+    "testing._steps",
+    "testing._verdicts",
 }
-PUBLIC_MODULES = {"__init__", "httpx2"}
+PUBLIC_MODULES = {"__init__", "httpx2", "testing"}
 
 # What knows trio and asyncio: one file for all, what asyncio alone needs, and the streams of each of them.
 SEAM = {
@@ -171,6 +179,7 @@ SEAM = {
     "_concurrency.backend",
     "_concurrency.borrowed_task",
     "_concurrency.trio_stream",
+    "testing._virtual_time",
 }
 EVENT_LOOPS = {"asyncio", "sniffio", "trio"}
 IMPURE = {"anyio", "random", "secrets", "socket", "ssl", "threading", "time"} | EVENT_LOOPS
@@ -407,7 +416,9 @@ def test_tests_mirror_the_package() -> None:
 def test_every_folder_is_tested() -> None:
     """Each folder of the package has its folder of tests."""
     tested = {path.parts[0] for path in TEST_FILES}
-    assert_none(part for part in map(part_of, MODULES) if (PACKAGE / part).is_dir() and part.removeprefix("_") not in tested)
+    assert_none(
+        part for part in map(part_of, MODULES) if (PACKAGE / part).is_dir() and part.removeprefix("_") not in tested
+    )
 
 
 def test_tests_share_through_support() -> None:

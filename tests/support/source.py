@@ -15,11 +15,14 @@ PACKAGE = Path(prefect_http.__file__).parent
 def _parse() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
+        source = path.read_text("utf-8")
         if parts[-1] != "__init__" or len(parts) == 1:
-            yield ".".join(parts), ast.parse(path.read_text("utf-8"))
+            yield ".".join(parts), ast.parse(source)
+        elif source:
+            yield ".".join(parts[:-1]), ast.parse(source)
 
 
-# By name, "__init__" or "_wire.h1.upload": all but the empty files that make folders importable.
+# By name, "__init__", "testing" or "_wire.h1.upload": all but the empty files that make folders importable.
 MODULES = dict(_parse())
 
 

@@ -296,9 +296,11 @@ class StreamExchange:
             return httpx.ReadTimeout(f"{self.session.peer} sent no data for {seconds:g} s")
         return httpx.WriteTimeout(f"{self.session.peer} accepted no data for {seconds:g} s")
 
-    def _error(self) -> httpx.TransportError:
+    def _error(self) -> Exception:
         failure = self.stream.failure
         assert failure is not None
+        if self.session.unexpected is not None:
+            return self.session.unexpected
         message = f"{self.session.peer}: {failure.message}"
         match failure.kind:
             case FailureKind.NEVER_PROCESSED:

@@ -105,6 +105,7 @@ class Session:
         self._owner = owner
         self._discarded = discarded
         self._failure: type[httpx.TransportError] = httpx.RemoteProtocolError
+        self._unexpected: Exception | None = None  # what a stream that the user has opened has raised
         self._room = self._connection.free_streams
         self._is_going_away = False
         self._has_broken_off = False
@@ -214,6 +215,11 @@ class Session:
             self._go_away()
             self._react()
 
+    @property
+    def unexpected(self) -> Exception | None:
+        """What has ended the connection and is no failure of a network; the stream of a user may raise anything."""
+        return self._unexpected
+
     def error_for(self, stream: Stream) -> httpx.TransportError:
         """Return what to raise for a stream that has failed, but for never having been processed."""
         assert stream.failure is not None
@@ -224,7 +230,7 @@ class Session:
 
     def broke_off(self, stream: Stream) -> bool:
         """Return whether the server has ended the connection before anything of a response arrived on a stream."""
-        return self._has_broken_off and not stream.has_begun
+        return self._has_broken_off and not stream.has_begun and self._unexpected is None
 
     @property
     def has_ended(self) -> bool:
@@ -300,8 +306,10 @@ class Session:
         except NETWORK_ERRORS as error:
             message, failure = f"receiving from {self.peer} failed: {reason_for(error)}", httpx.ReadError
             forget_frames(error)
-        except Exception:
-            _logger.warning("reading from an HTTP/2 connection failed unexpectedly", exc_info=True)
+        except Exception as error:
+            self._unexpected = error
+            if not connection.open_streams:  # nobody else will tell
+                _logger.warning("reading from an HTTP/2 connection failed unexpectedly", exc_info=True)
         finally:
             self._end(message, failure)
         if self._discarded:
@@ -326,8 +334,10 @@ class Session:
             # The server may have said why; so the reader ends the connection. It notices as well that it is broken.
             self._go_away()
             forget_frames(error)
-        except Exception:
-            _logger.warning("writing to an HTTP/2 connection failed unexpectedly", exc_info=True)
+        except Exception as error:
+            self._unexpected = error
+            if not connection.open_streams:
+                _logger.warning("writing to an HTTP/2 connection failed unexpectedly", exc_info=True)
             self._end(f"the connection to {self.peer} was given up", httpx.WriteError)
         except BaseException:
             self._end(f"the connection to {self.peer} was given up", httpx.WriteError)

@@ -303,11 +303,29 @@ async def test_failures_of_the_network(caplog: pytest.LogCaptureFixture) -> None
         assert len(woken) == len(others) == 1, name
         error = session.error_for(opened)
         assert (type(error), message in str(error)) == (kind, True), name
-        assert session.broke_off(opened), name
+        is_own = "own" in name  # which the request raises, as it is; the request must not be repeated
+        assert session.unexpected is (failure if is_own else None), name
+        assert session.broke_off(opened) is not is_own, name
         assert stream.closings == 1, name
-        assert [record.levelno for record in caplog.records if record.name == "prefect_http"] == (
-            [logging.WARNING] if "own" in name else []
-        ), name
+        assert not [record for record in caplog.records if record.name == "prefect_http"], name
+
+
+@pytest.mark.anyio
+async def test_unexpected_error_of_an_idle_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """There is no request to raise what a stream raises that is no error of a network. So it is logged."""
+    for where in ("receive", "send"):
+        caplog.clear()
+        session, stream, owner, _ = begin()
+        await settle()
+        failure = RuntimeError("odd")
+        if where == "send":
+            stream.failures["send"] = failure
+            stream.feed(frame(PING, 0, 0, bytes(8)))
+        else:
+            stream.end(failure)
+        await until(partial(operator.contains, owner.told, "ended"))
+        assert session.unexpected is failure
+        assert [record.levelno for record in caplog.records if record.name == "prefect_http"] == [logging.WARNING]
 
 
 @pytest.mark.anyio

@@ -1,0 +1,71 @@
+"""AppStep: an ASGI app as a server."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Self, cast
+
+import httpx
+
+from prefect_http._asgi.transport import ASGITransport
+from prefect_http._lifespan.context import app_lifespan_context
+from prefect_http._types import ASGIApp
+from prefect_http.testing._operations import AsyncAnswer, Body, End, Head, Reset
+from prefect_http.testing._received import ReceivedRequest
+from prefect_http.testing._steps import Step
+
+_logger = logging.getLogger("prefect_http")
+
+
+class AppStep(Step):
+    """Lets an ASGI app answer, while its lifespan runs, as in ``async with``.
+
+    An exception of the app is logged. The client gets a 500, or finds that the response breaks off.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._lifespan = app_lifespan_context(app)
+        self._app = app
+        self._transport: ASGITransport | None = None
+
+    def __str__(self) -> str:
+        return "the app"
+
+    async def answer(self, request: ReceivedRequest) -> AsyncAnswer:
+        if self._transport is None:
+            raise RuntimeError("an app serves requests inside `async with network`, so that its startup has run")
+        url = request.url
+        sent = httpx.Request(request.method, url, headers=request.headers, content=request.body)
+        try:
+            response = await self._transport.handle_async_request(sent)
+        except Exception:
+            _logger.exception("the app of the FakeServer at %s has failed", url.host)
+            yield Head(500, [], True)
+            return
+        try:
+            yield Head(response.status_code, response.headers.raw, False)
+            async for part in cast(httpx.AsyncByteStream, response.stream):
+                yield Body(part)
+            yield End()
+        except Exception:
+            _logger.exception("the app of the FakeServer at %s has failed", url.host)
+            yield Reset()
+        finally:
+            await response.aclose()
+
+    async def __aenter__(self) -> Self:
+        lifespan = await self._lifespan.__aenter__()
+        self._transport = ASGITransport(self._app, state=lifespan.state)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._transport is not None
+        await self._transport.aclose()
+        self._transport = None
+        await self._lifespan.__aexit__(exc_type, exc, traceback)

@@ -1,0 +1,379 @@
+"""The server's end of a connection in memory: what arrives goes in, and what is due comes out. No waiting here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import Literal, Protocol
+
+from prefect_http.testing._events import (
+    BodyReceived,
+    Event,
+    RequestBegun,
+    RequestEnded,
+    ServerProtocol,
+)
+from prefect_http.testing._exchange import Exchange
+from prefect_http.testing._feed import Feed
+from prefect_http.testing._h1_server import H1Server
+from prefect_http.testing._h2_server import H2Server
+from prefect_http.testing._operations import (
+    Body,
+    Close,
+    Cut,
+    End,
+    Fields,
+    GoAway,
+    Head,
+    Operation,
+    Raw,
+    Reset,
+    TurnStale,
+    Wait,
+    Whole,
+)
+from prefect_http.testing._received import FakeConnection, ReceivedRequest
+from prefect_http.testing._steps import Step
+
+# How much may wait for the client before an answer goes on.
+_MAX_AHEAD = 64 * 1024
+_PREFACE = b"PRI * HTTP/2.0\r\n"
+_INTERNAL_ERROR = 2  # RFC 9113 section 7
+
+
+class Script(Protocol):
+    """What says what is to be done with requests."""
+
+    def begin(self, request: ReceivedRequest) -> tuple[Step, Fields]:
+        """Return what is to be done with a request whose head has arrived, and the fields to add to the answer.
+
+        Raises:
+            Exception: nothing is; it is raised by the client's request.
+        """
+        ...
+
+    def ended(self, request: ReceivedRequest, now: float) -> None:
+        """Take note that the answer to a request has ended, whole or not."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Take note of a fault of the test."""
+        ...
+
+
+class ServerConnection:
+    """The server's end of a connection.
+
+    Args:
+        record: what is told of it.
+        scheme: http or https.
+        script: what is to be done with requests.
+        now: the event loop's clock.
+        wake: called when there may be something new for the client.
+
+    Attributes:
+        record: as given.
+        scheme: as given.
+        alpn: the protocol that was chosen in the TLS handshake; None: there was none, and the client's bytes tell.
+        next_due: when something is to be done; infinity: when something arrives.
+        end: how the server has ended the connection: "closed" or "reset"; None: it has not.
+        failure: a fault of the test, to be raised by the client's requests.
+    """
+
+    def __init__(
+        self,
+        record: FakeConnection,
+        scheme: str,
+        script: Script,
+        now: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
+        self.record = record
+        self.scheme = scheme
+        self.alpn: str | None = None
+        self.next_due = math.inf
+        self.end: Literal["closed", "reset"] | None = None
+        self.failure: Exception | None = None
+        self._script = script
+        self._now = now
+        self._wake = wake
+        self._protocol: ServerProtocol | None = None
+        self._http2: H2Server | None = None  # the same, if it is that
+        self._exchanges: dict[int, Exchange] = {}  # in the order of their arrival, until they are answered
+        self._output = bytearray()
+        self._cut: Cut | None = None
+        self._is_stale = False
+        self._is_deaf = False  # after an early answer: what the client still sends is dropped
+        self._is_going_away = False
+
+    # --- For the client's end
+
+    def receive(self, data: bytes) -> None:
+        """Take what the client sends."""
+        if self.end is not None or self._is_deaf or self.failure is not None:
+            return
+        try:
+            protocol = self._protocol or self._choose(data)
+            for event in protocol.receive(data):
+                self._handle(event)
+                if self.end is not None:
+                    return
+        except Exception as error:
+            self._fail(error)
+        self.advance()
+
+    def advance(self) -> None:
+        """Do what is due."""
+        if not self._exchanges:
+            if self._protocol is not None:
+                self._collect()
+            return
+        now = self._now()
+        self.next_due = math.inf
+        for exchange in self._in_turn():
+            if exchange.answer is None:
+                continue
+            if exchange.due <= now:
+                self._go_on(exchange, now)
+            if self.end is not None:
+                break
+            if now < exchange.due < self.next_due:
+                self.next_due = exchange.due
+        self._collect()
+
+    def take(self, max_bytes: int) -> bytes:
+        """Take what has been sent to the client; ``b""``: nothing has."""
+        output = self._output
+        if not output:
+            return b""
+        if len(output) <= max_bytes:
+            data = bytes(output)
+            output.clear()
+        else:
+            data = bytes(output[:max_bytes])
+            del output[:max_bytes]
+        return data
+
+    def peek(self) -> bytes | None:
+        """Return what the client would receive now; ``b""`` for the end of the connection; None: nothing."""
+        self.advance()
+        if self._output:
+            return bytes(self._output)
+        return None if self.end is None else b""
+
+    def close_by_client(self) -> None:
+        """Take note that the client has closed the connection."""
+        self._close_record("client")
+        self._end_exchanges()
+
+    # --- Requests
+
+    def _choose(self, data: bytes) -> ServerProtocol:
+        if self.alpn == "h2" or (self.alpn is None and data[: len(_PREFACE)] == _PREFACE):
+            self._protocol = self._http2 = H2Server()
+            self.record.http_version = "HTTP/2"
+        else:
+            self._protocol = H1Server()
+            self.record.http_version = "HTTP/1.1"
+        return self._protocol
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, RequestBegun):
+            self._begin(event)
+            return
+        exchange = self._exchanges.get(event.stream)
+        if exchange is None:  # answered already
+            return
+        if isinstance(event, BodyReceived):
+            exchange.parts.append(event.data)
+        elif isinstance(event, RequestEnded):
+            self._complete(exchange)
+        else:
+            self._forget(exchange)
+
+    def _begin(self, event: RequestBegun) -> None:
+        if self._is_stale:
+            self._end_connection("closed")
+            return
+        record, now = self.record, self._now()
+        parts: list[bytes] = []
+        request = ReceivedRequest(
+            event.method.decode("latin-1"),
+            (self.scheme, event.authority),
+            event.target.decode("latin-1"),
+            event.headers,
+            now,
+            record,
+            parts,
+        )
+        record.requests.append(request)
+        step, fields = self._script.begin(request)
+        exchange = self._exchanges[event.stream] = Exchange(event.stream, request, parts, step, fields)
+        if event.is_last:
+            self._complete(exchange)
+        elif step.is_early:
+            self._is_deaf = self._http2 is None  # nothing follows on the connection
+            self._answer(exchange)
+        elif event.expects_continue:
+            assert self._protocol is not None
+            self._protocol.send_head(event.stream, 100, [], is_last=False)
+
+    def _complete(self, exchange: Exchange) -> None:
+        exchange.request.is_complete = True
+        if exchange.answer is None:
+            self._answer(exchange)
+
+    def _answer(self, exchange: Exchange) -> None:
+        answer = exchange.step.answer(exchange.request)
+        if isinstance(answer, AsyncIterator):
+
+            def resume() -> None:
+                exchange.due = 0.0
+                self._wake()
+
+            answer = exchange.feed = Feed(answer, resume, self._fail)
+        exchange.answer = answer
+
+    def _in_turn(self) -> list[Exchange]:
+        """Return the exchanges whose answers may go on: on HTTP/1.1, the oldest."""
+        exchanges = self._exchanges.values()
+        return [next(iter(exchanges))] if self._http2 is None else list(exchanges)
+
+    # --- Answers
+
+    def _go_on(self, exchange: Exchange, now: float) -> None:
+        """Send what is due of an answer, and what the client has room for."""
+        assert exchange.answer is not None
+        stream = exchange.stream
+        try:
+            while len(self._output) < _MAX_AHEAD and not (self._http2 is not None and self._http2.is_sending(stream)):
+                operation = next(exchange.answer, None)
+                if operation is None:
+                    self._finish(exchange)
+                    return
+                if isinstance(operation, Wait):
+                    if operation.seconds > 0:
+                        exchange.due = now + operation.seconds
+                        return
+                else:
+                    self._do(exchange, operation)
+                    if self.end is not None:
+                        return
+        except Exception as error:
+            self._fail(error)
+
+    def _do(self, exchange: Exchange, operation: Operation) -> None:
+        protocol, stream = self._protocol, exchange.stream
+        assert protocol is not None
+        match operation:
+            case Whole(status, fields, body):
+                exchange.request.status = status
+                protocol.send_head(stream, status, fields + exchange.fields, is_last=not body)
+                if body:
+                    protocol.send_body(stream, body)
+                    protocol.end(stream)
+                exchange.has_ended = True
+            case Head(status, fields, is_last):
+                exchange.request.status = status
+                protocol.send_head(stream, status, fields + exchange.fields, is_last=is_last)
+                exchange.has_ended = is_last
+            case Body(data):
+                protocol.send_body(stream, data)
+                self._collect()  # so that it is known how much waits for the client
+            case End():
+                protocol.end(stream)
+                exchange.has_ended = True
+            case Raw(data):
+                self._collect()
+                self._emit(data)
+            case Cut():
+                self._collect()
+                self._cut = operation
+            case Close():
+                self._collect()
+                self._end_connection("closed")
+            case Reset() if self._http2 is not None:
+                self._http2.reset(stream, _INTERNAL_ERROR)
+                self._forget(exchange)
+            case Reset():
+                self._collect()
+                self._end_connection("reset")
+            case TurnStale():
+                self._is_stale = True
+            case GoAway():
+                assert self._http2 is not None
+                self._http2.goaway(max(stream - 2, 0))
+                self._is_going_away = True
+                self._forget(exchange)
+            case Wait():
+                raise AssertionError("done by the caller")
+
+    def _finish(self, exchange: Exchange) -> None:
+        """End an answer that has no more operations. If it is not whole, the client waits for the rest for ever."""
+        exchange.due = math.inf
+        if not exchange.has_ended:
+            return
+        assert self._protocol is not None
+        exchange.request.is_answered = True
+        self._collect()
+        if self._cut is not None and self.end is None:
+            raise ValueError(f"{exchange.step}: the whole answer is shorter than that, head and body")
+        self._forget(exchange)
+        if self._protocol.closes_after(exchange.stream):
+            self._end_connection("closed")
+
+    def _forget(self, exchange: Exchange) -> None:
+        if self._exchanges.pop(exchange.stream, None) is not None:
+            self._end_exchange(exchange)
+        if self._is_going_away and not self._exchanges:
+            self._collect()
+            self._end_connection("closed")
+
+    # --- Output, and the end
+
+    def _collect(self) -> None:
+        """Take what the protocol has to send."""
+        if self._protocol is not None and (data := self._protocol.take_output()):
+            self._emit(data)
+
+    def _emit(self, data: bytes) -> None:
+        cut = self._cut
+        if self.end is not None:
+            return
+        if cut is None:
+            self._output += data
+            return
+        self._output += data[: cut.after]
+        self._cut = Cut(max(cut.after - len(data), 0), is_reset=cut.is_reset)
+        if len(data) >= cut.after:
+            self._end_connection("reset" if cut.is_reset else "closed")
+
+    def _end_connection(self, end: Literal["closed", "reset"]) -> None:
+        if self.end is None:
+            self.end = end
+            self._close_record("server")
+            self._end_exchanges()
+            self._wake()
+
+    def _close_record(self, side: Literal["client", "server"]) -> None:
+        if self.record.closed_by is None:
+            self.record.closed_by = side
+            self.record.closed_at = self._now()
+
+    def _end_exchanges(self) -> None:
+        self.next_due = math.inf
+        while self._exchanges:
+            _, exchange = self._exchanges.popitem()
+            self._end_exchange(exchange)
+
+    def _end_exchange(self, exchange: Exchange) -> None:
+        if exchange.feed is not None:
+            exchange.feed.cancel()
+        self._script.ended(exchange.request, self._now())
+
+    def _fail(self, error: Exception) -> None:
+        """Take note of a fault of the test, which the client's requests raise."""
+        if self.failure is None:
+            self.failure = error
+            self._script.failed(error)
+            self._wake()

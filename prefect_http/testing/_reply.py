@@ -1,0 +1,145 @@
+"""Reply: a response that a server sends. Pure."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
+
+_MISSING: Any = object()
+
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+
+
+class ReplyArguments(TypedDict, total=False):
+    """The arguments of a Reply, but for the status."""
+
+    headers: Headers | None
+    content: bytes | str | None
+    json: Any
+    text: str | None
+    stream: Iterable[bytes] | None
+    delay: float
+
+
+class Reply:
+    """A response, as a server sends it.
+
+    Args:
+        status: from 200 to 999.
+        headers: its header fields. Content-Length and Content-Type are added where the body needs them, unless they
+            are given; nothing else is.
+        content: the body, as bytes, or as text to be encoded in UTF-8.
+        json: the body, as what is to be encoded as JSON.
+        text: the body, as text/plain.
+        stream: the body, in parts; each is made when the client has received those before it. Without a
+            Content-Length, it is chunked on HTTP/1.1.
+        delay: how many seconds the server takes to begin with it; 0 or more, or ``math.inf``.
+
+    Raises:
+        TypeError: more than one body is given, or one of a wrong type.
+        ValueError: the status, a header or the delay is invalid.
+    """
+
+    __slots__ = ("body", "delay", "fields", "status")
+
+    def __init__(
+        self,
+        status: int = 200,
+        *,
+        headers: Headers | None = None,
+        content: bytes | str | None = None,
+        json: Any = _MISSING,
+        text: str | None = None,
+        stream: Iterable[bytes] | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
+            raise ValueError(f"the status of a reply must be an integer from 200 to 999, not {status!r}")
+        self.status = status
+        self.delay = checked_seconds("delay", delay)
+        self.fields = _encoded(headers)
+        given = {"content": content, "json": json, "text": text, "stream": stream}
+        names = [name for name, value in given.items() if value is not (_MISSING if name == "json" else None)]
+        if len(names) > 1:
+            raise TypeError(f"a reply has one body, but {' and '.join(f'{name}=' for name in names)} are given")
+        self.body: bytes | Iterable[bytes] = b""
+        if names:
+            self.body = self._encode(names[0], given[names[0]])
+        self.fields = self._with_length()
+
+    def _encode(self, kind: str, value: Any) -> bytes | Iterable[bytes]:
+        if kind == "json":
+            self._add_default(b"Content-Type", b"application/json")
+            return json_module.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        if kind == "text":
+            self._add_default(b"Content-Type", b"text/plain; charset=utf-8")
+        if kind == "stream":
+            if isinstance(value, bytes | str) or not isinstance(value, Iterable):
+                hint = "; an ASGI app can send what it awaits" if isinstance(value, AsyncIterable) else ""
+                raise TypeError(f"stream= must be an iterable of bytes, not {type(value).__name__}{hint}")
+            return value
+        if isinstance(value, str):
+            return value.encode()
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise TypeError(f"{kind}= must be bytes or str, not {type(value).__name__}")
+        return bytes(value)
+
+    def _add_default(self, name: bytes, value: bytes) -> None:
+        if not self.has(name):
+            self.fields.append((name, value))
+
+    def has(self, name: bytes) -> bool:
+        """Return whether a header is given."""
+        wanted = name.lower()
+        return any(each.lower() == wanted for each, _ in self.fields)
+
+    def _with_length(self) -> Fields:
+        """Return the header fields, with the length of the body where it is known and of use (RFC 9110 section 8.6)."""
+        is_framed = self.has(b"Content-Length") or self.has(b"Transfer-Encoding")
+        if is_framed or not isinstance(self.body, bytes) or self.status in (204, 304):
+            return self.fields
+        return [*self.fields, (b"Content-Length", b"%d" % len(self.body))]
+
+
+def answer_with(reply: Reply) -> Answer:
+    """Return the operations that send a reply."""
+    if reply.delay:
+        yield Wait(reply.delay)
+    body = reply.body
+    if isinstance(body, bytes):
+        yield Whole(reply.status, reply.fields, body)
+        return
+    yield Head(reply.status, reply.fields, False)
+    for part in body:
+        if not isinstance(part, bytes):
+            raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
+        yield Body(part)
+    yield End()
+
+
+def checked_seconds(name: str, value: object) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        ValueError: it is none, or is negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+    return value
+
+
+def _encoded(headers: Headers | None) -> Fields:
+    if headers is None:
+        return []
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    fields: Fields = []
+    for name, value in pairs:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"the header {name!r} must be text with a value that is text, not {value!r}")
+        if not name or any(each in name for each in "\r\n\0: ") or any(each in value for each in "\r\n\0"):
+            raise ValueError(f"the header {name!r} cannot be sent: {value!r}; .garbage() sends anything")
+        fields.append((name.encode("ascii"), value.encode("latin-1" if value.isascii() else "utf-8")))
+    return fields

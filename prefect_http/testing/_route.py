@@ -1,0 +1,153 @@
+"""Route: the requests that a script is for, and the script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self, Unpack
+
+from prefect_http.testing._received import ReceivedRequest
+from prefect_http.testing._reply import Reply, ReplyArguments, checked_seconds
+from prefect_http.testing._rule import Rule
+from prefect_http.testing._steps import (
+    Drip,
+    Drop,
+    EarlyAnswer,
+    Function,
+    FunctionStep,
+    Garbage,
+    GoAwayStep,
+    Hang,
+    Refuse,
+    ReplyStep,
+    ResetStep,
+    StaleKeepAlive,
+    Step,
+)
+
+
+class Route:
+    """A script for some of a server's requests: what it does with the first one, with the next one, and so on.
+
+    Made by the methods of a FakeServer, such as ``get()``. Each method adds a step to the script and returns the route,
+    so that they can be chained. A step is for one request, or for as many as ``times`` says; None: for all that follow.
+    ``status``, ``headers``, ``content``, ``json``, ``text``, ``stream`` and ``delay`` are those of a `Reply`.
+    """
+
+    _rule: Rule
+
+    def __str__(self) -> str:
+        return str(self._rule)
+
+    def __repr__(self) -> str:
+        return f"<Route({self})>"
+
+    @property
+    def requests(self) -> Sequence[ReceivedRequest]:
+        """The requests that it has been used for, in order."""
+        return self._rule.requests
+
+    def reply(self, status: int = 200, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
+        """Send a response."""
+        return self._add(ReplyStep(Reply(status, **reply)), times)
+
+    def call(self, function: Function, *, times: int | None = None) -> Self:
+        """Send what a function returns.
+
+        Args:
+            function: called with the ReceivedRequest, once its body has arrived; returns a Reply. It may be async: it
+                runs in a task of its own, which is cancelled when the connection is closed. What it raises is a fault
+                of the test, and is raised by the request.
+            times: for how many requests; None: for all that follow.
+        """
+        if not callable(function):
+            raise TypeError(f"call() takes a function of the request, not {function!r}")
+        return self._add(FunctionStep(function), times)
+
+    def drop(
+        self, after: int = 0, status: int = 200, *, times: int | None = 1, **reply: Unpack[ReplyArguments]
+    ) -> Self:
+        """Close the connection in the middle of a response.
+
+        Args:
+            after: after how many bytes of it, head and body; 0 or more.
+            status: of the response.
+            times: for how many requests; None: for all that follow.
+            **reply: the rest of the response.
+        """
+        if not isinstance(after, int) or isinstance(after, bool) or after < 0:
+            raise ValueError(f"after must be a number of bytes, 0 or more, not {after!r}")
+        return self._add(Drop(Reply(status, **reply), after), times)
+
+    def drip(
+        self,
+        status: int = 200,
+        *,
+        every: float,
+        size: int = 1,
+        times: int | None = 1,
+        **reply: Unpack[ReplyArguments],
+    ) -> Self:
+        """Send the body slowly.
+
+        Args:
+            status: of the response.
+            every: how many seconds pass before each part; 0 or more.
+            size: how many bytes a part has; 1 or more.
+            times: for how many requests; None: for all that follow.
+            **reply: the rest of the response, but for ``stream``.
+        """
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"size must be a number of bytes, 1 or more, not {size!r}")
+        if reply.get("stream") is not None:
+            raise TypeError("drip() takes content=, json= or text=, not stream=")
+        return self._add(Drip(Reply(status, **reply), checked_seconds("every", every), size), times)
+
+    def hang(self, *, times: int | None = 1) -> Self:
+        """Never answer. The connection stays open."""
+        return self._add(Hang(), times)
+
+    def reset(self, *, times: int | None = 1) -> Self:
+        """Reset the connection when the request has arrived; over HTTP/2, only its stream."""
+        return self._add(ResetStep(), times)
+
+    def refuse(self, *, times: int | None = 1) -> Self:
+        """Refuse the connection.
+
+        While this is the next step, all connections to the server are refused, and each counts as a request, since
+        nobody can tell what it would have been for. A request that arrives on an open connection finds that it is being
+        closed, and so is sent again on another, which is refused.
+        """
+        return self._add(Refuse(), times)
+
+    def stale_keep_alive(self, status: int = 200, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
+        """Close the connection just as a request arrives that reuses it, as at the end of a server's keep-alive time.
+
+        The first request on a connection cannot meet that. It is answered, by default with an empty 200, and the
+        connection is closed as soon as the next one arrives on it.
+        """
+        return self._add(StaleKeepAlive(Reply(status, **reply)), times)
+
+    def early_answer(self, status: int = 413, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
+        """Answer as soon as the head of the request has arrived, and take no body."""
+        return self._add(EarlyAnswer(Reply(status, **reply)), times)
+
+    def garbage(self, data: bytes, *, times: int | None = 1) -> Self:
+        """Send these bytes, whatever they are, and close the connection."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"garbage() takes bytes, not {type(data).__name__}")
+        return self._add(Garbage(data), times)
+
+    def goaway(self, *, times: int | None = 1) -> Self:
+        """Send a GOAWAY which says that the request has not been processed (RFC 9113 section 6.8). HTTP/2 only."""
+        return self._add(GoAwayStep(), times)
+
+    def _add(self, step: Step, times: int | None) -> Self:
+        self._rule.add(step, times)
+        return self
+
+
+def new_route(rule: Rule) -> Route:
+    """Return the route whose script is that of a rule."""
+    route = Route()
+    route._rule = rule
+    return route

@@ -1,0 +1,126 @@
+"""Rule: which requests a script is for, and how far the script has come. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from prefect_http.testing._received import ReceivedRequest
+from prefect_http.testing._steps import Step
+
+_BRACES = re.compile(r"\{([A-Za-z_]\w*)(:path)?\}")
+
+
+@dataclass(slots=True)
+class _Repeated:
+    step: Step
+    times: int | None
+    used: int = 0
+
+
+class Rule:
+    """A script, and the requests that it is for.
+
+    Args:
+        method: their method; None: any.
+        path: their path, as in a URL, with a query or without, for any query. ``{name}`` stands for one segment,
+            ``{name:path}`` for several. None: any.
+
+    Attributes:
+        method: as given.
+        path: as given.
+        requests: what it was used for.
+
+    Raises:
+        ValueError: the path does not begin with a slash.
+    """
+
+    __slots__ = ("_literal", "_pattern", "_query", "_steps", "method", "path", "requests")
+
+    def __init__(self, method: str | None, path: str | None) -> None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError(f"a path must begin with a slash, not {path!r}; None stands for any path")
+        self.method = method
+        self.path = path
+        self.requests: list[ReceivedRequest] = []
+        self._steps: deque[_Repeated] = deque()
+        path_only, question_mark, query = (path or "").partition("?")
+        self._query = query if question_mark else None
+        self._pattern = re.compile(_regex(path_only)) if _BRACES.search(path_only) else None
+        self._literal = None if path is None or self._pattern is not None else unquote(path_only)
+
+    def __str__(self) -> str:
+        return f"{self.method or 'any method'} {self.path or 'any path'}"
+
+    def match(self, method: str, path: str, query: str) -> dict[str, str] | None:
+        """Return what the braces stand for, if the rule is for a request; else None.
+
+        Args:
+            method: the method.
+            path: the path, decoded.
+            query: the query, as it is.
+        """
+        if self.method is not None and method != self.method:
+            return None
+        if self._query is not None and query != self._query:
+            return None
+        if self._pattern is not None:
+            found = self._pattern.fullmatch(path)
+            return None if found is None else found.groupdict()
+        return {} if self._literal is None or path == self._literal else None
+
+    def add(self, step: Step, times: int | None) -> None:
+        """Add a step to the script.
+
+        Args:
+            step: the step.
+            times: for how many requests; None: for all that follow.
+
+        Raises:
+            ValueError: ``times`` is invalid, or the step would never be reached.
+        """
+        if times is not None and (not isinstance(times, int) or isinstance(times, bool) or times < 1):
+            raise ValueError(f"times must be None or an integer, 1 or more, not {times!r}")
+        if self.endless_step is not None:
+            raise ValueError(f"{self}: {self.endless_step} is for all further requests, so {step} is never reached")
+        self._steps.append(_Repeated(step, times))
+
+    @property
+    def next_step(self) -> Step | None:
+        """What is to be done with the next request; None: the script has no more."""
+        return self._steps[0].step if self._steps else None
+
+    def take(self) -> Step | None:
+        """Use the next step."""
+        if not self._steps:
+            return None
+        first = self._steps[0]
+        first.used += 1
+        if first.used == first.times:
+            self._steps.popleft()
+        return first.step
+
+    @property
+    def endless_step(self) -> Step | None:
+        """The step for all further requests, if there is one."""
+        return self._steps[-1].step if self._steps and self._steps[-1].times is None else None
+
+    def unused(self) -> list[tuple[Step, int]]:
+        """Return the steps that are left, and for how many requests each.
+
+        A step for all further requests is none of them: it need not be used.
+        """
+        return [(each.step, each.times - each.used) for each in self._steps if each.times is not None]
+
+
+def _regex(path: str) -> str:
+    """Return a regular expression for the decoded path."""
+    parts: list[str] = []
+    end = 0
+    for found in _BRACES.finditer(path):
+        parts.append(re.escape(unquote(path[end : found.start()])))
+        parts.append(f"(?P<{found[1]}>{'.+' if found[2] else '[^/]+'})")
+        end = found.end()
+    return "".join((*parts, re.escape(unquote(path[end:]))))

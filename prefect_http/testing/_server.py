@@ -1,0 +1,108 @@
+"""FakeServer: a scripted server of a FakeNetwork, as users see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect_http._redact import safe_url
+from prefect_http.testing._arguments import check_status
+from prefect_http.testing._faults import Fault
+from prefect_http.testing._limits import Limit
+from prefect_http.testing._rate_limit_headers import HeaderStyle, header_styles
+from prefect_http.testing._route import Route, new_route
+from prefect_http.testing._server_script import Limited, ServerScript
+
+
+class FakeServer:
+    """A scripted server. Made by ``FakeNetwork.serve()``.
+
+    A method for a method and a path returns the Route whose script answers such requests; the same one, if it is called
+    again. A path is that of the URL, below the path of the server's own URL. Without a query, it is for any query.
+    ``{name}`` in it stands for one segment, and ``{name:path}`` for several: they are in the request's
+    ``path_parameters``.
+
+    If several routes are for a request, the first of them that has a step left is used; those for any path come last.
+    """
+
+    _script: ServerScript
+
+    def __repr__(self) -> str:
+        return f"<FakeServer({safe_url(self._script.url)})>"
+
+    def get(self, path: str) -> Route:
+        """Return the route for GETs of a path."""
+        return self.route("GET", path)
+
+    def head(self, path: str) -> Route:
+        """Return the route for HEADs of a path."""
+        return self.route("HEAD", path)
+
+    def options(self, path: str) -> Route:
+        """Return the route for OPTIONS of a path."""
+        return self.route("OPTIONS", path)
+
+    def post(self, path: str) -> Route:
+        """Return the route for POSTs to a path."""
+        return self.route("POST", path)
+
+    def put(self, path: str) -> Route:
+        """Return the route for PUTs of a path."""
+        return self.route("PUT", path)
+
+    def patch(self, path: str) -> Route:
+        """Return the route for PATCHes of a path."""
+        return self.route("PATCH", path)
+
+    def delete(self, path: str) -> Route:
+        """Return the route for DELETEs of a path."""
+        return self.route("DELETE", path)
+
+    def any(self, path: str | None = None) -> Route:
+        """Return the route for all methods, of a path or of any path."""
+        return self.route(None, path)
+
+    def route(self, method: str | None, path: str | None) -> Route:
+        """Return the route for a method and a path; None: any.
+
+        Raises:
+            ValueError: the path does not begin with a slash.
+        """
+        return new_route(self._script.rule(method, path))
+
+    def limit(
+        self,
+        limit: Limit,
+        *,
+        status: int = 429,
+        headers: HeaderStyle | Sequence[HeaderStyle] | None = "retry-after",
+    ) -> FakeServer:
+        """Limit the rate of requests. What the limit does not admit is rejected, and uses no step of a script.
+
+        Args:
+            limit: what is admitted, such as a TokenBucket. Several servers may share one; each must admit a request.
+            status: the status of rejections.
+            headers: what the responses say about the limit: ``"retry-after"`` (rejections only), ``"ratelimit"``,
+                ``"ratelimit-legacy"``, ``"x-ratelimit"``, several of these, or None: nothing.
+
+        Returns:
+            The server.
+        """
+        check_status(status)
+        self._script.limits.append(Limited(limit, status, header_styles(headers)))
+        return self
+
+    def fault(self, fault: Fault) -> FakeServer:
+        """Let some requests fail, whatever they are for: Flaky or Restarts. They use no step of a script, and no limit.
+
+        Returns:
+            The server.
+        """
+        self._script.faults.append(fault)
+        return self
+
+
+def new_server(script: ServerScript) -> FakeServer:
+    """Return the server that does what a script says."""
+    server = FakeServer()
+    server._script = script
+    return server

@@ -1,0 +1,147 @@
+"""What a server does with requests: its limits and faults, its rules, its app."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import httpx
+
+from prefect_http._redact import safe_exception
+from prefect_http.testing._errors import UnexpectedRequest
+from prefect_http.testing._faults import Fault
+from prefect_http.testing._limits import Limit
+from prefect_http.testing._log import Log
+from prefect_http.testing._operations import Fields
+from prefect_http.testing._rate_limit_headers import HeaderStyle, limit_headers
+from prefect_http.testing._received import ReceivedRequest
+from prefect_http.testing._reply import Reply
+from prefect_http.testing._rule import Rule
+from prefect_http.testing._steps import Refuse, ReplyStep, ResetStep, Step
+from prefect_http.testing._verdicts import no_rule
+
+_NO_FIELDS: Fields = []
+
+
+class Limited(NamedTuple):
+    """A limit of a server.
+
+    Attributes:
+        limit: what it admits.
+        status: the status of its rejections.
+        styles: what its headers say.
+    """
+
+    limit: Limit
+    status: int
+    styles: tuple[HeaderStyle, ...]
+
+    def fields(self, now: float, *, is_rejection: bool) -> Fields:
+        """Return the header fields of a response."""
+        headers = limit_headers(self.styles, self.limit, now, is_rejection=is_rejection)
+        return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
+
+
+class ServerScript:
+    """What a server does with requests.
+
+    Args:
+        url: where it is. Its path is where the paths of the rules begin.
+        log: what takes note of all that happens.
+        accepts_http2: whether it chooses HTTP/2 if a client offers that.
+
+    Attributes:
+        url: as given.
+        accepts_http2: as given.
+        limits: its limits.
+        faults: what requests fail by, whatever they are for.
+        app: what serves the requests that no rule is for; None: nothing does.
+    """
+
+    def __init__(self, url: httpx.URL, log: Log, *, accepts_http2: bool) -> None:
+        self.url = url
+        self.accepts_http2 = accepts_http2
+        self.limits: list[Limited] = []
+        self.faults: list[Fault] = []
+        self.app: Step | None = None
+        self._log = log
+        self._prefix = url.path.rstrip("/")
+        self._specific: list[Rule] = []
+        self._general: list[Rule] = []  # for any path; they come last
+        self._admitted: dict[ReceivedRequest, list[Limit]] = {}
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules, in the order in which they are tried."""
+        return self._specific + self._general
+
+    def rule(self, method: str | None, path: str | None) -> Rule:
+        """Return the rule for a method and a path; a new one, or the one that there is."""
+        rules = self._general if path is None else self._specific
+        for rule in rules:
+            if (rule.method, rule.path) == (method, path):
+                return rule
+        rules.append(rule := Rule(method, path))
+        return rule
+
+    def refuses(self, now: float) -> bool:
+        """Return whether a connection is refused now."""
+        if any(fault.status is None and fault.strikes(now) for fault in self.faults):
+            return True
+        for rule in self.rules:
+            if isinstance(rule.next_step, Refuse):
+                rule.take()
+                return True
+        return False
+
+    def begin(self, request: ReceivedRequest) -> tuple[Step, Fields]:
+        """Return what is to be done with a request whose head has arrived, and the fields to add to the answer.
+
+        Raises:
+            UnexpectedRequest: nothing is.
+        """
+        self._log.requests.append(request)
+        now = request.time
+        for fault in self.faults:
+            if fault.strikes(now):
+                return ResetStep() if fault.status is None else ReplyStep(Reply(fault.status)), _NO_FIELDS
+        fields: Fields = []
+        for limited in self.limits:
+            if not limited.limit.admit(now):
+                return ReplyStep(Reply(limited.status)), limited.fields(now, is_rejection=True)
+            self._admitted.setdefault(request, []).append(limited.limit)
+            fields += limited.fields(now, is_rejection=False)
+        return self._step_for(request), fields
+
+    def ended(self, request: ReceivedRequest, now: float) -> None:
+        """Take note that the answer to a request has ended, whole or not."""
+        request.ended_at = now
+        for limit in self._admitted.pop(request, ()):
+            limit.release(now)
+
+    def failed(self, error: Exception) -> None:
+        """Take note of a fault of the test."""
+        # Without the tables, which come with the verdict.
+        is_told = isinstance(error, UnexpectedRequest)
+        self._log.faults.append(str(error).partition("\n")[0] if is_told else safe_exception(error))
+
+    def _step_for(self, request: ReceivedRequest) -> Step:
+        target = request.target
+        if not target.startswith("/"):  # a URL, as to a proxy
+            target = request.url.raw_path.decode("ascii")
+        path, _, query = target.partition("?")
+        path = unquote(path) if "%" in path else path
+        if self._prefix:
+            path = path.removeprefix(self._prefix) if path.startswith(self._prefix + "/") else ""
+        method = request.method
+        for rules in (self._specific, self._general):
+            for rule in rules:
+                if rule.next_step is not None and (values := rule.match(method, path, query)) is not None:
+                    request.path_parameters = values
+                    rule.requests.append(request)
+                    step = rule.take()
+                    assert step is not None
+                    return step
+        if self.app is not None:
+            return self.app
+        raise UnexpectedRequest(no_rule(request, f"{path}?{query}" if query else path, self, self._log.requests))
