@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
@@ -129,16 +130,17 @@ class ServerConnection:
                 self._collect()
             return
         now = self._now()
-        self.next_due = math.inf
-        for exchange in self._in_turn():
-            if exchange.answer is None:
-                continue
-            if exchange.due <= now:
-                self._go_on(exchange, now)
-            if self.end is not None:
-                break
-            if now < exchange.due < self.next_due:
-                self.next_due = exchange.due
+        has_finished = True
+        while has_finished:  # on HTTP/1.1, the next one has its turn
+            has_finished = False
+            self.next_due = math.inf
+            for exchange in self._in_turn():
+                if exchange.answer is not None and exchange.due <= now:
+                    has_finished |= self._go_on(exchange, now)
+                if self.end is not None:
+                    break
+                if now < exchange.due < self.next_due:
+                    self.next_due = exchange.due
         self._collect()
 
     def take(self, max_bytes: int) -> bytes:
@@ -237,30 +239,34 @@ class ServerConnection:
     def _in_turn(self) -> list[Exchange]:
         """Return the exchanges whose answers may go on: on HTTP/1.1, the oldest."""
         exchanges = self._exchanges.values()
-        return [next(iter(exchanges))] if self._http2 is None else list(exchanges)
+        return list(exchanges if self._http2 is not None else itertools.islice(exchanges, 1))
 
     # --- Answers
 
-    def _go_on(self, exchange: Exchange, now: float) -> None:
-        """Send what is due of an answer, and what the client has room for."""
+    def _go_on(self, exchange: Exchange, now: float) -> bool:
+        """Send what is due of an answer, and what the client has room for. Return whether it has ended."""
         assert exchange.answer is not None
         stream = exchange.stream
         try:
             while len(self._output) < _MAX_AHEAD and not (self._http2 is not None and self._http2.is_sending(stream)):
                 operation = next(exchange.answer, None)
-                if operation is None:
-                    self._finish(exchange)
-                    return
+                if operation is None:  # the client waits for the rest for ever
+                    exchange.due = math.inf
+                    break
                 if isinstance(operation, Wait):
                     if operation.seconds > 0:
                         exchange.due = now + operation.seconds
-                        return
-                else:
-                    self._do(exchange, operation)
-                    if self.end is not None:
-                        return
+                        break
+                    continue
+                self._do(exchange, operation)
+                if self.end is not None:
+                    break
+                if exchange.has_ended:
+                    self._finish(exchange)
+                    return True
         except Exception as error:
             self._fail(error)
+        return False
 
     def _do(self, exchange: Exchange, operation: Operation) -> None:
         protocol, stream = self._protocol, exchange.stream
@@ -309,15 +315,14 @@ class ServerConnection:
                 raise AssertionError("done by the caller")
 
     def _finish(self, exchange: Exchange) -> None:
-        """End an answer that has no more operations. If it is not whole, the client waits for the rest for ever."""
-        exchange.due = math.inf
-        if not exchange.has_ended:
-            return
+        """End an answer that has been sent."""
         assert self._protocol is not None
-        exchange.request.is_answered = True
         self._collect()
-        if self._cut is not None and self.end is None:
+        if self.end is not None:  # the answer was cut off
+            return
+        if self._cut is not None:
             raise ValueError(f"{exchange.step}: the whole answer is shorter than that, head and body")
+        exchange.request.is_answered = True
         self._forget(exchange)
         if self._protocol.closes_after(exchange.stream):
             self._end_connection("closed")

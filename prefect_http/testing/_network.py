@@ -186,7 +186,8 @@ class FakeNetwork:
         """
         remaining = iter(self.requests)
         for route in routes:
-            if not any(each in remaining for each in route.requests):
+            its_own = set(route.requests)
+            if not any(request in its_own for request in remaining):
                 raise AssertionError(wrong_order([str(route) for route in routes], self.requests))
 
     async def __aenter__(self) -> Self:

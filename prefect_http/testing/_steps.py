@@ -161,8 +161,8 @@ class StaleKeepAlive(Step):
         if request.connection.is_reused:
             yield Close()
         else:
-            yield from answer_with(self.reply)
             yield TurnStale()
+            yield from answer_with(self.reply)
 
     def __str__(self) -> str:
         return "stale_keep_alive()"

@@ -63,13 +63,15 @@ class FakeStream(ByteStream):
         await checkpoint()
         server = self._server
         while not self._is_closed:
+            if server.failure is not None:
+                raise server.failure
             if data := server.take(max_bytes):
                 return data
             server.advance()
+            if server.failure is not None:
+                continue
             if data := server.take(max_bytes):
                 return data
-            if server.failure is not None:
-                raise server.failure
             if server.end == "reset":
                 raise anyio.BrokenResourceError from ConnectionResetError("the server has reset the connection")
             if server.end == "closed":

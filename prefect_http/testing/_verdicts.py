@@ -155,7 +155,8 @@ def _difference(rule: Rule, method: str, path: str) -> str:
         is_same_path = rule.match(rule.method or method, *_parts(path)) is not None
         return "which is for another method" if is_same_path else "which is for another method and path"
     path_only, query = _parts(path)
-    if rule.path is not None and "?" in rule.path and Rule(None, rule.path.partition("?")[0]).match("", path_only, ""):
+    its_path, question_mark, _ = (rule.path or "").partition("?")
+    if question_mark and Rule(None, its_path).match(method, path_only, query) is not None:
         return f"which is for another query, not {query or 'none'}"
     return "which is for another path"
 
@@ -176,5 +177,5 @@ def _times(number: int) -> str:
 def _range(expected: float | tuple[float, float]) -> str:
     if isinstance(expected, tuple):
         least, most = expected
-        return f"{least:g} to {'any' if most == math.inf else f'{most:g}'} s"
+        return f"{least:g} s or more" if most == math.inf else f"{least:g} to {most:g} s"
     return f"{expected:g} s"
