@@ -55,7 +55,7 @@ class LimitedTransport(httpx.AsyncBaseTransport):
         self._server = server
         self._limit = server.limit(seed)
         self._random = random.Random(seed)
-        self._strikes = server.strikes(random.Random(f"faults {seed}"))
+        self._fault = server.fault(seed)
         self._connections = trio.Semaphore(CONNECTIONS)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -63,20 +63,16 @@ class LimitedTransport(httpx.AsyncBaseTransport):
         async with self._connections:
             await trio.sleep(self._half_trip())
             now = trio.current_time()
-            is_struck = self._strikes(now)
-            is_accepted = not is_struck and self._limit.free_at(now) <= now
+            is_struck = self._fault.strikes(now)
+            is_accepted = not is_struck and self._limit.admit(now)
             self.arrivals.append((now, is_accepted))
-            if is_accepted:
-                self._limit.accept(now)
-                response = httpx.Response(200, headers=self._server.headers(self._limit, now))
-                await trio.sleep(self._server.service + self._half_trip())
-            elif is_struck:
-                response = httpx.Response(self._server.fault_status)
-                await trio.sleep(self._half_trip())
+            if is_struck:
+                assert self._fault.status is not None
+                response = httpx.Response(self._fault.status)
             else:
-                headers = self._server.rejection_headers(self._limit, now)
-                response = httpx.Response(self._server.status, headers=headers)
-                await trio.sleep(self._half_trip())
+                headers = self._server.headers_of(self._limit, now, is_rejection=not is_accepted)
+                response = httpx.Response(200 if is_accepted else self._server.status, headers=headers)
+            await trio.sleep(self._half_trip() + (self._server.service if is_accepted else 0))
             return response
 
     def _half_trip(self) -> float:

@@ -19,16 +19,16 @@ _HIGHEST_RATE = 1e6  # a thousandth of what the rounding of times would make a r
 
 
 class Limit(Protocol):
-    """What a server admits. Any object with these methods will do for ``limit()``.
+    """What a server admits. Any object with these methods will do, whether its class is a subclass of this or not.
 
     The methods are called with times in seconds that never go back. A limit has the state of one server, so each
     network needs its own. If several servers of a network have the same object, they share the limit.
+
+    Attributes:
+        quota: how many requests are admitted if none were before, 1 or more. Rate-limit headers name it.
     """
 
-    @property
-    def quota(self) -> int:
-        """How many requests are admitted if none were before, 1 or more. Rate-limit headers name it."""
-        ...
+    quota: int
 
     def admit(self, now: float) -> bool:
         """Count a request that arrives now and return True, or return False if it is rejected.
@@ -38,8 +38,11 @@ class Limit(Protocol):
         ...
 
     def release(self, now: float) -> None:
-        """Record that the response to a request that was admitted has ended, whether complete or not."""
-        ...
+        """Record that the response to a request that was admitted has ended, whether complete or not.
+
+        A limit by time has no use for it, so subclasses of Limit need not define it.
+        """
+        return
 
     def free_at(self, now: float) -> float:
         """Return the earliest time at which a request is admitted, if no other one comes before.
@@ -59,7 +62,7 @@ class Limit(Protocol):
         ...
 
 
-class TokenBucket:
+class TokenBucket(Limit):
     """Admits ``burst`` requests at once, and then ``rate`` per second, like most gateways.
 
     The bucket is full at first. A request takes a token, and ``rate`` tokens per second are added until it is full
@@ -80,27 +83,19 @@ class TokenBucket:
         check_number("rate", rate, "a number of requests per second", most=_HIGHEST_RATE)
         check_count("burst", burst)
         self.rate = rate
-        self.burst = burst
+        self.quota = burst
         # The requests that were admitted since the bucket was full, and when it was.
         self._admitted = 0
         self._full_at = -math.inf
 
     def __repr__(self) -> str:
-        return f"TokenBucket({self.rate!r}, burst={self.burst})"
-
-    @property
-    def quota(self) -> int:
-        """The burst."""
-        return self.burst
+        return f"TokenBucket({self.rate!r}, burst={self.quota})"
 
     def admit(self, now: float) -> bool:
         """Take a token, if there is one."""
         is_admitted = self.left(now)[0] > 0
         self._admitted += is_admitted
         return is_admitted
-
-    def release(self, now: float) -> None:
-        """Do nothing: a token that was taken does not come back."""
 
     def free_at(self, now: float) -> float:
         """Return when there is a token."""
@@ -112,9 +107,9 @@ class TokenBucket:
         will_be_full_at = self._time_of(self._admitted)
         if now >= will_be_full_at - ROUNDING:
             self._full_at, self._admitted = max(now, will_be_full_at), 0
-            return self.burst, 0.0
+            return self.quota, 0.0
         added = self._added(now)
-        return self.burst - self._admitted + added, self._time_of(added + 1) - now
+        return self.quota - self._admitted + added, self._time_of(added + 1) - now
 
     def _added(self, now: float) -> int:
         """Return how many tokens were added since the bucket was full."""
@@ -125,7 +120,7 @@ class TokenBucket:
         return self._full_at + token / self.rate
 
 
-class FixedWindow:
+class FixedWindow(Limit):
     """Admits ``quota`` requests in each window of ``seconds``, like GitHub in each hour.
 
     A request at the end of a window belongs to the next one. So within a short time, from the end of one window to the
@@ -145,28 +140,20 @@ class FixedWindow:
         check_count("quota", quota)
         check_number("seconds", seconds, "a number of seconds")
         check_number("phase", phase, "a number of seconds", least=0, most=seconds)
-        self._quota = quota
+        self.quota = quota
         self.seconds = seconds
         self.phase = phase
         self._window: int = 0
         self._admitted = 0
 
     def __repr__(self) -> str:
-        return f"FixedWindow({self._quota}, {self.seconds!r}, phase={self.phase!r})"
-
-    @property
-    def quota(self) -> int:
-        """How many requests are admitted in each window."""
-        return self._quota
+        return f"FixedWindow({self.quota}, {self.seconds!r}, phase={self.phase!r})"
 
     def admit(self, now: float) -> bool:
         """Count a request in the current window, if there is quota left."""
         is_admitted = self.left(now)[0] > 0
         self._admitted += is_admitted
         return is_admitted
-
-    def release(self, now: float) -> None:
-        """Do nothing: a request counts until the end of its window."""
 
     def free_at(self, now: float) -> float:
         """Return ``now`` if there is quota left, or else when the window ends."""
@@ -178,13 +165,13 @@ class FixedWindow:
         window = math.floor((now + self.phase + ROUNDING) / self.seconds)
         if window != self._window:
             self._window, self._admitted = window, 0
-        return self._quota - self._admitted, self._end() - now
+        return self.quota - self._admitted, self._end() - now
 
     def _end(self) -> float:
         return (self._window + 1) * self.seconds - self.phase
 
 
-class SlidingLog:
+class SlidingLog(Limit):
     """Admits ``quota`` requests in any ``seconds``: a request counts for that time.
 
     Args:
@@ -198,18 +185,13 @@ class SlidingLog:
     def __init__(self, quota: int, seconds: float) -> None:
         check_count("quota", quota)
         check_number("seconds", seconds, "a number of seconds")
-        self._quota = quota
+        self.quota = quota
         self.seconds = seconds
         # When the requests that count cease to.
         self._until = deque[float]()
 
     def __repr__(self) -> str:
-        return f"SlidingLog({self._quota}, {self.seconds!r})"
-
-    @property
-    def quota(self) -> int:
-        """How many requests are admitted in any ``seconds``."""
-        return self._quota
+        return f"SlidingLog({self.quota}, {self.seconds!r})"
 
     def admit(self, now: float) -> bool:
         """Enter a request into the log, if there is room."""
@@ -217,9 +199,6 @@ class SlidingLog:
         if is_admitted:
             self._until.append(now + self.seconds)
         return is_admitted
-
-    def release(self, now: float) -> None:
-        """Do nothing: a request counts for the same time, however long it takes."""
 
     def free_at(self, now: float) -> float:
         """Return ``now`` if there is room, or else when the oldest request ceases to count."""
@@ -230,10 +209,10 @@ class SlidingLog:
         """Return for how many requests there is room, and in how many seconds the oldest ceases to count."""
         while self._until and self._until[0] <= now + ROUNDING:
             self._until.popleft()
-        return self._quota - len(self._until), self._until[0] - now if self._until else 0.0
+        return self.quota - len(self._until), self._until[0] - now if self._until else 0.0
 
 
-class ConcurrencyLimit:
+class ConcurrencyLimit(Limit):
     """Admits requests while fewer than ``quota`` are being answered, like a pool of workers without a queue.
 
     A request counts from its arrival until its response has ended: until all of it is written, or its connection is
@@ -248,20 +227,15 @@ class ConcurrencyLimit:
 
     def __init__(self, quota: int) -> None:
         check_count("quota", quota)
-        self._quota = quota
+        self.quota = quota
         self._in_progress = 0
 
     def __repr__(self) -> str:
-        return f"ConcurrencyLimit({self._quota})"
-
-    @property
-    def quota(self) -> int:
-        """How many requests may be in progress at the same time."""
-        return self._quota
+        return f"ConcurrencyLimit({self.quota})"
 
     def admit(self, now: float) -> bool:
         """Count a request, if fewer than ``quota`` are in progress."""
-        is_admitted = self._in_progress < self._quota
+        is_admitted = self._in_progress < self.quota
         self._in_progress += is_admitted
         return is_admitted
 
@@ -277,8 +251,8 @@ class ConcurrencyLimit:
 
     def free_at(self, now: float) -> float:
         """Return ``now`` if a request is admitted at once, or else math.inf: when a response will end is unknown."""
-        return now if self._in_progress < self._quota else math.inf
+        return now if self._in_progress < self.quota else math.inf
 
     def left(self, now: float) -> tuple[int, float]:
         """Return how many more requests may be in progress, and math.inf: when a response will end is unknown."""
-        return self._quota - self._in_progress, math.inf
+        return self.quota - self._in_progress, math.inf

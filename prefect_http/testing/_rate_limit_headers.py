@@ -78,7 +78,7 @@ def _parameters(limit: Limit) -> str:
         case FixedWindow() | SlidingLog():
             window = limit.seconds
         case TokenBucket():
-            window = limit.burst / limit.rate
+            window = limit.quota / limit.rate
         case _:
             return ""
     seconds = round(window)

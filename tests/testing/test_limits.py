@@ -192,7 +192,7 @@ def test_bucket_keeps_its_promise(limit: TokenBucket, start: float, gaps: list[f
     times = times_of(limit, start, gaps)
     for first, one in enumerate(times):
         for count, other in enumerate(times[first:], 1):
-            assert count <= limit.burst + limit.rate * (other - one + ROUNDING)
+            assert count <= limit.quota + limit.rate * (other - one + ROUNDING)
 
 
 @given(WINDOWS, STARTS, st.lists(GAPS, max_size=25))
