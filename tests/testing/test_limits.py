@@ -141,6 +141,29 @@ def test_others_do_not_care_when_a_response_ends(limit: Limit) -> None:
     assert not limit.admit(0.25)
 
 
+class Maintenance(Limit):
+    """A user's own: admits nothing in the first hour."""
+
+    quota = 1
+
+    def admit(self, now: float) -> bool:
+        return now >= 3600
+
+    def free_at(self, now: float) -> float:
+        return max(now, 3600)
+
+    def left(self, now: float) -> tuple[int, float]:
+        return int(self.admit(now)), self.free_at(now) - now
+
+
+def test_limit_of_a_users_own() -> None:
+    """A subclass need not define release()."""
+    limit: Limit = Maintenance()
+    assert as_they_can(limit, 0.0, 3) == [3600] * 3
+    limit.release(3600.0)
+    assert limit.left(0.0) == (0, 3600.0)
+
+
 # --- Floating point
 
 
@@ -158,6 +181,18 @@ def test_client_whose_sleeps_are_rounded(limit: Limit, start: float) -> None:
     for number in range(50):
         assert limit.admit(now), (number, now)
         now += 0.1
+
+
+@each_row("burst", [1, 2])
+def test_arriving_early_gains_nothing(burst: int) -> None:
+    """A client that always arrives a little early, but within the rounding, is not admitted more often for that."""
+    limit, now = TokenBucket(10, burst), 0.0
+    for _ in range(burst):
+        assert limit.admit(now)
+    for _ in range(1_000):
+        now = limit.free_at(now) - ROUNDING * 0.45
+        assert limit.admit(now)
+    assert now == pytest.approx(100, abs=ROUNDING)
 
 
 STARTS = st.sampled_from([0.0, 0.1, 1000 / 3, 86_400.1, 1e6 / 3])
