@@ -6,7 +6,8 @@ Sections are of RFC 9113.
   of the test. A GOAWAY goes out, and `ProtocolError` is raised.
 - Bodies of responses are queued, and framed when output is taken, as far as the client's windows allow. Streams take
   turns, a frame at a time (5.2, 6.9).
-- What the client sends is given back to its windows as soon as it has arrived.
+- What has arrived is given back to the client's windows with the next output. Until that is taken, the client cannot
+  know of it, so sending more is an error (5.2, 6.9).
 - A stream that was reset, refused, or is above the number in a GOAWAY stays unknown. What comes late for it is decoded,
   since the table of HPACK is shared, and otherwise ignored (5.1, 6.8).
 - More streams than the limit are refused until the client has acknowledged it; then they are an error (5.1.2).
@@ -133,7 +134,7 @@ class H2Server:
     __slots__ = (
         *("_credit", "_decoder", "_encoder", "_events", "_ignored", "_initial_window", "_is_limit_known", "_last_id"),
         *("_last_kept_id", "_max_frame", "_max_streams", "_out", "_preface", "_reader", "_receive_window", "_streams"),
-        *("_waiting", "_window", "goaway_code"),
+        *("_uploads", "_waiting", "_window", "goaway_code"),
     )
 
     def __init__(self, *, max_concurrent_streams: int | None = None) -> None:
@@ -145,6 +146,7 @@ class H2Server:
         self._events: list[Event] = []
         self._streams: dict[int, _Stream] = {}
         self._waiting: dict[int, _Stream] = {}  # those with parts of a body that have not been framed
+        self._uploads: dict[int, _Stream] = {}  # those that have used up half of their window
         self._ignored = set[int]()  # streams that the client may take for open
         self._last_id = 0  # the highest stream of the client
         self._last_kept_id = MAX_WINDOW  # the one in the GOAWAY that was sent
@@ -185,6 +187,9 @@ class H2Server:
                         handler(self, flags, stream_id, payload)
         except ConnectionFault as fault:
             self._out += goaway(fault.code, self._last_id)
+            self._waiting.clear()
+            self._uploads.clear()
+            self._credit = 0
             raise ProtocolError(fault.message.replace("the server", "the client")) from None
         return events
 
@@ -242,10 +247,6 @@ class H2Server:
         self._credit += size
         if self._receive_window < 0:
             raise ConnectionFault("the client sent more than the connection's window allows", FLOW_CONTROL_ERROR)
-        if self._credit >= _HALF_WINDOW:
-            self._out += window_update(0, self._credit)
-            self._receive_window += self._credit
-            self._credit = 0
         stream = self._streams.get(stream_id)
         if stream is None or stream.has_request:
             self._check_begun(stream_id)
@@ -263,13 +264,12 @@ class H2Server:
         if flags & END_STREAM:
             self._end_request(stream)
         elif stream.credit >= _HALF_WINDOW:
-            self._out += window_update(stream_id, stream.credit)
-            stream.receive_window += stream.credit
-            stream.credit = 0
+            self._uploads[stream_id] = stream
 
     def _end_request(self, stream: _Stream) -> None:
         self._check_length(stream)
         stream.has_request = True
+        self._uploads.pop(stream.id, None)
         self._events.append(RequestEnded(stream.id))
         if stream.has_response:
             del self._streams[stream.id]
@@ -420,9 +420,22 @@ class H2Server:
             ready = list(self._waiting.values())
             while ready:
                 ready = [stream for stream in ready if self._frame(stream)]
+        if self._credit >= _HALF_WINDOW or self._uploads:
+            self._give_back()
         data = bytes(self._out)
         self._out.clear()
         return data
+
+    def _give_back(self) -> None:
+        """Let the client send as much as has arrived."""
+        self._out += window_update(0, self._credit)
+        self._receive_window += self._credit
+        self._credit = 0
+        for stream in self._uploads.values():
+            self._out += window_update(stream.id, stream.credit)
+            stream.receive_window += stream.credit
+            stream.credit = 0
+        self._uploads.clear()
 
     def closes_after(self, stream: int) -> bool:
         """Whether the connection is to be closed after this response: it never is."""
@@ -466,6 +479,7 @@ class H2Server:
     def _forget(self, stream: _Stream) -> None:
         del self._streams[stream.id]
         self._waiting.pop(stream.id, None)
+        self._uploads.pop(stream.id, None)
 
     _ON_FRAME: ClassVar = {
         PRIORITY: _on_priority,

@@ -419,6 +419,7 @@ def test_every_folder_is_tested() -> None:
     assert_none(
         part for part in map(part_of, MODULES) if (PACKAGE / part).is_dir() and part.removeprefix("_") not in tested
     )
+    assert_none(part for part in map(part_of, MODULES) if (PACKAGE / part).is_dir() and part.lstrip("_") not in tested)
 
 
 def test_tests_share_through_support() -> None:
