@@ -15,7 +15,9 @@ _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
-_PSEUDO = frozenset({b":authority", b":method", b":path", b":scheme"})
+_PSEUDO = frozenset({b":authority", b":method", b":scheme"})
+Fields = tuple[tuple[bytes, bytes], ...]
+
 # Section 8.2.2: they belong to HTTP/1.1.
 _CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
@@ -46,32 +48,29 @@ class RequestHead(NamedTuple):
 def read_head(fields: Headers) -> RequestHead:
     """Return what the fields of a request say.
 
+    A client sends the same fields again and again, but for the path. So the others are remembered.
+
     Raises:
         ConnectionFault: they are malformed.
     """
-    pseudo: dict[bytes, bytes] = {}
+    path, at = None, 0
     for name, value in fields:
-        if name[:1] != b":":
+        if name == b":path":
+            path = value
+            fields = fields[:at] + fields[at + 1 :]
             break
-        if name in pseudo or name not in _PSEUDO:
-            raise ConnectionFault("the client sent a pseudo-header field that is unknown or repeated")
-        pseudo[name] = value
-    method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
-    authority = pseudo.get(b":authority")
+        at += 1
+    method, authority, headers, content_length, expects_continue, pseudo_fields = _read_other_fields(tuple(fields))
     if method == b"CONNECT":
-        path = authority or b""
-        is_complete = pseudo.keys() == {b":method", b":authority"}
-    else:
-        is_complete = b":path" in pseudo and b":scheme" in pseudo
-    if not is_complete:
-        raise ConnectionFault("the client sent a request whose pseudo-header fields are incomplete")
-    if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(path):
-        raise ConnectionFault("the client sent an invalid :method or :path")
-    headers, host, content_length, expects_continue = _read_headers(tuple(fields[len(pseudo) :]))
-    if authority is None:
-        authority = host or b""
-    elif host is not None and host != authority:
-        raise ConnectionFault("the client sent a Host that differs from :authority")
+        if path is not None:
+            raise ConnectionFault("the client sent a CONNECT with a :path")
+        path = authority
+    elif path is None:
+        raise ConnectionFault("the client sent a request without a :path")
+    elif at > pseudo_fields:
+        raise ConnectionFault("the client sent a pseudo-header field after the headers")
+    if not _TARGET.fullmatch(path):
+        raise ConnectionFault("the client sent an invalid :path")
     return RequestHead(method, path, authority, [*headers], content_length, expects_continue)
 
 
@@ -85,9 +84,38 @@ def check_trailers(fields: Headers) -> None:
 
 
 @functools.lru_cache(_MAX_LISTS)
-def _read_headers(
-    fields: tuple[tuple[bytes, bytes], ...],
-) -> tuple[tuple[tuple[bytes, bytes], ...], bytes | None, int | None, bool]:
+def _read_other_fields(fields: Fields) -> tuple[bytes, bytes, Fields, int | None, bool, int]:
+    """Read all fields but ``:path``.
+
+    Returns:
+        The method, the authority, the headers, the Content-Length, whether a 100 is expected, and the number of pseudo-
+        header fields.
+    """
+    pseudo: dict[bytes, bytes] = {}
+    for name, value in fields:
+        if name[:1] != b":":
+            break
+        if name in pseudo or name not in _PSEUDO:
+            raise ConnectionFault("the client sent a pseudo-header field that is unknown or repeated")
+        pseudo[name] = value
+    method = pseudo.get(b":method", b"")
+    if not _METHOD.fullmatch(method):
+        raise ConnectionFault("the client sent no :method, or an invalid one")
+    if method == b"CONNECT":
+        if pseudo.keys() != {b":method", b":authority"}:
+            raise ConnectionFault("the client sent a CONNECT without an :authority, or with a :scheme")
+    elif b":scheme" not in pseudo:
+        raise ConnectionFault("the client sent a request without a :scheme")
+    headers, host, content_length, expects_continue = _read_headers(fields[len(pseudo) :])
+    authority = pseudo.get(b":authority")
+    if authority is None:
+        authority = host or b""
+    elif host is not None and host != authority:
+        raise ConnectionFault("the client sent a Host that differs from :authority")
+    return method, authority, headers, content_length, expects_continue, len(pseudo)
+
+
+def _read_headers(fields: Fields) -> tuple[Fields, bytes | None, int | None, bool]:
     """Return the headers, the Host, the Content-Length, and whether a 100 is expected."""
     host = content_length = None
     expects_continue = False

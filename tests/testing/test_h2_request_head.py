@@ -49,20 +49,26 @@ def test_heads_do_not_share_their_headers() -> None:
     assert read_head([*PSEUDO, (b"a", b"b")]).headers == [(b"a", b"b")]
 
 
-PSEUDO_FAULT, INCOMPLETE, INVALID = "unknown or repeated", "incomplete", "invalid :method or :path"
+PSEUDO_FAULT, PATH = "unknown or repeated", "an invalid :path"
 HEADER, HTTP1 = "an invalid header, or one in upper case", "HTTP/2 does not have"
 FAULTS: list[tuple[Fields, str]] = [
-    ([], INCOMPLETE),
-    *[(PSEUDO[:at] + PSEUDO[at + 1 :], INCOMPLETE if at else INVALID) for at in (0, 1, 3)],
-    ([*CONNECT, PSEUDO[1]], INCOMPLETE),
-    (CONNECT[:1], INCOMPLETE),
+    ([], "no :method"),
+    (PSEUDO[1:], "no :method"),
+    ([(b":method", b"G T"), *PSEUDO[1:]], "no :method, or an invalid one"),
+    ([PSEUDO[0], *PSEUDO[2:]], "without a :scheme"),
+    (PSEUDO[:3], "without a :path"),
+    ([*CONNECT, PSEUDO[1]], "CONNECT without an :authority, or with a :scheme"),
+    (CONNECT[:1], "CONNECT without an :authority"),
+    ([*CONNECT, PSEUDO[3]], "CONNECT with a :path"),
     ([*PSEUDO, PSEUDO[0]], PSEUDO_FAULT),
+    ([*PSEUDO, PSEUDO[3]], PSEUDO_FAULT),
     ([*PSEUDO, (b":status", b"200")], PSEUDO_FAULT),
     ([*PSEUDO, (b":Path", b"/")], PSEUDO_FAULT),
-    ([*PSEUDO[:3], (b":path", b"")], INVALID),
-    ([*PSEUDO[:3], (b":path", b"/ ")], INVALID),
-    ([(b":method", b"G T"), *PSEUDO[1:]], INVALID),
-    ([*PSEUDO, (b"a", b"b"), (b":path", b"/")], HEADER),
+    ([*PSEUDO[:3], (b"a", b"b"), PSEUDO[3]], "after the headers"),
+    ([*PSEUDO[:3], (b":path", b"")], PATH),
+    ([*PSEUDO[:3], (b":path", b"/ ")], PATH),
+    ([PSEUDO[0], (b"a", b"b"), *PSEUDO[1:]], "without a :scheme"),
+    ([*PSEUDO[:2], (b"a", b"b"), *PSEUDO[2:]], HEADER),
     ([*PSEUDO, (b"A", b"b")], HEADER),
     ([*PSEUDO, (b"", b"b")], HEADER),
     ([*PSEUDO, (b"a", b" b")], HEADER),
