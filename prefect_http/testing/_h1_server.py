@@ -63,7 +63,6 @@ class _Exchange:
         method: the method.
         is_old: whether the request is of HTTP/1.0.
         closes: whether the request asks to close the connection.
-        keeps_alive: whether it asks to keep the connection open.
         may_tunnel: whether it asks for another protocol.
 
     Attributes:
@@ -73,15 +72,12 @@ class _Exchange:
         is_tunnel: whether another protocol does.
     """
 
-    __slots__ = (
-        *("closes", "framing", "is_decided", "is_old", "is_tunnel", "keeps_alive", "method", "request_closes"),
-    )
+    __slots__ = ("closes", "framing", "is_decided", "is_old", "is_tunnel", "method", "request_closes")
 
-    def __init__(self, method: bytes, is_old: bool, closes: bool, keeps_alive: bool, may_tunnel: bool) -> None:
+    def __init__(self, method: bytes, is_old: bool, closes: bool, may_tunnel: bool) -> None:
         self.method = method
         self.is_old = is_old
         self.closes = self.request_closes = closes
-        self.keeps_alive = keeps_alive
         self.is_decided = not may_tunnel
         self.is_tunnel = False
         self.framing = _NO_BODY
@@ -165,9 +161,7 @@ class H1Server:
         elif host is None:
             raise ProtocolError("the client sent no Host")
         self._stream = stream = self._stream + 1
-        self._exchanges[stream] = exchange = _Exchange(
-            method, is_old, closes, keeps_alive, upgrades or method == b"CONNECT"
-        )
+        self._exchanges[stream] = exchange = _Exchange(method, is_old, closes, upgrades or method == b"CONNECT")
         events.append(
             RequestBegun(stream, method, target, [*fields], host or b"", not length, expects_continue and length != 0)
         )
