@@ -14,10 +14,12 @@ import selectors
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Deadlock(BaseException):
@@ -64,8 +66,10 @@ class _VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, **options: Any) -> asyncio.TimerHandle:
-        return super().call_at(_Due(when, next(self._timers)), callback, *args, **options)
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return super().call_at(_Due(when, next(self._timers)), callback, *args, context=context)
 
     def _jump(self) -> None:
         """Advance the clock to the next timer, as no task can run."""
@@ -74,16 +78,20 @@ class _VirtualTimeLoop(asyncio.SelectorEventLoop):
         if not due < math.inf:
             raise Deadlock(_describe(self))
         self._now = float(due)
+        # How much later than now a timer may be to fire now: less than any, but enough to be seen in a sum.
+        self._clock_resolution = math.ulp(self._now)
 
     def run_forever(self) -> None:
         self._thread = threading.get_ident()
         super().run_forever()
 
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, **options: Any) -> asyncio.Handle:
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         # A signal handler may call this in the loop's own thread, and asyncio does so for async generators.
         if self.is_running() and self._thread != threading.get_ident():
             raise RuntimeError(_refusal("another thread called loop.call_soon_threadsafe()", _THREADS))
-        return super().call_soon_threadsafe(callback, *args, **options)
+        return super().call_soon_threadsafe(callback, *args, context=context)
 
     def create_task(self, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:  # type: ignore[override]
         if self.is_running() or self.is_closed() or self.get_task_factory() is not None:

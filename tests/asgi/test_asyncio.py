@@ -25,15 +25,15 @@ from support.asgi_apps import (
     start,
 )
 from support.rows import each_row
-from support.virtual_time import VirtualTimeLoop
 
 from prefect_http import RetryPolicy
 from prefect_http._types import ASGIApp, Receive, Scope, Send
+from prefect_http.testing._virtual_time import virtual_time_loop
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a test in virtual time, for at most 50 s."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with asyncio.Runner(loop_factory=virtual_time_loop) as runner:
         runner.run(asyncio.wait_for(main(), 50))
 
 
