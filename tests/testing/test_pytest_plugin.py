@@ -13,7 +13,7 @@ import prefect_http.testing
 
 pytest_plugins = ["pytester"]
 
-PLUGINS = ["anyio.pytest_plugin", "pytest_trio.plugin", "pytest_asyncio.plugin", "prefect_http_pytest"]
+NO_WARNING = ["-o", "asyncio_default_fixture_loop_scope=function"]  # of pytest-asyncio, if it is not set
 
 # Tests for pytest to run; what becomes of each follows from its name.
 PLAIN = """
@@ -58,9 +58,28 @@ class Test{kind}:
         fake_network.left = "GET /flows is left"
         raise ValueError("this failed")
 """
-MARKED = [ANY.format(mark=f"@pytest.mark.{kind}", define="async def", kind=kind) for kind in ("anyio", "trio")]
-ASYNCIO = ANY.format(mark="@pytest.mark.asyncio", define="async def", kind="AsyncioStrict")
-AUTO = ANY.format(mark="", define="async def", kind="AsyncioAuto")
+SYNC = ANY.format(mark="", define="def", kind="Sync")
+TRIO, ANYIO, ASYNCIO = (
+    ANY.format(mark=f"@pytest.mark.{name}", define="async def", kind=name) for name in ("trio", "anyio", "asyncio")
+)
+ON_BOTH_BACKENDS = """
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+"""
+ASYNCIO_AUTO = ANY.format(mark="", define="async def", kind="auto")
+IN_VIRTUAL_TIME = """
+async def test_passed_after_an_hour():
+    import asyncio
+    await asyncio.sleep(3600)
+    assert asyncio.get_running_loop().time() == 3600
+"""
+VIRTUAL_TIME = """
+from prefect_http.testing._virtual_time import virtual_time_loop
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"virtual time": virtual_time_loop}
+"""
 
 
 class StandIn:
@@ -73,34 +92,58 @@ class StandIn:
             raise AssertionError(self.left)
 
 
-@pytest.mark.parametrize("mode", ["strict", "auto"])
-def test_fixture(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """The fixture checks its network as a part of a test that passes, and leaves one alone that does not."""
+@pytest.fixture(autouse=True)
+def replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace FakeNetwork, and let pytest load only the plugins that it is told to load."""
     monkeypatch.setattr(prefect_http.testing, "FakeNetwork", StandIn, raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    arguments = ["-p", "no:cacheprovider", "--tb=native"]  # the other styles take longer
-    for plugin in PLUGINS:
-        if importlib.util.find_spec(plugin.partition(".")[0]):
-            arguments += ["-p", plugin]
-    tests = [AUTO] if mode == "auto" else [PLAIN, ANY.format(mark="", define="def", kind="Sync"), *MARKED]
-    if "pytest_asyncio.plugin" in arguments:
-        arguments += [f"--asyncio-mode={mode}", "-o", "asyncio_default_fixture_loop_scope=function"]
-        tests += [ASYNCIO]
-    elif mode == "auto":
-        pytest.skip("pytest-asyncio is not installed")
-    pytester.makepyfile("\n".join(["import pytest", *tests]))
 
-    recorded = pytester.inline_run(*arguments)
+
+def run(pytester: pytest.Pytester, tests: list[str], plugins: list[str], *options: str) -> int:
+    """Run tests with the plugins, check what becomes of each, and return how many they were."""
+    pytester.makepyfile("\n".join(["import pytest", *tests]))
+    arguments = [argument for plugin in [*plugins, "prefect_http_pytest"] for argument in ("-p", plugin)]
+    # The other styles of tracebacks take longer.
+    recorded = pytester.inline_run(*arguments, "-p", "no:cacheprovider", "--tb=native", *options)
     reports = [report for report in recorded.getreports() if isinstance(report, pytest.TestReport)]
-    called = {report.location[2]: report for report in reports if report.when == "call"}
-    assert len(called) == "".join(tests).count("def test_") + ("anyio" in "".join(tests)) * 3  # on both backends
-    for name, report in called.items():
-        assert name.partition(".test_")[2].startswith(report.outcome), name
+    called = [report for report in reports if report.when == "call"]
+    for report in called:
+        name = report.location[2]
+        assert name.partition("test_")[2].startswith(report.outcome), name
         if "failed_in_check" in name:
             assert report.longreprtext == "GET /flows is left"  # and no traceback
         elif "failed_by_itself" in name:
             assert "ValueError: this failed" in report.longreprtext
     assert all(report.passed for report in reports if report.when != "call")
+    return len(called)
+
+
+def test_fixture(pytester: pytest.Pytester) -> None:
+    """The fixture checks its network as a part of a test that passes, and leaves one alone that does not."""
+    assert run(pytester, [PLAIN, SYNC], []) == 6 + 3
+
+
+def test_fixture_in_async_tests(pytester: pytest.Pytester) -> None:
+    """It does so whatever runs the test."""
+    tests, plugins = [ON_BOTH_BACKENDS, ANYIO, TRIO], ["anyio.pytest_plugin", "pytest_trio.plugin"]
+    options = []
+    if has_pytest_asyncio():
+        tests, plugins, options = [*tests, ASYNCIO], [*plugins, "pytest_asyncio.plugin"], NO_WARNING
+    assert run(pytester, tests, plugins, *options) == 3 * (2 + len(tests[2:]))
+
+
+def test_fixture_in_the_auto_mode_of_pytest_asyncio(pytester: pytest.Pytester) -> None:
+    """It works in pytest-asyncio's auto mode, and so does virtual time."""
+    if not has_pytest_asyncio():
+        pytest.skip("pytest-asyncio is not installed")
+    pytester.makeconftest(VIRTUAL_TIME)
+    options = ["--asyncio-mode=auto", *NO_WARNING]
+    assert run(pytester, [ASYNCIO_AUTO, IN_VIRTUAL_TIME], ["pytest_asyncio.plugin"], *options) == 3 + 1
+
+
+def has_pytest_asyncio() -> bool:
+    """Return whether pytest-asyncio is installed."""
+    return importlib.util.find_spec("pytest_asyncio") is not None
 
 
 def test_plugin_is_light() -> None:

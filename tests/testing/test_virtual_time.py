@@ -22,6 +22,8 @@ import pytest
 
 from prefect_http.testing._virtual_time import Deadlock, virtual_time_loop
 
+pytest_plugins = ["pytester"]
+
 T = TypeVar("T")
 
 
@@ -506,3 +508,34 @@ async def test_plugin_of_anyio(started_at: float) -> None:
     """The pytest plugin of anyio takes the loop factory, for tests and for their fixtures."""
     await anyio.sleep(3600)
     assert (started_at, anyio.current_time()) == (1, 3601)
+
+
+STUCK = """
+import anyio, pytest
+from prefect_http.testing._virtual_time import virtual_time_loop
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio", {"loop_factory": virtual_time_loop}
+
+@pytest.fixture
+async def fixture(request):
+    yield
+    await anyio.sleep(1)
+    request.node.user_properties.append(("was", "left"))
+
+@pytest.mark.anyio
+async def test_stuck(fixture):
+    await anyio.Event().wait()
+"""
+
+
+def test_deadlock_in_the_plugin_of_anyio(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is stuck fails, and what its async fixtures do afterwards still works."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(STUCK)
+    recorded = pytester.inline_run("-p", "anyio.pytest_plugin", "-p", "no:cacheprovider", "--tb=native")
+    _, call, teardown = (report for report in recorded.getreports() if isinstance(report, pytest.TestReport))
+    assert call.failed
+    assert "in test_stuck" in call.longreprtext
+    assert (teardown.passed, teardown.user_properties) == (True, [("was", "left")])
