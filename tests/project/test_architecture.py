@@ -49,7 +49,6 @@ LAYERS = (
     {"_client"},
     {"__init__", "httpx2"},
     {"testing"},
-    {"__init__", "httpx2", "testing"},
 )
 
 # Where one part of the package imports another of the same layer, file by file.
