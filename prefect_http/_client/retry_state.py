@@ -12,6 +12,7 @@ import httpx
 from prefect_http._attempt import Attempt, format_attempts, format_seconds
 from prefect_http._client.one_shot_body import OneShotBody
 from prefect_http._error_limits import seconds_for_error
+from prefect_http._errors import TunnelFailed
 from prefect_http._fields.should_retry import parse_should_retry
 from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
@@ -85,6 +86,8 @@ class RetryState:
         else:
             status_code, exception, label = None, failed, type(failed).__name__
             failure = classify(failed)
+            if isinstance(failed, TunnelFailed) and failed.response is not None:
+                wait, wait_name = _wait_asked_for(failed.response)
             needs_certificate = (
                 not origin_has_answered and now - started < _BEHIND_HANDSHAKE and self._needs_certificate(failed)
             )
@@ -110,8 +113,8 @@ class RetryState:
         if delay is not None:
             self._retries += 1
         self.resume_at = now + (delay or 0.0)
-        if wait is not None and isinstance(decision, GiveUp) and decision.exceeds_max_wait:
-            assert isinstance(failed, httpx.Response)
+        exceeds_max_wait = isinstance(decision, GiveUp) and decision.exceeds_max_wait
+        if exceeds_max_wait and wait is not None and isinstance(failed, httpx.Response):
             self.too_long = self._too_long(failed, wait, wait_name)
         return Attempt(self.number, status_code, exception, delay, decision.reason, now - started)
 

@@ -5,7 +5,7 @@ An attempt fails in one of these ways, which decide whether it may be repeated (
     REJECTED     a status that the policy lists     yes, any method: the server says that it has not acted on it
     NEVER_SENT   the request was not sent, or not   yes, any method
                  processed, as the server says
-    UNREACHABLE  no connection                      as NEVER_SENT if the origin has answered before, otherwise no: a
+    UNREACHABLE  no connection, also for a proxy    as NEVER_SENT if the origin has answered before, otherwise no: a
                                                     wrong address fails fast, a server that restarts gets its time
     AMBIGUOUS    it broke off on the way            if repeating is safe: the server may have acted on it
     FINAL        anything else                      no
@@ -24,7 +24,13 @@ from typing import NamedTuple
 import httpx
 
 from prefect_http._attempt import format_seconds
-from prefect_http._errors import InvalidResponse, RequestNotProcessed, ThrottleTimeout
+from prefect_http._errors import (
+    InvalidResponse,
+    RequestNotProcessed,
+    ThrottleTimeout,
+    TunnelDelayed,
+    TunnelFailed,
+)
 from prefect_http._fields.epoch import LONGEST_WAIT
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
 from prefect_http._retry.policy import RetryPolicy
@@ -46,6 +52,8 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     # What sent it is not an HTTP server, and will not be one the next time.
     (InvalidResponse, Failure.FINAL),
     (RequestNotProcessed, Failure.NEVER_SENT),
+    (TunnelDelayed, Failure.NEVER_SENT),
+    (TunnelFailed, Failure.UNREACHABLE),
     (httpx.ConnectTimeout, Failure.NEVER_SENT),
     (httpx.PoolTimeout, Failure.NEVER_SENT),
     (httpx.ConnectError, Failure.UNREACHABLE),

@@ -76,7 +76,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         httpx.PoolTimeout: no connection becomes free in time.
         httpx.ConnectError, httpx.ConnectTimeout: no connection can be opened, or the transport was closed meanwhile.
             If ``connect`` raises an OSError, that is a ConnectError, and a TimeoutError a ConnectTimeout.
-        httpx.ProxyError: the proxy refuses a tunnel, or cannot connect to the server.
+        httpx.ProxyError: the proxy refuses a tunnel, or cannot connect to the server. The request was not sent.
         httpx.WriteError, httpx.WriteTimeout, httpx.ReadError, httpx.ReadTimeout: the connection breaks, or the server
             takes too long.
         httpx.RemoteProtocolError: the server closes the connection too early.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.rows import each_row
 
 from prefect_http import InvalidResponse, RetryPolicy, ThrottleTimeout
-from prefect_http._errors import RequestNotProcessed
+from prefect_http._errors import RequestNotProcessed, TunnelDelayed, TunnelFailed
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 
 MIDDLE = 0.5  # the random number that chooses the middle of a wait's bounds
@@ -75,6 +75,12 @@ def test_classify(name: str) -> None:
 def test_request_that_was_not_processed() -> None:
     """A request that the server says it has not processed counts as not sent, even by an unknown server."""
     assert classify(RequestNotProcessed("refused")) is Failure.NEVER_SENT
+
+
+def test_tunnels_that_failed() -> None:
+    """A proxy that cannot reach the server leaves it as unreachable as a direct connection; a busy one may be free."""
+    assert classify(TunnelFailed("502")) is Failure.UNREACHABLE
+    assert classify(TunnelDelayed("429")) is Failure.NEVER_SENT
 
 
 def test_classify_knows_every_listed_exception() -> None:

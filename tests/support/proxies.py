@@ -54,6 +54,7 @@ class ProxyServer:
         connections: the number of connections that it has accepted.
         open: how many of them are still open.
         asked: what it was asked for, in order.
+        refusals: how to answer the next requests for a tunnel, but for SOCKS5's authentication.
     """
 
     scheme: str
@@ -63,6 +64,7 @@ class ProxyServer:
     connections: int = 0
     open: int = 0
     asked: list[Asked] = field(default_factory=list[Asked])
+    refusals: list[bytes] = field(default_factory=list[bytes])
 
     def url(self, credentials: str | None = None) -> str:
         """Return its URL, with the right credentials, or others."""
@@ -99,6 +101,9 @@ class ProxyServer:
             if expected is not None and known.get("proxy-authorization") != expected:
                 await stream.send(_answer(407, b'Proxy-Authenticate: Basic realm="test"\r\n'))
             elif method == "CONNECT":
+                if self.refusals:
+                    await stream.send(self.refusals.pop(0))
+                    continue
                 host, _, _ = target.rpartition(":")
                 if host not in self.hosts:
                     await stream.send(_answer(502, b""))
@@ -166,6 +171,9 @@ class ProxyServer:
         host = address.decode() if kind == 3 else str(ipaddress.ip_address(address))
         port = int.from_bytes(await stream.receive_exactly(2), "big")
         self.asked.append(Asked("SOCKS5", f"{host}:{port}", (("login", login),) if login else ()))
+        if self.refusals:
+            await stream.send(self.refusals.pop(0))
+            return
         if host not in self.hosts:
             await stream.send(b"\5\4\0\1\0\0\0\0\0\0")
             return

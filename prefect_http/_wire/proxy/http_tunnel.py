@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from prefect_http._errors import InvalidResponse
+from prefect_http._errors import InvalidResponse, TunnelDelayed, TunnelFailed
 from prefect_http._redact import one_line, without_credentials
 from prefect_http._wire.h1.request_head import encode_headers, request_line
 from prefect_http._wire.h1.response_head import ResponseHead
@@ -14,8 +14,9 @@ from prefect_http._wire.proxy.proxy_headers import Headers, merged
 _MAX_REASON = 300
 # Headers that say more than the reason phrase: RFC 9209, RFC 9110 section 11.7.1, and Squid's own.
 _REASON_HEADERS = (b"proxy-status", b"proxy-authenticate", b"x-squid-error")
-# The proxy would open a tunnel, but cannot reach the server.
-_UNREACHABLE = {502, 503, 504}
+# The proxy would open a tunnel, but cannot reach the server. A 500 is what tinyproxy says then.
+_UNREACHABLE = {500, 502, 503, 504}
+_TOO_MANY_REQUESTS = 429
 
 
 class HttpTunnelHandshake:
@@ -72,12 +73,19 @@ class HttpTunnelHandshake:
 
         Raises:
             httpx.ProxyError: it is not: the response is not a 2xx. The message says why, in the proxy's own words.
+            TunnelFailed: it may be open the next time.
         """
         head = self.parser.head
         assert head is not None
-        if not 200 <= head.status < 300:
-            verb = "could not connect" if head.status in _UNREACHABLE else "refused a tunnel"
-            raise httpx.ProxyError(f"{self._proxy} {verb} to {self._peer}: {self._words(head)}")
+        if 200 <= head.status < 300:
+            return
+        words, response = self._words(head), httpx.Response(head.status, headers=head.headers)
+        if head.status in _UNREACHABLE:
+            raise TunnelFailed(f"{self._proxy} could not connect to {self._peer}: {words}", response)
+        message = f"{self._proxy} refused a tunnel to {self._peer}: {words}"
+        if head.status == _TOO_MANY_REQUESTS:
+            raise TunnelDelayed(message, response)
+        raise httpx.ProxyError(message)
 
     def _words(self, head: ResponseHead) -> str:
         """Return what the proxy says, without the client's credentials, which it may echo."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import httpx
 
-from prefect_http._errors import InvalidResponse
+from prefect_http._errors import InvalidResponse, TunnelFailed
 
 _VERSION, _AUTH_VERSION = 5, 1
 _NO_AUTH, _PASSWORD, _NO_METHOD = 0, 2, 0xFF
@@ -31,8 +31,8 @@ _FAILURES = {
     7: "it does not support CONNECT",
     8: "it does not support this type of address",
 }
-# The proxy would open a tunnel, but cannot reach the server.
-_UNREACHABLE = {3, 4, 5, 6}
+# The proxy would open a tunnel, but cannot reach the server. Many say "general failure" then.
+_UNREACHABLE = {1, 3, 4, 5, 6}
 
 
 class Credentials(NamedTuple):
@@ -101,6 +101,7 @@ class Socks5Handshake:
 
         Raises:
             httpx.ProxyError: the proxy refuses.
+            TunnelFailed: it cannot connect to the server now.
             InvalidResponse: it does not speak SOCKS5.
         """
         self._received += data
@@ -152,8 +153,9 @@ class Socks5Handshake:
             return None
         if code := received[1]:
             reason = _FAILURES.get(code, f"unknown error {code}")
-            verb = "could not connect" if code in _UNREACHABLE else "refused a tunnel"
-            raise httpx.ProxyError(f"{self._proxy} {verb} to {self._peer}: {reason}")
+            if code in _UNREACHABLE:
+                raise TunnelFailed(f"{self._proxy} could not connect to {self._peer}: {reason}")
+            raise httpx.ProxyError(f"{self._proxy} refused a tunnel to {self._peer}: {reason}")
         if len(received) < 5:
             return None
         lengths = {_IPV4: 4, _IPV6: 16, _NAME: 1 + received[4]}

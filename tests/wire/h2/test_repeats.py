@@ -258,9 +258,7 @@ async def test_http1_is_required_for_a_streamed_body() -> None:
 
     async with secure_server("h2", "http/1.1", script=refuse, act=answer(body=b"one")) as server:
         async with HTTPTransport(verify=trusting_context(), http2=True) as transport:
-            with pytest.raises(
-                httpx.ConnectError, match=r"HTTP_1_1_REQUIRED; .* further requests use HTTP/1\.1"
-            ) as caught:
+            with pytest.raises(httpx.ConnectError, match=r"_1_REQUIRED; .* further requests use HTTP/1\.1") as caught:
                 await fetch(transport, new_request(server.url, "POST", body()))
             assert caught.type is RequestNotProcessed
             assert await fetch(transport, new_request(server.url, "POST", body())) == b"one"

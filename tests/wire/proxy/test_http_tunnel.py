@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from prefect_http import InvalidResponse
+from prefect_http._errors import TunnelDelayed, TunnelFailed
 from prefect_http._wire.proxy.http_tunnel import HttpTunnelHandshake
 from prefect_http._wire.proxy.proxy_headers import Headers, basic_authorization
 
@@ -62,7 +63,9 @@ REFUSALS: list[tuple[bytes, str]] = [
     (b"400 Bad Request\r\n" + HTML, "refused a tunnel to x.test:443: 400 Bad Request"),
     (b"302 Found\r\nLocation: http://login/\r\n\r\n", "refused a tunnel to x.test:443: 302 Found"),
     (b"304 Not Modified\r\n\r\n", "refused a tunnel to x.test:443: 304 Not Modified"),
-    (b"500 Oops\r\n\r\n", "refused a tunnel to x.test:443: 500 Oops"),
+    (b"500 Oops\r\n\r\n", "could not connect to x.test:443: 500 Oops"),
+    (b"429 Too Many\r\nRetry-After: 7\r\n\r\n", "refused a tunnel to x.test:443: 429 Too Many"),
+    (b"501 Not Implemented\r\n\r\n", "refused a tunnel to x.test:443: 501 Not Implemented"),
     (b"502 Bad Gateway\r\n\r\n", "could not connect to x.test:443: 502 Bad Gateway"),
     (b"503 No\r\n\r\n", "could not connect to x.test:443: 503 No"),
     (b"504 Gateway Timeout\r\n\r\n", "could not connect to x.test:443: 504 Gateway Timeout"),
@@ -90,6 +93,18 @@ def test_refusals() -> None:
         with pytest.raises(httpx.ProxyError) as caught:
             handshake.check()
         assert str(caught.value) == f"{PROXY} {message}"
+        assert isinstance(caught.value, TunnelFailed) == ("could not" in message or "429" in message), message
+        assert isinstance(caught.value, TunnelDelayed) == ("429" in message), message
+
+
+def test_what_a_proxy_asks_for() -> None:
+    """The headers of a refusal are kept for those who want to try again; they may say when."""
+    handshake = new_handshake()
+    handshake.feed(b"HTTP/1.1 503 No\r\nRetry-After: 7\r\n\r\n")
+    with pytest.raises(TunnelFailed) as caught:
+        handshake.check()
+    assert caught.value.response is not None
+    assert (caught.value.response.status_code, caught.value.response.headers["retry-after"]) == (503, "7")
 
 
 def test_refusals_are_bounded_and_safe() -> None:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from prefect_http import InvalidResponse
+from prefect_http._errors import TunnelFailed
 from prefect_http._wire.proxy.socks5 import Credentials, Socks5Handshake
 
 PROXY, PEER = "the proxy socks5://p:1080", "x.test:443"
@@ -85,7 +86,7 @@ REFUSALS: list[tuple[Credentials | None, bytes, str]] = [
     (USER, b"\5\1", f"{PROXY} asks for GSSAPI to authenticate, which was not offered"),
     (None, b"\5\x80", f"{PROXY} asks for the unknown method 128 to authenticate, which was not offered"),
     (USER, PASSWORD + b"\1\1", f"{PROXY} does not accept the user name and the password"),
-    (None, NO_AUTH + b"\5\1", f"{PROXY} refused a tunnel to {PEER}: general failure"),
+    (None, NO_AUTH + b"\5\1", f"{PROXY} could not connect to {PEER}: general failure"),
     (None, NO_AUTH + b"\5\2\0\1", f"{PROXY} refused a tunnel to {PEER}: not allowed by its rules"),
     (None, NO_AUTH + b"\5\3\0\1", f"{PROXY} could not connect to {PEER}: network unreachable"),
     (None, NO_AUTH + b"\5\4", f"{PROXY} could not connect to {PEER}: host unreachable"),
@@ -103,6 +104,7 @@ def test_refusals() -> None:
         with pytest.raises(httpx.ProxyError) as caught:
             new_handshake(credentials=credentials).feed(replies)
         assert str(caught.value) == message
+        assert isinstance(caught.value, TunnelFailed) == ("could not" in message), message
 
 
 def test_other_protocols() -> None:

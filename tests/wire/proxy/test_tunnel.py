@@ -17,6 +17,7 @@ from support.tls_servers import client_context
 from trio.testing import MockClock
 
 from prefect_http import InvalidResponse
+from prefect_http._errors import TunnelFailed
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.openers import UserOpener
 from prefect_http._wire.origin import Origin
@@ -63,7 +64,7 @@ FAILURES: list[tuple[str, list[bytes | Exception], type[Exception], str]] = [
     ("http", [b"HTTP/1.1 403 Forbidden\r\n" + PAGE], httpx.ProxyError, "refused a tunnel to x.test:80: 403 Forbidden"),
     ("http", [b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n"], httpx.ProxyError, "refused .*: 302 Found"),
     ("http", [b"HTTP/1.1 407 No\r\n\r\n"], httpx.ProxyError, "refused .*: 407 No"),
-    ("http", [b"HTTP/1.1 504 Gateway Timeout\r\n\r\n"], httpx.ProxyError, "could not connect to x.test:80: 504 Gate"),
+    ("http", [b"HTTP/1.1 504 Gateway Timeout\r\n\r\n"], TunnelFailed, "could not connect to x.test:80: 504 Gate"),
     ("http", [b"HTTP/1.1 200 OK\r\n" + PAGE], InvalidResponse, EARLY),
     ("http", [OPEN + b"SSH-2.0-OpenSSH_9.2\r\n"], InvalidResponse, EARLY),
     ("http", [b"<html>sign in</html>\n"], InvalidResponse, "response of the proxy http://p.test:80 to CONNECT is not"),
@@ -73,7 +74,7 @@ FAILURES: list[tuple[str, list[bytes | Exception], type[Exception], str]] = [
     ("http", [b"HTTP/1.1 200", END], httpx.ConnectError, CLOSED),
     ("http", [BROKEN], httpx.ConnectError, "could not open a tunnel to x.test:80 through the proxy http://p.test:80: "),
     ("socks5", [b"\5\xff"], httpx.ProxyError, "the proxy socks5://p.test:1080 refuses to authenticate"),
-    ("socks5", [NO_AUTH, b"\5\5"], httpx.ProxyError, "could not connect to x.test:80: connection refused"),
+    ("socks5", [NO_AUTH, b"\5\5"], TunnelFailed, "could not connect to x.test:80: connection refused"),
     ("socks5", [NO_AUTH + GRANTED + b"220 smtp"], InvalidResponse, EARLY),
     ("socks5", [b"HTTP/1.1 400 Bad Request\r\n\r\n"], InvalidResponse, "does not speak SOCKS5"),
     ("socks5", [END], httpx.ConnectError, CLOSED),
