@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Literal, Protocol
 
 from prefect_http.testing._events import (
@@ -39,6 +39,7 @@ from prefect_http.testing._steps import Step
 # How much may wait for the client before an answer goes on.
 _MAX_AHEAD = 64 * 1024
 _PREFACE = b"PRI * HTTP/2.0\r\n"
+_WHEN_THERE_IS_ROOM = -math.inf
 _INTERNAL_ERROR = 2  # RFC 9113 section 7
 
 
@@ -51,6 +52,10 @@ class Script(Protocol):
         Raises:
             Exception: nothing is; it is raised by the client's request.
         """
+        ...
+
+    def is_down(self) -> bool:
+        """Return whether the server refuses connections, so that those which are idle have been closed as well."""
         ...
 
     def ended(self, request: ReceivedRequest, now: float) -> None:
@@ -105,7 +110,8 @@ class ServerConnection:
         self._cut: Cut | None = None
         self._is_stale = False
         self._is_deaf = False  # after an early answer: what the client still sends is dropped
-        self._is_going_away = False
+        self._last_kept = math.inf  # the last stream in a GOAWAY
+        self._due: float | None = None  # when what is being done was due: the client may look late
 
     # --- For the client's end
 
@@ -154,11 +160,15 @@ class ServerConnection:
         else:
             data = bytes(output[:max_bytes])
             del output[:max_bytes]
+        if self._exchanges:
+            self.advance()  # there is room for more; and what has been taken may have been the end
         return data
 
     def peek(self) -> bytes | None:
         """Return what the client would receive now; ``b""`` for the end of the connection; None: nothing."""
         self.advance()
+        if not self._exchanges and self._script.is_down():
+            self._end_connection("closed")
         if self._output:
             return bytes(self._output)
         return None if self.end is None else b""
@@ -181,7 +191,8 @@ class ServerConnection:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, RequestBegun):
-            self._begin(event)
+            if event.stream <= self._last_kept:
+                self._begin(event)
             return
         exchange = self._exchanges.get(event.stream)
         if exchange is None:  # answered already
@@ -211,12 +222,13 @@ class ServerConnection:
         record.requests.append(request)
         step, fields = self._script.begin(request)
         exchange = self._exchanges[event.stream] = Exchange(event.stream, request, parts, step, fields)
+        if step.is_early:
+            self._answer(exchange)
+            self._is_deaf = self._http2 is None and not event.is_last  # nothing follows on the connection
+            self._go_on(exchange, now)  # before other requests that came with it: GOAWAY concerns these
         if event.is_last:
             self._complete(exchange)
-        elif step.is_early:
-            self._is_deaf = self._http2 is None  # nothing follows on the connection
-            self._answer(exchange)
-        elif event.expects_continue:
+        elif event.expects_continue and not step.is_early:
             assert self._protocol is not None
             self._protocol.send_head(event.stream, 100, [], is_last=False)
 
@@ -226,11 +238,13 @@ class ServerConnection:
             self._answer(exchange)
 
     def _answer(self, exchange: Exchange) -> None:
+        exchange.due = self._now()
         answer = exchange.step.answer(exchange.request)
         if isinstance(answer, AsyncIterator):
 
             def resume() -> None:
-                exchange.due = 0.0
+                exchange.due = self._now()
+                self.advance()  # whether the client looks or not
                 self._wake()
 
             answer = exchange.feed = Feed(answer, resume, self._fail)
@@ -247,25 +261,31 @@ class ServerConnection:
         """Send what is due of an answer, and what the client has room for. Return whether it has ended."""
         assert exchange.answer is not None
         stream = exchange.stream
+        if exchange.due == _WHEN_THERE_IS_ROOM:
+            exchange.due = now
+        self._due = exchange.due
         try:
             while len(self._output) < _MAX_AHEAD and not (self._http2 is not None and self._http2.is_sending(stream)):
                 operation = next(exchange.answer, None)
                 if operation is None:  # the client waits for the rest for ever
                     exchange.due = math.inf
-                    break
+                    return False
                 if isinstance(operation, Wait):
-                    if operation.seconds > 0:
-                        exchange.due = now + operation.seconds
-                        break
+                    self._due = exchange.due = exchange.due + operation.seconds
+                    if exchange.due > now:
+                        return False
                     continue
                 self._do(exchange, operation)
                 if self.end is not None:
-                    break
+                    return False
                 if exchange.has_ended:
                     self._finish(exchange)
                     return True
+            exchange.due = _WHEN_THERE_IS_ROOM
         except Exception as error:
             self._fail(error)
+        finally:
+            self._due = None
         return False
 
     def _do(self, exchange: Exchange, operation: Operation) -> None:
@@ -308,8 +328,8 @@ class ServerConnection:
                 self._is_stale = True
             case GoAway():
                 assert self._http2 is not None
-                self._http2.goaway(max(stream - 2, 0))
-                self._is_going_away = True
+                self._last_kept = max(stream - 2, 0)
+                self._http2.goaway(self._last_kept)
                 self._forget(exchange)
             case Wait():
                 raise AssertionError("done by the caller")
@@ -330,7 +350,7 @@ class ServerConnection:
     def _forget(self, exchange: Exchange) -> None:
         if self._exchanges.pop(exchange.stream, None) is not None:
             self._end_exchange(exchange)
-        if self._is_going_away and not self._exchanges:
+        if self._last_kept < math.inf and not self._exchanges:
             self._collect()
             self._end_connection("closed")
 
@@ -363,7 +383,7 @@ class ServerConnection:
     def _close_record(self, side: Literal["client", "server"]) -> None:
         if self.record.closed_by is None:
             self.record.closed_by = side
-            self.record.closed_at = self._now()
+            self.record.closed_at = self._time()
 
     def _end_exchanges(self) -> None:
         self.next_due = math.inf
@@ -374,7 +394,12 @@ class ServerConnection:
     def _end_exchange(self, exchange: Exchange) -> None:
         if exchange.feed is not None:
             exchange.feed.cancel()
-        self._script.ended(exchange.request, self._now())
+        elif isinstance(exchange.answer, Generator):
+            exchange.answer.close()
+        self._script.ended(exchange.request, self._time())
+
+    def _time(self) -> float:
+        return self._now() if self._due is None else self._due
 
     def _fail(self, error: Exception) -> None:
         """Take note of a fault of the test, which the client's requests raise."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
@@ -113,10 +113,14 @@ def answer_with(reply: Reply) -> Answer:
         yield Whole(reply.status, reply.fields, body)
         return
     yield Head(reply.status, reply.fields, False)
-    for part in body:
-        if not isinstance(part, bytes):
-            raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
-        yield Body(part)
+    try:
+        for part in body:
+            if not isinstance(part, bytes):
+                raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
+            yield Body(part)
+    finally:
+        if isinstance(body, Generator):  # if the client has left, its `finally` runs now
+            body.close()
     yield End()
 
 

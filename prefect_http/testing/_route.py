@@ -113,9 +113,10 @@ class Route:
     def refuse(self, *, times: int | None = 1) -> Self:
         """Refuse the connection.
 
-        While this is the next step, all connections to the server are refused, and each counts as a request, since
-        nobody can tell what it would have been for. A request that arrives on an open connection finds that it is being
-        closed, and so is sent again on another, which is refused.
+        While this is the next step of any route, all connections to the server are refused, and each one counts as a
+        request, since nobody can tell what it would have been for. Idle connections are closed, as by a server that
+        goes down. A request on a connection of HTTP/2 that is still open finds that it is being closed, and does not
+        count.
         """
         return self._add(Refuse(), times)
 

@@ -94,6 +94,10 @@ class ServerScript:
                 return True
         return False
 
+    def is_down(self) -> bool:
+        """Return whether the next step of a script refuses connections."""
+        return any(isinstance(rule.next_step, Refuse) for rule in self.rules)
+
     def begin(self, request: ReceivedRequest) -> tuple[Step, Fields]:
         """Return what is to be done with a request whose head has arrived, and the fields to add to the answer.
 
@@ -136,11 +140,12 @@ class ServerScript:
         method = request.method
         for rules in (self._specific, self._general):
             for rule in rules:
-                if rule.next_step is not None and (values := rule.match(method, path, query)) is not None:
+                step = rule.next_step
+                if step is not None and (values := rule.match(method, path, query)) is not None:
                     request.path_parameters = values
                     rule.requests.append(request)
-                    step = rule.take()
-                    assert step is not None
+                    if not isinstance(step, Refuse):  # which counts the connections that are refused
+                        rule.take()
                     return step
         if self.app is not None:
             return self.app

@@ -177,13 +177,12 @@ class EarlyAnswer(Step):
 
     def answer(self, request: ReceivedRequest) -> Answer:
         is_http1 = request.connection.http_version == "HTTP/1.1"
-        close: Fields = [(b"Connection", b"close")] if is_http1 and not self.reply.has(b"Connection") else []
         for operation in answer_with(self.reply):
             match operation:
-                case Head(status, fields, is_last):
-                    yield Head(status, [*fields, *close], is_last)
-                case Whole(status, fields, body):
-                    yield Whole(status, [*fields, *close], body)
+                case Head(status, fields, is_last) if is_http1:
+                    yield Head(status, _closing(fields), is_last)
+                case Whole(status, fields, body) if is_http1:
+                    yield Whole(status, _closing(fields), body)
                 case _:
                     yield operation
 
@@ -221,3 +220,8 @@ class GoAwayStep(Step):
 
     def __str__(self) -> str:
         return "goaway()"
+
+
+def _closing(fields: Fields) -> Fields:
+    """Return the fields of a head after which nothing can follow on the connection."""
+    return [*(field for field in fields if field[0].lower() != b"connection"), (b"Connection", b"close")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,7 +48,8 @@ class FakeStream(ByteStream):
         self._accepts_http2 = accepts_http2
         self._is_secure = False
         self._is_closed = False
-        self._changed: Event | None = None  # what a task that receives waits for
+        self._is_receiving = False
+        self._changed: Event | None = None  # what the task that receives waits for
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what the server has sent, or sends next.
@@ -58,9 +61,16 @@ class FakeStream(ByteStream):
             anyio.BusyResourceError: another task is receiving.
             Exception: a fault of the test.
         """
-        if self._changed is not None:
+        if self._is_receiving:
             raise anyio.BusyResourceError("receiving from")
-        await checkpoint()
+        self._is_receiving = True
+        try:
+            await checkpoint()
+            return await self._receive(max_bytes)
+        finally:
+            self._is_receiving = False
+
+    async def _receive(self, max_bytes: int) -> bytes:
         server = self._server
         while not self._is_closed:
             if server.failure is not None:
@@ -73,7 +83,7 @@ class FakeStream(ByteStream):
             if data := server.take(max_bytes):
                 return data
             if server.end == "reset":
-                raise anyio.BrokenResourceError from ConnectionResetError("the server has reset the connection")
+                raise anyio.BrokenResourceError from _os_error(ConnectionResetError, errno.ECONNRESET)
             if server.end == "closed":
                 raise anyio.EndOfStream
             await self._wait_until(server.next_due)
@@ -90,7 +100,7 @@ class FakeStream(ByteStream):
         if self._is_closed:
             raise anyio.ClosedResourceError
         if self._server.end is not None:
-            raise anyio.BrokenResourceError from BrokenPipeError("the server has closed the connection")
+            raise anyio.BrokenResourceError from _os_error(BrokenPipeError, errno.EPIPE)
         self._server.receive(item)
         self._wake()
 
@@ -152,3 +162,8 @@ class FakeStream(ByteStream):
         finally:
             self._changed = None
         await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+
+
+def _os_error(kind: type[OSError], code: int) -> OSError:
+    """Return an error, as the operating system says it."""
+    return kind(code, os.strerror(code))
