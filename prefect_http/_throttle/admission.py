@@ -8,7 +8,8 @@ has a method of its own.
 from __future__ import annotations
 
 import logging
-from functools import partial
+from collections.abc import Callable
+from types import MethodType
 
 import anyio
 import anyio.lowlevel
@@ -65,10 +66,13 @@ class Admissions:
         """
         gates = self._gates
         gate = gates.gate_for(request)
-        goes_first: bool = request.extensions.pop(_GOES_FIRST, False)
-        ticket = gate.enter_nowait(partial(_route, request))
+        goes_first = _GOES_FIRST in request.extensions
+        if goes_first:
+            del request.extensions[_GOES_FIRST]
+        route = MethodType(_route, request)  # half the cost of a partial
+        ticket = gate.enter_nowait(route)
         if ticket is None:
-            ticket = await self._wait(gate, request, goes_first=goes_first)
+            ticket = await self._wait(gate, route, goes_first=goes_first)
         response = None
         try:
             response = await self._transport.handle_async_request(request)
@@ -77,7 +81,11 @@ class Admissions:
             else:
                 response.request = request  # it may look at it
                 is_rejection = await ask(gates.is_throttled, response, self._library)
-            limit = _rate_limit(response)
+            limit = None  # as of most responses
+            for name, _ in response.headers.raw:
+                if name.lower() in RAW_NAMES:
+                    limit = _rate_limit(response)
+                    break
             if is_rejection:
                 _record_rejection(gate, ticket, request, response, limit)
             else:
@@ -91,14 +99,14 @@ class Admissions:
             raise
         return response
 
-    async def _wait(self, gate: Gate, request: httpx.Request, *, goes_first: bool) -> Ticket:
+    async def _wait(self, gate: Gate, route: Callable[[], str], *, goes_first: bool) -> Ticket:
         """Wait for a request's turn in the queue of its gate."""
         scope = new_cancel_scope()
         self._waits.add(scope)
         with self._library.errors:
             try:
                 with scope:
-                    return await gate.queue(partial(_route, request), goes_first=goes_first)
+                    return await gate.queue(route, goes_first=goes_first)
             finally:
                 self._waits.discard(scope)
             await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
@@ -173,7 +181,4 @@ def _rate_limit(response: httpx.Response) -> RateLimit | None:
 
     A redirect may carry the limits of another server.
     """
-    for name, _ in response.headers.raw:
-        if name.lower() in RAW_NAMES:
-            return None if "Age" in response.headers or response.is_redirect else rate_limit(response)
-    return None  # as for most responses
+    return None if "Age" in response.headers or response.is_redirect else rate_limit(response)

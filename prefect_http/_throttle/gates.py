@@ -26,6 +26,8 @@ class Gates:
 
     Args:
         key: returns the key of a request.
+        is_key_of_url: whether that depends on nothing but the URL. Programs often send many requests to the same URL,
+            and need not have the key of each.
         is_throttled: returns whether a response is a rejection; None: the usual statuses tell.
         max_wait: how many seconds a request may queue; infinity: until its caller's deadline.
         max_in_flight: for each Limiter, as the next two.
@@ -44,6 +46,7 @@ class Gates:
         self,
         *,
         key: Callable[[httpx.Request], Hashable],
+        is_key_of_url: bool,
         is_throttled: Callable[[httpx.Response], bool | Awaitable[bool]] | None,
         max_wait: float,
         max_in_flight: int,
@@ -55,6 +58,7 @@ class Gates:
         self.is_throttled = is_throttled
         self.max_wait: float = max_wait
         self._key = key
+        self._is_key_of_url = is_key_of_url
         self._max_in_flight = max_in_flight
         self._slow_start = slow_start
         self._early_probe = early_probe
@@ -64,6 +68,9 @@ class Gates:
         self.changes: list[tuple[Change, Hashable]] = []
         # The event loop of the first request, and its clock.
         self._loop: object = None
+        # The gate of the last request, and the request's URL if the key depends on nothing else.
+        self._last_gate: Gate | None = None
+        self._last_url: httpx.URL | None = None
         self._current_loop: Callable[[], object] = object
         self._now: Callable[[], float]
 
@@ -81,6 +88,9 @@ class Gates:
             is_own_loop = False
         if not is_own_loop:
             self._begin()
+        last = self._last_gate
+        if last is not None and request.url is self._last_url:
+            return last
         key = self._key(request)
         try:
             gate = self._gates.get(key)
@@ -89,8 +99,11 @@ class Gates:
         if gate is None:
             self._forget_one()
             gate = self._gates[key] = Gate(self._new_limiter(key), self.max_wait, self._now)
-        else:
+        elif gate is not last:
             self._gates.move_to_end(key)
+        self._last_gate = gate
+        if self._is_key_of_url:
+            self._last_url = request.url
         return gate
 
     def statistics(self, key: Hashable) -> ThrottleStatistics:
@@ -150,6 +163,7 @@ class Gates:
                 raise RuntimeError("this Throttle belongs to another event loop; make one Throttle for each event loop")
             # What was learned is in terms of that loop's clock, which nobody can read any more.
             self._gates.clear()
+            self._last_gate = None
             self.changes.clear()
         self._current_loop = loop_getter()
         self._loop, self._now = self._current_loop(), clock()

@@ -59,6 +59,7 @@ _UNKNOWN_LATENCY = 0.25
 _SHORTEST_LEASE = 1.0
 _SHORTEST_PAUSE = 0.25
 _JITTER_SHARE, _LONGEST_JITTER = 0.1, 0.25
+_ENDS_ONCE = "a request ends once"
 
 
 class Change(enum.Enum):
@@ -175,23 +176,29 @@ class Limiter:
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
         """Record that a request is sent, and return its ticket."""
-        closure = self._closure
-        ticket = Ticket(route, now, has_waited, self._cycle.number, closure is not None)
+        closure, cycle = self._closure, self._cycle
+        ticket = Ticket()
+        ticket.route, ticket.sent_at, ticket.has_waited = route, now, has_waited
+        ticket.cycle, ticket.is_probe, ticket.is_out = cycle.number, closure is not None, True
         if self.known is not None:
             self.known.reserve()
         if closure is not None:
             closure.begin_probe(ticket)
-        if not self._cycle.has_begun:
-            self._cycle.sent(now)
-        if now - self._last_ended > _SHORTEST_PAUSE and not (has_waited or self.in_flight or closure):
-            self._cycle.resumed(now)
+        if not cycle.has_begun:
+            cycle.sent(now)
+        if closure is None and not (has_waited or self.in_flight) and now - self._last_ended > _SHORTEST_PAUSE:
+            cycle.resumed(now)
         self.in_flight += 1
         self._last_sent = now
         return ticket
 
     def answered(self, ticket: Ticket, now: float) -> None:
         """Record an answer that is not a rejection, whatever its status."""
-        self._take_back(ticket, now)
+        # As _take_back() does, which would be another call for each request.
+        assert ticket.is_out, _ENDS_ONCE
+        ticket.is_out = False
+        self.in_flight -= 1
+        self._last_ended = now
         self.accepted += 1
         if self._routes.streaks:
             self._routes.served(ticket.route)
@@ -209,12 +216,14 @@ class Limiter:
             self._limit_test.accepted(now, counts=self._is_low)
         elif self._curve is None or self._is_low:
             self._faults.new_answers += 1
-        self._done += ticket.has_waited
-        if ticket.cycle == self._cycle.number:
+        if ticket.has_waited:
+            self._done += 1
+        cycle = self._cycle
+        if ticket.cycle == cycle.number:
             if closure is not None and ticket.is_probe and closure.is_opened_by(ticket):
                 self._open(closure, ticket)
             else:
-                self._cycle.accepted += 1
+                cycle.accepted += 1
 
     def rejected(
         self,
@@ -298,7 +307,7 @@ class Limiter:
         self._most_in_flight = max(1, min(self._max_in_flight, self._quota.concurrency))
 
     def _take_back(self, ticket: Ticket, now: float) -> None:
-        assert ticket.is_out, "a request ends once"
+        assert ticket.is_out, _ENDS_ONCE
         ticket.is_out = False
         self.in_flight -= 1
         self._last_ended = now

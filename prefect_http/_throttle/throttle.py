@@ -109,6 +109,7 @@ class Throttle:
         known = _known_limit(rate, per, burst)
         self._gates = Gates(
             key=key,
+            is_key_of_url=key is origin,
             is_throttled=is_throttled,
             max_wait=math.inf if max_wait is None else max_wait,
             max_in_flight=max_in_flight,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 
-@dataclass(eq=False, slots=True)
 class Ticket:
-    """A request that has been sent.
+    """A request that has been sent. Limiter.send() sets the attributes: an ``__init__()`` would be another call.
 
     Attributes:
         route: returns the request's route within its key; called only when needed.
@@ -19,9 +17,11 @@ class Ticket:
         is_out: whether it is still in flight.
     """
 
+    __slots__ = ("cycle", "has_waited", "is_out", "is_probe", "route", "sent_at")
+
     route: Callable[[], str]
     sent_at: float
     has_waited: bool
     cycle: int
     is_probe: bool
-    is_out: bool = True
+    is_out: bool

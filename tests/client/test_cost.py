@@ -17,7 +17,7 @@ from prefect_http._httpx_details import hold_body
 # 0.3 us. If a change needs more of them, measure what it costs before you raise this.
 MAX_CALLS = 80
 # So many more if there is a throttle, and its gate is open: a tenth of the cost of a request to an app.
-MAX_CALLS_OF_THROTTLE = 21
+MAX_CALLS_OF_THROTTLE = 14
 
 
 class AtHand(httpx.AsyncBaseTransport):

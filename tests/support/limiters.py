@@ -68,6 +68,14 @@ def serve(limiter: Limiter, now: float, count: int = 1, *, latency: float = LATE
     return now
 
 
+def new_ticket(sent_at: float, *, has_waited: bool = False, is_probe: bool = False) -> Ticket:
+    """Return the ticket of a request of the first cycle."""
+    ticket = Ticket()
+    ticket.route, ticket.sent_at, ticket.has_waited = str, sent_at, has_waited
+    ticket.cycle, ticket.is_probe, ticket.is_out = 0, is_probe, True
+    return ticket
+
+
 def advertise(
     limiter: Limiter,
     now: float,
@@ -76,5 +84,5 @@ def advertise(
     concurrency: int | None = None,
 ) -> None:
     """Let the server say something about its limits, in the response to a request that was sent just now."""
-    ticket = Ticket(str, now, has_waited=False, cycle=0, is_probe=False)
+    ticket = new_ticket(now)
     limiter.advertised(ticket, now, RateLimit(remaining=remaining, reset=reset, concurrency=concurrency))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from support.limiters import new_ticket
 from support.rows import each_row
 
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
@@ -28,7 +29,7 @@ def new_closure(*, allows_early_probes: bool = False, backoff: float = FIRST_BAC
 
 def probe(closure: Closure, sent_at: float) -> Ticket:
     """Let a probe out."""
-    ticket = Ticket(str, sent_at, has_waited=True, cycle=0, is_probe=True)
+    ticket = new_ticket(sent_at, has_waited=True, is_probe=True)
     closure.begin_probe(ticket)
     return ticket
 
@@ -92,7 +93,7 @@ def test_evidence() -> None:
     )
     assert (closure.until, closure.hit_at, closure.accepted_share) == (25.0, 8.0, 2 / 5)
     for sent_at in (7.5, 8.5):
-        closure.accepted(Ticket(str, sent_at, has_waited=False, cycle=0, is_probe=False), 12.0)
+        closure.accepted(new_ticket(sent_at), 12.0)
     closure.rejected(is_doubtful=True, is_late=False)
     closure.rejected(is_doubtful=True, is_late=True)
     assert (evidence.rejected_later, evidence.accepted_later, evidence.last_at) == (1, 1, 12.0)

@@ -121,6 +121,25 @@ async def test_own_key(autojump_clock: trio.testing.MockClock) -> None:
     assert throttle.statistics("two").rejected == 0
 
 
+@pytest.mark.anyio
+async def test_the_same_url_again() -> None:
+    """Requests for one and the same URL object have the same gate, unless a key function of the user's says otherwise."""
+    one, two = httpx.Request("GET", "http://one/"), httpx.Request("GET", "http://two/")
+    throttle = Throttle()
+    transport = ThrottledTransport(Server(seconds=0), throttle)
+    for request in (one, one, two, two, one):
+        await transport.handle_async_request(request)
+    keys = ("http", "two", 80), ("http", "one", 80)
+    assert [(key, each.accepted) for key, each in throttle.statistics().items()] == list(zip(keys, (2, 3), strict=True))
+
+    by_header = Throttle(key=lambda request: request.headers["Authorization"])
+    transport = ThrottledTransport(Server(seconds=0), by_header)
+    for credential in ("a", "a", "b"):
+        one.headers["Authorization"] = credential
+        await transport.handle_async_request(one)
+    assert [(key, each.accepted) for key, each in by_header.statistics().items()] == [("a", 2), ("b", 1)]
+
+
 class ClosedStream(httpx.AsyncByteStream):
     """A body that records whether it has been closed."""
 
@@ -630,9 +649,10 @@ def test_next_event_loop(first: str, second: str) -> None:
     """Once its event loop has ended, a Throttle may be used in the next one, and has forgotten what it knew."""
     throttle, rejected = Throttle(max_wait=1), list[int]()
     transport = ThrottledTransport(Server(busy(60), seconds=0), throttle)
+    request = httpx.Request("GET", "http://host/")
 
     async def main() -> None:
-        await ask(transport)
+        await transport.handle_async_request(request)
         rejected.append(throttle.statistics(KEY).rejected)
 
     anyio.run(main, backend=first)
