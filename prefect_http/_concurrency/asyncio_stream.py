@@ -21,6 +21,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
+from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, socket_attributes
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
@@ -30,7 +31,7 @@ _threads = threading.local()
 _NEXT_ADDRESS_AFTER = 0.25
 
 
-class AsyncioStream(asyncio.BufferedProtocol, ByteStream):
+class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
     """A stream over a transport, which ``connection_made()`` sets.
 
     Cancellation:
@@ -135,6 +136,13 @@ class AsyncioStream(asyncio.BufferedProtocol, ByteStream):
         self._transport.write(item)
         if not self._can_write:
             await self._wait_until_writable()
+
+    def send_nowait(self, item: bytes) -> bytes | None:
+        if self._has_received or not self._can_write:
+            return item
+        self._check_writable()
+        self._transport.write(item)
+        return None if self._can_write else b""
 
     async def send_eof(self) -> None:
         """Close the stream for sending; it can still be received from."""

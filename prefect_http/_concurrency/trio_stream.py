@@ -16,6 +16,7 @@ import anyio
 import trio
 from anyio.abc import ByteStream, SocketAttribute
 
+from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._concurrency.socket_attributes import socket_attributes
 
 # After so much at once, more has probably arrived already. Then to try is faster than to wait until the socket is
@@ -25,7 +26,7 @@ _MUCH = 16 * 1024
 _FIRST = 64 * 1024
 
 
-class TrioStream(ByteStream):
+class TrioStream(EagerStream):
     """A stream over a socket.
 
     Args:
@@ -86,6 +87,12 @@ class TrioStream(ByteStream):
                 await self._send_rest(memoryview(item)[sent:])
             finally:
                 self._is_sending = False
+
+    def send_nowait(self, item: bytes) -> bytes | None:
+        if self._has_received or self._is_sending:
+            return item
+        sent = self._send_some(item)
+        return None if sent == len(item) else item[sent:]
 
     async def _send_rest(self, data: memoryview) -> None:
         while data:

@@ -11,6 +11,7 @@ import httpx
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
+from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
@@ -44,6 +45,7 @@ class Connection:
         "_now",
         "_receive",
         "_send",
+        "_send_nowait",
         "_ssl_object",
         "_watcher",
         "deadline",
@@ -58,6 +60,7 @@ class Connection:
     ) -> None:
         self.stream = stream
         self._receive, self._send = stream.receive, stream.send
+        self._send_nowait = stream.send_nowait if isinstance(stream, EagerStream) else None
         self.network_stream = NetworkStream(stream)
         self.peer = peer
         self.deadline = math.inf
@@ -93,7 +96,7 @@ class Connection:
             await self._send(data)
         except NETWORK_ERRORS as error:
             if not self._has_expired:
-                raise httpx.WriteError(f"sending to {self.peer} failed: {reason_for(error)}") from error
+                raise self._write_error(error) from error
         except BaseException as error:
             forget_frames(error)
             raise
@@ -101,6 +104,25 @@ class Connection:
             self.deadline = math.inf
         if self._has_expired:
             raise httpx.WriteTimeout(f"{self.peer} accepted no data {_for(timeout)}")
+
+    def send_nowait(self, data: bytes) -> bytes | None:
+        """Send as much of the data as can be sent without waiting, and return what is to be passed to ``send()``.
+
+        Returns:
+            None: all has been sent.
+
+        Raises:
+            httpx.WriteError: the connection is broken.
+        """
+        if self._send_nowait is None:
+            return data
+        try:
+            return self._send_nowait(data)
+        except NETWORK_ERRORS as error:
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: Exception) -> httpx.WriteError:
+        return httpx.WriteError(f"sending to {self.peer} failed: {reason_for(error)}")
 
     async def receive(self, timeout: float | None) -> bytes:
         """Receive what arrives next; ``b""`` at the end of the stream.

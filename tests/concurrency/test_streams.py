@@ -20,6 +20,7 @@ from support.wire import is_asyncio, until
 
 from prefect_http._concurrency.asyncio_stream import AsyncioStream
 from prefect_http._concurrency.backend import connect_tcp
+from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
 from prefect_http._concurrency.trio_stream import TrioStream
 
@@ -221,6 +222,50 @@ async def test_two_at_once() -> None:
             with pytest.raises(anyio.BusyResourceError):
                 await use(stream)
         tasks.cancel_scope.cancel()
+
+
+# --- Sending without an await
+
+
+@pytest.mark.anyio
+async def test_sending_without_an_await() -> None:
+    """What the network takes is sent; what is left is for send(), and so is the beginning of a request."""
+    async with ends() as (stream, other):
+        assert isinstance(stream, EagerStream)
+        sent = 0
+        for _ in range(2):
+            assert stream.send_nowait(b"question") == b"question"
+            await stream.send(b"question")
+            assert stream.send_nowait(b"more") is None
+            assert other.recv(100) == b"questionmore"
+            other.send(b"answer")
+            await stream.receive()
+        await stream.send(b"x" * 8)
+        while (rest := stream.send_nowait(b"x" * 65536)) is None:
+            sent += 65536
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, rest)
+            await settle()
+            assert stream.send_nowait(b"!") == b"!"
+            left = sent + 8 + 65536
+            while left:
+                left -= len(await anyio.to_thread.run_sync(other.recv, left))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("spoil", "expected"), [(close_it, anyio.ClosedResourceError), (reset_it, anyio.BrokenResourceError)]
+)
+async def test_sending_without_an_await_on_a_closed_stream(spoil: Spoil, expected: type[Exception]) -> None:
+    """It raises what send() raises."""
+    async with ends() as (stream, other):
+        assert isinstance(stream, EagerStream)
+        await stream.send(b"question")
+        await spoil(stream, other)
+        with pytest.raises(expected):
+            for _ in range(3):
+                stream.send_nowait(b"more")
+                await settle()
 
 
 # --- Waiting

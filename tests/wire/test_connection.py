@@ -22,6 +22,7 @@ from anyio.streams.tls import TLSAttribute
 from support.scripted_servers import settle
 from support.tls_ends import deliver, tls_pair
 
+from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.network_errors import NETWORK_ERRORS
 from prefect_http._wire.network_stream import NetworkStream
@@ -106,11 +107,13 @@ class Net:
         self.server: socket.socket
         self._sockets: list[socket.socket] = []
 
-    def connect(self, ssl_object: ssl.SSLObject | None = None) -> tuple[Connection, FakeStream]:
+    def connect(
+        self, ssl_object: ssl.SSLObject | None = None, kind: type[FakeStream] = FakeStream
+    ) -> tuple[Connection, FakeStream]:
         """Make a connection, and the stream under it."""
         ours, self.server = socket.socketpair()
         self._sockets += [ours, self.server]
-        stream = FakeStream(ours, ssl_object)
+        stream = kind(ours, ssl_object)
         return Connection(stream, PEER, self.watcher, anyio.current_time, MAX_BYTES), stream
 
     def close(self) -> None:
@@ -342,6 +345,30 @@ async def test_errors(
     assert connection.deadline == math.inf
     await connection.aclose()
     await net.watcher.stop()
+
+
+class FakeEagerStream(FakeStream, EagerStream):
+    """A stream that takes two bytes without an await."""
+
+    def send_nowait(self, item: bytes) -> bytes | None:
+        if self.error is not None:
+            raise self.error
+        return item[2:] or None
+
+
+@pytest.mark.anyio
+async def test_sending_without_an_await(net: Net) -> None:
+    """send_nowait() returns what is left, which is everything on most streams; its errors are those of send()."""
+    connection, _ = net.connect()
+    assert connection.send_nowait(b"four") == b"four"
+    connection, stream = net.connect(kind=FakeEagerStream)
+    assert connection.send_nowait(b"four") == b"ur"
+    assert connection.send_nowait(b"ur") is None
+    assert connection.deadline == math.inf
+    stream.error = anyio.BrokenResourceError()
+    stream.error.__cause__ = BrokenPipeError("why")
+    with pytest.raises(httpx.WriteError, match=f"{PEER}.*why"):
+        connection.send_nowait(b"four")
 
 
 @pytest.mark.anyio

@@ -65,10 +65,10 @@ async def upload_of(parts: int) -> AsyncIterator[bytes]:
 
 @pytest.mark.anyio
 async def test_calls_of_an_upload() -> None:
-    """Each part of a body takes few calls: its framing, the connection, its timeout, the stream and the turn."""
+    """Each part of a body that the network takes at once is framed, and sent without an await, in four calls."""
     async with raw_server(answer(body=b"fine")) as server, new_transport() as transport:
         few, many = [
             await calls_of(transport, new_request(server.url, "POST", upload_of(parts))) for parts in (20, 220)
         ]
     each = (many - few).total() / 200
-    assert each <= 8, many
+    assert each <= 5.5, many  # and one for the turns that other tasks get

@@ -121,7 +121,7 @@ class Upload:
         with self._sending:
             iterator = aiter(chunks)
             try:
-                turn = _Turn()
+                parts, turn_ends_at = 0, time.monotonic() + _TURN_SECONDS
                 while True:
                     try:
                         chunk = await anext(iterator)
@@ -131,10 +131,13 @@ class Upload:
                         self._has_stream_failed = True
                         raise
                     if framed := self._framer.frame(chunk):
-                        await self._connection.send(framed, self._write_timeout)
-                    if turn.is_over():
+                        rest = self._connection.send_nowait(framed)
+                        if rest is not None:
+                            await self._connection.send(rest, self._write_timeout)
+                    parts += 1
+                    if parts == _TURN_PARTS or time.monotonic() >= turn_ends_at:
                         await checkpoint()  # sending need not be one, and the other task has to see the response
-                        turn = _Turn()
+                        parts, turn_ends_at = 0, time.monotonic() + _TURN_SECONDS
                 if end := self._framer.end():
                     await self._connection.send(end, self._write_timeout)
             except anyio.get_cancelled_exc_class():
@@ -177,18 +180,3 @@ class Upload:
         self._connection.limit_wait(None)
         if self._read_failures:
             raise self._read_failures.pop()
-
-
-class _Turn:
-    """The time for which a task may go on sending without letting others run."""
-
-    __slots__ = ("_ends_at", "_parts")
-
-    def __init__(self) -> None:
-        self._ends_at = time.monotonic() + _TURN_SECONDS
-        self._parts = 0
-
-    def is_over(self) -> bool:
-        """Note that a part has been sent, and return whether others must run now."""
-        self._parts += 1
-        return self._parts == _TURN_PARTS or time.monotonic() >= self._ends_at

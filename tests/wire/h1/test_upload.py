@@ -572,7 +572,7 @@ async def test_write_timeout(kind: str) -> None:
 
 
 class FakeConnection:
-    """Keeps what an Exchange does; responds when all is sent."""
+    """Keeps what an Exchange does; responds when all is sent. It takes nothing without an await."""
 
     def __init__(self, size: int) -> None:
         self.left = size
@@ -585,6 +585,10 @@ class FakeConnection:
         self.left -= len(data)
         if not self.left:
             self._all_is_sent.set()
+
+    def send_nowait(self, data: bytes) -> bytes | None:
+        """Accept nothing."""
+        return data
 
     async def receive_while_sending(self, timeout: float | None) -> bytes:
         """Return the response."""
