@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import certifi
 import pytest
 from hypothesis import is_hypothesis_test, settings
@@ -25,6 +27,27 @@ settings.load_profile("prefect_http")
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run a test marked anyio on both backends."""
     return str(request.param)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test marked anyio with ``trio.run()``.
+
+    anyio's plugin has trio run as a guest, so that it can be interrupted for fixtures. Then each wait goes through a
+    thread, which takes half as long again. Only tests with async fixtures need that.
+    """
+    backend = pyfuncitem.funcargs.get("anyio_backend")
+    name, options = backend if isinstance(backend, tuple) else (backend, {})
+    if name != "trio" or not inspect.iscoroutinefunction(pyfuncitem.obj) or _has_async_fixture(pyfuncitem):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    anyio.run(functools.partial(pyfuncitem.obj, **arguments), backend="trio", backend_options=options)
+    return True
+
+
+def _has_async_fixture(test: pytest.Function) -> bool:
+    functions = [fixture.func for name in test.fixturenames for fixture in test._fixtureinfo.name2fixturedefs.get(name, ())]
+    return any(inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function) for function in functions)
 
 
 def pytest_configure() -> None:

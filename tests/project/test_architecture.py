@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib
 import inspect
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from support.source import (
     MODULES,
@@ -23,6 +25,7 @@ from support.source import (
     imported_packages,
     is_private,
     late_imports,
+    nodes,
 )
 
 # From the bottom up. A file imports from its own folder and from the layers below it.
@@ -198,6 +201,50 @@ def layer_of(module: str) -> int:
     return next(number for number, parts in enumerate(LAYERS) if part_of(module) in parts)
 
 
+class Modules(NamedTuple):
+    """The modules that a program has loaded at some points.
+
+    Attributes:
+        known: with httpx and anyio.
+        imported: those that came with ``import prefect_http``.
+        used: in the end.
+    """
+
+    known: set[str]
+    imported: set[str]
+    used: set[str]
+
+
+@functools.cache
+def asyncio_program() -> Modules:
+    """Run a program that imports the package and uses it under asyncio."""
+    program = """
+import sys
+import anyio, httpx
+known = set(sys.modules)
+import prefect_http
+imported = sys.modules.keys() - known
+import asyncio
+
+async def app(scope, receive, send):
+    for stage in "startup", "shutdown":
+        await receive()
+        await send({"type": f"lifespan.{stage}.complete"})
+
+async def main():
+    transport = httpx.MockTransport(lambda request: httpx.Response(200))
+    async with prefect_http.app_lifespan_context(app):
+        async with prefect_http.PrefectHttpxClient(transport=transport, trust_env=False) as client:
+            await client.get("http://localhost")
+
+asyncio.run(main())
+for modules in known, imported, sys.modules:
+    print(*modules)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], timeout=60, check=True, capture_output=True, text=True)
+    return Modules(*(set(line.split()) for line in done.stdout.splitlines()))
+
+
 # --- Layers
 
 
@@ -248,15 +295,7 @@ def test_late_imports() -> None:
 
 def test_import_is_quick() -> None:
     """The import leaves out what connects to networks, the throttle, the apps' side, and asyncio."""
-    program = """
-import sys
-import anyio, httpx
-known = set(sys.modules)
-import prefect_http
-print(*sys.modules.keys() - known)
-"""
-    command = [sys.executable, "-P", "-c", program]
-    imported = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True).stdout.split()
+    imported = asyncio_program().imported
     assert "prefect_http._client.client" in imported
     assert_none(name for name in imported if name.split(".")[0] in {"asyncio", "decimal", "http_sf", "trio"})
     assert_none(
@@ -327,13 +366,13 @@ def test_httpx_is_used_through_its_public_names() -> None:
 
 
 def _private_imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names if is_private(alias.name))
 
 
 def _private_attributes(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             yield ast.unparse(node.value), node.attr
 
@@ -377,27 +416,8 @@ def test_private_methods_are_not_overridden() -> None:
 
 def test_asyncio_user_imports_no_trio() -> None:
     """Neither the import nor the use of the package under asyncio imports trio, unless httpx does."""
-    program = """
-import asyncio, sys
-import anyio, httpx
-known = "trio" in sys.modules
-import prefect_http
-
-async def app(scope, receive, send):
-    for stage in "startup", "shutdown":
-        await receive()
-        await send({"type": f"lifespan.{stage}.complete"})
-
-async def main():
-    transport = httpx.MockTransport(lambda request: httpx.Response(200))
-    async with prefect_http.app_lifespan_context(app):
-        async with prefect_http.PrefectHttpxClient(transport=transport, trust_env=False) as client:
-            await client.get("http://localhost")
-
-asyncio.run(main())
-sys.exit(known != ("trio" in sys.modules))
-"""
-    assert subprocess.run([sys.executable, "-P", "-c", program], timeout=60, check=False).returncode == 0
+    program = asyncio_program()
+    assert ("trio" in program.used) == ("trio" in program.known)
 
 
 # --- The tests
