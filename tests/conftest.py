@@ -46,7 +46,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 def _has_async_fixture(test: pytest.Function) -> bool:
-    functions = [fixture.func for name in test.fixturenames for fixture in test._fixtureinfo.name2fixturedefs.get(name, ())]
+    functions = [
+        fixture.func for name in test.fixturenames for fixture in test._fixtureinfo.name2fixturedefs.get(name, ())
+    ]
     return any(inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function) for function in functions)
 
 

@@ -27,7 +27,15 @@ from typing import NoReturn
 Done = subprocess.CompletedProcess[str]
 
 _IMPORTED = [
-    *("anyio._backends._asyncio", "anyio._backends._trio", "anyio.streams.tls", "certifi", "fastapi", "httpcore", "httpx"),
+    *(
+        "anyio._backends._asyncio",
+        "anyio._backends._trio",
+        "anyio.streams.tls",
+        "certifi",
+        "fastapi",
+        "httpcore",
+        "httpx",
+    ),
     *("hypothesis", "prefect_http", "pytest", "starlette.applications", "starlette.responses", "trio.testing"),
 ]
 # Programs that run at the same time: most of them wait most of the time.

@@ -320,7 +320,7 @@ FAULTS: dict[str, tuple[Callable[[FakeServer], object], Callable[..., Any], str,
     "reset": (lambda api: api.any().reset(), get, "ReadError", "RemoteProtocolError", 1),
     "refuse": (lambda api: api.any().refuse(), get, "ConnectError", "ConnectError", 0),
     "refuse an open connection": (
-        lambda api: api.any().reply().refuse(times=2),
+        lambda api: api.any().reply().refuse(),
         get_twice,
         "ConnectError",
         "ConnectError",
