@@ -8,10 +8,11 @@ from prefect_http.testing._received import FakeConnection, ReceivedRequest
 from prefect_http.testing._reply import Reply
 from prefect_http.testing._route import Route
 from prefect_http.testing._server import FakeServer
-from prefect_http.testing._virtual_time import virtual_time_loop
+from prefect_http.testing._virtual_time import Deadlock, virtual_time_loop
 
 __all__ = [
     "ConcurrencyLimit",
+    "Deadlock",
     "FakeConnection",
     "FakeNetwork",
     "FakeServer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib.metadata
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,14 @@ NAMES = {
     "quickstart",
     "shared_lifespan",
     "streaming",
+    "testing_a_client",
     "testing_an_app",
 }
-# Without the warning that pytest cannot rewrite the assertions of plugins that have been imported before it.
-WITH_PYTEST = ["-m", "pytest", "-W", "ignore:Module already imported"]
+# Without the warning that pytest cannot rewrite the assertions of plugins that have been imported before it, and without
+# pytest-asyncio, which warns if it is not configured.
+WITH_PYTEST = ["-m", "pytest", "-W", "ignore:Module already imported", "-p", "no:asyncio"]
+if not importlib.metadata.entry_points(group="pytest11", name="prefect_http"):  # the package is not installed
+    WITH_PYTEST += ["-p", "prefect_http_pytest"]
 
 BLOCK = re.compile(r"^```python\n(?P<source>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 BLOCKS = {
