@@ -18,7 +18,7 @@ from prefect_http.testing._h1_server import H1Server
 # The same examples each time, so that no unrelated change fails; HTTP_FUZZ=50000 looks for new ones.
 _EXAMPLES = int(os.environ.get("HTTP_FUZZ", "0"))
 FUZZ = hypothesis_settings(
-    max_examples=_EXAMPLES or 25,
+    max_examples=_EXAMPLES or 15,
     derandomize=not _EXAMPLES,
     deadline=None,
     database=None,
