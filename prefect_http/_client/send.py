@@ -258,8 +258,14 @@ class SendCall:
             try:
                 if response is None:
                     self._started = self._now()
-                    sending = self._send(request, history)
+                    # In this frame, since thousands of tasks may wait here.
+                    sending = self._exchange(request)
                     response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
+                    self._options.answered.add(request.url)
+                    response.history = list(history)
+                    has_waited = self._options.is_in_process or _NETWORK_STREAM in response.extensions
+                    if response.status_code >= 300 or not has_waited:
+                        await self._within_total_timeout(self._check(response, request))
                 if self._is_accepted(response):
                     if self._reads_now and (is_limited or not read_held_body(response)):
                         await self._within_total_timeout(read_whole(response))
@@ -282,21 +288,16 @@ class SendCall:
             self._is_repeated = True
             await self._wait(request, attempt)
 
-    async def _send(self, request: httpx.Request, history: list[httpx.Response]) -> PrefectResponse:
-        """Send a request once, and return its response, with the body still to be read."""
-        options = self._options
-        response = await self._exchange(request)
-        options.answered.add(request.url)
-        response.history = list(history)
+    async def _check(self, response: PrefectResponse, request: httpx.Request) -> None:
+        """Check the Location of a redirect. If the response has not come through a network, let other tasks run."""
         try:
             if 300 <= response.status_code < 400 and response.has_redirect_location:
                 redirect_url(response, request.url)
-            if _NETWORK_STREAM not in response.extensions and not options.is_in_process:
+            if _NETWORK_STREAM not in response.extensions and not self._options.is_in_process:
                 await checkpoint()
         except BaseException:
             await close(response)
             raise
-        return response
 
     def _is_accepted(self, response: httpx.Response) -> bool:
         """Whether the caller gets the response without any decision about a retry."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 import httpx
 
@@ -48,31 +48,36 @@ def _like_httpx(name: str, verb: Callable[..., object]) -> Callable[..., object]
     return wrapper
 
 
-def _request() -> Callable[..., object]:
-    # httpx warns of cookies.
-    known = _parameters("request") - {"cookies"}
+# httpx warns of cookies.
+_KNOWN = _parameters("request") - {"cookies"}
 
-    async def request(self: Any, method: str, url: object, *, retry: object = None, **arguments: Any) -> object:
-        if retry is not None:
-            arguments = _with_policy(retry, arguments)
-        if not (self._has_httpx_builders and arguments.keys() <= known):
-            base: Any = super(VerbsWithRetry, self)
-            return await base.request(method, url, **arguments)
-        auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
-        follow_redirects = arguments.pop("follow_redirects", httpx.USE_CLIENT_DEFAULT)
-        built = self.build_request(method, url, **arguments)
-        return await self.send(built, auth=auth, follow_redirects=follow_redirects)
 
-    return _like_httpx("request", request)
+def _sending(self: Any, method: str, url: object, retry: object, arguments: dict[str, Any]) -> Awaitable[object]:
+    """Build a request, and return an awaitable that sends it."""
+    if retry is not None:
+        arguments = _with_policy(retry, arguments)
+    if not (self._has_httpx_builders and arguments.keys() <= _KNOWN):
+        base: Any = super(VerbsWithRetry, self)
+        return cast("Awaitable[object]", base.request(method, url, **arguments))
+    auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
+    follow_redirects = arguments.pop("follow_redirects", httpx.USE_CLIENT_DEFAULT)
+    built = self.build_request(method, url, **arguments)
+    return cast("Awaitable[object]", self.send(built, auth=auth, follow_redirects=follow_redirects))
+
+
+async def _request(self: Any, method: str, url: object, *, retry: object = None, **arguments: Any) -> object:
+    return await _sending(self, method, url, retry, arguments)
 
 
 def _verb(name: str) -> Callable[..., object]:
     known, method = _parameters(name), name.upper()
 
     async def verb(self: Any, url: object, *, retry: object = None, **arguments: Any) -> object:
-        if self._has_httpx_builders and arguments.keys() <= known:
+        if not (self._has_httpx_builders and arguments.keys() <= known):
+            return await getattr(super(VerbsWithRetry, self), name)(url, **_with_policy(retry, arguments))
+        if getattr(self.request, "__func__", None) is not _request:  # a mock
             return await self.request(method, url, retry=retry, **arguments)
-        return await getattr(super(VerbsWithRetry, self), name)(url, **_with_policy(retry, arguments))
+        return await _sending(self, method, url, retry, arguments)  # one frame less, while it waits
 
     return _like_httpx(name, verb)
 
@@ -99,7 +104,7 @@ class VerbsWithRetry(httpx.AsyncClient):
         cls._has_httpx_builders = overridden(cls.__mro__).isdisjoint(_BUILDERS)
 
     if not TYPE_CHECKING:
-        request = _request()
+        request = _like_httpx("request", _request)
         get = _verb("get")
         options = _verb("options")
         head = _verb("head")

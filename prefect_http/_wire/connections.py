@@ -22,8 +22,6 @@ from prefect_http._concurrency.backend import (
     has_ended,
     loop_getter,
     max_receive_bytes,
-    new_cancel_scope,
-    new_event,
     spawn_root_task_soon,
 )
 from prefect_http._errors import InvalidResponse
@@ -34,7 +32,7 @@ from prefect_http._wire.h2.session import Session
 from prefect_http._wire.pool import Pool
 from prefect_http._wire.pool_request import REFUSED, WAITING, PoolRequest
 from prefect_http._wire.statistics import Limits
-from prefect_http._wire.timeouts import TimeoutWatcher
+from prefect_http._wire.timeouts import TimedWait, TimeoutWatcher
 
 _OTHER_LOOP = (
     "this HTTPTransport has open connections that belong to another event loop, which has not ended; "
@@ -116,21 +114,20 @@ class Connections:
         """
         origin = pool_request.origin
         timeout = request.timeouts.get("connect" if self.pool.is_opening(origin) else "pool")
-        resolved = new_event()
-        pool_request.on_resolved = resolved.set
-        scope = new_cancel_scope()
-        scope.deadline = math.inf if timeout is None else self.now() + timeout
+        resolved = TimedWait(self._watcher, math.inf if timeout is None else self.now() + timeout)
+        pool_request.on_resolved = resolved.waiter.set
         try:
-            with scope:
-                await resolved.wait()
+            await resolved.waiter.wait()
         except BaseException:
             # It may have been granted in the same moment, with a connection that is still good.
             await self.release(pool_request, keep=True)
             raise
+        finally:
+            resolved.forget()
         if pool_request.state is REFUSED:
             raise httpx.ConnectError("the transport was closed while the request waited for a connection")
         if pool_request.state is WAITING:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+            await anyio.lowlevel.checkpoint_if_cancelled()  # it may have been cancelled in the same moment
             if self.pool.is_opening(origin):
                 raise httpx.ConnectTimeout(
                     f"could not connect to {origin.peer} within {timeout:g} s: another request is still opening a "

@@ -19,6 +19,7 @@ from prefect_http._concurrency.backend import (
     clock,
     new_cancel_scope,
     new_event,
+    new_waiter,
     spawn_root_task,
     wait_shielded,
 )
@@ -134,3 +135,36 @@ class TimeoutWatcher:
             await each.expire()
         except Exception:  # the wait has ended all the same, and the others must end as well
             _logger.debug("closing a connection failed", exc_info=True)
+
+
+class TimedWait:
+    """One task's wait, which ends when it is woken, and at a deadline. It must be forgotten afterwards.
+
+    Args:
+        watcher: ends the wait at the deadline.
+        deadline: on the event loop's clock; infinity: never.
+
+    Attributes:
+        deadline: as given; infinity once it has passed.
+        waiter: what the task waits for.
+    """
+
+    __slots__ = ("_watcher", "deadline", "waiter")
+
+    def __init__(self, watcher: TimeoutWatcher, deadline: float) -> None:
+        self.waiter = new_waiter()
+        self.deadline = deadline
+        self._watcher = watcher
+        if deadline != math.inf:
+            watcher.watched.add(self)
+            if deadline < watcher.next_wakeup:
+                watcher.wake_by(deadline)
+
+    async def expire(self) -> None:
+        """End the wait."""
+        self.deadline = math.inf
+        self.waiter.set()
+
+    def forget(self) -> None:
+        """Let the deadline be watched no longer."""
+        self._watcher.watched.discard(self)

@@ -73,6 +73,8 @@ class Wire(httpx.AsyncBaseTransport):
         while exchange is None:
             delay = None
             try:
+                if pool_request.state is not GRANTED:
+                    await connections.wait(pool_request, outgoing)  # here, where no further frame waits along with it
                 exchange = await self._exchange(pool_request, outgoing, repeats)
             except SendAgain as again:
                 delay = again.delay
@@ -99,10 +101,8 @@ class Wire(httpx.AsyncBaseTransport):
     async def _exchange(
         self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, repeats: int
     ) -> Exchange | StreamExchange:
-        """Wait for a connection, send the request on it, and receive the head of the response."""
+        """Send a request on its connection, or on a new one, and receive the head of the response."""
         pool, connections = self._pool, self._connections
-        if pool_request.state is not GRANTED:
-            await connections.wait(pool_request, request)
         if pool.discarded:
             await connections.close_discarded()
         while pool_request.connection is not None and pool_request.connection.is_stale():

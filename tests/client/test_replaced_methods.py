@@ -295,3 +295,14 @@ anyio.run(main)
 assert seen == ["GET"], seen
 """
     assert subprocess.run([sys.executable, "-P", "-c", program], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.anyio
+async def test_replaced_request() -> None:
+    """A mock in the place of request(), of the class or of one client, gets what get() and the others send."""
+    async with PrefectHttpxClient(transport=Server()) as client:
+        for owner in client, PrefectHttpxClient:
+            with mock.patch.object(owner, "request", return_value="mine") as request:
+                response: object = await client.get(URL, headers={"a": "b"})
+                assert response == "mine"
+            request.assert_awaited_once_with("GET", URL, retry=None, headers={"a": "b"})

@@ -18,6 +18,7 @@ import trio
 from support.lifespan_apps import steps
 
 from prefect_http._concurrency.backend import (
+    Waiter,
     current_loop,
     current_task,
     has_ended,
@@ -25,6 +26,7 @@ from prefect_http._concurrency.backend import (
     new_cancel_scope,
     new_event,
     new_lock,
+    new_waiter,
     open_nursery,
     spawn_root_task,
     spawn_root_task_soon,
@@ -48,6 +50,38 @@ async def test_primitives_are_the_backends_own(anyio_backend: str) -> None:
     assert isinstance(new_cancel_scope(), home.CancelScope)
     async with open_nursery() as nursery:
         assert isinstance(nursery, trio.Nursery if anyio_backend == "trio" else anyio.abc.TaskGroup)
+
+
+@pytest.mark.anyio
+async def test_waiter() -> None:
+    """A waiter wakes the task that waits, or will wait; it may be woken again, and after a cancellation."""
+    waiter = new_waiter()
+    waiter.set()
+    with anyio.fail_after(5):
+        await waiter.wait()
+    for is_cancelled in False, True:
+        waiter, outcomes = new_waiter(), list[str]()
+
+        async def wait(waiter: Waiter = waiter, outcomes: list[str] = outcomes) -> None:
+            try:
+                await waiter.wait()
+            except anyio.get_cancelled_exc_class():
+                outcomes.append("cancelled")
+                raise
+            outcomes.append("woken")
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                assert not outcomes
+                if is_cancelled:
+                    tasks.cancel_scope.cancel()
+                else:
+                    waiter.set()
+                    waiter.set()
+        waiter.set()
+        assert outcomes == ["cancelled" if is_cancelled else "woken"]
 
 
 @pytest.mark.anyio

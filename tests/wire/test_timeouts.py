@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from support.scripted_servers import settle
 
-from prefect_http._wire.timeouts import TimeoutWatcher
+from prefect_http._wire.timeouts import TimedWait, TimeoutWatcher
 
 BACKENDS = ["asyncio", "trio"]
 TWO_LOOPS = pytest.mark.parametrize("backends", list(itertools.product(BACKENDS, BACKENDS)), ids="-then-".join)
@@ -74,6 +74,29 @@ async def test_ends_at_the_deadline(autojump_clock: trio.testing.MockClock, seco
     wait.until(start + seconds)
     await trio.sleep(10_000)
     assert wait.expired == [start + seconds]
+
+
+@pytest.mark.trio
+async def test_timed_wait(autojump_clock: trio.testing.MockClock) -> None:
+    """A TimedWait ends at its deadline, or earlier if it is woken; one without a deadline is not watched."""
+    watcher = TimeoutWatcher()
+    started = trio.current_time()
+    late, soon = TimedWait(watcher, started + 5), TimedWait(watcher, started + 3)
+    assert watcher.watched == {late, soon}
+    await soon.waiter.wait()
+    assert trio.current_time() == started + 3
+    soon.forget()
+    late.waiter.set()
+    await late.waiter.wait()
+    assert trio.current_time() == started + 3
+    late.forget()
+    assert not watcher.watched
+    endless = TimedWait(watcher, math.inf)
+    assert not watcher.watched
+    with trio.move_on_after(100) as scope:
+        await endless.waiter.wait()
+    assert scope.cancelled_caught
+    endless.forget()
 
 
 @pytest.mark.trio
