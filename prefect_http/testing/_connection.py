@@ -350,7 +350,7 @@ class ServerConnection:
     def _forget(self, exchange: Exchange) -> None:
         if self._exchanges.pop(exchange.stream, None) is not None:
             self._end_exchange(exchange)
-        if self._last_kept < math.inf and not self._exchanges:
+        if not self._exchanges and (self._last_kept < math.inf or self._script.is_down()):
             self._collect()
             self._end_connection("closed")
 
