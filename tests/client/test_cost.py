@@ -101,9 +101,9 @@ async def test_frames_of_a_request_that_waits_for_a_connection() -> None:
             async def wait_for(coroutine: Coroutine[object, object, object]) -> None:
                 await coroutine
 
-            for each in coroutines:
+            for each in coroutines:  # the first one has the connection
                 tasks.start_soon(wait_for, each)
-            await anyio.wait_all_tasks_blocked()
+                await anyio.wait_all_tasks_blocked()
             frames += frames_of(coroutines[1])
             tasks.cancel_scope.cancel()
     assert any("handle_async_request" in name for name in frames)
