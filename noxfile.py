@@ -70,7 +70,7 @@ NOT_PURE = ["-m", "not pure"]
 LONG = ["beside_httpx", "cancelling", "content_encoding", "cycles", "leaks", "real_apps", "real_limiters"]
 WITHOUT_LONG = [f"--ignore-glob=tests/*test_{name}.py" for name in LONG]
 # Between the oldest and the newest Python: what is close to the event loops.
-BETWEEN = [*NOT_PURE, *WITHOUT_LONG, "tests/asgi", "tests/concurrency", "tests/lifespan"]
+BETWEEN = [*NOT_PURE, *WITHOUT_LONG, "tests/asgi", "tests/concurrency", "tests/lifespan", "tests/testing"]
 # With the oldest dependencies: also what uses sockets, and httpx's objects.
 LOWEST = [*NOT_PURE, *WITHOUT_LONG, "--ignore=tests/project"]
 # On httpx2: what uses its objects.

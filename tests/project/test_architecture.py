@@ -175,8 +175,6 @@ PURE = {
     "testing._verdicts",
 }
 PUBLIC_MODULES = {"__init__", "httpx2", "testing"}
-PUBLIC_MODULES = {"__init__", "httpx2"}
-PUBLIC_FOLDERS = {"testing"}
 
 # What knows trio and asyncio: one file for all, what asyncio alone needs, the streams of each of them, and an event
 # loop for tests.
@@ -280,9 +278,7 @@ def test_every_module_is_used() -> None:
     while found:
         reached |= found
         found = {name for module in found for name in imported_modules(module)} - reached
-    # The public folder exports its names once all of them are there.
-    unused = {module for module in MODULES.keys() - reached if part_of(module) not in PUBLIC_FOLDERS}
-    assert_none(f"{module} is not imported" for module in unused)
+    assert_none(f"{module} is not imported" for module in MODULES.keys() - reached)
 
 
 def test_late_imports() -> None:
@@ -310,7 +306,7 @@ def test_import_is_quick() -> None:
 
 def test_public_modules() -> None:
     """The only modules without an underscore are the ones that are listed here."""
-    assert {part for part in map(part_of, MODULES) if not is_private(part)} == PUBLIC_MODULES | PUBLIC_FOLDERS
+    assert {part for part in map(part_of, MODULES) if not is_private(part)} == PUBLIC_MODULES
 
 
 def test_folders_export_nothing() -> None:

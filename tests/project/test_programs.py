@@ -27,8 +27,8 @@ NAMES = {
     "testing_a_client",
     "testing_an_app",
 }
-# Without the warning that pytest cannot rewrite the assertions of plugins that have been imported before it, and without
-# pytest-asyncio, which warns if it is not configured.
+# Without the warning that pytest cannot rewrite the assertions of plugins that have been imported before it, and
+# without pytest-asyncio, which warns if it is not configured.
 WITH_PYTEST = ["-m", "pytest", "-W", "ignore:Module already imported", "-p", "no:asyncio"]
 if not importlib.metadata.entry_points(group="pytest11", name="prefect_http"):  # the package is not installed
     WITH_PYTEST += ["-p", "prefect_http_pytest"]

@@ -95,7 +95,7 @@ class StandIn:
 @pytest.fixture(autouse=True)
 def replace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace FakeNetwork, and let pytest load only the plugins that it is told to load."""
-    monkeypatch.setattr(prefect_http.testing, "FakeNetwork", StandIn, raising=False)
+    monkeypatch.setattr(prefect_http.testing, "FakeNetwork", StandIn)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
