@@ -23,7 +23,7 @@ settings.register_profile("prefect_http", deadline=None)
 settings.load_profile("prefect_http")
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run a test marked anyio on both backends."""
     return str(request.param)
@@ -63,8 +63,12 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector run again, and keep it off what has been imported and collected."""
+    """Let the garbage collector run again, but seldom, and keep it off what has been imported and collected.
+
+    What tests leave is looked for behind each module, and by tests that collect themselves.
+    """
     gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
     gc.enable()
 
 

@@ -15,6 +15,7 @@ from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 from support.h2_peers import Peer, h2_server, respond
+from support.rows import each_row
 from support.scripted_servers import byte_server, read_head, read_to_end, settle
 from support.servers import answer, drop, free_port, half_answer, raw_server, stall, stay_silent
 from support.tls_servers import server_context
@@ -57,7 +58,7 @@ async def failing_parts() -> AsyncIterator[bytes]:
 # --- HTTPTransport
 
 
-@pytest.mark.parametrize("content", [None, b"onetwo", parts], ids=["none", "bytes", "stream"])
+@each_row("content", [None, b"onetwo", parts], ids=["none", "bytes", "stream"])
 async def test_request_and_response(content: bytes | Callable[[], AsyncIterator[bytes]] | None) -> None:
     """A request arrives as it is, over a connection of ours, and the response is one of httpx2."""
     async with raw_server(answer(201, b"fine", x_own="1")) as server, new_client() as client:
@@ -249,7 +250,7 @@ async def test_http2() -> None:
                 await client.post(server.url)
 
 
-@pytest.mark.parametrize("kind", [str, httpx2.URL, httpx2.Proxy])
+@each_row("kind", [str, httpx2.URL, httpx2.Proxy])
 async def test_proxy(kind: type[Any]) -> None:
     """A proxy, in each form, gets the requests over connections of ours, and refuses with httpx2's error."""
     async with raw_server(answer(body=b"proxied"), answer(403)) as proxy:

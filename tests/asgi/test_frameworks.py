@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from support.asgi_apps import MakeClient, app_client, both_clients
+from support.rows import each_row
 
 from prefect_http import RetryPolicy
 from prefect_http._types import ASGIApp
@@ -69,8 +70,8 @@ asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 @asyncio_only
-@pytest.mark.parametrize("how", ["cancel scope", "native timeout", "total_timeout", "read timeout"])
-@pytest.mark.parametrize("framework", ["Django", "Quart"])
+@each_row("how", ["cancel scope", "native timeout", "total_timeout", "read timeout"])
+@each_row("framework", ["Django", "Quart"])
 async def test_view_is_cancelled_with_its_caller(framework: str, how: str) -> None:
     """However the caller of ``get()`` gives up, the view is cancelled and the request is finished at once."""
     log: list[str] = []

@@ -29,6 +29,7 @@ from support.asgi_apps import (
     start,
     wait_until,
 )
+from support.rows import each_row
 from support.virtual_time import virtual_time_backend
 
 from prefect_http import ASGITransport, app_lifespan_context
@@ -149,7 +150,7 @@ async def receive_forever(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.mark.anyio
 @both_clients
-@pytest.mark.parametrize(
+@each_row(
     "handler", [sending_forever(b""), sending_forever(b"x" * 1000), receive_forever], ids=["empty", "parts", "receive"]
 )
 async def test_app_that_never_stops_is_put_to_sleep(make_client: MakeClient, handler: ASGIApp) -> None:
@@ -257,7 +258,7 @@ async def test_app_that_cancels_its_own_receive_is_not_mistaken_for_the_caller()
 
 @pytest.mark.anyio
 @both_clients
-@pytest.mark.parametrize("how", ["response", "client"])
+@each_row("how", ["response", "client"])
 async def test_closing_from_another_task(make_client: MakeClient, how: str) -> None:
     """If another task closes a response, or its client, the task that reads it gets a ReadError."""
 

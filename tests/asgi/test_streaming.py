@@ -64,7 +64,7 @@ async def test_chunks_stay_as_they_were_sent(make_client: MakeClient) -> None:
 
 
 @both_clients
-@pytest.mark.parametrize("size", [1024, 64 * 1024, 1024 * 1024])
+@each_row("size", [1024, 64 * 1024, 1024 * 1024])
 async def test_app_waits_for_its_reader(make_client: MakeClient, size: int) -> None:
     """An app can be 64 KiB and a chunk ahead of its reader, and goes on when the reader has read some of it."""
     sent, chunk = 0, b"x" * size

@@ -381,7 +381,7 @@ async def test_app_that_cancels_itself_is_a_broken_server(make_client: MakeClien
             await client.get("/")
 
 
-@pytest.mark.parametrize("app", [None, "app", 3])
+@each_row("app", [None, "app", 3])
 async def test_app_must_be_callable(app: object) -> None:
     """An app that is not callable is a TypeError that shows it, from the transport and from the client."""
     with pytest.raises(TypeError, match="app must be an ASGI app, a callable that takes scope, receive and send, not"):

@@ -66,7 +66,7 @@ async def test_a_requests_own_user_agent() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("headers", [None, {}, {"X-Other": "1"}], ids=["none", "empty", "other"])
+@each_row("headers", [None, {}, {"X-Other": "1"}], ids=["none", "empty", "other"])
 async def test_other_headers_keep_the_user_agent(headers: object) -> None:
     """Headers without a User-Agent do not remove it."""
     assert (await user_agent(headers=headers)).startswith("prefect-http/")
@@ -311,7 +311,7 @@ def test_an_async_on_retry_is_rejected(on_retry: Callable[..., object]) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     "on_retry",
     [AsyncCallable(), functools.partial(AsyncCallable()), lambda *args: async_function(*args)],
     ids=["object", "partial object", "lambda"],

@@ -98,7 +98,7 @@ async def test_a_response_is_read() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [200, 204, 299])
+@each_row("status", [200, 204, 299])
 async def test_2xx_is_returned(status: int) -> None:
     """Any 2xx is returned."""
     with anyio.fail_after(5):

@@ -40,7 +40,7 @@ def answering(*cookies: str | None) -> Server:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("make_jar", [lambda: None, dict, CookieJar], ids=["own", "dict", "standard"])
+@each_row("make_jar", [lambda: None, dict, CookieJar], ids=["own", "dict", "standard"])
 async def test_cookies_are_kept_and_forgotten(make_jar: Callable[[], dict[str, str] | CookieJar | None]) -> None:
     """A cookie is sent from the next request on, whatever responses come between, until the server deletes it."""
     server = answering("a=1", None, "b=2; Path=/", "a=0; Max-Age=0", None)

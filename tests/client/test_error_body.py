@@ -522,7 +522,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", BOMBS)
+@each_row("kind", BOMBS)
 async def test_a_bomb_neither_takes_memory_nor_stalls_the_loop(kind: str) -> None:
     """What a bomb unpacks to is bounded, and other tasks run meanwhile."""
     encoding, make = BOMBS[kind]

@@ -9,6 +9,7 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
+from support.rows import each_row
 from support.servers import (
     Act,
     answer,
@@ -40,7 +41,7 @@ def new_client(error: type[Exception], max_retries: int = 5) -> PrefectHttpxClie
     return PrefectHttpxClient(retry=retrying_at_once(max_retries), timeout=timeout, trust_env=False)
 
 
-@pytest.mark.parametrize(("failure", "error"), FAILURES)
+@each_row(("failure", "error"), FAILURES)
 async def test_get_is_repeated_and_post_is_not(failure: Act, error: type[Exception]) -> None:
     """A GET that fails on the way is repeated on a new connection; a POST raises httpx's error, with a note."""
     async with raw_server(failure, answer(body=b"fine"), failure) as server, new_client(error) as client:
@@ -88,7 +89,7 @@ async def test_what_is_not_an_http_server_is_not_asked_again(greeting: bytes) ->
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "content"),
     [({"Authorization": "Bearer "}, b""), ({"Authorization": "Bearer key\n"}, b""), ({"Content-Length": "10"}, b"abc")],
     ids=["empty-token", "line-break", "length"],
@@ -102,7 +103,7 @@ async def test_what_cannot_be_sent_is_not_tried_again(headers: dict[str, str], c
     assert server.requests == []
 
 
-@pytest.mark.parametrize("port", [99999, 65536, -5])
+@each_row("port", [99999, 65536, -5])
 async def test_port_that_does_not_exist(port: int) -> None:
     """A port that does not exist is a ConnectError, as it is, on both backends."""
     async with new_client(httpx.ConnectError) as client:

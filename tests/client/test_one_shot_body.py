@@ -344,7 +344,7 @@ async def test_a_sync_iterator_is_refused_as_in_httpx() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ["async generator", "async iterable", "stream"])
+@each_row("kind", ["async generator", "async iterable", "stream"])
 async def test_a_one_shot_body_and_a_redirect(kind: str) -> None:
     """A redirect that needs the body again ends in an error, not in a partial or empty body."""
     server = Server(httpx.Response(307, headers={"Location": "/elsewhere"}), 200)
@@ -356,7 +356,7 @@ async def test_a_one_shot_body_and_a_redirect(kind: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ["async generator", "async iterable", "stream"])
+@each_row("kind", ["async generator", "async iterable", "stream"])
 async def test_a_one_shot_body_and_an_authentication(kind: str) -> None:
     """An auth flow that needs the body again ends in an error, not in a partial or empty body."""
     challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth", algorithm=MD5'}

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 from support.servers import (
     Act,
     Flood,
@@ -44,7 +45,7 @@ def client_with_one_connection(attempts: list[Attempt]) -> PrefectHttpxClient:
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "headers"),
     [
         (429, {}),
@@ -97,7 +98,7 @@ async def test_one_shot_body_is_not_sent_again() -> None:
     assert [request.body for request in server.requests] == [b"only once"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     "make_refusal",
     [lambda: answer(503, b"busy"), lambda: half_answer(503), lambda: Flood(503)],
     ids=["short", "half", "endless"],

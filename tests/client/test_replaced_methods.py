@@ -128,8 +128,8 @@ def hooks_of(seen: list[str]) -> dict[str, list[Callable[..., object]]]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", REPLACEMENTS)
+@each_row("when", ["before", "after"])
+@each_row("name", REPLACEMENTS)
 async def test_a_replaced_method_sees_each_attempt(name: str, when: str) -> None:
     """It sees each attempt once, whether it or the client was there first, and nothing else is different."""
     stories: list[object] = []
@@ -222,7 +222,7 @@ if httpx.__name__ == "httpx":
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", REPLACEMENTS)
+@each_row("name", REPLACEMENTS)
 async def test_a_bad_location_behind_a_replaced_method(name: str) -> None:
     """It is an InvalidResponse as well, it is not asked for again, and the response is closed."""
     for location, follow_redirects in itertools.product(BAD, (False, True)):

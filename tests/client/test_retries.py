@@ -215,7 +215,7 @@ async def test_no_other_exception_is_repeated(kind: Kind) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [200, 404, 503])
+@each_row("status", [200, 404, 503])
 async def test_a_connect_error_is_repeated_once_the_origin_has_answered(status: int) -> None:
     """A server that has answered before, with whatever status, is probably restarting."""
     server = Server(status, httpx.ConnectError("refused"), httpx.ConnectError("refused"), 200)

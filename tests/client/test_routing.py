@@ -483,7 +483,7 @@ async def test_an_https_request_asks_the_proxy_for_a_tunnel() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("variables", "arguments"),
     [
         ({"NO_PROXY": "127.0.0.1"}, {}),

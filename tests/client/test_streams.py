@@ -219,7 +219,7 @@ async def test_every_response_is_closed_once(hook: str, last: int, stream: bool)
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [302, 404, 500])
+@each_row("status", [302, 404, 500])
 async def test_the_error_of_a_stream_carries_the_body(status: int) -> None:
     """If a stream's status is bad, the error has the body, and the response is closed."""
     body = Body([b'{"detail": ', b'"no such flow"}'])
@@ -357,8 +357,8 @@ async def test_a_cancelled_reader_leaves_nothing_open(seconds: float, autojump_c
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
-@pytest.mark.parametrize("last", [200, 404])
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("last", [200, 404])
 async def test_wherever_it_is_cancelled_nothing_is_left_open(last: int, stream: bool) -> None:
     """A request that is cancelled at any await leaves no response open and makes no further attempt."""
 

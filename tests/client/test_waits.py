@@ -14,6 +14,7 @@ import anyio
 import httpx
 import pytest
 import trio
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
@@ -645,7 +646,7 @@ async def test_an_exception_out_of_a_cancelled_attempt_is_not_retried() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [200, 404, 503])
+@each_row("status", [200, 404, 503])
 async def test_a_response_in_a_cancelled_attempt_is_closed(status: int) -> None:
     """A response that arrives at the same time as a cancellation is closed, and the cancellation wins."""
     body = Body([b"no"])

@@ -16,6 +16,7 @@ import anyio.to_thread
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from support.fake_stream import FakeStream
+from support.rows import each_row
 from support.wire import is_asyncio, until
 
 from prefect_http._concurrency.asyncio_stream import AsyncioStream
@@ -171,11 +172,9 @@ async def reset_it(_: ByteStream, other: socket.socket) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("spoil", "expected"), [(close_it, anyio.ClosedResourceError), (reset_it, anyio.BrokenResourceError)]
-)
-@pytest.mark.parametrize("use", [receive, receive_after_much, send_much])
-@pytest.mark.parametrize("is_waiting", [True, False], ids=["waiting", "later"])
+@each_row(("spoil", "expected"), [(close_it, anyio.ClosedResourceError), (reset_it, anyio.BrokenResourceError)])
+@each_row("use", [receive, receive_after_much, send_much])
+@each_row("is_waiting", [True, False], ids=["waiting", "later"])
 async def test_closed_or_reset(use: Use, spoil: Spoil, expected: type[Exception], is_waiting: bool) -> None:
     """A stream that is closed, or reset by the other side, ends the waits and refuses others."""
     caught: list[type[Exception]] = []

@@ -248,7 +248,7 @@ async def test_cancels_the_tasks_of_the_body() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("how", ["shielded", "swallowed", "ends-at-once"])
+@each_row("how", ["shielded", "swallowed", "ends-at-once"])
 async def test_body_that_ends_properly_all_the_same(how: str) -> None:
     """A body that does not notice its cancellation, or ignores it, ends with LifespanCrashed all the same."""
     app = CrashableApp()
@@ -349,7 +349,7 @@ def assert_is_misuse(error: BaseException) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("where", ["sibling", "child", "after-the-task-has-ended"])
+@each_row("where", ["sibling", "child", "after-the-task-has-ended"])
 async def test_left_in_another_task(where: str) -> None:
     """Leaving in another task is an error there, whatever has become of the task that entered."""
     app = FakeApp(shutdown=steps)

@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from support.lifespan_apps import LIFESPAN, Boom, FakeApp, Hook, nothing, nothing_left, steps
+from support.rows import each_row
 
 from prefect_http import LifespanShutdownError, PrefectHttpxClient, app_lifespan_context
 from prefect_http._types import ASGIApp
@@ -155,7 +156,7 @@ def client_of(app: ASGIApp) -> AbstractAsyncContextManager[object]:
 
 @pytest.mark.anyio
 @ways_to_cancel
-@pytest.mark.parametrize("hold", [app_lifespan_context, client_of])
+@each_row("hold", [app_lifespan_context, client_of])
 async def test_cancelled_during_the_shutdown(
     run: Run, hold: Callable[[ASGIApp], AbstractAsyncContextManager[object]]
 ) -> None:

@@ -86,7 +86,7 @@ async def test_failed_startup(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("after", [0, 1, 2], ids=["at-once", "startup", "up"])
+@each_row("after", [0, 1, 2], ids=["at-once", "startup", "up"])
 async def test_app_that_exits(after: int) -> None:
     """SystemExit in an app is raised as it is; the app does not count as failed or as not speaking lifespan."""
 
@@ -151,7 +151,7 @@ async def test_failure_reaches_everyone(ending: Ending) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("ending", [report, report_and_raise, just_raise])
+@each_row("ending", [report, report_and_raise, just_raise])
 async def test_next_starts_afresh(ending: Ending) -> None:
     """After a failed startup, the next to enter starts the app afresh."""
     log: list[str] = []

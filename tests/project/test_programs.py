@@ -50,14 +50,14 @@ def runs() -> Mapping[str, Done]:
     return run_programs({**examples, **{name: ["-c", source] for name, (source, _) in BLOCKS.items()}})
 
 
-@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+@each_row("name", [path.stem for path in EXAMPLES])
 def test_example(name: str, runs: Mapping[str, Done]) -> None:
     """An example ends well, without a warning, and prints something."""
     assert (runs[name].returncode, runs[name].stderr) == (0, "")
     assert runs[name].stdout.strip()
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@each_row("name", BLOCKS)
 def test_block(name: str, runs: Mapping[str, Done]) -> None:
     """A Python block runs by itself, without a warning, and prints the text block that follows it."""
     assert (runs[name].returncode, runs[name].stderr) == (0, "")

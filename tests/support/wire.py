@@ -62,6 +62,21 @@ async def fetch(transport: httpx.AsyncBaseTransport, request: httpx.Request | st
         await response.aclose()
 
 
+async def fetch_at_once(transport: httpx.AsyncBaseTransport, url: str, count: int) -> list[tuple[str, bytes]]:
+    """Send requests at once, and return the protocols and the bodies of the responses."""
+    seen: list[tuple[str, bytes]] = []
+
+    async def get() -> None:
+        response = await transport.handle_async_request(new_request(url))
+        seen.append((response.http_version, await response.aread()))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(count):
+                tasks.start_soon(get)
+    return seen
+
+
 def figures(transport: HTTPTransport) -> tuple[int, int, int]:
     """Return the number of a transport's connections, of the idle ones among them, and of waiting requests."""
     statistics = transport.statistics()

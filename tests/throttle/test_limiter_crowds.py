@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.limiters import INF, make
@@ -238,7 +237,7 @@ def test_a_flaky_server(share: float, at_once: int, slow_start: bool, seed: int)
     assert times[0] < 1.5 * times[1]
 
 
-@pytest.mark.parametrize("pace", [60, 75, 90, 110, 200, 1000])
+@each_row("pace", [60, 75, 90, 110, 200, 1000])
 def test_a_limit_that_is_hardly_exceeded(pace: float) -> None:
     """A limit a little below what the client can send rejects about as many as a server that fails; it is found."""
     limiter = make()

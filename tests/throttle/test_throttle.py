@@ -576,7 +576,7 @@ async def test_requests_that_have_ended_are_not_kept_alive(autojump_clock: trio.
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("error", [None, httpx.ReadError, ThrottleTimeout])
+@each_row("error", [None, httpx.ReadError, ThrottleTimeout])
 async def test_requests_are_in_no_reference_cycle(error: type[Exception] | None) -> None:
     """However a request ends, it is freed at once, not only by the garbage collector."""
     throttle = Throttle(max_wait=1)

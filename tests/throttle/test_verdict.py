@@ -160,7 +160,7 @@ async def test_the_beginning_is_bounded() -> None:
     assert sizes == [LIMIT, LIMIT, 0]
 
 
-@pytest.mark.parametrize("is_throttled", [None, lambda response: True, does_not_read], ids=["none", "sync", "async"])
+@each_row("is_throttled", [None, lambda response: True, does_not_read], ids=["none", "sync", "async"])
 async def test_nothing_is_read_ahead(is_throttled: Any) -> None:
     """A body is not touched unless is_throttled reads it: the response keeps its stream."""
     answer = httpx.Response(400, stream=(body := Body([TEXT])))

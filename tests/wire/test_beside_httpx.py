@@ -857,7 +857,7 @@ RAW_REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", RAW_REQUESTS)
+@each_row("name", RAW_REQUESTS)
 async def test_the_same_bytes_are_sent(name: str) -> None:
     """A request is sent in exactly the bytes that httpx sends."""
     received: list[bytes] = []

@@ -283,7 +283,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_row("name", CASES)
 async def test_failures(name: str) -> None:
     """A failure is httpx's exception or a subclass; its message says where and how long, and reveals no secrets."""
     case, transport, sockets = CASES[name], new_transport(), open_sockets()
@@ -297,7 +297,7 @@ async def test_failures(name: str) -> None:
     await sockets_closed(sockets)
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_row("name", CASES)
 async def test_failures_with_httpx(name: str) -> None:
     """In the same situation, httpx.AsyncHTTPTransport raises the same exception."""
     case = CASES[name]
@@ -311,8 +311,8 @@ def httpxs_own(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(verify=False, limits=limits)
 
 
-@pytest.mark.parametrize("new", [new_transport, httpxs_own])
-@pytest.mark.parametrize("seconds", [0, SHORT])
+@each_row("new", [new_transport, httpxs_own])
+@each_row("seconds", [0, SHORT])
 async def test_pool_timeout(new: Callable[[httpx.Limits], httpx.AsyncBaseTransport], seconds: float) -> None:
     """A request that gets no connection in time raises PoolTimeout, and leaves the connection in use alone."""
     async with raw_server(answer(body=b"fine")) as server, new(httpx.Limits(max_connections=1)) as transport:

@@ -168,7 +168,7 @@ async def test_response_ends_with_its_connection(data: bytes) -> None:
             assert transport.statistics() == NOTHING
 
 
-@pytest.mark.parametrize("option", ["close", "Close", "keep-alive, close"])
+@each_row("option", ["close", "Close", "keep-alive, close"])
 async def test_connection_is_closed_as_the_request_says(option: str) -> None:
     """A request with ``Connection: close`` is the last one on its connection."""
     async with wired(answer(body=b"hello")) as (server, client, transport):

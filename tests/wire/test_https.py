@@ -12,6 +12,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+from support.rows import each_row
 from support.scripted_servers import read_to_end
 from support.servers import Act, answer, half_answer, upgrade_to_echo
 from support.tls_ends import End
@@ -99,7 +100,7 @@ BAD_SERVERS: dict[str, tuple[Callable[[], ssl.SSLContext], Callable[[], ssl.SSLC
 }
 
 
-@pytest.mark.parametrize("name", BAD_SERVERS)
+@each_row("name", BAD_SERVERS)
 async def test_bad_certificates(name: str) -> None:
     """A handshake that fails is a ConnectError, as with httpx, and leaves nothing behind."""
     make_server_context, make_verify = BAD_SERVERS[name]
@@ -145,7 +146,7 @@ async def _say_nothing(stream: anyio.abc.ByteStream) -> None:
             await stream.receive()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("serve", "error"),
     [
         (_speak_plain_http, httpx.ConnectError),
@@ -415,7 +416,7 @@ async def _write(stream: anyio.abc.ByteStream) -> None:
 
 
 @VERSIONS
-@pytest.mark.parametrize(
+@each_row(
     ("then", "standard_compatible"),
     [(_close, True), (_leave_at_once, False), (_write, False)],
     ids=["close_notify", "closed", "written"],

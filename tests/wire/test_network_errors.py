@@ -84,7 +84,7 @@ def test_reason_without_a_message() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seconds", [None, 5.0, math.inf])
+@each_row("seconds", [None, 5.0, math.inf])
 async def test_in_time(seconds: float | None) -> None:
     """The result is returned."""
 
@@ -133,7 +133,7 @@ async def test_too_slow(autojump_clock: trio.testing.MockClock, seconds: float) 
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seconds", [0.0, -1.0, 0.01])
+@each_row("seconds", [0.0, -1.0, 0.01])
 async def test_too_slow_on_both_backends(seconds: float) -> None:
     """It ends on either backend; with a limit that is over, at its first wait."""
     with anyio.fail_after(5), pytest.raises(httpx.ConnectTimeout):

@@ -13,6 +13,7 @@ import anyio.lowlevel
 import pytest
 import trio
 import trio.testing
+from support.rows import each_row
 from support.scripted_servers import settle
 
 from prefect_http._wire.timeouts import TimedWait, TimeoutWatcher
@@ -534,7 +535,7 @@ def test_one_loop_after_the_other(backends: tuple[str, str]) -> None:
 
 
 @TWO_LOOPS
-@pytest.mark.parametrize("has_started", [False, True])
+@each_row("has_started", [False, True])
 def test_loop_that_ends_while_something_waits(backends: tuple[str, str], has_started: bool) -> None:
     """The end of an event loop ends the task silently, and the next loop has its own."""
     waits: list[Wait] = []

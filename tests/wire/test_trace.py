@@ -12,6 +12,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+from support.rows import each_row
 from support.servers import Act, RawServer, answer, drop, free_port, half_answer, raw_server, stall, stay_silent
 from support.sockets import open_sockets, sockets_closed
 from support.tls_servers import server_context, tls_server, url_of
@@ -158,7 +159,7 @@ async def record(transport: httpx.AsyncBaseTransport, use: Use, url: str, *, tim
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", SUCCESSES)
+@each_row("name", SUCCESSES)
 async def test_events(name: str) -> None:
     """The events, their order and their info are httpx's."""
     act, use = SUCCESSES[name]
@@ -170,7 +171,7 @@ async def test_events(name: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", FAILURES)
+@each_row("name", FAILURES)
 async def test_events_of_failures(name: str) -> None:
     """If a request fails, the events and the types of the exceptions are httpx's."""
     act, use = FAILURES[name]

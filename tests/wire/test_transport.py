@@ -12,6 +12,7 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
+from support.rows import each_row
 from support.servers import answer, hypercorn_on_trio, raw_server
 from support.wire import HELD, request_targets
 
@@ -68,7 +69,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", [str, httpx.URL, httpx.Proxy])
+@each_row("kind", [str, httpx.URL, httpx.Proxy])
 async def test_a_proxy(kind: type[Any]) -> None:
     """With proxy=, in each form, requests go to the proxy, with its credentials."""
     async with raw_server(answer(body=b"proxied")) as proxy:

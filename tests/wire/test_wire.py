@@ -223,7 +223,7 @@ async def test_failure_makes_room_for_the_next() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kept", [0, 1, 2, 3, None])
+@each_row("kept", [0, 1, 2, 3, None])
 async def test_max_keepalive_connections(kept: int | None) -> None:
     """At most max_keepalive_connections stay idle: those used last."""
     limits = httpx.Limits(max_keepalive_connections=kept)
@@ -256,8 +256,8 @@ async def _stream() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("status", [500, 503, 599])
-@pytest.mark.parametrize(
+@each_row("status", [500, 503, 599])
+@each_row(
     ("method", "content", "is_reused"),
     [("GET", None, True), ("PUT", b"x", True), ("POST", b"x", False), ("PATCH", b"x", False), ("PUT", _stream, False)],
     ids=["GET", "PUT", "POST", "PATCH", "PUT-stream"],
@@ -305,7 +305,7 @@ async def test_post_does_not_get_the_connection_of_a_5xx_while_it_waits() -> Non
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("expiry", "connections"), [(0, 3), (0.2, 2), (None, 1), (1000, 1)])
+@each_row(("expiry", "connections"), [(0, 3), (0.2, 2), (None, 1), (1000, 1)])
 async def test_keepalive_expiry(expiry: float | None, connections: int) -> None:
     """A connection that has been idle for keepalive_expiry seconds is closed, and not reused."""
     limits = httpx.Limits(keepalive_expiry=expiry)
@@ -418,8 +418,8 @@ SPOIL: list[Act] = [close, close_with_reset, half_close, write, write_blank_line
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize("spoil", SPOIL)
+@each_row("method", ["GET", "POST"])
+@each_row("spoil", SPOIL)
 async def test_stale_connection(spoil: Act, method: str) -> None:
     """An idle connection that the server has closed or written to is dropped before it is used."""
     act = Streams()
@@ -435,7 +435,7 @@ async def test_stale_connection(spoil: Act, method: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("good", range(7))
+@each_row("good", range(7))
 async def test_good_connection_below_stale_ones(good: int) -> None:
     """All stale connections above a good one are dropped, and the good one is used."""
     act = Streams()
@@ -471,7 +471,7 @@ async def test_all_stale() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("spoil", SPOIL)
+@each_row("spoil", SPOIL)
 async def test_stale_connection_is_not_handed_on(spoil: Act) -> None:
     """A connection that becomes stale before its response is closed is not handed on to a request that waits."""
     act, limits = Streams(), httpx.Limits(max_connections=1)
@@ -559,9 +559,9 @@ async def usable(transport: HTTPTransport, sockets: frozenset[int]) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("act", [stay_quiet, stall_in_head, stall_in_body])
-@pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize("is_reused", [False, True], ids=["fresh", "reused"])
+@each_row("act", [stay_quiet, stall_in_head, stall_in_body])
+@each_row("method", ["GET", "POST"])
+@each_row("is_reused", [False, True], ids=["fresh", "reused"])
 async def test_closing_ends_a_request(act: Act, method: str, is_reused: bool) -> None:
     """Closing ends a request that waits for its response; it is not sent again."""
     transport, sockets = new_transport(), open_sockets()
@@ -805,9 +805,9 @@ UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Pyth
 
 
 @UNCLOSED
-@pytest.mark.parametrize("first", BACKENDS)
+@each_row("first", BACKENDS)
 @TWO_LOOPS
-@pytest.mark.parametrize("state", ["idle", "in-use", "closed-first"])
+@each_row("state", ["idle", "in-use", "closed-first"])
 def test_connections_left_over_by_a_loop(first: str, second: str, state: str) -> None:
     """What an event loop that has ended leaves open is dropped by the next request, or by closing the transport."""
     transport = new_transport(httpx.Limits(max_connections=1))
@@ -942,8 +942,8 @@ DROPPED = pytest.mark.filterwarnings("ignore:unclosed response:ResourceWarning")
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("drop", [drop, drop_in_a_thread])
-@pytest.mark.parametrize("act", [FINE, stall], ids=["complete", "half"])
+@each_row("drop", [drop, drop_in_a_thread])
+@each_row("act", [FINE, stall], ids=["complete", "half"])
 async def test_dropped_response(act: Act, drop: Callable[[list[httpx.Response]], None]) -> None:
     """A response that is dropped without being closed gives up its connection when it is collected, with a warning."""
     transport, sockets = new_transport(httpx.Limits(max_connections=1)), open_sockets()
@@ -1056,7 +1056,7 @@ async def test_local_address() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
+@each_row(
     ("option", "expected"),
     [
         ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), 1),

@@ -9,6 +9,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.beside_httpx import URL, Run, Stream, describe_request, describe_response, in_both_modes
+from support.rows import each_row
 
 Flow = Generator[httpx.Request, httpx.Response, None]
 
@@ -221,7 +222,7 @@ class Catching(httpx.Auth):
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("kind", [Nothing, Other, Twice, Plain, SyncOnly, Reading, Catching])
+@each_row("kind", [Nothing, Other, Twice, Plain, SyncOnly, Reading, Catching])
 @in_both_modes
 async def test_odd_flows(run: Run, kind: type[httpx.Auth]) -> None:
     """Flows that do odd things."""

@@ -18,6 +18,7 @@ from support.beside_httpx import (
     describe_response,
     in_both_modes,
 )
+from support.rows import each_row
 
 TEXT = "Zwölf Boxkämpfer\njagen\r\nViktor\u2028quer"
 
@@ -228,7 +229,7 @@ _STREAMED = [
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", _STREAMED)
+@each_row("kind", _STREAMED)
 @beside_httpx
 async def test_ways_to_stream(run: Run, kind: str) -> None:
     """Each way to iterate gives the same parts, once."""

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from support.beside_httpx import URL, Run, Stream, describe_request, describe_response, in_both_modes
+from support.rows import each_row
 
 
 def _overriding_send(run: Run, base: Any) -> type[httpx.AsyncClient]:
@@ -101,7 +102,7 @@ def _overriding_verbs(run: Run, base: Any) -> type[httpx.AsyncClient]:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize(
+@each_row(
     "override",
     [
         *(_overriding_send, _overriding_build_request, _overriding_request, _overriding_init),

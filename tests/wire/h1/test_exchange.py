@@ -7,6 +7,7 @@ from typing import cast
 import anyio
 import httpx
 import pytest
+from support.rows import each_row
 
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
@@ -28,7 +29,7 @@ class Broken:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("size", [0, 100, 200_000])
+@each_row("size", [0, 100, 200_000])
 async def test_response_on_a_broken_connection(size: int) -> None:
     """If the request cannot be sent, but a response has arrived, that is what counts; the connection is not reused."""
     request = OutgoingRequest.of(httpx.Request("POST", "http://x/", content=b"x" * size), encode_headers)

@@ -91,8 +91,8 @@ async def test_backpressure_with_chunks() -> None:
         await flood.refused.wait()
 
 
-@pytest.mark.parametrize("size", [0, 1, 0x10000, 0x10001, 0x40001, 5_000_000])
-@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+@each_row("size", [0, 1, 0x10000, 0x10001, 0x40001, 5_000_000])
+@each_row("is_chunked", [False, True], ids=["length", "chunked"])
 async def test_body_is_whole(size: int, is_chunked: bool) -> None:
     """A body of any size arrives as it was sent, and the connection is reused."""
     body = bytes(range(256)) * (size // 256) + b"!" * (size % 256)
@@ -136,8 +136,8 @@ async def test_body_arrives_as_it_is_sent() -> None:
         assert [chunk async for chunk in response.aiter_raw()] == [b"one", b"two"]
 
 
-@pytest.mark.parametrize("is_traced", [False, True], ids=["", "traced"])
-@pytest.mark.parametrize("has_started", [False, True], ids=["unread", "started"])
+@each_row("is_traced", [False, True], ids=["", "traced"])
+@each_row("has_started", [False, True], ids=["unread", "started"])
 async def test_closing_early_closes_the_connection(has_started: bool, is_traced: bool) -> None:
     """A response that is closed before its end closes its connection, which makes room for another one."""
     extensions = {"trace": idle_trace} if is_traced else {}

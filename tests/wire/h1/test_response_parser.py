@@ -256,7 +256,7 @@ def test_trailing_data(row: Row) -> None:
         check_trailing_data(row, trailing)
 
 
-@pytest.mark.parametrize("name", ["length", "length-zero", "chunked", "chunked-trailers", "head", "204"])
+@each_row("name", ["length", "length-zero", "chunked", "chunked-trailers", "head", "204"])
 def test_each_byte_of_trailing_data(name: str) -> None:
     """Any byte after a response is trailing data."""
     for code in range(256):
@@ -279,7 +279,7 @@ def test_body_until_close(version: bytes, headers: bytes) -> None:
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "head"),
     [
         ("GET", SWITCH),
@@ -791,8 +791,8 @@ def in_chunks(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
-@pytest.mark.parametrize("content", [b"\r\n", b"x", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n"])
-@pytest.mark.parametrize("size", [4, 1000, 16 * 1024, FEED, 10**6])
+@each_row("content", [b"\r\n", b"x", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n"])
+@each_row("size", [4, 1000, 16 * 1024, FEED, 10**6])
 def test_large_chunked_body(content: bytes, size: int) -> None:
     """A large body is accepted, whatever it is and however large its chunks are: data does not count as framing."""
     body = (content * (600_000 // len(content)))[: 600_000 if size > 4 else 60_000]

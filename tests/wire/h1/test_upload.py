@@ -335,7 +335,7 @@ async def test_stray_cancellation_of_the_body() -> None:
 # Early responses
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("kind", "waits", "status"),
     [
         ("bytes", False, b"302"),
@@ -466,8 +466,8 @@ async def test_informational_responses_do_not_end_the_upload() -> None:
         assert transport.statistics() == ONE_IDLE
 
 
-@pytest.mark.parametrize("status", [b"200", b"413"])
-@pytest.mark.parametrize("size", [100, SLICE, SLICE + 1, PLENTY])
+@each_row("status", [b"200", b"413"])
+@each_row("size", [100, SLICE, SLICE + 1, PLENTY])
 async def test_response_and_then_a_reset(size: int, status: bytes) -> None:
     """If a server answers, and then stops reading and resets the connection, the response is returned all the same."""
 
@@ -682,7 +682,7 @@ class Staged:
         await anyio.sleep_forever()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@each_row("stage", STAGES)
 async def test_cancelled_upload_leaves_nothing_behind(stage: str) -> None:
     """An upload that is cancelled at any stage ends at once, and leaves nothing behind."""
     staged, outcomes, sockets = Staged(stage), list[BaseException](), open_sockets()

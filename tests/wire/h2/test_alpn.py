@@ -11,7 +11,7 @@ from support.h2_peers import h2_server, h2_transport, secure_server, serve_paths
 from support.servers import answer, hypercorn_on_trio, upgrade_to_echo
 from support.sockets import open_sockets
 from support.tls_servers import authority, certificate
-from support.wire import fetch, new_request, trusting_context, until
+from support.wire import fetch, fetch_at_once, new_request, trusting_context, until
 
 from prefect_http import HTTPTransport, PrefectHttpxClient
 from prefect_http._types import Receive, Scope, Send
@@ -24,30 +24,16 @@ def both() -> HTTPTransport:
     return HTTPTransport(verify=trusting_context(), http2=True)
 
 
-async def burst(transport: HTTPTransport, url: str, count: int) -> list[str]:
-    """Send requests at once, and return the protocols of the responses."""
-    versions: list[str] = []
-
-    async def get() -> None:
-        response = await transport.handle_async_request(new_request(url))
-        await response.aread()
-        versions.append(response.http_version)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(count):
-            tasks.start_soon(get)
-    return versions
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("protocols", "version"), [(("h2", "http/1.1"), "HTTP/2"), (("http/1.1",), "HTTP/1.1"), ((), "HTTP/1.1")]
+    ("protocols", "version", "body"),
+    [(("h2", "http/1.1"), "HTTP/2", b"/"), (("http/1.1",), "HTTP/1.1", b"one"), ((), "HTTP/1.1", b"one")],
 )
-async def test_burst(protocols: tuple[str, ...], version: str) -> None:
+async def test_burst(protocols: tuple[str, ...], version: str, body: bytes) -> None:
     """A burst to an unknown origin opens one connection first; if that is HTTP/2, no more; and so it is remembered."""
     async with secure_server(*protocols, script=serve_paths, act=ONE) as server, both() as transport:
         for count in (8, 3):
-            assert await burst(transport, server.url, count) == [version] * count
+            assert await fetch_at_once(transport, server.url, count) == [(version, body)] * count
         assert (len(server.versions) == 1) is (version == "HTTP/2")
         assert transport.statistics().connections == len(server.versions)
 
@@ -56,7 +42,7 @@ async def test_burst(protocols: tuple[str, ...], version: str) -> None:
 async def test_only_http2() -> None:
     """Without HTTP/1.1, a server that has chosen nothing is taken to speak HTTP/2."""
     async with secure_server(script=serve_paths, act=None) as server, h2_transport() as transport:
-        assert await burst(transport, server.url, 3) == ["HTTP/2"] * 3
+        assert await fetch_at_once(transport, server.url, 3) == [("HTTP/2", b"/")] * 3
         assert server.versions == [None]
 
 
@@ -67,7 +53,7 @@ async def test_what_only_http1_can_do(how: str) -> None:
     method, sent = ("CONNECT", {}) if how == "connect" else ("GET", {"Connection": "Upgrade", "Upgrade": "echo"})
     act = ONE if how == "connect" else upgrade_to_echo
     async with secure_server("h2", "http/1.1", script=serve_paths, act=act) as server, both() as transport:
-        await burst(transport, server.url, 1)
+        await fetch(transport, server.url)
         request = httpx.Request(method, server.url, headers=sent, extensions={"target": "a:1"})
         response = await transport.handle_async_request(request)
         if how == "upgrade":
@@ -85,14 +71,14 @@ async def test_context_is_shared() -> None:
     async with secure_server("h2", "http/1.1", script=serve_paths, act=ONE) as server:
         for http2 in (True, False, True):
             async with HTTPTransport(verify=context, http2=http2) as transport:
-                assert await burst(transport, server.url, 1) == ["HTTP/2" if http2 else "HTTP/1.1"]
+                assert await fetch(transport, server.url) == (b"/" if http2 else b"one")
 
 
 @pytest.mark.anyio
 async def test_plain_http() -> None:
     """Without TLS, HTTP/2 is only used if HTTP/1.1 may not be."""
     async with h2_server(serve_paths) as server, h2_transport() as transport:
-        assert await burst(transport, server.url, 3) == ["HTTP/2"] * 3
+        assert await fetch_at_once(transport, server.url, 3) == [("HTTP/2", b"/")] * 3
         assert server.bytes_server.connections == 1
 
 

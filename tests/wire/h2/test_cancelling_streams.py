@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -20,7 +20,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from anyio.streams.tls import TLSListener
-from support.cancelling import MOST, Way, When, run_cancelled
+from support.cancelling import MOST, WAYS, Way, When, plain, run_cancelled
 from support.h2_frames import data, goaway, headers, reset, settings
 from support.h2_peers import Peer, Script, respond, serve_paths
 from support.sockets import open_sockets, sockets_closed
@@ -270,19 +270,8 @@ async def try_at(setting: Scene, server: Server, case: Case, number: int, way: W
     return was_there
 
 
-def plain(error: Exception) -> Exception:
-    """Take an exception out of the groups around it."""
-    if isinstance(error, ExceptionGroup):
-        return plain(cast("ExceptionGroup[Exception]", error).exceptions[0])
-    return error
-
-
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("way", "anyio_backend"),
-    [("scope", "asyncio"), ("scope", "trio"), ("task", "asyncio")],
-    ids=["asyncio-scope", "trio-scope", "asyncio-task"],
-)
+@WAYS
 @pytest.mark.parametrize("when", ["waiting", "woken"])
 @pytest.mark.parametrize("name", CASES)
 async def test_cancelled_at_every_await(name: str, way: Way, when: When) -> None:

@@ -30,6 +30,7 @@ from support.h2_frames import (
     window,
 )
 from support.h2_peers import H2Server, Peer, Script, h2_server, h2_transport, respond, serve_paths
+from support.rows import each_row
 from support.scripted_servers import settle
 from support.wire import fetch, new_request, until
 
@@ -106,7 +107,7 @@ async def test_many_at_once_share_a_connection() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("size", [0, 5, 200_000])
+@each_row("size", [0, 5, 200_000])
 async def test_body_of_bytes(size: int) -> None:
     """A body of bytes is sent whole, as the windows allow."""
 
@@ -402,7 +403,7 @@ async def test_headers_that_the_server_does_not_accept() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("frames", [(), (headers(1), data(1, b"x")), (goaway(1),)])
+@each_row("frames", [(), (headers(1), data(1, b"x")), (goaway(1),)])
 async def test_server_that_closes_the_connection(frames: tuple[bytes, ...]) -> None:
     """If the server closes the connection, requests without a response fail, and those in the body."""
 
@@ -554,7 +555,7 @@ async def test_stream_that_is_withdrawn() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("when", ["head", "body", "upload"])
+@each_row("when", ["head", "body", "upload"])
 async def test_cancelled_request_resets_its_stream(when: str) -> None:
     """A cancelled request resets its stream, once, and the connection serves others; what comes late is ignored."""
 

@@ -15,7 +15,7 @@ from support.proxies import running_proxy
 from support.rows import each_row
 from support.servers import answer, raw_server
 from support.tls_servers import server_context
-from support.wire import new_request, trusting_context
+from support.wire import fetch_at_once, new_request, trusting_context
 
 from prefect_http import HTTPTransport
 
@@ -23,21 +23,6 @@ pytestmark = pytest.mark.anyio
 
 LOCAL = "127.0.0.1"
 ONE = answer(body=b"one")
-
-
-async def at_once(transport: HTTPTransport, url: str, count: int = 4) -> list[tuple[str, bytes]]:
-    """Send requests at once, and return the protocols and the bodies of the responses."""
-    seen: list[tuple[str, bytes]] = []
-
-    async def get() -> None:
-        response = await transport.handle_async_request(new_request(url))
-        seen.append((response.http_version, await response.aread()))
-
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            for _ in range(count):
-                tasks.start_soon(get)
-    return seen
 
 
 @each_row("scheme", ["http", "https", "socks5"])
@@ -51,8 +36,8 @@ async def test_tunnel(scheme: str) -> None:
             outer = trusting_context() if scheme == "https" else None
             proxy_of_client = httpx.Proxy(proxy.url(), ssl_context=outer)
             async with HTTPTransport(verify=trusting_context(), http2=True, proxy=proxy_of_client) as transport:
-                assert await at_once(transport, server.url) == [("HTTP/2", b"/")] * 4
-                assert await at_once(transport, server.url) == [("HTTP/2", b"/")] * 4
+                assert await fetch_at_once(transport, server.url, 4) == [("HTTP/2", b"/")] * 4
+                assert await fetch_at_once(transport, server.url, 4) == [("HTTP/2", b"/")] * 4
                 assert (transport.statistics().connections, proxy.connections) == (1, 1)
         assert server.versions == ["h2"]
 
@@ -66,7 +51,7 @@ async def test_forwarded(scheme: str) -> None:
             outer = trusting_context() if scheme == "https" else None
             proxy_of_client = httpx.Proxy(proxy.url(), ssl_context=outer)
             async with HTTPTransport(verify=False, http2=True, proxy=proxy_of_client) as transport:
-                assert await at_once(transport, server.url) == [("HTTP/1.1", b"one")] * 4
+                assert await fetch_at_once(transport, server.url, 4) == [("HTTP/1.1", b"one")] * 4
                 assert (proxy.connections, {asked.method for asked in proxy.asked}) == (4, {"GET"})
 
 
@@ -75,7 +60,7 @@ async def test_prior_knowledge_through_a_proxy() -> None:
     async with h2_server(serve_paths) as server:
         async with running_proxy("http", {LOCAL: server.bytes_server.port}) as proxy:
             async with HTTPTransport(verify=False, http1=False, http2=True, proxy=proxy.url()) as transport:
-                assert await at_once(transport, server.url) == [("HTTP/2", b"/")] * 4
+                assert await fetch_at_once(transport, server.url, 4) == [("HTTP/2", b"/")] * 4
             assert proxy.targets == [f"CONNECT {LOCAL}:{server.bytes_server.port}"]
 
 
@@ -127,11 +112,11 @@ async def test_connect() -> None:
     async with secure_server("h2", script=serve_paths, act=None) as server:
         arguments = {"connect": to(httpx.URL(server.url).port), "verify": trusting_context(), "http2": True}
         async with HTTPTransport(**arguments) as transport:  # type: ignore[arg-type]
-            assert await at_once(transport, "https://localhost/") == [("HTTP/2", b"/")] * 4
+            assert await fetch_at_once(transport, "https://localhost/", 4) == [("HTTP/2", b"/")] * 4
     async with h2_server(serve_paths) as plain:
         arguments = {"connect": to(plain.bytes_server.port), "http1": False, "http2": True}
         async with HTTPTransport(verify=False, **arguments) as transport:  # type: ignore[arg-type]
-            assert await at_once(transport, "http://localhost/") == [("HTTP/2", b"/")] * 4
+            assert await fetch_at_once(transport, "http://localhost/", 4) == [("HTTP/2", b"/")] * 4
     assert asked == [("localhost", 443), ("localhost", 80)]
 
 
@@ -149,7 +134,7 @@ async def test_unix_socket(tmp_path: Path) -> None:
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
         async with HTTPTransport(verify=False, http1=False, http2=True, uds=str(tmp_path / "socket")) as transport:
-            assert await at_once(transport, "http://x.test/") == [("HTTP/2", b"/")] * 4
+            assert await fetch_at_once(transport, "http://x.test/", 4) == [("HTTP/2", b"/")] * 4
             assert transport.statistics().connections == 1
         tasks.cancel_scope.cancel()
 
@@ -164,4 +149,4 @@ async def test_nothing_of_httpx_is_used(monkeypatch: pytest.MonkeyPatch) -> None
     for arguments in ({"http2": True}, {"http1": False}, {"proxy": "http://x.test"}, {"uds": "/socket"}):
         HTTPTransport(verify=False, **arguments).statistics()
     async with h2_server(serve_paths) as server, h2_transport() as transport:
-        assert await at_once(transport, server.url, 1) == [("HTTP/2", b"/")]
+        assert await fetch_at_once(transport, server.url, 1) == [("HTTP/2", b"/")]
