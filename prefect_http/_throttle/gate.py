@@ -103,7 +103,7 @@ class Gate:
         if self._queue:
             return None
         now, limiter = self._now(), self.limiter
-        if limiter.next_send(now) > now:
+        if limiter.in_flight >= limiter.sure_room and limiter.next_send(now) > now:
             return None
         ticket = limiter.send(now, route, has_waited=False)
         if limiter.known is not None:

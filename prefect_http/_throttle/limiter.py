@@ -85,6 +85,8 @@ class Limiter:
         in_flight: how many requests are in flight: sent, but not answered yet.
         accepted: how many requests were answered with something other than a rejection.
         rejections: how many requests were rejected.
+        sure_room: while fewer requests are in flight, one may be sent, and ``next_send()`` need not be asked. So it is
+            while nothing is known and nothing forbids it; 0 at any other time.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Limiter:
         self.in_flight: int = 0
         self.accepted: int = 0
         self.rejections: int = 0
+        self.sure_room: float = 0
         self.known: KnownLimit | None = known
         self._max_in_flight = max_in_flight
         self._most_in_flight: float = max(1, max_in_flight)  # fewer if the server says so
@@ -163,6 +166,9 @@ class Limiter:
         else:
             if self._curve is None:
                 due, window = self._last_sent, self._window
+                if self.known is None and not self._quota.is_known:
+                    # It holds until the gate closes, or the server says something: the window only grows until then.
+                    self.sure_room = min(window, self._most_in_flight)
             else:
                 rate = self.rate
                 due, window = self._last_sent + 1 / rate, self._learned_window(rate)
@@ -301,6 +307,7 @@ class Limiter:
 
     def advertised(self, ticket: Ticket, now: float, limit: RateLimit) -> None:
         """Record what the response to a request says about the server's limits; see Quota.update()."""
+        self.sure_room = 0
         none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=self._cycle.began_at)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
@@ -330,6 +337,7 @@ class Limiter:
         if self._closure is not None:
             self._closure.extend(until)
             return
+        self.sure_room = 0
         self._limit_test.begin()  # what it has belongs to this cycle
         self._closure = Closure(
             now,

@@ -26,7 +26,7 @@ MAX_CALLS = 75
 # 10,000 tasks wait: 8 KiB each is the aim, and a task that sleeps takes 5.
 MAX_FRAMES = 9
 # So many more if there is a throttle, and its gate is open: a tenth of the cost of a request to an app.
-MAX_CALLS_OF_THROTTLE = 14
+MAX_CALLS_OF_THROTTLE = 13
 
 
 class AtHand(httpx.AsyncBaseTransport):

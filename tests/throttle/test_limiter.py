@@ -95,6 +95,24 @@ def test_without_slow_start() -> None:
     assert limiter.next_send(0.0) == INF
 
 
+def test_sure_room() -> None:
+    """While nothing is known, so many may leave without a question; what a response says ends that at once."""
+    limiter = make()
+    assert limiter.sure_room == 0
+    limiter.next_send(0.0)
+    assert limiter.sure_room == 10
+    advertise(limiter, 0.0, concurrency=1)
+    assert limiter.sure_room == 0
+    limiter.next_send(0.0)
+    assert limiter.sure_room == 1
+    ticket = let_one_out(limiter, 0.0)
+    limiter.rejected(ticket, 0.0, 5.0, 0.0)
+    assert (limiter.sure_room, may_leave(limiter, 4.0), limiter.sure_room) == (0, False, 0)
+    limiter = make()
+    advertise(limiter, 0.0, remaining=3, reset=5.0)
+    assert (may_leave(limiter, 0.0), limiter.sure_room) == (True, 0)
+
+
 @each_row("slow_start", [True, False])
 @each_row("max_in_flight", [1, 3])
 def test_max_in_flight(max_in_flight: int, slow_start: bool) -> None:

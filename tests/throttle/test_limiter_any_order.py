@@ -134,6 +134,8 @@ class AnyOrder(RuleBasedStateMachine):
         """Check that the counts are right, and the numbers sensible."""
         limiter = self.limiter
         is_open = limiter.closed_until is None
+        # It was set by an earlier next_send(), and must be right in spite of what has happened since.
+        assert limiter.in_flight >= limiter.sure_room or limiter.next_send(self.now) <= self.now
         assert limiter.in_flight == len(self.out)
         assert limiter.accepted + limiter.rejections == self.ends
         assert limiter.rate > 0

@@ -123,7 +123,7 @@ async def test_own_key(autojump_clock: trio.testing.MockClock) -> None:
 
 @pytest.mark.anyio
 async def test_the_same_url_again() -> None:
-    """Requests for one and the same URL object have the same gate, unless a key function of the user's says otherwise."""
+    """Requests with one and the same URL object have the same gate, unless the user's key function says otherwise."""
     one, two = httpx.Request("GET", "http://one/"), httpx.Request("GET", "http://two/")
     throttle = Throttle()
     transport = ThrottledTransport(Server(seconds=0), throttle)
