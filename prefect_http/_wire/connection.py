@@ -17,7 +17,7 @@ from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, 
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.raw_socket import abandon, has_early_data, peek_of, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
-from prefect_http._wire.tls import has_early_tls_data, has_tls_input
+from prefect_http._wire.tls import has_early_tls_data, tls_input_probe_of
 
 
 class Connection:
@@ -41,6 +41,7 @@ class Connection:
     __slots__ = (
         "_has_expired",
         "_has_input",
+        "_has_tls_input",
         "_max_bytes",
         "_now",
         "_receive",
@@ -71,6 +72,7 @@ class Connection:
         self._max_bytes = max_bytes
         self._now = now
         self._ssl_object: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
+        self._has_tls_input = None if self._ssl_object is None else tls_input_probe_of(stream, self._ssl_object)
         self._watcher = watcher
         watcher.watched.add(self)
 
@@ -162,7 +164,7 @@ class Connection:
 
     def is_stale(self) -> bool:
         """Return whether the connection, being idle, cannot be used: the server has closed it or written to it."""
-        if self._ssl_object is not None and has_tls_input(self._ssl_object):
+        if self._has_tls_input is not None and self._has_tls_input():
             return True
         return self.is_closed or self._has_input()
 

@@ -172,6 +172,14 @@ class TLSStream(ByteStream):
                 await self._flush()
                 return
 
+    def has_input(self) -> bool:
+        """Return whether anything has arrived that has not been received, or the end of the stream.
+
+        OpenSSL is asked only if there is something, which may be no input. If there is nothing, it answers with an
+        exception, which takes 9 us.
+        """
+        return self._has_pending() and has_tls_input(self._tls)
+
     async def send_eof(self) -> None:
         """Not possible, as with anyio's TLSStream: up to TLS 1.2, the other side has to close the connection as well.
 
@@ -249,8 +257,8 @@ class TLSStream(ByteStream):
             return
         self._is_flushing = True
         try:
-            while data := self._outgoing.read():
-                await self._stream.send(data)
+            while self._outgoing.pending:
+                await self._stream.send(self._outgoing.read())
         except BaseException:
             self._is_broken = True
             raise
@@ -274,6 +282,11 @@ class TLSStream(ByteStream):
         if isinstance(error, ssl.SSLEOFError) or "UNEXPECTED_EOF_WHILE_READING" in (error.strerror or ""):
             return anyio.EndOfStream()
         return error
+
+
+def tls_input_probe_of(stream: ByteStream, ssl_object: ssl.SSLObject) -> Callable[[], bool]:
+    """Return a function that returns whether a TLS connection holds input; of a stream that may not be one of ours."""
+    return stream.has_input if isinstance(stream, TLSStream) else lambda: has_tls_input(ssl_object)
 
 
 def has_tls_input(ssl_object: ssl.SSLObject) -> bool:

@@ -18,7 +18,7 @@ from support.fake_stream import FakeStream
 from support.tls_ends import End, deliver, tls_pair
 from support.tls_servers import client_context, server_context
 
-from prefect_http._wire.tls import TLSStream, has_early_tls_data, has_tls_input, start_tls
+from prefect_http._wire.tls import TLSStream, has_early_tls_data, has_tls_input, start_tls, tls_input_probe_of
 
 # --- Input
 
@@ -203,7 +203,12 @@ Over = tuple[ByteStream, Below, End]
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])
 async def over(request: pytest.FixtureRequest, anyio_backend: str) -> Over:
     """Start TLS over a stream in memory."""
-    server = End(server_context(version=request.param), server_side=True)
+    return await start_over(request.param)
+
+
+async def start_over(version: ssl.TLSVersion) -> Over:
+    """Start TLS of a version over a stream in memory."""
+    server = End(server_context(version=version), server_side=True)
     below = Below(server)
     stream = await start_tls(below, client_context(), "localhost", 5, "x")
     return stream, below, server
@@ -218,6 +223,32 @@ async def test_several_records(over: Over) -> None:
     assert [await stream.receive(8), await stream.receive(8)] == [b"onetwoth", b"ree"]
     await stream.send(b"question")
     assert server.tls.read(100) == b"question"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_input_behind_a_response(version: ssl.TLSVersion) -> None:
+    """What has arrived is input unless it has been received; session tickets, and a part of a record, are none yet."""
+    stream, _, server = await start_over(version)
+    has_input = tls_input_probe_of(stream, stream.extra(TLSAttribute.ssl_object))
+    assert not has_input()
+    for each in b"first", b"second":
+        server.tls.write(each)
+    assert await stream.receive() == b"firstsecond"
+    assert not has_input()
+    server.tls.write(b"first")
+    first = server.outgoing.read()
+    server.tls.write(b"second")
+    second = server.outgoing.read()
+    server.outgoing.write(first + second[:6])
+    assert await stream.receive() == b"first"
+    assert not has_input()
+    server.outgoing.write(second[6:])
+    assert await stream.receive() == b"second"
+    server.tls.write(b"more")
+    assert await stream.receive(2) == b"mo"
+    assert has_input()
+    assert not tls_input_probe_of(FakeStream(), End(client_context(), server_side=False).tls)()
 
 
 @pytest.mark.anyio
