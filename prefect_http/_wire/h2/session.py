@@ -297,6 +297,9 @@ class Session:
                 data = await receive(self._max_bytes)
                 self._received_at = self._now()
                 connection.receive(data)
+                # Memory that is free before the next piece is used for it. Without this, a large download under asyncio
+                # makes malloc give memory back and get it again: it took a fifth more time.
+                del data
                 self._react()
                 if self._discarded:
                     await self._close_discarded()
