@@ -398,6 +398,13 @@ def test_goaway() -> None:
     assert server.sent() == [SentFrame(GOAWAY, 0, 0, uint32(1, 11))]
 
 
+def test_goaway_before_the_last_requests() -> None:
+    """6.8: requests that come after a GOAWAY are answered up to its number."""
+    server = Server(head(1))
+    server.protocol.goaway(3)
+    assert server.receive(head(3), head(5)) == [begun(3)]
+
+
 def test_too_many_streams() -> None:
     """5.1.2: more streams than the limit are refused, until the client has acknowledged it."""
     server = Server(max_streams=1)
@@ -483,9 +490,13 @@ def test_faults_at_the_beginning() -> None:
             H2Server().receive(received)
 
 
-def test_the_last_stream_in_the_goaway() -> None:
-    """6.8: the GOAWAY for a fault names the last request that was received."""
-    server = Server(head(1), head(3))
+def test_the_goaway_for_a_fault() -> None:
+    """6.8: it names the last request that was received, and nothing else is sent."""
+    server = Server(head(1), head(3, end=False))
+    server.protocol.send_head(1, 200, [], is_last=False)
+    server.sent()
+    server.protocol.send_body(1, b"abc")
+    server.receive(*[data(3, BIG)] * 3)
     with pytest.raises(ProtocolError):
         server.receive(window(0, 0))
     assert server.sent() == [SentFrame(GOAWAY, 0, 0, uint32(3, PROTOCOL_ERROR))]
