@@ -191,6 +191,8 @@ def test_windows_are_given_back() -> None:
     assert server.sent() == []
     server.receive(data(3, BIG, end=True))
     assert server.sent() == [SentFrame(WINDOW_UPDATE, 0, 0, uint32(9 + 2 * 16_384))]
+    server.receive(data(1, BIG), data(1, BIG), data(1, b"", end=True))
+    assert server.sent() == [SentFrame(WINDOW_UPDATE, 0, 0, uint32(2 * 16_384))]
 
 
 def test_a_large_upload() -> None:
@@ -411,9 +413,13 @@ def test_too_many_streams() -> None:
     assert server.receive(head(1), head(3, end=False), data(3, b"late")) == [begun(1)]
     assert server.sent() == [SentFrame(RST_STREAM, 0, 3, uint32(REFUSED_STREAM))]
     server.answer(1)
-    assert server.receive(frame(SETTINGS, ACK), head(5)) == [begun(5)]
+    assert server.receive(frame(SETTINGS, ACK), head(5, end=False)) == [begun(5, end=False)]
+    server.receive(data(5, b"", end=True))
+    server.answer(5, b"abc")
+    server.sent()
+    assert server.receive(head(7)) == [begun(7)]
     with pytest.raises(ProtocolError, match="more streams than MAX_CONCURRENT_STREAMS"):
-        server.receive(head(7))
+        server.receive(head(9))
 
 
 # --- Faults
@@ -428,6 +434,7 @@ FAULTS: dict[str, tuple[bytes, int, str]] = {
     "5.1: RST_STREAM of the server": (head(3) + reset(2, 0), PROTOCOL_ERROR, "does not exist"),
     "5.1: WINDOW_UPDATE, idle": (window(1, 1), PROTOCOL_ERROR, "does not exist"),
     "5.1: DATA after the end": (head(1) + data(1, b"a"), STREAM_CLOSED, "DATA for a stream that it had ended"),
+    "5.1: DATA after the body": (POST + data(1, b"a", end=True) * 2, STREAM_CLOSED, "that it had ended"),
     "5.1: DATA after a reset": (POST + reset(1, 0) + data(1, b"a"), STREAM_CLOSED, "that it had ended"),
     "5.1: HEADERS after the end": (head(1) + head(1), STREAM_CLOSED, "HEADERS for a stream that it had ended"),
     "5.1.1: a lower number": (head(3) + head(1), STREAM_CLOSED, "HEADERS for a stream that it had ended"),
