@@ -151,6 +151,8 @@ class ServerConnection:
 
     def take(self, max_bytes: int) -> bytes:
         """Take what has been sent to the client; ``b""``: nothing has."""
+        if self.next_due < math.inf and self.next_due <= self._now():
+            self.advance()
         output = self._output
         if not output:
             return b""
@@ -395,7 +397,10 @@ class ServerConnection:
         if exchange.feed is not None:
             exchange.feed.cancel()
         elif isinstance(exchange.answer, Generator):
-            exchange.answer.close()
+            try:
+                exchange.answer.close()
+            except Exception as error:
+                self._fail(error)
         self._script.ended(exchange.request, self._time())
 
     def _time(self) -> float:
