@@ -267,7 +267,7 @@ class ServerConnection:
             exchange.due = now
         self._due = exchange.due
         try:
-            while len(self._output) < _MAX_AHEAD and not (self._http2 is not None and self._http2.is_sending(stream)):
+            while not exchange.has_ended and not self._is_held(stream):
                 operation = next(exchange.answer, None)
                 if operation is None:  # the client waits for the rest for ever
                     exchange.due = math.inf
@@ -280,7 +280,11 @@ class ServerConnection:
                 self._do(exchange, operation)
                 if self.end is not None:
                     return False
-                if exchange.has_ended:
+            if exchange.has_ended:
+                self._collect()
+                if self.end is not None:  # the answer was cut off
+                    return False
+                if self._http2 is None or not self._http2.is_sending(stream):
                     self._finish(exchange)
                     return True
             exchange.due = _WHEN_THERE_IS_ROOM
@@ -289,6 +293,10 @@ class ServerConnection:
         finally:
             self._due = None
         return False
+
+    def _is_held(self, stream: int) -> bool:
+        """Return whether the client has to receive something before an answer goes on."""
+        return len(self._output) >= _MAX_AHEAD or (self._http2 is not None and self._http2.is_sending(stream))
 
     def _do(self, exchange: Exchange, operation: Operation) -> None:
         protocol, stream = self._protocol, exchange.stream
@@ -339,9 +347,6 @@ class ServerConnection:
     def _finish(self, exchange: Exchange) -> None:
         """End an answer that has been sent."""
         assert self._protocol is not None
-        self._collect()
-        if self.end is not None:  # the answer was cut off
-            return
         if self._cut is not None:
             raise ValueError(f"{exchange.step}: the whole answer is shorter than that, head and body")
         exchange.request.is_answered = True

@@ -257,6 +257,25 @@ async def test_endless_app(http2: bool) -> None:
     assert network.connections[0].closed_by == "client"
 
 
+@pytest.mark.anyio
+async def test_windows_hold_an_answer() -> None:
+    """Over HTTP/2, an answer has ended when the client's window has let all of it pass; a GOAWAY waits for it."""
+    network = FakeNetwork()
+    body = bytes(3_000_000)
+    network.serve(URL).get("/").reply(content=body).goaway().reply()
+    async with network.client(PrefectHttpxClient, http2=True) as client:
+        async with client.stream("GET", URL) as response:
+            await anyio.sleep(1)
+            first = network.requests[0]
+            assert (first.status, first.ended_at) == (200, None)
+            await client.get(URL)
+            await anyio.sleep(1)
+            assert await response.aread() == body
+        assert (first.is_answered, first.ended_at) == (True, 2)
+    assert [each.closed_by for each in network.connections] == ["server", "client"]
+    network.check()
+
+
 @pytest.mark.filterwarnings("ignore:unclosed response:ResourceWarning")  # the program's, and nothing else's
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_loop_that_ends(backend: str) -> None:
