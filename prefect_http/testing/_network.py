@@ -191,6 +191,8 @@ class FakeNetwork:
                 raise AssertionError(wrong_order([str(route) for route in routes], self.requests))
 
     async def __aenter__(self) -> Self:
+        if self._lifespans is not None:
+            raise RuntimeError("the network has been entered already")
         async with contextlib.AsyncExitStack() as lifespans:
             for app in self._apps:
                 await lifespans.enter_async_context(app)

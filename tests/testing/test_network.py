@@ -700,6 +700,15 @@ async def test_left_over_steps() -> None:
         network.check()
 
 
+async def test_entered_twice() -> None:
+    """A network is entered once at a time."""
+    network, _ = new_network()
+    for _ in range(2):
+        async with network:
+            with pytest.raises(RuntimeError, match="entered already"):
+                await network.__aenter__()
+
+
 async def test_waits() -> None:
     """The pauses between requests are from the end of one answer to the next request."""
     network, api = new_network()
