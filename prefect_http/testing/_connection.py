@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Literal, Protocol
+from types import GeneratorType
+from typing import Literal, Protocol, cast
 
 from prefect_http.testing._events import (
     BodyReceived,
@@ -401,9 +402,9 @@ class ServerConnection:
     def _end_exchange(self, exchange: Exchange) -> None:
         if exchange.feed is not None:
             exchange.feed.cancel()
-        elif isinstance(exchange.answer, Generator):
+        elif isinstance(exchange.answer, GeneratorType):
             try:
-                exchange.answer.close()
+                cast("Generator[Operation, None, None]", exchange.answer).close()
             except Exception as error:
                 self._fail(error)
         self._script.ended(exchange.request, self._time())

@@ -126,7 +126,7 @@ class FakeConnection:
     http_version: str | None = None
     closed_at: float | None = None
     closed_by: Literal["client", "server"] | None = None
-    requests: list[ReceivedRequest] = field(default_factory=list, repr=False)
+    requests: list[ReceivedRequest] = field(default_factory=list[ReceivedRequest], repr=False)
 
     @property
     def is_reused(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
 
@@ -77,15 +77,12 @@ class Reply:
         if kind == "text":
             self._add_default(b"Content-Type", b"text/plain; charset=utf-8")
         if kind == "stream":
-            if isinstance(value, bytes | str) or not isinstance(value, Iterable):
-                hint = "; an ASGI app can send what it awaits" if isinstance(value, AsyncIterable) else ""
-                raise TypeError(f"stream= must be an iterable of bytes, not {type(value).__name__}{hint}")
-            return value
+            return _checked_stream(value)
         if isinstance(value, str):
             return value.encode()
-        if not isinstance(value, bytes | bytearray | memoryview):
+        if not isinstance(value, bytes):
             raise TypeError(f"{kind}= must be bytes or str, not {type(value).__name__}")
-        return bytes(value)
+        return value
 
     def _add_default(self, name: bytes, value: bytes) -> None:
         if not self.has(name):
@@ -133,6 +130,13 @@ def checked_seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
     return value
+
+
+def _checked_stream(stream: Any) -> Iterable[bytes]:
+    if isinstance(stream, Iterable) and not isinstance(stream, bytes | str):
+        return cast("Iterable[bytes]", stream)
+    hint = "; an ASGI app can send what it awaits" if isinstance(stream, AsyncIterable) else ""
+    raise TypeError(f"stream= must be an iterable of bytes, not {type(cast(object, stream)).__name__}{hint}")
 
 
 def _encoded(headers: Headers | None) -> Fields:

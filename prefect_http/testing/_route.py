@@ -150,5 +150,5 @@ class Route:
 def new_route(rule: Rule) -> Route:
     """Return the route whose script is that of a rule."""
     route = Route()
-    route._rule = rule
+    route._rule = rule  # pyright: ignore[reportPrivateUsage]
     return route

@@ -104,5 +104,5 @@ class FakeServer:
 def new_server(script: ServerScript) -> FakeServer:
     """Return the server that does what a script says."""
     server = FakeServer()
-    server._script = script
+    server._script = script  # pyright: ignore[reportPrivateUsage]
     return server

@@ -25,7 +25,7 @@ MAX_CALLS = 75
 # So many coroutines wait for one another while a request waits for a connection. Each takes 0.3 KiB, which counts when
 # 10,000 tasks wait: 8 KiB each is the aim, and a task that sleeps takes 5.
 MAX_FRAMES = 9
-# So many more if there is a throttle, and its gate is open: a tenth of the cost of a request to an app.
+# So many more if there is a throttle, and its gate is open: 5 to 6 % of the cost of a request to an app.
 MAX_CALLS_OF_THROTTLE = 13
 
 
