@@ -175,7 +175,7 @@ def test_goaway_of_the_client() -> None:
     """6.8: the client's code is kept, and its requests go on."""
     server = Server()
     assert server.protocol.goaway_code is None
-    assert server.receive(goaway(0, 2, b"why"), head(1)) == [begun(1)]
+    assert server.receive(goaway(0), goaway(0, 2, b"why"), head(1)) == [begun(1)]
     assert server.protocol.goaway_code == 2
 
 
@@ -251,6 +251,7 @@ def test_an_end_of_its_own() -> None:
     server.protocol.send_head(1, 200, [], is_last=False)
     server.protocol.send_body(1, b"abc")
     assert server.kinds() == [(HEADERS, END_HEADERS, 1), (DATA, 0, 1)]
+    server.protocol.end(1)
     server.protocol.end(1)
     assert server.sent() == [SentFrame(DATA, END_STREAM, 1, b"")]
 
