@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable, Generator
-from types import GeneratorType
-from typing import Literal, Protocol, cast
+from collections.abc import AsyncIterator, Callable
+from typing import Literal, Protocol
 
 from prefect_http.testing._events import (
     BodyReceived,
@@ -402,9 +401,9 @@ class ServerConnection:
     def _end_exchange(self, exchange: Exchange) -> None:
         if exchange.feed is not None:
             exchange.feed.cancel()
-        elif isinstance(exchange.answer, GeneratorType):
+        elif (close := getattr(exchange.answer, "close", None)) is not None:  # it is a generator
             try:
-                cast("Generator[Operation, None, None]", exchange.answer).close()
+                close()
             except Exception as error:
                 self._fail(error)
         self._script.ended(exchange.request, self._time())
