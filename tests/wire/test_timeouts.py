@@ -82,8 +82,9 @@ async def test_timed_wait(autojump_clock: trio.testing.MockClock) -> None:
     """A TimedWait ends at its deadline, or earlier if it is woken; one without a deadline is not watched."""
     watcher = TimeoutWatcher()
     started = trio.current_time()
-    late, soon = TimedWait(watcher, started + 5), TimedWait(watcher, started + 3)
-    assert watcher.watched == {late, soon}
+    late, soon, later = [TimedWait(watcher, started + seconds) for seconds in (5, 3, 4)]
+    assert watcher.watched == {late, soon, later}
+    later.forget()
     await soon.waiter.wait()
     assert trio.current_time() == started + 3
     soon.forget()
