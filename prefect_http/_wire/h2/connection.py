@@ -48,6 +48,7 @@ from prefect_http._wire.h2.flood_guard import LATE_BLOCK_BYTES, SETTINGS_WEIGHT,
 from prefect_http._wire.h2.frames import (
     ACK,
     DATA,
+    DATA_RUN,
     END_STREAM,
     GOAWAY,
     HEADERS,
@@ -69,7 +70,7 @@ from prefect_http._wire.h2.hpack.errors import HeaderListTooLarge, HPACKError
 from prefect_http._wire.h2.open_streams import OpenStreams
 from prefect_http._wire.h2.receive_window import ReceiveWindow
 from prefect_http._wire.h2.resets import Resets, ping_answer
-from prefect_http._wire.h2.response import add_body, add_fields
+from prefect_http._wire.h2.response import add_body, add_body_parts, add_fields
 from prefect_http._wire.h2.settings import FIRST_FLIGHT, MAX_LIST_BYTES, MAX_WINDOW, STREAM_WINDOW, ServerSettings
 from prefect_http._wire.h2.stream import Headers, Stream
 
@@ -318,6 +319,24 @@ class H2Connection:
             self._streams.end_response(stream)
         self._streams.mark_changed(stream)
 
+    def _on_data_run(self, _: int, stream_id: int, __: bytes) -> None:
+        """Do for all frames of a run at once what is to be done for each, unless one of them is not valid."""
+        run = self._reader.run
+        stream, size = self._streams.by_id.get(stream_id), len(run) * len(run[0])
+        if stream is not None and add_body_parts(stream, run, size):
+            self._out += self._window.arrived(size)
+            if self._guard.idle > 0:
+                self._guard.idle = 0
+            self._streams.mark_changed(stream)
+            return
+        for payload in run:
+            stream = self._streams.by_id.get(stream_id)
+            try:
+                self._on_data(stream, 0, stream_id, payload, 0)
+            except StreamError as error:
+                assert stream is not None
+                self._fail_stream(stream, error)
+
     def _on_headers(self, stream: Stream | None, flags: int, stream_id: int, block: bytes) -> None:
         fields: Headers | None = None
         try:
@@ -502,6 +521,7 @@ class H2Connection:
             stream.failure = StreamFailure(kind, message, code)
 
     _ON_FRAME: ClassVar = {
+        DATA_RUN: _on_data_run,
         PRIORITY: _on_priority,
         RST_STREAM: _on_rst_stream,
         SETTINGS: _on_settings,

@@ -5,6 +5,8 @@
 - A payload is at most 16,384 bytes, since nothing more was offered to the server (4.2).
 - A block of fields is one HEADERS and the CONTINUATIONs after it, with no other frame between them (4.3). It leaves
   here as one frame. Its size and the number of its pieces are limited: an endless block would fill the memory.
+- DATA frames of one size that follow each other leave here as one `DATA_RUN`: nginx cuts a body into 8 KiB, and each
+  frame by itself took 2 us.
 - Padding is removed here, and so is the priority in a HEADERS, which is deprecated (5.3.2, 6.1, 6.2).
 """
 
@@ -26,6 +28,7 @@ PING = 0x6
 GOAWAY = 0x7
 WINDOW_UPDATE = 0x8
 CONTINUATION = 0x9
+DATA_RUN = 0x100  # not a type of the RFC's; see ``FrameReader.run``
 
 ACK = 0x1  # of SETTINGS and PING
 END_STREAM = 0x1
@@ -37,6 +40,8 @@ MAX_FRAME_BYTES = 16_384
 # Of a block, compressed. The list in it is limited by the decoder.
 MAX_BLOCK_BYTES = 128 * 1024
 MAX_BLOCK_PIECES = 128
+# Smaller DATA frames do not become runs: as objects, their payloads would take up much more memory.
+_MIN_RUN_BYTES = 1024
 
 # The length in two parts, type, flags, stream.
 _HEAD = struct.Struct(">BHBBL")
@@ -89,9 +94,13 @@ def headers_frames(stream_id: int, block: bytes, *, end_stream: bool, max_frame:
 
 
 class FrameReader:
-    """Finds frames in bytes that are cut anywhere."""
+    """Finds frames in bytes that are cut anywhere.
 
-    __slots__ = ("_block", "_block_flags", "_block_pieces", "_block_stream", "_has_begun", "_missing", "_rest")
+    Attributes:
+        run: at a DATA_RUN, the payloads of its frames: at least two of one size, without flags.
+    """
+
+    __slots__ = ("_block", "_block_flags", "_block_pieces", "_block_stream", "_has_begun", "_missing", "_rest", "run")
 
     def __init__(self) -> None:
         self._rest = bytearray()  # the beginning of a frame
@@ -101,6 +110,7 @@ class FrameReader:
         self._block_stream = 0  # 0: no block is open
         self._block_flags = 0
         self._block_pieces = 0
+        self.run: list[bytes] = []
 
     def feed(self, data: bytes) -> Iterable[Frame]:
         """Return the frames that are complete, and keep the rest. Take all of them before the next call.
@@ -144,6 +154,17 @@ class FrameReader:
                 self._missing = end - size
                 self._rest += memoryview(data)[at:]
                 return
+            if kind == DATA and not flags and length >= _MIN_RUN_BYTES and not self._block_stream:
+                head, run, step = data[at:start], [data[start:end]], end - at
+                while end + step <= size and data.startswith(head, end):
+                    run.append(data[end + _HEAD_SIZE : end + step])
+                    end += step
+                if len(run) > 1:
+                    at = end
+                    self.run = run
+                    yield DATA_RUN, 0, stream_id, b"", 0
+                    self.run = []
+                    continue
             at = end
             payload, padding = data[start:end], 0
             if kind <= HEADERS and flags & _PAD_OR_PRIORITY:

@@ -62,6 +62,17 @@ def add_body(stream: Stream, data: bytes, padding: int) -> None:
             parts.append(bytearray(data))
 
 
+def add_body_parts(stream: Stream, parts: list[bytes], size: int) -> bool:
+    """Add several parts of the body, none of them small, of so many bytes together; False: one of them is not valid."""
+    if stream.receive_window < size or 0 <= stream.body_left < size or stream.is_complete or not stream.status:
+        return False
+    stream.receive_window -= size
+    if stream.body_left > 0:
+        stream.body_left -= size
+    stream.body += parts
+    return True
+
+
 def check_end(stream: Stream) -> None:
     """Check that the response may end here.
 

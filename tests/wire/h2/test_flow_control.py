@@ -9,6 +9,7 @@ from support.h2_frames import (
     PADDED,
     PING,
     POST,
+    PRIORITY,
     RST_STREAM,
     WINDOW_UPDATE,
     Client,
@@ -222,3 +223,19 @@ def test_wrong_window_updates() -> None:
         client.receive(received)
         assert client.connection.error is not None
         assert client.sent()[-1] == SentFrame(GOAWAY, 0, 0, uint32(0, code))
+
+
+def test_data_frames_in_a_row() -> None:
+    """Frames of one size that arrive together count as by themselves: as progress, and for the length of the body."""
+    part = b"x" * 1024
+    client = Client()
+    stream = client.request()
+    client.receive(headers(1, ("content-length", "4096")), *[frame(PRIORITY, 0, 1, bytes(5))] * 4_000)
+    client.receive(data(1, part), data(1, part), *[frame(PRIORITY, 0, 1, bytes(5))] * 4_000)
+    assert (client.connection.error, stream.failure) == (None, None)
+    assert stream.receive_window == STREAM_WINDOW - 2 * len(part)
+    client.receive(*[data(1, part)] * 3)
+    assert stream.failure is not None
+    assert len(client.connection.take_body(stream)) == 4 * len(part)
+    client.receive(*[data(1, part)] * 3)  # late
+    assert client.connection.error is None

@@ -25,6 +25,7 @@ from support.responses import bytewise
 
 from prefect_http._wire.h2.errors import ENHANCE_YOUR_CALM, FRAME_SIZE_ERROR, PROTOCOL_ERROR, ConnectionFault
 from prefect_http._wire.h2.frames import (
+    DATA_RUN,
     MAX_BLOCK_BYTES,
     MAX_BLOCK_PIECES,
     MAX_FRAME_BYTES,
@@ -165,3 +166,23 @@ def test_frames_before_a_fault() -> None:
             found.append(payload)
     assert found == [b"", b"abc"]
     assert SentFrame(DATA, 0, 1, b"abc") == frames_in(data(1, b"abc"))[0]
+
+
+def test_runs_of_data() -> None:
+    """DATA frames of one size and stream, without flags, leave as one run; whatever differs ends it."""
+    part = b"x" * 1024
+    for frames, expected in (
+        ([data(1, part)] * 3, [(1, [part] * 3)]),
+        ([data(1, part), data(1, part), data(1, part, end=True)], [(1, [part] * 2), (1, part)]),
+        ([data(1, part), data(3, part), data(3, part)], [(1, part), (3, [part] * 2)]),
+        ([data(1, part), data(1, part + b"y"), data(1, part)], [(1, part), (1, part + b"y"), (1, part)]),
+        ([data(1, part[1:])] * 2, [(1, part[1:])] * 2),
+    ):
+        reader = FrameReader()
+        list(reader.feed(settings()))
+        found = [
+            (stream_id, reader.run if kind == DATA_RUN else payload)
+            for kind, _, stream_id, payload, _ in reader.feed(b"".join(frames) + b"\0")
+        ]
+        assert found == expected
+        assert reader.run == []
