@@ -22,6 +22,7 @@ from benchmarks import (
     proxy,
     resources,
     success,
+    testing,
     throttle,
     tls,
     whole_lifespan,
@@ -30,7 +31,7 @@ from benchmarks import (
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
-    *("httptools", "httpx2", "h2", "aiohttp", "pyreqwest"),
+    *("httptools", "httpx2", "h2", "respx", "aiohttp", "pyreqwest"),
 )
 
 
@@ -57,6 +58,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "bodies": bodies.run,
     "proxy": proxy.run,
     "http2": http2.run,
+    "testing": _on_both(testing.run),
 }
 
 

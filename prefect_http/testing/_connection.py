@@ -242,7 +242,7 @@ class ServerConnection:
     def _answer(self, exchange: Exchange) -> None:
         exchange.due = self._now()
         answer = exchange.step.answer(exchange.request)
-        if isinstance(answer, AsyncIterator):
+        if not isinstance(answer, GeneratorType) and isinstance(answer, AsyncIterator):
 
             def resume() -> None:
                 exchange.due = self._now()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from prefect_http.testing._received import ReceivedRequest
-from prefect_http.testing._steps import Step
+from prefect_http.testing._steps import Refuse, Step
 
 _BRACES = re.compile(r"\{([A-Za-z_]\w*)(:path)?\}")
 
@@ -32,12 +32,13 @@ class Rule:
         method: as given.
         path: as given.
         requests: what it was used for.
+        is_refusing: whether its next step refuses connections.
 
     Raises:
         ValueError: the path does not begin with a slash.
     """
 
-    __slots__ = ("_literal", "_pattern", "_query", "_steps", "method", "path", "requests")
+    __slots__ = ("_literal", "_pattern", "_query", "_steps", "is_refusing", "method", "path", "requests")
 
     def __init__(self, method: str | None, path: str | None) -> None:
         if path is not None and not path.startswith("/"):
@@ -45,6 +46,7 @@ class Rule:
         self.method = method
         self.path = path
         self.requests: list[ReceivedRequest] = []
+        self.is_refusing = False
         self._steps: deque[_Repeated] = deque()
         path_only, question_mark, query = (path or "").partition("?")
         self._query = query if question_mark else None
@@ -86,6 +88,7 @@ class Rule:
         if self.endless_step is not None:
             raise ValueError(f"{self}: {self.endless_step} is for all further requests, so {step} is never reached")
         self._steps.append(_Repeated(step, times))
+        self._next_changed()
 
     @property
     def next_step(self) -> Step | None:
@@ -100,7 +103,11 @@ class Rule:
         first.used += 1
         if first.used == first.times:
             self._steps.popleft()
+            self._next_changed()
         return first.step
+
+    def _next_changed(self) -> None:
+        self.is_refusing = isinstance(self.next_step, Refuse)
 
     @property
     def endless_step(self) -> Step | None:
