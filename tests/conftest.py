@@ -41,7 +41,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if name != "trio" or not inspect.iscoroutinefunction(pyfuncitem.obj) or _has_async_fixture(pyfuncitem):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    anyio.run(functools.partial(pyfuncitem.obj, **arguments), backend="trio", backend_options=options)
+    try:
+        anyio.run(functools.partial(pyfuncitem.obj, **arguments), backend="trio", backend_options=options)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt):
+            raise KeyboardInterrupt from group  # pytest does not look into groups
+        raise
     return True
 
 
