@@ -79,7 +79,7 @@ ON_HTTPX2 = [*LOWEST, "--ignore=tests/concurrency", "--ignore=tests/lifespan"]
 # Three parts of the tests that take about as long; three processes keep two cores busy, since some tests wait. Each
 # collects and reports its own part: so they need a quarter less processor time than pytest-xdist.
 TLS = ["tests/wire/test_https.py", "tests/wire/test_tls.py", "tests/wire/test_trace.py"]
-CLIENT = ["tests/client", "tests/throttle", "tests/retry", "tests/fields", "tests/wire/h1", *TLS]
+CLIENT = ["tests/client", "tests/throttle", "tests/wire/h1", *TLS]
 FILES = [f"tests/wire/{file.name}" for file in Path(__file__).parent.glob("tests/wire/test_*.py")]
 WIRE = ["tests/wire/proxy", *(file for file in FILES if file not in TLS)]
 PARTS = {
