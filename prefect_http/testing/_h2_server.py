@@ -31,6 +31,7 @@ from prefect_http._wire.h2.errors import (
 from prefect_http._wire.h2.frames import (
     ACK,
     DATA,
+    DATA_RUN,
     END_STREAM,
     GOAWAY,
     HEADERS,
@@ -181,6 +182,9 @@ class H2Server:
                     self._on_headers(flags, stream_id, payload)
                 elif kind == DATA:
                     self._on_data(flags, stream_id, payload, padding)
+                elif kind == DATA_RUN:
+                    for each in self._reader.run:
+                        self._on_data(flags, stream_id, each, 0)
                 else:
                     handler = self._ON_FRAME.get(kind)
                     if handler is not None:  # 5.5: others are ignored
