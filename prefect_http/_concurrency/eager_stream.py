@@ -10,8 +10,8 @@ from anyio.abc import ByteStream
 class EagerStream(ByteStream):
     """A stream of bytes.
 
-    Of an upload, the network takes almost every part at once. Two coroutines and a deadline for each part were more than
-    a third of the instructions that asyncio needed for it.
+    Of an upload, the network takes almost every part at once. Two coroutines and a deadline for each part were more
+    than a third of the instructions that asyncio needed for it.
     """
 
     @abstractmethod
