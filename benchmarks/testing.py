@@ -76,9 +76,12 @@ async def _send(transport: HTTPTransport, request: httpx.Request) -> None:
 
 
 def _at_once(call: Call) -> Call:
+    async def run_one() -> None:
+        await call()
+
     async def run_many() -> None:
         async with anyio.create_task_group() as tasks:
             for _ in range(_AT_ONCE):
-                tasks.start_soon(call)
+                tasks.start_soon(run_one)
 
     return run_many

@@ -29,30 +29,24 @@ class AppStep(Step):
         self._app = app
         self._transport: ASGITransport | None = None
 
-    def __str__(self) -> str:
-        return "the app"
-
     async def answer(self, request: ReceivedRequest) -> AsyncAnswer:
         if self._transport is None:
             raise RuntimeError("an app serves requests inside `async with network`, so that its startup has run")
         url = request.url
         sent = httpx.Request(request.method, url, headers=request.headers, content=request.body)
+        response = None
         try:
             response = await self._transport.handle_async_request(sent)
-        except Exception:
-            _logger.exception("the app of the FakeServer at %s has failed", url.host)
-            yield Head(500, [], True)
-            return
-        try:
             yield Head(response.status_code, response.headers.raw, False)
             async for part in cast(httpx.AsyncByteStream, response.stream):
                 yield Body(part)
             yield End()
         except Exception:
             _logger.exception("the app of the FakeServer at %s has failed", url.host)
-            yield Reset()
+            yield Head(500, [], True) if response is None else Reset()
         finally:
-            await response.aclose()
+            if response is not None:
+                await response.aclose()
 
     async def __aenter__(self) -> Self:
         lifespan = await self._lifespan.__aenter__()

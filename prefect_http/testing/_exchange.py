@@ -31,7 +31,7 @@ class Exchange:
         self.parts = parts
         self.step = step
         self.fields = fields
-        self.answer: Answer | None = None
+        self.answer: Answer | Feed | None = None
         self.feed: Feed | None = None
         self.due = 0.0
         self.has_ended = False

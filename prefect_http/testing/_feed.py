@@ -37,9 +37,6 @@ class Feed:
         # In an empty context: that of the request that is being answered would be kept alive.
         self._task = spawn_root_task(self._run, "prefect_http.testing answer", context=contextvars.Context())
 
-    def __iter__(self) -> Feed:
-        return self
-
     def __next__(self) -> Operation:
         if self._operations:
             return self._operations.popleft()

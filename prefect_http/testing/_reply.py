@@ -108,17 +108,17 @@ def answer_with(reply: Reply) -> Answer:
     body = reply.body
     if isinstance(body, bytes):
         yield Whole(reply.status, reply.fields, body)
-        return
-    yield Head(reply.status, reply.fields, False)
-    try:
-        for part in body:
-            if not isinstance(part, bytes):
-                raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
-            yield Body(part)
-    finally:
-        if isinstance(body, Generator):  # if the client has left, its `finally` runs now
-            body.close()
-    yield End()
+    else:
+        yield Head(reply.status, reply.fields, False)
+        try:
+            for part in body:
+                if not isinstance(part, bytes):
+                    raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
+                yield Body(part)
+        finally:
+            if isinstance(body, Generator):  # if the client has left, its `finally` runs now
+                body.close()
+        yield End()
 
 
 def checked_seconds(name: str, value: object) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from prefect_http.testing._operations import (
     Fields,
     GoAway,
     Head,
+    Operation,
     Raw,
     Reset,
     TurnStale,
@@ -27,7 +29,7 @@ from prefect_http.testing._reply import Reply, answer_with
 Function = Callable[[ReceivedRequest], Reply | Awaitable[Reply]]
 
 
-class Step:
+class Step(abc.ABC):
     """What a server does with one request.
 
     Attributes:
@@ -36,9 +38,9 @@ class Step:
 
     is_early = False
 
+    @abc.abstractmethod
     def answer(self, request: ReceivedRequest) -> Answer | AsyncAnswer:
         """Return the operations. What has to wait for something runs in a task."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,7 @@ class Drip(Step):
         for start in range(0, len(content), self.size):
             yield Wait(self.every)
             yield Body(content[start : start + self.size])
-        if content:
-            yield End()
+        yield End()
 
     def __str__(self) -> str:
         return f"drip(every={self.every:g})"
@@ -177,14 +178,8 @@ class EarlyAnswer(Step):
 
     def answer(self, request: ReceivedRequest) -> Answer:
         is_http1 = request.connection.http_version == "HTTP/1.1"
-        for operation in answer_with(self.reply):
-            match operation:
-                case Head(status, fields, is_last) if is_http1:
-                    yield Head(status, _closing(fields), is_last)
-                case Whole(status, fields, body) if is_http1:
-                    yield Whole(status, _closing(fields), body)
-                case _:
-                    yield operation
+        answer = answer_with(self.reply)
+        yield from map(_closing, answer) if is_http1 else answer
 
     def __str__(self) -> str:
         return f"early_answer({self.reply.status})"
@@ -222,6 +217,9 @@ class GoAwayStep(Step):
         return "goaway()"
 
 
-def _closing(fields: Fields) -> Fields:
-    """Return the fields of a head after which nothing can follow on the connection."""
-    return [*(field for field in fields if field[0].lower() != b"connection"), (b"Connection", b"close")]
+def _closing(operation: Operation) -> Operation:
+    """Let a head say that nothing can follow on the connection."""
+    if not isinstance(operation, Head | Whole):
+        return operation
+    fields: Fields = [field for field in operation.fields if field[0].lower() != b"connection"]
+    return operation._replace(fields=[*fields, (b"Connection", b"close")])

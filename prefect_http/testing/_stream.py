@@ -73,14 +73,10 @@ class FakeStream(ByteStream):
     async def _receive(self, max_bytes: int) -> bytes:
         server = self._server
         while not self._is_closed:
+            data = server.take(max_bytes)
             if server.failure is not None:
                 raise server.failure
-            if data := server.take(max_bytes):
-                return data
-            server.advance()
-            if server.failure is not None:
-                continue
-            if data := server.take(max_bytes):
+            if data:
                 return data
             if server.end == "reset":
                 raise anyio.BrokenResourceError from _os_error(ConnectionResetError, errno.ECONNRESET)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import anyio.abc
@@ -122,7 +122,8 @@ class LoopbackServer:
             elif isinstance(event, h11.EndOfMessage):
                 assert request is not None
                 request.is_complete = True
-        assert request is not None and act is not None
+        assert request is not None
+        assert act is not None
         try:
             await act.run(self, request)
         finally:
@@ -265,7 +266,7 @@ class H2Act:
         takes_body: whether it takes the body, if it does something early.
     """
 
-    run: Callable[[LoopbackH2Server, LoopbackConnection, int], Awaitable[None]]
+    run: Callable[[LoopbackH2Server, LoopbackConnection, int], Coroutine[Any, Any, None]]
     is_early: bool = False
     is_seen: bool = True
     takes_body: bool = False
@@ -300,18 +301,14 @@ def echo_frames() -> H2Act:
     """Send the body back."""
 
     async def run(server: LoopbackH2Server, connection: LoopbackConnection, stream_id: int) -> None:
-        (body,) = [
-            each.body for on, each in server.arrived if (on, each.stream_id) == (connection, stream_id)
-        ]
+        (body,) = [each.body for on, each in server.arrived if (on, each.stream_id) == (connection, stream_id)]
         await connection.send(respond(stream_id, body, ("content-length", str(len(body)))))
 
     return H2Act(run)
 
 
 @contextlib.asynccontextmanager
-async def loopback_h2_server(
-    acts: Sequence[H2Act], unit: float
-) -> AsyncGenerator[tuple[LoopbackH2Server, str], None]:
+async def loopback_h2_server(acts: Sequence[H2Act], unit: float) -> AsyncGenerator[tuple[LoopbackH2Server, str], None]:
     """Run a server for HTTP/2 during the block."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     server = LoopbackH2Server(acts, unit, listener)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -33,9 +32,10 @@ from support.loopback_script import (
 )
 from support.servers import free_port
 from support.virtual_time import virtual_time_backend
+from support.wire import until
 
 from prefect_http import HTTPTransport, PrefectHttpxClient, RetryPolicy
-from prefect_http.testing import FakeNetwork, FakeServer, Reply, Route
+from prefect_http.testing import FakeNetwork, Reply, Route
 
 REAL_UNIT = 0.03
 # What is not to time out has plenty of time, since the machine may be busy.
@@ -77,7 +77,7 @@ class User:
         with self.noting():
             try:
                 async with self.client.stream("GET", self.url, timeout=self.limit(timeout)) as response:
-                    async with contextlib.aclosing(response.aiter_raw()) as parts:
+                    async with contextlib.aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as parts:
                         async for part in parts:
                             body += part
                             if len(body) >= most:
@@ -93,6 +93,9 @@ class User:
     def noting(self) -> Noting:
         """Return a context that takes note of an error."""
         return Noting(self)
+
+
+Use = Callable[[User], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -129,15 +132,14 @@ class Scenario:
         use: what the client does.
         expected: the statuses and names of errors that it meets with.
         waits: between the requests, in units; None: they do not matter.
-        retries: how many retries a PrefectHttpxClient has; None: the scenario is for either client.
+        retries: how many retries a PrefectHttpxClient has; None: none, and the scenario is for either client.
         connections: how many the client may open.
         is_down: whether there is no server.
-        closed_by: who closes the connections; None: as the real server says.
     """
 
     fake: Callable[[Route, float], object]
     real: Callable[[float], Iterable[Act | H2Act]]
-    use: Callable[[User], Awaitable[None]]
+    use: Use
     expected: str
     waits: list[float] | None = None
     retries: int | None = None
@@ -150,7 +152,7 @@ class Outcome:
     """What has come of a scenario: ``met`` and what arrived must be the same."""
 
     met: list[tuple[object, ...]]
-    requests: list[tuple[object, ...]]
+    requests: list[tuple[int, str, str, bytes]]
     closed_by: list[str | None]
     waits: list[float]
 
@@ -158,12 +160,12 @@ class Outcome:
 # --- What clients do
 
 
-def once(method: str = "GET", **request: Any) -> Callable[[User], Awaitable[None]]:
+def once(method: str = "GET", **request: Any) -> Use:
     """Send one request."""
     return several(1, method, **request)
 
 
-def several(times: int, method: str = "GET", **request: Any) -> Callable[[User], Awaitable[None]]:
+def several(times: int, method: str = "GET", **request: Any) -> Use:
     """Send requests one after the other."""
 
     async def use(user: User) -> None:
@@ -173,7 +175,7 @@ def several(times: int, method: str = "GET", **request: Any) -> Callable[[User],
     return use
 
 
-def uploading(parts: int, pause: float = 0, then: int = 0, **request: Any) -> Callable[[User], Awaitable[None]]:
+def uploading(parts: int, pause: float = 0, then: int = 0, **request: Any) -> Use:
     """Send a body in parts, with pauses, and then other requests."""
 
     async def use(user: User) -> None:
@@ -189,7 +191,7 @@ def uploading(parts: int, pause: float = 0, then: int = 0, **request: Any) -> Ca
     return use
 
 
-def reading(**how: float) -> Callable[[User], Awaitable[None]]:
+def reading(**how: float) -> Use:
     """Stream a response, and then fetch one."""
 
     async def use(user: User) -> None:
@@ -204,7 +206,7 @@ async def read_and_fetch(user: User) -> None:
     await user.fetch()
 
 
-def at_once(times: int) -> Callable[[User], Awaitable[None]]:
+def at_once(times: int) -> Use:
     """Send requests at the same time."""
 
     async def use(user: User) -> None:
@@ -215,14 +217,13 @@ def at_once(times: int) -> Callable[[User], Awaitable[None]]:
     return use
 
 
-def cancelled(use: Callable[[User], Awaitable[None]]) -> Callable[[User], Awaitable[None]]:
+def cancelled(use: Use) -> Use:
     """Cancel something, a unit after it has arrived, and send a request."""
 
     async def use_and_cancel(user: User) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(use, user)
-            while not user.arrived():
-                await anyio.sleep(user.unit / 10)
+            await until(user.arrived)
             await anyio.sleep(user.unit)
             tasks.cancel_scope.cancel()
         await user.fetch()
@@ -381,11 +382,11 @@ HTTP1: dict[str, Scenario] = {
         lambda at, _: at.reply(content=bytes(BIG)), do(send(LARGE)), reading(pause=0.02), ""
     ),
     # Faults
-    "dropped at once": Scenario(
-        lambda at, _: at.drop(), do(send(then="close")), once("POST"), "RemoteProtocolError"
-    ),
+    "dropped at once": Scenario(lambda at, _: at.drop(), do(send(then="close")), once("POST"), "RemoteProtocolError"),
     "dropped in the head": Scenario(
-        lambda at, _: at.drop(after=20, text="abc"), do(send(HTML[:20], then="close")), once("POST"),
+        lambda at, _: at.drop(after=20, text="abc"),
+        do(send(HTML[:20], then="close")),
+        once("POST"),
         "RemoteProtocolError",
     ),
     "dropped in the body": Scenario(
@@ -621,14 +622,13 @@ def part(body: bytes, *, end: bool = False) -> Callable[[int], bytes]:
     return lambda number: data(number, body, end=end)
 
 
-def on_two(user_does: Callable[[User], Awaitable[None]]) -> Callable[[User], Awaitable[None]]:
+def on_two(user_does: Use) -> Use:
     """Send a request, and do something else while it is open."""
 
     async def use(user: User) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(user.fetch)
-            while not user.arrived():
-                await anyio.sleep(user.unit / 10)
+            await until(user.arrived)
             await user_does(user)
         user.met.sort(key=str)  # either may end first
 
@@ -650,18 +650,20 @@ GONE = lambda number: frame(GOAWAY, 0, 0, uint32(max(number - 2, 0), 0))  # noqa
 
 HTTP2: dict[str, Scenario] = {
     "replies": Scenario(
-        lambda at, _: at.reply(content="ok", headers={"X": "a\tb", "Connection": "close"}).reply(404).reply(204, text="x"),
+        lambda at, _: (
+            at.reply(content="ok", headers={"X": "a\tb", "Connection": "close"}).reply(404).reply(204, text="x")
+        ),
         do(
             send_frames(lambda number: respond(number, b"ok", ("x", "a\tb"), ("content-length", "2"))),
             send_frames(ok(b"", "404")),
-            send_frames(lambda number: headers(number, ("content-type", "text/plain; charset=utf-8"), status="204", end=True)),
+            send_frames(
+                lambda number: headers(number, ("content-type", "text/plain; charset=utf-8"), status="204", end=True)
+            ),
         ),
         several(3),
         "200 404 204",
     ),
-    "a delay": Scenario(
-        lambda at, unit: at.reply(content="ok", delay=unit), do(send_frames(1.0, ok())), once(), "200"
-    ),
+    "a delay": Scenario(lambda at, unit: at.reply(content="ok", delay=unit), do(send_frames(1.0, ok())), once(), "200"),
     "too long a delay": Scenario(
         lambda at, unit: at.reply().reply(delay=99 * unit).reply(),
         do(send_frames(NO_BODY), send_frames(), send_frames(NO_BODY)),
@@ -687,7 +689,10 @@ HTTP2: dict[str, Scenario] = {
         "200 200",
     ),
     "large bodies at once": Scenario(
-        lambda at, _: at.reply(content=bytes(BIG), times=3), do(*[send_frames(ok(bytes(BIG)))] * 3), at_once(3), "200 " * 3
+        lambda at, _: at.reply(content=bytes(BIG), times=3),
+        do(*[send_frames(ok(bytes(BIG)))] * 3),
+        at_once(3),
+        "200 " * 3,
     ),
     "an upload in parts": Scenario(
         lambda at, _: at.call(lambda request: Reply(content=request.body)), do(echo_frames()), uploading(3, 0.2), "200"
@@ -793,7 +798,10 @@ HTTP2: dict[str, Scenario] = {
         "200",
     ),
     "several at once": Scenario(
-        lambda at, unit: at.reply(content="ok", delay=unit, times=4), do(*[send_frames(1.0, ok())] * 4), at_once(4), "200 " * 4
+        lambda at, unit: at.reply(content="ok", delay=unit, times=4),
+        do(*[send_frames(1.0, ok())] * 4),
+        at_once(4),
+        "200 " * 4,
     ),
     "retries": Scenario(
         lambda at, unit: at.reply(503, headers=wait_header(unit)).reset().drop().reply(content="ok"),
@@ -818,7 +826,7 @@ def arguments(scenario: Scenario, client_class: type[httpx.AsyncClient], unit: f
     if client_class is httpx.AsyncClient:
         return {}
     retries = scenario.retries or 0
-    return {"retry": RetryPolicy(max_retries=retries, max_backoff=max(unit, 2 * unit * 0.5), jitter=0)}
+    return {"retry": RetryPolicy(max_retries=retries, max_backoff=unit, jitter=0)}
 
 
 async def use_fake(scenario: Scenario, client_class: type[httpx.AsyncClient], *, http2: bool) -> Outcome:
@@ -854,9 +862,7 @@ async def use_real(scenario: Scenario, client_class: type[httpx.AsyncClient], *,
         async with client_class(transport=transport, **arguments(scenario, client_class, unit)) as client:
             user = User(client, url, unit, lambda: len(server.requests))
             await scenario.use(user)
-        with anyio.fail_after(5):
-            while any(each.closed_by is None for each in server.connections):
-                await anyio.sleep(0.001)
+        await until(lambda: all(each.closed_by for each in server.connections))
     ends = [each.time if each.ended_at is None else each.ended_at for each in server.requests]
     return Outcome(
         user.met,
@@ -866,7 +872,7 @@ async def use_real(scenario: Scenario, client_class: type[httpx.AsyncClient], *,
     )
 
 
-def by_connection(requests: Iterable[tuple[int, str, str, bytes]]) -> list[tuple[object, ...]]:
+def by_connection(requests: Iterable[tuple[int, str, str, bytes]]) -> list[tuple[int, str, str, bytes]]:
     """Sort requests by their connections: tasks that begin at the same time run in any order."""
     return sorted(requests, key=lambda request: request[0])
 

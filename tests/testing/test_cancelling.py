@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from support.cancelling import MOST, Way, When, run_cancelled
@@ -103,7 +104,7 @@ async def cancel_at(number: int, when: When, script: Script, arguments: dict[str
         was_there = await run_cancelled(number, way, when, send)
         await client.put(URL, timeout=9)
         assert (await client.get("https://other")).text == "fine"
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     assert not opened.count, "something was not closed"
     assert all(each.closed_by for each in network.connections)
     assert all(each.ended_at is not None for each in network.requests)
@@ -192,7 +193,7 @@ async def test_leaving_closes_a_generator(http2: bool) -> None:
     network.serve(URL).get("/").reply(stream=body())
     async with network.client(PrefectHttpxClient, http2=http2) as client:
         async with client.stream("GET", URL) as response:
-            async with contextlib.aclosing(response.aiter_raw()) as parts:
+            async with contextlib.aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as parts:
                 await anext(parts)
             assert not told
         await anyio.sleep(1)
@@ -222,7 +223,7 @@ async def test_generators_that_fail(http2: bool) -> None:
         async with client.stream("GET", URL):
             pass
         await anyio.sleep(1)
-    with pytest.raises(AssertionError, match="(?s)in the middle.*at the end"):
+    with pytest.raises(AssertionError, match=r"(?s)in the middle.*at the end"):
         network.check()
 
 
@@ -244,7 +245,7 @@ async def test_endless_app(http2: bool) -> None:
     network.serve(URL, app)
     async with network, network.client(PrefectHttpxClient, http2=http2) as client:
         async with client.stream("GET", URL) as response:
-            async with contextlib.aclosing(response.aiter_raw()) as parts:
+            async with contextlib.aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as parts:
                 await anext(parts)
             await anyio.sleep(60)
             ahead = sent
@@ -297,6 +298,7 @@ def test_loop_that_ends(backend: str) -> None:
             await client.get(URL)
             response = await client.send(client.build_request("GET", URL), stream=True)
             assert response.status_code == 200
+        client = network.client(PrefectHttpxClient)
         with anyio.move_on_after(1):
             await client.get(URL)
         async with anyio.create_task_group() as tasks:

@@ -1,0 +1,161 @@
+"""The server's end of a connection: several requests on it, faults of the test, and what is told of steps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import hpack
+import httpx
+import pytest
+from support.h2_frames import END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, settings
+from support.virtual_time import virtual_time_backend
+
+from prefect_http import PrefectHttpxClient, RetryPolicy
+from prefect_http._concurrency.socket_attributes import InputAttribute
+from prefect_http.testing import FakeNetwork, ReceivedRequest, Reply, Route
+
+pytestmark = pytest.mark.anyio
+URL = "https://api.example.com"
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run each test on both backends, in virtual time."""
+    return virtual_time_backend(request.param)
+
+
+async def fetch(client: httpx.AsyncClient, met: list[str]) -> None:
+    """Send a POST, and take note of the outcome."""
+    try:
+        met.append(str((await client.post(URL)).status_code))
+    except httpx.HTTPError as error:
+        met.append(type(error).__name__)
+
+
+async def fetch_twice(client: httpx.AsyncClient, pause: float = 0) -> list[str]:
+    """Send two requests at once, or one a little later."""
+    met: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fetch, client, met)
+        if pause:
+            await anyio.sleep(pause)
+        tasks.start_soon(fetch, client, met)
+    return sorted(met)
+
+
+async def test_goaway_concerns_what_came_along() -> None:
+    """Requests that arrive together with the one that a GOAWAY answers have never arrived, and use no step."""
+    network = FakeNetwork()
+    network.serve("http://a").any().reply(delay=5).goaway().reply()
+    stream = await network.connect("a", 80)
+    block = hpack.Encoder().encode([(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")])
+    requests = (frame(HEADERS, END_HEADERS | END_STREAM, number, block) for number in (1, 3, 5))
+    await stream.send(PREFACE + settings() + b"".join(requests))
+    while True:
+        try:
+            await stream.receive()
+        except anyio.EndOfStream:
+            break
+    assert [each.status for each in network.requests] == [200, None]
+
+
+async def test_refusing_while_an_answer_is_due() -> None:
+    """A request on an open connection to a server that refuses others ends it; only the next connection counts."""
+    network = FakeNetwork()
+    network.serve(URL).any().reply(delay=5).refuse().reply(times=2)
+    async with network.client(PrefectHttpxClient, retry=RetryPolicy(max_retries=0), http2=True) as client:
+        assert await fetch_twice(client, pause=1) == ["RemoteProtocolError", "RemoteProtocolError"]
+        with pytest.raises(httpx.ConnectError, match="refuses"):
+            await client.get(URL)
+        assert await fetch_twice(client) == ["200", "200"]
+    network.check()
+
+
+async def test_peek() -> None:
+    """What would be received next can be looked at."""
+    network = FakeNetwork()
+    network.serve("http://a").any().drop(after=4)
+    stream = await network.connect("a", 80)
+    peek = stream.extra(InputAttribute.peek)
+    assert peek() is None
+    await stream.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert peek() == b"HTTP"
+    assert await stream.receive() == b"HTTP"
+    assert peek() == b""
+
+
+async def test_all_faults_are_told() -> None:
+    """If several answers on a connection fail, each is told."""
+
+    def failing(name: str) -> Iterator[bytes]:
+        try:
+            yield bytes(70_000)
+            yield bytes(70_000)
+        finally:
+            raise KeyError(name)
+
+    network = FakeNetwork()
+    network.serve(URL).any().reply(stream=failing("one")).reply(stream=failing("two"))
+    client = network.client(httpx.AsyncClient, http2=True)
+    with contextlib.suppress(KeyError):
+        async with client.stream("GET", URL), client.stream("GET", URL):
+            await client.aclose()
+    with pytest.raises(AssertionError, match=r"(?s)(KeyError: '(one|two)'.*){2}"):
+        network.check()
+
+
+async def test_parts_that_are_not_bytes() -> None:
+    """A part of a body that is not bytes is a fault of the test."""
+    network = FakeNetwork()
+    network.serve(URL).any().reply(stream=["text"])  # type: ignore[list-item]
+    async with network.client(httpx.AsyncClient) as client:
+        with pytest.raises(TypeError, match="must be bytes, not str"):
+            await client.get(URL)
+
+
+async def test_app_outside_the_network() -> None:
+    """An app serves nothing before the network has been entered."""
+
+    async def app(*_: object) -> None:
+        raise AssertionError("it was called")
+
+    network = FakeNetwork()
+    network.serve(URL, app)
+    async with network.client(httpx.AsyncClient) as client:
+        with pytest.raises(RuntimeError, match="inside `async with network`"):
+            await client.get(URL)
+    with pytest.raises(AssertionError, match="inside `async with network`"):
+        network.check()
+
+
+def answer(_: ReceivedRequest) -> Reply:
+    """Answer."""
+    return Reply()
+
+
+NAMES: dict[str, Callable[[Route], object]] = {
+    "reply(404)": lambda at: at.reply(404),
+    "call(answer)": lambda at: at.call(answer, times=1),
+    "drop(after=7)": lambda at: at.drop(7),
+    "drip(every=0.5)": lambda at: at.drip(every=0.5),
+    "hang()": lambda at: at.hang(),
+    "reset()": lambda at: at.reset(),
+    "refuse()": lambda at: at.refuse(),
+    "stale_keep_alive()": lambda at: at.stale_keep_alive(),
+    "early_answer(413)": lambda at: at.early_answer(),
+    "garbage(b'xyz')": lambda at: at.garbage(b"xyz"),
+    "goaway()": lambda at: at.goaway(),
+}
+
+
+async def test_steps_are_told_as_they_were_written() -> None:
+    """A step that is left over is told in the words of the script."""
+    for name, add in NAMES.items():
+        network = FakeNetwork()
+        add(network.serve(URL).get("/"))
+        with pytest.raises(AssertionError) as caught:
+            network.check()
+        assert f"GET /  {name}  1 request  {URL}" in str(caught.value)
