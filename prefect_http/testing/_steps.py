@@ -219,7 +219,14 @@ class GoAwayStep(Step):
 
 def _closing(operation: Operation) -> Operation:
     """Let a head say that nothing can follow on the connection."""
-    if not isinstance(operation, Head | Whole):
-        return operation
-    fields: Fields = [field for field in operation.fields if field[0].lower() != b"connection"]
-    return operation._replace(fields=[*fields, (b"Connection", b"close")])
+    match operation:
+        case Head(status, fields, is_last):
+            return Head(status, _with_close(fields), is_last)
+        case Whole(status, fields, body):
+            return Whole(status, _with_close(fields), body)
+        case _:
+            return operation
+
+
+def _with_close(fields: Fields) -> Fields:
+    return [*(field for field in fields if field[0].lower() != b"connection"), (b"Connection", b"close")]
