@@ -98,8 +98,10 @@ async def cancel_at(number: int, when: When, script: Script, arguments: dict[str
     async with network, network.client(PrefectHttpxClient, retry=STEADY, http2=http2) as client:
 
         async def send() -> None:
-            content = arguments.get("content")
-            await client.put(URL, **arguments | ({"content": content()} if callable(content) else {}))
+            request = arguments.copy()
+            if request.get("content") is upload:
+                request["content"] = upload()
+            await client.put(URL, **request)
 
         was_there = await run_cancelled(number, way, when, send)
         await client.put(URL, timeout=9)

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import pytest
 from anyio.streams.tls import TLSAttribute
 from support.virtual_time import virtual_time_backend
