@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable
-from types import GeneratorType
 from typing import Literal, Protocol
 
 from prefect_http.testing._events import (

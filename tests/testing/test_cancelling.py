@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any, cast
 
 import anyio
@@ -30,7 +30,7 @@ class Opened:
         self.count = 0
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self) -> Generator[None]:
         self.count += 1
         try:
             yield
