@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from prefect_http.testing._received import ReceivedRequest
 from prefect_http.testing._steps import Refuse, Step
 
 _BRACES = re.compile(r"\{([A-Za-z_]\w*)(:path)?\}")
+_LOOKS_LIKE_BRACES = re.compile(r"\{[^{}]*\}")
+_UNQUOTED = "".join(map(chr, range(0x20, 0x7F))).translate({ord("%"): None, ord("/"): None})
 
 
 @dataclass(slots=True)
@@ -24,9 +26,9 @@ class Rule:
     """A script, and the requests that it is for.
 
     Args:
-        method: their method; None: any.
+        method: their method, in whatever case; None: any.
         path: their path, as in a URL, with a query or without, for any query. ``{name}`` stands for one segment,
-            ``{name:path}`` for several. None: any.
+            ``{name:path}`` for several. None: any. The parameters of the query may come in any order.
 
     Attributes:
         method: as given.
@@ -35,7 +37,7 @@ class Rule:
         is_refusing: whether its next step refuses connections.
 
     Raises:
-        ValueError: the path does not begin with a slash.
+        ValueError: the path does not begin with a slash, or its braces are invalid.
     """
 
     __slots__ = ("_literal", "_pattern", "_query", "_steps", "is_refusing", "method", "path", "requests")
@@ -43,15 +45,15 @@ class Rule:
     def __init__(self, method: str | None, path: str | None) -> None:
         if path is not None and not path.startswith("/"):
             raise ValueError(f"a path must begin with a slash, not {path!r}; None stands for any path")
-        self.method = method
+        self.method = None if method is None else method.upper()  # as httpx sends it
         self.path = path
         self.requests: list[ReceivedRequest] = []
         self.is_refusing = False
         self._steps: deque[_Repeated] = deque()
         path_only, question_mark, query = (path or "").partition("?")
-        self._query = query if question_mark else None
-        self._pattern = re.compile(_regex(path_only)) if _BRACES.search(path_only) else None
-        self._literal = None if path is None or self._pattern is not None else unquote(path_only)
+        self._query = _parameters(query) if question_mark else None
+        self._pattern = re.compile(_regex(path_only), re.DOTALL) if _LOOKS_LIKE_BRACES.search(path_only) else None
+        self._literal = None if path is None or self._pattern is not None else normalized_path(path_only)
 
     def __str__(self) -> str:
         return f"{self.method or 'any method'} {self.path or 'any path'}"
@@ -61,17 +63,19 @@ class Rule:
 
         Args:
             method: the method.
-            path: the path, decoded.
+            path: the path, from `normalized_path`.
             query: the query, as it is.
         """
         if self.method is not None and method != self.method:
             return None
-        if self._query is not None and query != self._query:
-            return None
         if self._pattern is not None:
             found = self._pattern.fullmatch(path)
-            return None if found is None else found.groupdict()
-        return {} if self._literal is None or path == self._literal else None
+            values = None if found is None else {name: unquote(value) for name, value in found.groupdict().items()}
+        else:
+            values = {} if self._literal is None or path == self._literal else None
+        if values is not None and self._query is not None and _parameters(query) != self._query:
+            return None
+        return values
 
     def add(self, step: Step, times: int | None) -> None:
         """Add a step to the script.
@@ -122,12 +126,38 @@ class Rule:
         return [(each.step, each.times - each.used) for each in self._steps if each.times is not None]
 
 
+def normalized_path(path: str) -> str:
+    """Return a path with nothing percent-encoded but what has to be, so that what means the same is the same.
+
+    An encoded slash stays encoded, since it does not separate segments.
+    """
+    if "%" not in path and path.isascii():
+        return path
+    return "/".join(quote(unquote(segment), safe=_UNQUOTED) for segment in path.split("/"))
+
+
+def _parameters(query: str) -> list[tuple[str, str]]:
+    """Return the parameters of a query, sorted by their names: those of the same name are in order."""
+    return sorted(parse_qsl(query, keep_blank_values=True), key=lambda parameter: parameter[0])
+
+
 def _regex(path: str) -> str:
-    """Return a regular expression for the decoded path."""
+    """Return a regular expression for the normalized path.
+
+    Raises:
+        ValueError: the braces are invalid.
+    """
     parts: list[str] = []
+    names = set[str]()
     end = 0
-    for found in _BRACES.finditer(path):
-        parts.append(re.escape(unquote(path[end : found.start()])))
+    for each in _LOOKS_LIKE_BRACES.finditer(path):
+        found = _BRACES.fullmatch(each[0])
+        if found is None:
+            raise ValueError(f"the path {path!r} has {each[0]}, not {{name}} or {{name:path}}; %7B stands for a brace")
+        if found[1] in names:
+            raise ValueError(f"the path {path!r} has {{{found[1]}}} twice")
+        names.add(found[1])
+        parts.append(re.escape(normalized_path(path[end : each.start()])))
         parts.append(f"(?P<{found[1]}>{'.+' if found[2] else '[^/]+'})")
-        end = found.end()
-    return "".join((*parts, re.escape(unquote(path[end:]))))
+        end = each.end()
+    return "".join((*parts, re.escape(normalized_path(path[end:]))))

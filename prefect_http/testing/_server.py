@@ -17,9 +17,9 @@ class FakeServer:
     """A scripted server. Made by ``FakeNetwork.serve()``.
 
     A method for a method and a path returns the Route whose script answers such requests; the same one, if it is called
-    again. A path is that of the URL, below the path of the server's own URL. Without a query, it is for any query.
-    ``{name}`` in it stands for one segment, and ``{name:path}`` for several: they are in the request's
-    ``path_parameters``.
+    again. A path is that of the URL, below the path of the server's own URL, percent-encoded or not. With a query, it
+    is for those parameters, in any order; without, for any query. ``{name}`` in it stands for one segment, and
+    ``{name:path}`` for several: they are in the request's ``path_parameters``.
 
     If several routes are for a request, the first of them that has a step left is used; those for any path come last.
     """
@@ -65,7 +65,7 @@ class FakeServer:
         """Return the route for a method and a path; None: any.
 
         Raises:
-            ValueError: the path does not begin with a slash.
+            ValueError: the path does not begin with a slash, or its braces are invalid.
         """
         return new_route(self._script.rule(method, path))
 

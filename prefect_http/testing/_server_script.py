@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import unquote
 
 import httpx
 
@@ -16,7 +15,7 @@ from prefect_http.testing._operations import Fields
 from prefect_http.testing._rate_limit_headers import HeaderStyle, limit_headers
 from prefect_http.testing._received import ReceivedRequest
 from prefect_http.testing._reply import Reply
-from prefect_http.testing._rule import Rule
+from prefect_http.testing._rule import Rule, normalized_path
 from prefect_http.testing._steps import ReplyStep, ResetStep, Step
 from prefect_http.testing._verdicts import no_rule
 
@@ -65,7 +64,7 @@ class ServerScript:
         self.faults: list[Fault] = []
         self.app: Step | None = None
         self._log = log
-        self._prefix = url.path.rstrip("/")
+        self._prefix = normalized_path(url.raw_path.decode("ascii")).rstrip("/")
         self._specific: list[Rule] = []
         self._general: list[Rule] = []  # for any path; they come last
         self._admitted: dict[ReceivedRequest, list[Limit]] = {}
@@ -78,11 +77,12 @@ class ServerScript:
     def rule(self, method: str | None, path: str | None) -> Rule:
         """Return the rule for a method and a path; a new one, or the one that there is."""
         rules = self._general if path is None else self._specific
+        new = Rule(method, path)
         for rule in rules:
-            if (rule.method, rule.path) == (method, path):
+            if (rule.method, rule.path) == (new.method, path):
                 return rule
-        rules.append(rule := Rule(method, path))
-        return rule
+        rules.append(new)
+        return new
 
     def refuses(self, now: float) -> bool:
         """Return whether a connection is refused now."""
@@ -138,7 +138,7 @@ class ServerScript:
         if not target.startswith("/"):  # a URL, as to a proxy
             target = request.url.raw_path.decode("ascii")
         path, _, query = target.partition("?")
-        path = unquote(path) if "%" in path else path
+        path = normalized_path(path)
         if self._prefix:
             path = path.removeprefix(self._prefix) if path.startswith(self._prefix + "/") else ""
         method = request.method

@@ -36,9 +36,12 @@ def no_rule(request: ReceivedRequest, path: str, server: ServerRules, requests: 
         server: the server at which it has arrived.
         requests: all that has arrived, the request included.
     """
-    used_up = [rule for rule in server.rules if rule.requests and _is_for(rule, request.method, path)]
+    its_own = [rule for rule in server.rules if _is_for(rule, request.method, path)]
+    used_up = [rule for rule in its_own if rule.requests]
     if used_up:
         reason = f"the script of {used_up[0]} was for {_requests(len(used_up[0].requests))} and is used up"
+    elif its_own:
+        reason = f"the script of {its_own[0]} has no steps; add one, such as reply()"
     elif server.rules:
         nearest = max(server.rules, key=lambda rule: _likeness(rule, request.method, path))
         reason = f"no rule is for it; the nearest is {nearest}, {_difference(nearest, request.method, path)}"

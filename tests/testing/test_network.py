@@ -156,6 +156,13 @@ INVALID: dict[str, tuple[Callable[[FakeServer], object], type[Exception], str]] 
         r"GET /: reply\(200\) is for all further requests, so hang\(\) is never reached",
     ),
     "path": (lambda api: api.get("flows"), ValueError, "must begin with a slash, not 'flows'"),
+    "unknown kind of braces": (
+        lambda api: api.get("/{n:int}"),
+        ValueError,
+        r"'/\{n:int\}' has \{n:int\}, not \{name\} or \{name:path\}; %7B stands for a brace",
+    ),
+    "empty braces": (lambda api: api.get("/{}/a"), ValueError, r"has \{\}, not \{name\}"),
+    "braces twice": (lambda api: api.get("/{a}/{a}"), ValueError, r"has \{a\} twice"),
     "call": (lambda api: api.get("/").call(1), TypeError, "a function of the request, not 1"),  # type: ignore[arg-type]
     "after": (lambda api: api.get("/").drop(-1), ValueError, "after must be a number of bytes, 0 or more"),
     "every": (lambda api: api.get("/").drip(every=-1), ValueError, "every must be a number of seconds"),
@@ -204,10 +211,56 @@ async def test_routes() -> None:
     async with network, network.client(httpx.AsyncClient, base_url="http://host:8000/v1") as client:
         for method, path, text in expected:
             assert (await client.request(method, path)).text == text, (method, path)
+    assert api.route("purge", "/flows").requests == api.route("PURGE", "/flows").requests
     assert [each.target for each in api.get("/flows").requests] == ["/v1/flows?limit=1", "/v1/flows?limit=2"]
     network.assert_order(api.get("/flows?limit=1"), api.route("PURGE", "/flows"), api.any())
     with pytest.raises(AssertionError, match="in this order: PURGE /flows, GET /flows\n"):
         network.assert_order(api.route("PURGE", "/flows"), api.get("/flows"))
+
+
+# The path of a route, what is requested, and the path parameters; None: the route is for something else.
+PATHS: list[tuple[str, str, dict[str, str] | None]] = [
+    ("/a b", "/a%20b", {}),
+    ("/a%20b", "/a b", {}),
+    ("/~a:b", "/%7ea%3Ab", {}),
+    ("/caf\xe9", "/caf%C3%A9", {}),
+    ("/a%25b", "/a%25b", {}),
+    ("/a%2Fb", "/a%2fb", {}),
+    ("/a/b", "/a%2Fb", None),
+    ("/a%252Fb", "/a%2Fb", None),
+    ("/%7Ba%7D", "/%7Ba%7D", {}),
+    ("/a{b", "/a{b", {}),
+    ("/a", "/a/", None),
+    ("/a", "/A", None),
+    ("/{a}", "/x%2Fy", {"a": "x/y"}),
+    ("/{a}", "/x/y", None),
+    ("/{a}", "/x%25y%0Az", {"a": "x%y\nz"}),
+    ("/\xe9/{a}-{b}.json", "/%C3%A9/1-2.json", {"a": "1", "b": "2"}),
+    ("/{a:path}", "/x/y%2Fz%0A", {"a": "x/y/z\n"}),
+    ("/{a:path}", "/", None),
+    ("/?a=1&b=2", "/?b=2&a=1", {}),
+    ("/?a=1&a=2", "/?a=2&a=1", None),
+    ("/?a=1", "/?a=1&b=2", None),
+    ("/?a=x y&b=\xe9", "/?a=x+y&b=%C3%A9", {}),
+    ("/?a=x%20y", "/?a=x+y", {}),
+    ("/?a", "/?a=", {}),
+    ("/?", "/", {}),
+    ("/?", "/?a=1", None),
+    ("/{a}?b=1", "/x?b=1", {"a": "x"}),
+]
+
+
+async def test_paths() -> None:
+    """A route is for a path however it is encoded, but for slashes; and for a query in whatever order."""
+    for base, (path, requested, parameters) in itertools.product(["https://a", "https://a/b%20\xe9/"], PATHS):
+        network = FakeNetwork()
+        route = network.serve(base).get(path).reply(times=None)
+        async with network.client(httpx.AsyncClient) as client:
+            try:
+                await client.get(base.rstrip("/") + requested)
+            except UnexpectedRequest:
+                pass
+        assert [each.path_parameters for each in route.requests] == ([] if parameters is None else [parameters]), path
 
 
 async def test_functions(http2: bool) -> None:
@@ -657,6 +710,7 @@ scripted, and never used:
 
 UNEXPECTED: dict[str, tuple[str, str, str]] = {
     "used up": ("GET", "/once", "the script of GET /once was for 1 request and is used up"),
+    "no steps": ("GET", "/nothing", r"the script of GET /nothing has no steps; add one, such as reply\(\)\n"),
     "method": ("PUT", "/once", "the nearest is GET /once, which is for another method"),
     "method and path": ("PUT", "/onc", "which is for another method and path"),
     "query": ("GET", "/query?a=2", r"the nearest is GET /query\?a=1, which is for another query, not a=2"),
@@ -672,6 +726,7 @@ async def test_reasons_for_unexpected_requests() -> None:
         api = network.serve("http://host/v1")
         api.get("/once").reply()
         api.get("/query?a=1").reply()
+        api.get("/nothing")
         async with network.client(httpx.AsyncClient) as client:
             await client.get("http://host/v1/once")
             with pytest.raises(UnexpectedRequest, match=message):
