@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
 
 _MISSING: Any = object()
+ONCE = "an iterator can be sent only once: give a list, or make a new Reply for each request, with call()"
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
@@ -35,7 +36,7 @@ class Reply:
         json: the body, as what is to be encoded as JSON.
         text: the body, as text/plain.
         stream: the body, in parts; each is made when the client has received those before it. Without a
-            Content-Length, it is chunked on HTTP/1.1.
+            Content-Length, it is chunked on HTTP/1.1. An iterator, such as a generator, can be sent only once.
         delay: how many seconds the server takes to begin with it; 0 or more, or ``math.inf``.
 
     Raises:
@@ -43,7 +44,7 @@ class Reply:
         ValueError: the status, a header or the delay is invalid.
     """
 
-    __slots__ = ("body", "delay", "fields", "status")
+    __slots__ = ("body", "delay", "fields", "status", "was_sent")
 
     def __init__(
         self,
@@ -69,6 +70,12 @@ class Reply:
         if names:
             self.body = self._encode(names[0], given[names[0]])
         self.fields = self._with_length()
+        self.was_sent = False
+
+    @property
+    def is_for_once(self) -> bool:
+        """Whether it can be sent only once, since its body is an iterator."""
+        return isinstance(self.body, Iterator)
 
     def _encode(self, kind: str, value: Any) -> bytes | Iterable[bytes]:
         if kind == "json":
@@ -108,17 +115,20 @@ def answer_with(reply: Reply) -> Answer:
     body = reply.body
     if isinstance(body, bytes):
         yield Whole(reply.status, reply.fields, body)
-    else:
-        yield Head(reply.status, reply.fields, False)
-        try:
-            for part in body:
-                if not isinstance(part, bytes):
-                    raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
-                yield Body(part)
-        finally:
-            if isinstance(body, Generator):  # if the client has left, its `finally` runs now
-                body.close()
-        yield End()
+        return
+    if reply.is_for_once and reply.was_sent:
+        raise RuntimeError("the stream= of a reply was sent before, and " + ONCE)
+    reply.was_sent = True
+    yield Head(reply.status, reply.fields, False)
+    try:
+        for part in body:
+            if not isinstance(part, bytes):
+                raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
+            yield Body(part)
+    finally:
+        if isinstance(body, Generator):  # if the client has left, its `finally` runs now
+            body.close()
+    yield End()
 
 
 def checked_seconds(name: str, value: object) -> float:

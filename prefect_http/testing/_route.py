@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Self, Unpack
 
 from prefect_http.testing._received import ReceivedRequest
-from prefect_http.testing._reply import Reply, ReplyArguments, checked_seconds
+from prefect_http.testing._reply import ONCE, Reply, ReplyArguments, checked_seconds
 from prefect_http.testing._rule import Rule
 from prefect_http.testing._steps import (
     Drip,
@@ -48,7 +48,7 @@ class Route:
 
     def reply(self, status: int = 200, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
         """Send a response."""
-        return self._add(ReplyStep(Reply(status, **reply)), times)
+        return self._add(ReplyStep(_reply(status, times, reply)), times)
 
     def call(self, function: Function, *, times: int | None = None) -> Self:
         """Send what a function returns.
@@ -76,7 +76,7 @@ class Route:
         """
         if not isinstance(after, int) or isinstance(after, bool) or after < 0:
             raise ValueError(f"after must be a number of bytes, 0 or more, not {after!r}")
-        return self._add(Drop(Reply(status, **reply), after), times)
+        return self._add(Drop(_reply(status, times, reply), after), times)
 
     def drip(
         self,
@@ -100,7 +100,7 @@ class Route:
             raise ValueError(f"size must be a number of bytes, 1 or more, not {size!r}")
         if reply.get("stream") is not None:
             raise TypeError("drip() takes content=, json= or text=, not stream=")
-        return self._add(Drip(Reply(status, **reply), checked_seconds("every", every), size), times)
+        return self._add(Drip(_reply(status, times, reply), checked_seconds("every", every), size), times)
 
     def hang(self, *, times: int | None = 1) -> Self:
         """Never answer. The connection stays open."""
@@ -126,11 +126,11 @@ class Route:
         The first request on a connection cannot meet that. It is answered, by default with an empty 200, and the
         connection is closed as soon as the next one arrives on it.
         """
-        return self._add(StaleKeepAlive(Reply(status, **reply)), times)
+        return self._add(StaleKeepAlive(_reply(status, times, reply)), times)
 
     def early_answer(self, status: int = 413, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
         """Answer as soon as the head of the request has arrived, and take no body."""
-        return self._add(EarlyAnswer(Reply(status, **reply)), times)
+        return self._add(EarlyAnswer(_reply(status, times, reply)), times)
 
     def garbage(self, data: bytes, *, times: int | None = 1) -> Self:
         """Send these bytes, whatever they are, and close the connection."""
@@ -152,3 +152,10 @@ def new_route(rule: Rule) -> Route:
     route = Route()
     route._rule = rule  # pyright: ignore[reportPrivateUsage]
     return route
+
+
+def _reply(status: int, times: int | None, arguments: ReplyArguments) -> Reply:
+    reply = Reply(status, **arguments)
+    if times != 1 and reply.is_for_once:
+        raise TypeError(f"times={times}, but stream= is an iterator, and {ONCE}")
+    return reply

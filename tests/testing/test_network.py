@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -126,6 +127,20 @@ async def test_endless_stream(http2: bool) -> None:
     assert next(made) < 300
 
 
+async def test_stream_again(http2: bool) -> None:
+    """A list can be sent again. An iterator would be empty, so that is an error."""
+    parts = [b"a", b"b"]
+    once = Reply(stream=iter(parts))
+    network, api = new_network()
+    api.get("/").reply(stream=parts, times=2)
+    api.get("/").call(lambda request: once)
+    async with network.client(httpx.AsyncClient, http2=http2) as client:
+        for _ in range(3):
+            assert (await client.get(API)).content == b"ab"
+        with pytest.raises(RuntimeError, match=r"the stream= of a reply was sent before, and .* only once"):
+            await client.get(API)
+
+
 async def test_delay() -> None:
     """A delay passes on the event loop's clock; the client's timeout ends it."""
     network, api = new_network()
@@ -146,6 +161,11 @@ INVALID: dict[str, tuple[Callable[[FakeServer], object], type[Exception], str]] 
     "two bodies": (lambda api: api.get("/").reply(text="", json=1), TypeError, "json= and text= are given"),
     "body": (lambda api: api.get("/").reply(content=1), TypeError, "content= must be bytes or str, not int"),  # type: ignore[arg-type]
     "stream": (lambda api: api.get("/").reply(stream=b""), TypeError, "stream= must be an iterable of bytes"),  # type: ignore[arg-type]
+    "an iterator twice": (
+        lambda api: api.get("/").early_answer(stream=iter([b""]), times=2),
+        TypeError,
+        "times=2, but stream= is an iterator, and an iterator can be sent only once: give a list, or",
+    ),
     "delay": (lambda api: api.get("/").reply(delay=-1), ValueError, "delay must be a number of seconds, 0 or more"),
     "header": (lambda api: api.get("/").reply(headers={"A": "b\n"}), ValueError, "'A' cannot be sent"),
     "type of a header": (lambda api: api.get("/").reply(headers={"A": 1}), TypeError, "must be text"),  # type: ignore[dict-item]
@@ -256,10 +276,8 @@ async def test_paths() -> None:
         network = FakeNetwork()
         route = network.serve(base).get(path).reply(times=None)
         async with network.client(httpx.AsyncClient) as client:
-            try:
+            with contextlib.suppress(UnexpectedRequest):
                 await client.get(base.rstrip("/") + requested)
-            except UnexpectedRequest:
-                pass
         assert [each.path_parameters for each in route.requests] == ([] if parameters is None else [parameters]), path
 
 
