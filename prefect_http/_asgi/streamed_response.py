@@ -35,8 +35,13 @@ class StreamedResponse(httpx.AsyncByteStream):
 
     Args:
         patience: how long to wait for the app.
+
+    Attributes:
+        ends_with_body: whether the iteration ends with the body, as over a network, or only when the app's call has
+            returned.
     """
 
+    ends_with_body = False
     _call: AppCall
     _root_task: object = None  # to keep it referenced
     _wait_for_head: CancelScope | None = None  # around that wait, while it lasts
@@ -82,7 +87,7 @@ class StreamedResponse(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next part of the body. The iteration ends when the app's call has returned.
+        """Return the next part of the body. The iteration ends when the app's call has returned; see `ends_with_body`.
 
         Raises:
             httpx.ReadTimeout: it did not arrive within the read timeout.
@@ -97,7 +102,7 @@ class StreamedResponse(httpx.AsyncByteStream):
             while not self._buffer:
                 if self._call.failure is not None or self._call.is_disconnected:
                     self._call.raise_failure()
-                if self._call.is_over:
+                if self._call.is_over or (self.ends_with_body and self._call.protocol.is_complete):
                     raise StopAsyncIteration
                 await self._wait()
             return self._buffer.take()

@@ -8,6 +8,8 @@ from typing import Self, cast
 
 import httpx
 
+from prefect_http._app import check_app
+from prefect_http._asgi.streamed_response import StreamedResponse
 from prefect_http._asgi.transport import ASGITransport
 from prefect_http._lifespan.context import app_lifespan_context
 from prefect_http._types import ASGIApp
@@ -21,11 +23,12 @@ _logger = logging.getLogger("prefect_http")
 class AppStep(Step):
     """Lets an ASGI app answer, while its lifespan runs, as in ``async with``.
 
-    An exception of the app is logged. The client gets a 500, or finds that the response breaks off.
+    An exception of the app is logged. The client gets a 500, or finds that the response breaks off. The response ends
+    with its body: what the app does behind that, such as background tasks, goes on without the client.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self._lifespan = app_lifespan_context(app)
+        check_app(app)
         self._app = app
         self._transport: ASGITransport | None = None
 
@@ -38,7 +41,9 @@ class AppStep(Step):
         try:
             response = await self._transport.handle_async_request(sent)
             yield Head(response.status_code, response.headers.raw, False)
-            async for part in cast(httpx.AsyncByteStream, response.stream):
+            body = cast(StreamedResponse, response.stream)
+            body.ends_with_body = True
+            async for part in body:
                 yield Body(part)
             yield End()
         except Exception:
@@ -49,6 +54,7 @@ class AppStep(Step):
                 await response.aclose()
 
     async def __aenter__(self) -> Self:
+        self._lifespan = app_lifespan_context(self._app)  # each is for one use
         lifespan = await self._lifespan.__aenter__()
         self._transport = ASGITransport(self._app, state=lifespan.state)
         return self
@@ -60,6 +66,8 @@ class AppStep(Step):
         traceback: TracebackType | None,
     ) -> None:
         assert self._transport is not None
-        await self._transport.aclose()
-        self._transport = None
-        await self._lifespan.__aexit__(exc_type, exc, traceback)
+        transport, self._transport = self._transport, None
+        try:
+            await transport.aclose()
+        finally:
+            await self._lifespan.__aexit__(exc_type, exc, traceback)

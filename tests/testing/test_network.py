@@ -693,6 +693,39 @@ async def test_app_as_a_server(http2: bool, caplog: pytest.LogCaptureFixture) ->
     assert [record.levelno for record in caplog.records if record.name == "prefect_http"] == [logging.ERROR] * 2
 
 
+async def test_app_with_background_work(http2: bool) -> None:
+    """A response ends with its body. What the app does behind that holds up no client."""
+    ends: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"hello", "more_body": True})
+        await anyio.sleep(1)
+        await send({"type": "http.response.body"})
+        await anyio.sleep(100)
+        ends.append(anyio.current_time())
+
+    network = FakeNetwork()
+    network.serve(API, app)
+    async with network, network.client(httpx.AsyncClient, http2=http2, timeout=10) as client:
+        assert ((await client.get(API)).text, anyio.current_time()) == ("hello", 1)
+        assert network.requests[0].ended_at == 1
+        await anyio.sleep(200)
+    assert ends == [101]
+
+
+async def test_entered_again() -> None:
+    """A network can be entered again, once it has been left, and starts its apps anew."""
+    network = FakeNetwork()
+    network.serve(API, app)
+    for _ in range(2):
+        async with network, network.client(httpx.AsyncClient, timeout=None) as client:
+            assert (await client.get(API)).status_code == 200
+            with pytest.raises(RuntimeError, match="the network has been entered already"):
+                async with network:
+                    raise AssertionError("not reached")
+
+
 # --- Verdicts
 
 
