@@ -79,6 +79,8 @@ class TokenBucket(Limit):
         ValueError: an argument is out of range.
     """
 
+    _latest = -math.inf  # when a request was admitted last
+
     def __init__(self, rate: float, burst: int = 1) -> None:
         check_number("rate", rate, "a number of requests per second", most=_HIGHEST_RATE)
         check_count("burst", burst)
@@ -93,8 +95,11 @@ class TokenBucket(Limit):
 
     def admit(self, now: float) -> bool:
         """Take a token, if there is one."""
+        _check_time(self, now, self._latest)
         is_admitted = self.left(now)[0] > 0
-        self._admitted += is_admitted
+        if is_admitted:
+            self._latest = now
+            self._admitted += 1
         return is_admitted
 
     def free_at(self, now: float) -> float:
@@ -136,6 +141,8 @@ class FixedWindow(Limit):
         ValueError: an argument is out of range.
     """
 
+    _latest = -math.inf  # when a request was admitted last
+
     def __init__(self, quota: int, seconds: float, *, phase: float = 0.0) -> None:
         check_count("quota", quota)
         check_number("seconds", seconds, "a number of seconds")
@@ -143,7 +150,7 @@ class FixedWindow(Limit):
         self.quota = quota
         self.seconds = seconds
         self.phase = phase
-        self._window: int = 0
+        self._window = 0
         self._admitted = 0
 
     def __repr__(self) -> str:
@@ -151,8 +158,11 @@ class FixedWindow(Limit):
 
     def admit(self, now: float) -> bool:
         """Count a request in the current window, if there is quota left."""
+        _check_time(self, now, self._latest)
         is_admitted = self.left(now)[0] > 0
-        self._admitted += is_admitted
+        if is_admitted:
+            self._latest = now
+            self._admitted += 1
         return is_admitted
 
     def free_at(self, now: float) -> float:
@@ -182,6 +192,8 @@ class SlidingLog(Limit):
         ValueError: an argument is out of range.
     """
 
+    _latest = -math.inf  # when a request was admitted last
+
     def __init__(self, quota: int, seconds: float) -> None:
         check_count("quota", quota)
         check_number("seconds", seconds, "a number of seconds")
@@ -195,8 +207,10 @@ class SlidingLog(Limit):
 
     def admit(self, now: float) -> bool:
         """Enter a request into the log, if there is room."""
+        _check_time(self, now, self._latest)
         is_admitted = self.left(now)[0] > 0
         if is_admitted:
+            self._latest = now
             self._until.append(now + self.seconds)
         return is_admitted
 
@@ -256,3 +270,12 @@ class ConcurrencyLimit(Limit):
     def left(self, now: float) -> tuple[int, float]:
         """Return how many more requests may be in progress, and math.inf: when a response will end is unknown."""
         return self.quota - self._in_progress, math.inf
+
+
+def _check_time(limit: Limit, now: float, latest: float) -> None:
+    """Raise a RuntimeError if the time has gone back since a request was admitted."""
+    if now < latest - ROUNDING:
+        raise RuntimeError(
+            f"{limit!r} was used at {latest:g} s and then at {now:g} s, on the clock of another event loop; "
+            "make a new limit for each test"
+        )

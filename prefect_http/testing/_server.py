@@ -86,7 +86,12 @@ class FakeServer:
 
         Returns:
             The server.
+
+        Raises:
+            TypeError: that is no limit.
+            ValueError: ``status`` or ``headers`` is invalid.
         """
+        _check_methods("limit", limit, ("admit", "release", "free_at", "left"), "TokenBucket(10)")
         check_status(status)
         self._script.limits.append(Limited(limit, status, header_styles(headers)))
         return self
@@ -96,7 +101,11 @@ class FakeServer:
 
         Returns:
             The server.
+
+        Raises:
+            TypeError: that is no fault.
         """
+        _check_methods("fault", fault, ("strikes",), "Flaky(0.1)")
         self._script.faults.append(fault)
         return self
 
@@ -106,3 +115,9 @@ def new_server(script: ServerScript) -> FakeServer:
     server = FakeServer()
     server._script = script  # pyright: ignore[reportPrivateUsage]
     return server
+
+
+def _check_methods(name: str, value: object, methods: Sequence[str], example: str) -> None:
+    """Raise a TypeError unless a value is an object with these methods."""
+    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):
+        raise TypeError(f"{name}() takes an object such as {example}, not {value!r}")

@@ -338,3 +338,11 @@ def test_bad_arguments(make: partial[object], message: str) -> None:
 def test_repr(limit: Limit, text: str) -> None:
     """A limit shows how it was made."""
     assert repr(limit) == text
+
+
+def test_clock_of_another_event_loop() -> None:
+    """A limit that is used once more, on a clock that begins anew, says so."""
+    for limit in (TokenBucket(1), FixedWindow(1, 60), SlidingLog(1, 60)):
+        assert limit.admit(10)
+        with pytest.raises(RuntimeError, match=r"\) was used at 10 s and then at 0 s, .* make a new limit for each"):
+            limit.admit(0)

@@ -189,6 +189,9 @@ INVALID: dict[str, tuple[Callable[[FakeServer], object], type[Exception], str]] 
     "size": (lambda api: api.get("/").drip(every=1, size=0), ValueError, "size must be a number of bytes, 1 or more"),
     "drip of a stream": (lambda api: api.get("/").drip(every=1, stream=[b""]), TypeError, "not stream="),
     "garbage": (lambda api: api.get("/").garbage("x"), TypeError, "takes bytes, not str"),  # type: ignore[arg-type]
+    "limit": (lambda api: api.limit(10), TypeError, r"limit\(\) takes an object such as TokenBucket\(10\), not 10"),  # type: ignore[arg-type]
+    "class of limits": (lambda api: api.limit(TokenBucket), TypeError, r"not <class .*TokenBucket'>"),  # type: ignore[arg-type]
+    "class of faults": (lambda api: api.fault(Flaky), TypeError, r"such as Flaky\(0\.1\), not <class"),  # type: ignore[arg-type]
     "status of a limit": (lambda api: api.limit(TokenBucket(1), status=200), ValueError, "from 400 to 999"),
     "headers of a limit": (lambda api: api.limit(TokenBucket(1), headers="x"), ValueError, "no headers of the style"),  # type: ignore[arg-type]
 }
