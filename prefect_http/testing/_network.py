@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -26,6 +27,7 @@ from prefect_http.testing._verdicts import left_over, pauses, wrong_order, wrong
 
 C = TypeVar("C")
 
+_ASYNC_CLIENT = httpx.AsyncClient  # which a test may replace by clients of its network
 _PORTS = {"http": 80, "https": 443}
 # Of httpx.AsyncClient: they are for the transport that it would make, or for real networks.
 _TRANSPORT_ARGUMENTS = ("http1", "http2", "limits")
@@ -130,7 +132,7 @@ class FakeNetwork:
             ConnectionRefusedError: there is no server there, or it refuses.
         """
         await checkpoint()
-        script = self._servers.get((host, port))
+        script = self._servers.get((_normalized(host), port))
         if script is None:
             known = ", ".join(safe_url(server.url) for server in self._servers.values()) or "none"
             raise ConnectionRefusedError(f"no server of the FakeNetwork is at {host}:{port}; there are: {known}")
@@ -219,7 +221,12 @@ def _range(wait: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def _place_of(url: httpx.URL) -> tuple[str, int]:
-    return url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme]
+    return _normalized(url.raw_host.decode("ascii")), url.port or _PORTS[url.scheme]
+
+
+def _normalized(host: str) -> str:
+    """Return a host in one spelling. httpx has names in lower case already, but no IPv6 addresses."""
+    return str(ipaddress.IPv6Address(host)) if ":" in host else host
 
 
 def _transport_class(client_class: Callable[..., object]) -> type[HTTPTransport]:
@@ -229,12 +236,15 @@ def _transport_class(client_class: Callable[..., object]) -> type[HTTPTransport]
         TypeError: it is none of httpx's or httpx2's.
     """
     bases = client_class.__mro__ if isinstance(client_class, type) else ()
-    if httpx.AsyncClient in bases:
+    if _ASYNC_CLIENT in bases:
         return HTTPTransport
     httpx2 = sys.modules.get("httpx2")
     if httpx2 is not None and httpx2.AsyncClient in bases:
         import prefect_http.httpx2
 
         return cast("type[HTTPTransport]", prefect_http.httpx2.HTTPTransport)
-    hint = "; for an httpx.Client, use the AsyncClient" if httpx.Client in bases else ""
-    raise TypeError(f"client() takes a class of async clients of httpx or httpx2, not {client_class!r}{hint}")
+    if httpx.Client in bases:
+        remedy = "for an httpx.Client, use the AsyncClient"
+    else:
+        remedy = "give any other client transport=HTTPTransport(connect=network.connect)"
+    raise TypeError(f"client() takes a class of async clients of httpx or httpx2, not {client_class!r}; {remedy}")

@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -542,10 +543,47 @@ async def test_clients() -> None:
     network.check()
 
 
+async def test_code_that_makes_its_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test can replace a class of clients by clients of its network, whatever code calls it."""
+    network, api = new_network()
+    api.get("/").reply(text="hello", times=None)
+    monkeypatch.setattr(httpx, "AsyncClient", partial(network.client, httpx.AsyncClient))
+    async with httpx.AsyncClient(base_url=API, verify=False) as client:
+        assert (await client.get("/")).text == "hello"
+
+
+# Where a server is, and URLs that lead to it.
+HOSTS: list[tuple[str, list[str]]] = [
+    ("http://a", ["http://a/", "http://A:80/"]),
+    ("https://a:443", ["https://a/"]),
+    ("https://a:80", ["https://a:80/"]),
+    ("http://A.b.", ["http://a.b./"]),
+    ("http://127.0.0.1:8000", ["http://127.0.0.1:8000/"]),
+    ("http://[::1]:8000", ["http://[::1]:8000/", "http://[0:0::1]:8000/"]),
+    ("http://[2001:DB8::1]", ["http://[2001:db8::1]/"]),
+    ("https://b\xfccher.example", ["https://b\xfccher.example/", "https://xn--bcher-kva.example/"]),
+]
+
+
+async def test_hosts() -> None:
+    """A server is found by its host in any spelling, and by its port."""
+    for url, others in HOSTS:
+        network = FakeNetwork()
+        network.serve(url).get("/").reply(times=None)
+        async with network, network.client(httpx.AsyncClient) as client:
+            for other in [url, *others]:
+                assert (await client.get(other)).status_code == 200
+        assert [each.url for each in network.requests[1:]] == [httpx.URL(each) for each in others]
+
+
 INVALID_CLIENTS: dict[str, tuple[Callable[[FakeNetwork], object], type[Exception], str]] = {
     "sync": (lambda network: network.client(httpx.Client), TypeError, "for an httpx.Client, use the AsyncClient"),
     "no client": (lambda network: network.client(dict), TypeError, "a class of async clients of httpx or httpx2"),
-    "no class": (lambda network: network.client(len), TypeError, "a class of async clients"),
+    "no class": (
+        lambda network: network.client(len),
+        TypeError,
+        r"give any other client transport=HTTPTransport\(connect=network\.connect\)",
+    ),
     "transport": (
         lambda network: network.client(httpx.AsyncClient, transport=HTTPTransport()),
         TypeError,
