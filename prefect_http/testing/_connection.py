@@ -130,9 +130,9 @@ class ServerConnection:
 
     def advance(self) -> None:
         """Do what is due."""
+        self.next_due = math.inf
         if not self._exchanges:
-            if self._protocol is not None:
-                self._collect()
+            self._collect()
             return
         now = self._now()
         has_finished = True

@@ -463,6 +463,21 @@ async def test_many_steps() -> None:
     assert [each.status for each in network.requests] == [503, 503, 503, 200, 200]
 
 
+async def test_delay_that_nobody_waits_for(http2: bool) -> None:
+    """What was due for a client that has given up holds up neither the event loop nor the next request."""
+    network, api = new_network()
+    api.get("/").reply(delay=10).reply(text="next")
+    async with network, network.client(httpx.AsyncClient, http2=http2, timeout=5) as client:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.get, f"{API}/held")
+            api.get("/held").reply(delay=4)
+            with pytest.raises(httpx.ReadTimeout):
+                await client.get(API)
+        await anyio.sleep(20)
+        assert (await client.get(API)).text == "next"
+        assert anyio.current_time() == 25
+
+
 # --- Connections
 
 

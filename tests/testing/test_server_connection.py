@@ -92,8 +92,8 @@ async def test_all_faults_are_told() -> None:
 
     def failing(name: str) -> Iterator[bytes]:
         try:
-            yield bytes(70_000)
-            yield bytes(70_000)
+            while True:  # it cannot end before the client leaves
+                yield bytes(70_000)
         finally:
             raise KeyError(name)
 
