@@ -67,7 +67,8 @@ PEERS = [
 # all are tables, the tests that hypothesis feeds (tests/conftest.py marks both as pure), and those that take long to
 # look for races and leaks, which are the same on all versions.
 NOT_PURE = ["-m", "not pure"]
-LONG = ["beside_httpx", "beside_real_servers", "cancelling", "content_encoding", "cycles", "leaks", "real_apps", "real_limiters"]
+LONG = ["beside_httpx", "beside_real_servers", "cancelling", "content_encoding", "cycles", "leaks"]
+LONG += ["real_apps", "real_limiters"]
 WITHOUT_LONG = [f"--ignore-glob=tests/*test_{name}.py" for name in LONG]
 # Between the oldest and the newest Python: what is close to the event loops.
 BETWEEN = [*NOT_PURE, *WITHOUT_LONG, "tests/asgi", "tests/concurrency", "tests/lifespan", "tests/testing"]
