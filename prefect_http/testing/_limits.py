@@ -150,7 +150,7 @@ class FixedWindow(Limit):
         self.quota = quota
         self.seconds = seconds
         self.phase = phase
-        self._window = 0
+        self._window: int = 0
         self._admitted = 0
 
     def __repr__(self) -> str:

@@ -68,6 +68,7 @@ class Rule:
         """
         if self.method is not None and method != self.method:
             return None
+        values: dict[str, str] | None
         if self._pattern is not None:
             found = self._pattern.fullmatch(path)
             values = None if found is None else {name: unquote(value) for name, value in found.groupdict().items()}

@@ -549,7 +549,7 @@ async def test_clients() -> None:
     network, api = new_network()
     api.get("/").reply(text="hello", times=None)
     for client_class in (httpx.AsyncClient, PrefectHttpxClient, OwnClient, httpx2.AsyncClient):
-        client: Any = network.client(client_class, verify=False, base_url=API)  # type: ignore[arg-type]
+        client: Any = network.client(client_class, verify=False, base_url=API)
         assert type(client) is client_class
         async with client:
             assert (await client.get("/")).text == "hello"
