@@ -157,6 +157,19 @@ async def test_delay() -> None:
     network.check()
 
 
+async def test_delay_that_the_client_leaves(http2: bool) -> None:
+    """What would have been due later for a request that has been given up is due no more."""
+    network, api = new_network()
+    api.get("/").reply().reply(delay=60).reply()
+    async with network.client(httpx.AsyncClient, http2=http2, limits=httpx.Limits(keepalive_expiry=1000)) as client:
+        await client.get(API)
+        with anyio.move_on_after(5):
+            await client.get(API, timeout=None)
+        await anyio.sleep(100)
+        await client.get(API)
+    assert len(network.connections) == (1 if http2 else 2)
+
+
 INVALID: dict[str, tuple[Callable[[FakeServer], object], type[Exception], str]] = {
     "status": (lambda api: api.get("/").reply(100), ValueError, "from 200 to 999, not 100"),
     "two bodies": (lambda api: api.get("/").reply(text="", json=1), TypeError, "json= and text= are given"),
