@@ -107,6 +107,7 @@ class ServerConnection:
         self._exchanges: dict[int, Exchange] = {}  # in the order of their arrival, until they are answered
         self._output = bytearray()
         self._cut: Cut | None = None
+        self._cut_by: Exchange | None = None
         self._is_stale = False
         self._is_deaf = False  # after an early answer: what the client still sends is dropped
         self._last_kept = math.inf  # the last stream in a GOAWAY
@@ -326,7 +327,7 @@ class ServerConnection:
                 self._emit(data)
             case Cut():
                 self._collect()
-                self._cut = operation
+                self._cut, self._cut_by = operation, exchange
             case Close():
                 self._collect()
                 self._end_connection("closed")
@@ -347,7 +348,7 @@ class ServerConnection:
     def _finish(self, exchange: Exchange) -> None:
         """End an answer that has been sent."""
         assert self._protocol is not None
-        if self._cut is not None:
+        if self._cut_by is exchange:
             raise ValueError(f"{exchange.step}: the whole answer is shorter than that, head and body")
         exchange.request.is_answered = True
         self._forget(exchange)

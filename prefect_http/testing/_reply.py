@@ -9,6 +9,7 @@ from typing import Any, TypedDict, cast
 from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
 
 _MISSING: Any = object()
+_PART = 64 * 1024  # of a large body, in bytes
 ONCE = "an iterator can be sent only once: give a list, or make a new Reply for each request, with call()"
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -108,15 +109,22 @@ class Reply:
         return [*self.fields, (b"Content-Length", b"%d" % len(self.body))]
 
 
-def answer_with(reply: Reply) -> Answer:
-    """Return the operations that send a reply."""
+def answer_with(reply: Reply, *, in_parts: bool = False) -> Answer:
+    """Return the operations that send a reply.
+
+    Args:
+        reply: the reply.
+        in_parts: whether to do nothing before there is room for it. A large body is always sent like that.
+    """
     if reply.delay:
         yield Wait(reply.delay)
     body = reply.body
     if isinstance(body, bytes):
-        yield Whole(reply.status, reply.fields, body)
-        return
-    if reply.is_for_once and reply.was_sent:
+        if not body or (len(body) <= _PART and not in_parts):
+            yield Whole(reply.status, reply.fields, body)
+            return
+        body = [body[start : start + _PART] for start in range(0, len(body), _PART)]
+    elif reply.is_for_once and reply.was_sent:
         raise RuntimeError("the stream= of a reply was sent before, and " + ONCE)
     reply.was_sent = True
     yield Head(reply.status, reply.fields, False)

@@ -88,7 +88,7 @@ class Drop(Step):
 
     def answer(self, request: ReceivedRequest) -> Answer:
         yield Cut(self.after, is_reset=False)
-        yield from answer_with(self.reply)
+        yield from answer_with(self.reply, in_parts=True)  # the end is sent only if it is not cut off
 
     def __str__(self) -> str:
         return f"drop(after={self.after})"

@@ -466,6 +466,22 @@ async def test_drop_after_the_end(http2: bool) -> None:
             await client.get(API)
 
 
+async def test_drop_far_into_the_body(http2: bool) -> None:
+    """A drop is where it was put, also beyond the flow control windows; responses beside it are complete."""
+    network, api = new_network()
+    api.get("/large").drop(after=20_000_000, content=bytes(30_000_000))
+    api.get("/small").reply(text="whole")
+    received = 0
+    async with network, network.client(httpx.AsyncClient, http2=http2) as client:
+        async with client.stream("GET", f"{API}/large") as response:
+            assert (await client.get(f"{API}/small")).text == "whole"
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for part in response.aiter_raw():
+                    received += len(part)
+    assert 19_980_000 < received < 20_000_000
+    assert [each.is_answered for each in network.requests] == [False, True]
+
+
 async def test_many_steps() -> None:
     """``times`` repeats a step."""
     network, api = new_network()
@@ -685,6 +701,17 @@ async def test_concurrency_limit_is_released() -> None:
             await client.get(API)
         await send()
     assert sorted(statuses) == [200, 200, 503]
+
+
+async def test_concurrency_limit_counts_what_nobody_reads(http2: bool) -> None:
+    """A request counts while the client does not read the rest of a large response."""
+    network, api = new_network()
+    api.limit(ConcurrencyLimit(1)).get("/").reply(content=bytes(20_000_000)).reply(times=None)
+    async with network.client(httpx.AsyncClient, http2=http2) as client:
+        async with client.stream("GET", API) as response:
+            assert (await client.get(API)).status_code == 429
+            await response.aread()
+        assert (await client.get(API)).status_code == 200
 
 
 async def test_shared_limit() -> None:
