@@ -227,7 +227,8 @@ class ServerConnection:
         if step.is_early:
             self._answer(exchange)
             self._is_deaf = self._http2 is None and not event.is_last  # nothing follows on the connection
-            self._go_on(exchange, now)  # before other requests that came with it: GOAWAY concerns these
+            # Before other requests that came with it: GOAWAY concerns these, and does not wait for room.
+            self._go_on(exchange, now, at_once=True)
         if event.is_last:
             self._complete(exchange)
         elif event.expects_continue and not step.is_early:
@@ -260,15 +261,22 @@ class ServerConnection:
 
     # --- Answers
 
-    def _go_on(self, exchange: Exchange, now: float) -> bool:
-        """Send what is due of an answer, and what the client has room for. Return whether it has ended."""
+    def _go_on(self, exchange: Exchange, now: float, *, at_once: bool = False) -> bool:
+        """Send what is due of an answer, and what the client has room for. Return whether it has ended.
+
+        Args:
+            exchange: whose answer it is.
+            now: the time.
+            at_once: whether the first operation is done even if there is no room.
+        """
         assert exchange.answer is not None
         stream = exchange.stream
         if exchange.due == _WHEN_THERE_IS_ROOM:
             exchange.due = now
         self._due = exchange.due
         try:
-            while not exchange.has_ended and not self._is_held(stream):
+            while at_once or not (exchange.has_ended or self._is_held(stream)):
+                at_once = False
                 operation = next(exchange.answer, None)
                 if operation is None:  # the client waits for the rest for ever
                     exchange.due = math.inf

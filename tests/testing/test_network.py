@@ -457,6 +457,19 @@ async def test_goaway() -> None:
             await client.get(API)
 
 
+async def test_goaway_behind_a_large_response() -> None:
+    """A GOAWAY does not wait until the client has taken what came before, so later requests use no steps in vain."""
+    network, api = new_network()
+    api.get("/large").reply(content=bytes(1_000_000))
+    api.get("/gone").goaway().reply()
+    api.get("/later").reply(times=5)
+    async with network, network.client(httpx.AsyncClient, http2=True) as client, anyio.create_task_group() as tasks:
+        for path in ("large", "gone", *["later"] * 5):
+            tasks.start_soon(client.get, f"{API}/{path}")
+            await anyio.lowlevel.checkpoint()
+    assert len(network.connections) == 2
+
+
 async def test_drop_after_the_end(http2: bool) -> None:
     """A drop behind the end of the answer would never happen: it is a fault of the test."""
     network, api = new_network()
