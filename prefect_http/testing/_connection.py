@@ -125,7 +125,9 @@ class ServerConnection:
                 self._handle(event)
                 if self.end is not None:
                     return
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # also that of pytest.fail()
             self._fail(error)
         self.advance()
 
@@ -418,8 +420,11 @@ class ServerConnection:
     def _time(self) -> float:
         return self._now() if self._due is None else self._due
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Take note of a fault of the test, which the client's requests raise."""
+        if not isinstance(error, Exception):  # which would end the tasks of an HTTP/2 connection
+            outcome, error = error, AssertionError(f"{type(error).__name__}: {error}")
+            error.__cause__ = outcome
         self.failure = self.failure or error
         self._script.failed(error)
         self._wake()

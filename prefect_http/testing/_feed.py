@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
+import anyio
+
 from prefect_http._concurrency.backend import Event, new_cancel_scope, new_event, spawn_root_task
 from prefect_http.testing._operations import AsyncAnswer, Operation, Wait
 
@@ -26,7 +28,7 @@ class Feed:
         fail: called with what the answer raises.
     """
 
-    def __init__(self, answer: AsyncAnswer, resume: Callable[[], None], fail: Callable[[Exception], None]) -> None:
+    def __init__(self, answer: AsyncAnswer, resume: Callable[[], None], fail: Callable[[BaseException], None]) -> None:
         self._answer = answer
         self._resume = resume
         self._fail = fail
@@ -59,7 +61,9 @@ class Feed:
                         self._taken = new_event()
                         self._resume()
                         await self._taken.wait()
-        except Exception as error:
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # such as that of pytest.fail()
             self._fail(error)
         finally:
             self._has_ended = True

@@ -329,6 +329,37 @@ async def test_functions(http2: bool) -> None:
         network.check()
 
 
+async def test_functions_that_fail_the_test(http2: bool) -> None:
+    """A function may call ``pytest.fail()``, whose exception is no Exception: the request raises an AssertionError."""
+
+    async def fail_later(request: ReceivedRequest) -> Reply:
+        await anyio.sleep(1)
+        pytest.fail("later")
+
+    for function, message in ((lambda request: pytest.fail("at once"), "at once"), (fail_later, "later")):
+        network, api = new_network()
+        api.get("/").call(function)
+        async with network.client(PrefectHttpxClient, http2=http2) as client:
+            with pytest.raises(AssertionError, match=f"^Failed: {message}"):
+                await client.get(API)
+        with pytest.raises(AssertionError, match=f"Failed: {message}"):
+            network.check()
+
+
+async def test_interrupted_function() -> None:
+    """A KeyboardInterrupt in a function stays one."""
+
+    def interrupt(request: ReceivedRequest) -> Reply:
+        raise KeyboardInterrupt
+
+    network, api = new_network()
+    api.get("/").call(interrupt)
+    async with network.client(httpx.AsyncClient) as client:
+        with pytest.raises(KeyboardInterrupt):
+            await client.get(API)
+    network.check()
+
+
 async def test_function_is_cancelled_with_its_connection(http2: bool) -> None:
     """An async function is cancelled when the client gives up."""
     ends: list[float] = []
