@@ -119,23 +119,27 @@ def answer_with(reply: Reply, *, in_parts: bool = False) -> Answer:
     if reply.delay:
         yield Wait(reply.delay)
     body = reply.body
-    if isinstance(body, bytes):
-        if not body or (len(body) <= _PART and not in_parts):
-            yield Whole(reply.status, reply.fields, body)
-            return
-        body = [body[start : start + _PART] for start in range(0, len(body), _PART)]
-    elif reply.is_for_once and reply.was_sent:
+    if not isinstance(body, bytes):
+        yield from _stream(reply, body)
+    elif len(body) > _PART or (body and in_parts):
+        yield from _stream(reply, [body[start : start + _PART] for start in range(0, len(body), _PART)])
+    else:
+        yield Whole(reply.status, reply.fields, body)
+
+
+def _stream(reply: Reply, parts: Iterable[bytes]) -> Answer:
+    if reply.is_for_once and reply.was_sent:
         raise RuntimeError("the stream= of a reply was sent before, and " + ONCE)
     reply.was_sent = True
     yield Head(reply.status, reply.fields, False)
     try:
-        for part in body:
+        for part in parts:
             if not isinstance(part, bytes):
                 raise TypeError(f"the parts of stream= must be bytes, not {type(part).__name__}")
             yield Body(part)
     finally:
-        if isinstance(body, Generator):  # if the client has left, its `finally` runs now
-            body.close()
+        if isinstance(parts, Generator):  # if the client has left, its `finally` runs now
+            parts.close()
     yield End()
 
 

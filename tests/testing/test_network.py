@@ -135,9 +135,12 @@ async def test_stream_again(http2: bool) -> None:
     network, api = new_network()
     api.get("/").reply(stream=parts, times=2)
     api.get("/").call(lambda request: once)
+    api.get("/odd").reply(stream=["text"])  # type: ignore[list-item]
     async with network.client(httpx.AsyncClient, http2=http2) as client:
         for _ in range(3):
             assert (await client.get(API)).content == b"ab"
+        with pytest.raises(TypeError, match="the parts of stream= must be bytes, not str"):
+            await client.get(f"{API}/odd")
         with pytest.raises(RuntimeError, match=r"the stream= of a reply was sent before, and .* only once"):
             await client.get(API)
 
@@ -344,6 +347,16 @@ async def test_functions_that_fail_the_test(http2: bool) -> None:
                 await client.get(API)
         with pytest.raises(AssertionError, match=f"Failed: {message}"):
             network.check()
+
+
+async def test_function_at_the_end_of_the_run() -> None:
+    """A function that still runs when the event loop's run ends is cancelled with it."""
+    network, api = new_network()
+    api.get("/").call(lambda request: anyio.sleep_forever())  # type: ignore[arg-type,return-value]
+    stream = await network.connect("api.example.com", 443)
+    await stream.send(b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+    await anyio.wait_all_tasks_blocked()
+    assert len(network.requests) == 1
 
 
 async def test_interrupted_function() -> None:
