@@ -133,7 +133,8 @@ class _Chunks:
 @contextlib.asynccontextmanager
 async def _body_of(response: httpx.Response) -> AsyncGenerator[_Chunks]:
     """Open a response's body, and close the response at the end. An httpx.RequestError gets the request."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
+    if not isinstance(response.stream, httpx.AsyncByteStream):
+        raise AssertionError  # as httpx raises it: pytest would add a text to an assert statement
     chunks = _Chunks(response.stream)
     try:
         yield chunks

@@ -32,7 +32,8 @@ class _Beginning(httpx.AsyncByteStream):
     """
 
     def __init__(self, response: httpx.Response, *, max_bytes: int, deadline: float) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
+        if not isinstance(response.stream, httpx.AsyncByteStream):
+            raise AssertionError  # as httpx raises it: pytest would add a text to an assert statement
         self._response = response
         self._stream = response.stream
         self._max_bytes = max_bytes

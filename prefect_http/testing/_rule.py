@@ -68,15 +68,15 @@ class Rule:
         """
         if self.method is not None and method != self.method:
             return None
-        values: dict[str, str] | None
+        values: dict[str, str] = {}
         if self._pattern is not None:
             found = self._pattern.fullmatch(path)
-            values = None if found is None else {name: unquote(value) for name, value in found.groupdict().items()}
-        else:
-            values = {} if self._literal is None or path == self._literal else None
-        if values is not None and self._query is not None and _parameters(query) != self._query:
+            if found is None:
+                return None
+            values = {name: unquote(value) for name, value in found.groupdict().items()}
+        elif self._literal is not None and path != self._literal:
             return None
-        return values
+        return None if self._query is not None and _parameters(query) != self._query else values
 
     def add(self, step: Step, times: int | None) -> None:
         """Add a step to the script.

@@ -90,13 +90,15 @@ def wrong_waits(
 ) -> str:
     """Return what to say of pauses that are not those that were expected."""
     rows: list[Sequence[str]] = []
-    for index in range(max(len(waits), len(expected))):
+    number = max(len(waits), len(expected))
+    for index in range(min(number, _MAX_ROWS)):
         wait = f"{waits[index]:.3f} s" if index < len(waits) else "none"
         rows.append((wait, _range(expected[index]) if index < len(expected) else "none"))
     return "\n".join(
         (
             f"the pauses between {_requests(len(requests))} are not those that were expected",
             *_section("pauses", [("was", "expected"), *rows]),
+            *([f"  ... {number - _MAX_ROWS} after these"] if number > _MAX_ROWS else []),
             *_section("requests", map(_request_row, requests[-_MAX_ROWS:]), len(requests)),
         )
     )

@@ -1000,7 +1000,7 @@ async def test_messages_without_credentials() -> None:
 
 
 async def test_many_requests_are_shown_in_part() -> None:
-    """A table shows the last requests."""
+    """A table shows the last requests, and the first pauses."""
     network, api = new_network()
     api.get("/").reply(times=30)
     async with network.client(httpx.AsyncClient) as client:
@@ -1008,6 +1008,8 @@ async def test_many_requests_are_shown_in_part() -> None:
             await client.get(API)
     with pytest.raises(AssertionError, match=r"requests:\n  \.\.\. 5 before these\n  0\.000 s"):
         network.check()
+    with pytest.raises(AssertionError, match=r"  0\.000 s  none\n  \.\.\. 4 after these\nrequests:\n"):
+        network.assert_waits([1])
 
 
 @each_row("times", [1, 2])
