@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, cast
 
 import anyio
@@ -263,7 +264,9 @@ def endless() -> Iterable[bytes]:
 CHUNKED = head("200 OK", "Transfer-Encoding: chunked")
 LARGE = head("200 OK", f"Content-Length: {BIG}") + bytes(BIG)
 HTML = head("200 OK", "Content-Type: text/plain; charset=utf-8", "Content-Length: 3")
-TOO_LARGE = head("413 Request Entity Too Large", "Content-Length: 0", "Connection: close")
+# Its words depend on the version of Python.
+TOO_LARGE_STATUS = f"413 {HTTPStatus(413).phrase}"
+TOO_LARGE = head(TOO_LARGE_STATUS, "Content-Length: 0", "Connection: close")
 
 HTTP1: dict[str, Scenario] = {
     # Replies
@@ -500,7 +503,7 @@ HTTP1: dict[str, Scenario] = {
         lambda at, unit: at.early_answer(stream=[b"ab", b"c"]),
         do(
             send(
-                head("413 Request Entity Too Large", "Connection: close", "Transfer-Encoding: chunked"),
+                head(TOO_LARGE_STATUS, "Connection: close", "Transfer-Encoding: chunked"),
                 chunks(b"ab", b"c"),
                 then="close",
                 is_early=True,
