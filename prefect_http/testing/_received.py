@@ -51,15 +51,15 @@ class ReceivedRequest:
         connection: FakeConnection,
         parts: list[bytes],
     ) -> None:
-        self.method = method
-        self.time = time
-        self.connection = connection
-        self.is_complete = False
+        self.method: str = method
+        self.time: float = time
+        self.connection: FakeConnection = connection
+        self.is_complete: bool = False
         self.path_parameters: dict[str, str] = {}
         self.status: int | None = None
-        self.is_answered = False
+        self.is_answered: bool = False
         self.ended_at: float | None = None
-        self.target = target
+        self.target: str = target
         self._origin = origin
         self._fields = fields
         self._parts = parts  # which the connection adds to

@@ -60,9 +60,9 @@ class Reply:
     ) -> None:
         if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
             raise ValueError(f"the status of a reply must be an integer from 200 to 999, not {status!r}")
-        self.status = status
-        self.delay = checked_seconds("delay", delay)
-        self.fields = _encoded(headers)
+        self.status: int = status
+        self.delay: float = checked_seconds("delay", delay)
+        self.fields: Fields = _encoded(headers)
         given = {"content": content, "json": json, "text": text, "stream": stream}
         names = [name for name, value in given.items() if value is not (_MISSING if name == "json" else None)]
         if len(names) > 1:
@@ -71,7 +71,7 @@ class Reply:
         if names:
             self.body = self._encode(names[0], given[names[0]])
         self.fields = self._with_length()
-        self.was_sent = False
+        self.was_sent: bool = False
 
     @property
     def is_for_once(self) -> bool:
