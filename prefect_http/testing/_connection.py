@@ -70,7 +70,7 @@ class ServerConnection:
     """The server's end of a connection.
 
     Args:
-        record: what is told of it.
+        record: its entry in ``FakeNetwork.connections``.
         scheme: http or https.
         script: what is to be done with requests.
         now: the event loop's clock.

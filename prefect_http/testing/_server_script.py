@@ -46,7 +46,7 @@ class ServerScript:
 
     Args:
         url: where it is. Its path is where the paths of the rules begin.
-        log: what takes note of all that happens.
+        log: keeps what happens.
         accepts_http2: whether it chooses HTTP/2 if a client offers that.
 
     Attributes:

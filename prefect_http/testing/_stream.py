@@ -25,7 +25,7 @@ class FakeStream(ByteStream):
     """A stream that leads to a server in memory.
 
     Args:
-        record: what is told of the connection.
+        record: the connection's entry in ``FakeNetwork.connections``.
         scheme: what the server speaks: http or https.
         script: what the server does.
         now: the event loop's clock.

@@ -218,7 +218,7 @@ for _name, _remedy in _REFUSED.items():
     setattr(_VirtualTimeLoop, _name, _refuse(_name, _remedy))
 
 
-# --- What is told of a deadlock
+# --- The message of a deadlock
 
 _MAX_TASKS = 10
 
