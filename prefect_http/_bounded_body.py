@@ -133,8 +133,7 @@ class _Chunks:
 @contextlib.asynccontextmanager
 async def _body_of(response: httpx.Response) -> AsyncGenerator[_Chunks]:
     """Open a response's body, and close the response at the end. An httpx.RequestError gets the request."""
-    if not isinstance(response.stream, httpx.AsyncByteStream):
-        raise AssertionError  # as httpx raises it: pytest would add a text to an assert statement
+    assert isinstance(response.stream, httpx.AsyncByteStream)
     chunks = _Chunks(response.stream)
     try:
         yield chunks

@@ -32,8 +32,7 @@ class _Beginning(httpx.AsyncByteStream):
     """
 
     def __init__(self, response: httpx.Response, *, max_bytes: int, deadline: float) -> None:
-        if not isinstance(response.stream, httpx.AsyncByteStream):
-            raise AssertionError  # as httpx raises it: pytest would add a text to an assert statement
+        assert isinstance(response.stream, httpx.AsyncByteStream)
         self._response = response
         self._stream = response.stream
         self._max_bytes = max_bytes

@@ -44,7 +44,8 @@ async def exchange(
     except httpx.RequestError as error:
         error.request = request
         raise
-    assert isinstance(answer.stream, httpx.AsyncByteStream)
+    if not isinstance(answer.stream, httpx.AsyncByteStream):
+        raise AssertionError  # as httpx does: pytest would add a text to an assert statement
     response = take_over(answer, request, sent_at, options.max_response_bytes)
     try:
         _take_cookies(client, response)
