@@ -100,16 +100,13 @@ class Rule:
         """What is to be done with the next request; None: the script has no more."""
         return self._steps[0].step if self._steps else None
 
-    def take(self) -> Step | None:
+    def take(self) -> None:
         """Use the next step."""
-        if not self._steps:
-            return None
         first = self._steps[0]
         first.used += 1
         if first.used == first.times:
             self._steps.popleft()
             self._next_changed()
-        return first.step
 
     def _next_changed(self) -> None:
         self.is_refusing = isinstance(self.next_step, Refuse)

@@ -301,6 +301,24 @@ async def test_paths() -> None:
         assert [each.path_parameters for each in route.requests] == ([] if parameters is None else [parameters]), path
 
 
+async def test_methods() -> None:
+    """There is a method for each common method. What arrived shows what it was."""
+    network, api = new_network()
+    for route in (api.get, api.head, api.options, api.post, api.put, api.patch, api.delete):
+        route("/a").reply()
+    api.get("/b").reply()
+    async with network, network.client(httpx.AsyncClient) as client:
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"):
+            await client.request(method, f"{API}/a")
+        target = {"target": b"https://api.example.com/b?c"}  # as to a proxy
+        await client.get(API, extensions=target)
+    assert [repr(each) for each in network.requests[-2:]] == [
+        f"<ReceivedRequest(DELETE {API}/a)>",
+        f"<ReceivedRequest(GET {API}/b?c)>",
+    ]
+    assert network.requests[0].headers is network.requests[0].headers
+
+
 async def test_functions(http2: bool) -> None:
     """A function of the request may answer, at once or later; what it raises is raised by the request."""
 

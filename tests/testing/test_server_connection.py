@@ -62,6 +62,21 @@ async def test_goaway_concerns_what_came_along() -> None:
     assert [each.status for each in network.requests] == [200, None]
 
 
+async def test_whole_answer_behind_a_window() -> None:
+    """An answer that the client's window holds back has ended when the client has let all of it pass."""
+    network = FakeNetwork()
+    network.serve("http://a").any().reply(content=b"abc")
+    stream = await network.connect("a", 80)
+    fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+    request = frame(HEADERS, END_HEADERS | END_STREAM, 1, hpack.Encoder().encode(fields))
+    await stream.send(PREFACE + settings(s4=0) + request)
+    assert b"abc" not in await stream.receive()
+    assert not network.requests[0].is_answered
+    await stream.send(settings(s4=10))
+    assert b"abc" in await stream.receive()
+    assert network.requests[0].is_answered
+
+
 async def test_refusing_while_an_answer_is_due() -> None:
     """A request on an open connection to a server that refuses others ends it; only the next connection counts."""
     network = FakeNetwork()
