@@ -59,7 +59,7 @@ PYTHONS = ["3.11", "3.12", "3.13", *filter(_is_installed, (f"3.{minor}" for mino
 
 # What the benchmarks compare the package with, and draw with.
 PEERS = [
-    *("aiohttp", "asgi-lifespan", "h2", "httpx-retries", "httpx2", "hypercorn", "matplotlib", "pyreqwest"),
+    *("aiohttp", "asgi-lifespan", "h2", "httpx-retries", "httpx2", "hypercorn", "matplotlib", "pyreqwest", "respx"),
     *("stamina", "starlette", "tenacity", "trustme", "uvloop; sys_platform != 'win32'"),
 ]
 
