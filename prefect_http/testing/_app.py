@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from types import TracebackType
-from typing import Self, cast
+from collections.abc import AsyncGenerator
+from typing import cast
 
 import httpx
 
@@ -53,21 +54,13 @@ class AppStep(Step):
             if response is not None:
                 await response.aclose()
 
-    async def __aenter__(self) -> Self:
-        self._lifespan = app_lifespan_context(self._app)  # each is for one use
-        lifespan = await self._lifespan.__aenter__()
-        self._transport = ASGITransport(self._app, state=lifespan.state)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._transport is not None
-        transport, self._transport = self._transport, None
-        try:
-            await transport.aclose()
-        finally:
-            await self._lifespan.__aexit__(exc_type, exc, traceback)
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Run the app's lifespan, and end its requests before the shutdown."""
+        async with app_lifespan_context(self._app) as lifespan:
+            self._transport = transport = ASGITransport(self._app, state=lifespan.state)
+            try:
+                yield
+            finally:
+                self._transport = None
+                await transport.aclose()

@@ -195,11 +195,11 @@ class FakeNetwork:
     async def __aenter__(self) -> Self:
         if self._lifespans is not None:
             raise RuntimeError("the network has been entered already")
+        await checkpoint()  # here, since nothing may be raised once the apps have started
         async with contextlib.AsyncExitStack() as lifespans:
             for app in self._apps:
-                await lifespans.enter_async_context(app)
+                await lifespans.enter_async_context(app.running())
             self._lifespans = lifespans.pop_all()
-        await checkpoint()
         return self
 
     async def __aexit__(

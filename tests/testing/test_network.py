@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import httpx2
 import pytest
@@ -895,6 +896,33 @@ async def test_entered_again() -> None:
             with pytest.raises(RuntimeError, match="the network has been entered already"):
                 async with network:
                     raise AssertionError("not reached")
+
+
+async def cancelled_after_startup(turns: int) -> list[str]:
+    """Cancel the entering of a network so many turns after its app has started, and return what the app is told."""
+    told: list[str] = []
+    with anyio.CancelScope() as outer:
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            outer.cancel()
+            told.append((await receive())["type"])
+            await send({"type": "lifespan.shutdown.complete"})
+
+        network = FakeNetwork()
+        network.serve(API, app)
+        async with network:
+            await anyio.sleep_forever()
+    return told
+
+
+async def test_entering_is_cancelled_as_the_app_has_started() -> None:
+    """The app is shut down, whenever the cancellation comes."""
+    for turns in range(12):
+        assert await cancelled_after_startup(turns) == ["lifespan.shutdown"], turns
 
 
 # --- Verdicts
