@@ -7,6 +7,8 @@ import math
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
 
+from prefect_http._wire.h2.errors import INTERNAL_ERROR
+from prefect_http._wire.h2.settings import PREFACE
 from prefect_http.testing._events import (
     BodyReceived,
     Event,
@@ -37,9 +39,8 @@ from prefect_http.testing._steps import Step
 
 # How much may wait for the client before an answer goes on.
 _MAX_AHEAD = 64 * 1024
-_PREFACE = b"PRI * HTTP/2.0\r\n"
+_FIRST_LINE = PREFACE[: PREFACE.index(b"\n") + 1]
 _WHEN_THERE_IS_ROOM = -math.inf
-_INTERNAL_ERROR = 2  # RFC 9113 section 7
 
 
 class Script(Protocol):
@@ -185,7 +186,7 @@ class ServerConnection:
     # --- Requests
 
     def _choose(self, data: bytes) -> ServerProtocol:
-        if self.alpn == "h2" or (self.alpn is None and data[: len(_PREFACE)] == _PREFACE):
+        if self.alpn == "h2" or (self.alpn is None and data.startswith(_FIRST_LINE)):
             self._protocol = self._http2 = H2Server()
             self.record.http_version = "HTTP/2"
         else:
@@ -342,7 +343,7 @@ class ServerConnection:
                 self._collect()
                 self._end_connection("closed")
             case Reset() if self._http2 is not None:
-                self._http2.reset(stream, _INTERNAL_ERROR)
+                self._http2.reset(stream, INTERNAL_ERROR)
                 self._forget(exchange)
             case Reset():
                 self._collect()

@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from prefect_http._wire.h2.errors import ConnectionFault
+from prefect_http._wire.h2.response_fields import CONNECTION_FIELDS
 from prefect_http.testing._events import Headers
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
@@ -17,9 +18,6 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 _PSEUDO = frozenset({b":authority", b":method", b":scheme"})
 Fields = tuple[tuple[bytes, bytes], ...]
-
-# Section 8.2.2: they belong to HTTP/1.1.
-_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
 # How many lists of headers are remembered.
 _MAX_LISTS = 64
@@ -123,7 +121,7 @@ def _read_headers(fields: Fields) -> tuple[Fields, bytes | None, int | None, boo
     for name, value in fields:
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise ConnectionFault("the client sent an invalid header, or one in upper case")
-        if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
+        if name in CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
             raise ConnectionFault("the client sent a header that HTTP/2 does not have")
         match name:
             case b"host":

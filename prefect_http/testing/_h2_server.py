@@ -52,6 +52,7 @@ from prefect_http._wire.h2.frames import (
 from prefect_http._wire.h2.hpack.decoder import Decoder
 from prefect_http._wire.h2.hpack.encoder import Encoder
 from prefect_http._wire.h2.hpack.errors import HeaderListTooLarge, HPACKError
+from prefect_http._wire.h2.response_fields import CONNECTION_FIELDS
 from prefect_http._wire.h2.settings import (
     DEFAULT_WINDOW,
     HEADER_TABLE_SIZE,
@@ -60,6 +61,7 @@ from prefect_http._wire.h2.settings import (
     MAX_FRAME_SIZE,
     MAX_TABLE_SIZE,
     MAX_WINDOW,
+    PREFACE,
     read_settings,
 )
 from prefect_http.testing._events import (
@@ -73,7 +75,6 @@ from prefect_http.testing._events import (
 )
 from prefect_http.testing._h2_request_head import check_trailers, read_head
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS_ACK = frame_head(0, SETTINGS, ACK, 0)
 # How much of a window may be used up before it is given back.
 _HALF_WINDOW = DEFAULT_WINDOW // 2
@@ -81,8 +82,6 @@ _HALF_WINDOW = DEFAULT_WINDOW // 2
 _MAX_LIST_BYTES = 1024 * 1024
 _MAX_FIELDS = 10_000
 
-# Section 8.2.2: they belong to HTTP/1.1, and a response may be written for both.
-_LEFT_OUT = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 _STATUS_FIELDS = [(b":status", b"%d" % status) for status in range(1000)]
 
 
@@ -140,7 +139,7 @@ class H2Server:
 
     def __init__(self, *, max_concurrent_streams: int | None = None) -> None:
         self.goaway_code: int | None = None
-        self._preface = _PREFACE  # what is to come of it
+        self._preface = PREFACE  # what is to come of it
         self._reader = FrameReader()
         self._decoder = Decoder(max_list_size=_MAX_LIST_BYTES, max_fields=_MAX_FIELDS)
         self._encoder = Encoder()
@@ -363,7 +362,7 @@ class H2Server:
         fields = [_STATUS_FIELDS[status]]
         for name, value in headers:
             key = name.lower()
-            if key not in _LEFT_OUT:
+            if key not in CONNECTION_FIELDS:  # a response may be written for both protocols
                 fields.append((key, value))
         ends = status >= 200 and (is_last or found.method == b"HEAD" or status in {204, 304})
         block = self._encoder.encode(fields)

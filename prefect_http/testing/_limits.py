@@ -9,6 +9,7 @@ themselves add up no such errors: they count from a time that was read from the 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import deque
 from typing import Protocol
 
@@ -62,7 +63,34 @@ class Limit(Protocol):
         ...
 
 
-class TokenBucket(Limit):
+class _TimedLimit(Limit):
+    """A limit that depends on when requests were admitted."""
+
+    _latest = -math.inf  # when one was admitted last
+
+    def admit(self, now: float) -> bool:
+        """Count a request, if there is room for it.
+
+        Raises:
+            RuntimeError: the time has gone back since a request was admitted.
+        """
+        if now < self._latest - ROUNDING:
+            raise RuntimeError(
+                f"{self!r} was used at {self._latest:g} s and then at {now:g} s, on the clock of another event loop; "
+                "make a new limit for each test"
+            )
+        is_admitted = self.left(now)[0] > 0
+        if is_admitted:
+            self._latest = now
+            self._count(now)
+        return is_admitted
+
+    @abstractmethod
+    def _count(self, now: float) -> None:
+        """Count a request that is admitted."""
+
+
+class TokenBucket(_TimedLimit):
     """Admits ``burst`` requests at once, and then ``rate`` per second, like most gateways.
 
     The bucket is full at first. A request takes a token, and ``rate`` tokens per second are added until it is full
@@ -79,8 +107,6 @@ class TokenBucket(Limit):
         ValueError: an argument is out of range.
     """
 
-    _latest = -math.inf  # when a request was admitted last
-
     def __init__(self, rate: float, burst: int = 1) -> None:
         check_number("rate", rate, "a number of requests per second", most=_HIGHEST_RATE)
         check_count("burst", burst)
@@ -93,14 +119,8 @@ class TokenBucket(Limit):
     def __repr__(self) -> str:
         return f"TokenBucket({self.rate!r}, burst={self.quota})"
 
-    def admit(self, now: float) -> bool:
-        """Take a token, if there is one."""
-        _check_time(self, now, self._latest)
-        is_admitted = self.left(now)[0] > 0
-        if is_admitted:
-            self._latest = now
-            self._admitted += 1
-        return is_admitted
+    def _count(self, now: float) -> None:
+        self._admitted += 1
 
     def free_at(self, now: float) -> float:
         """Return when there is a token."""
@@ -125,7 +145,7 @@ class TokenBucket(Limit):
         return self._full_at + token / self.rate
 
 
-class FixedWindow(Limit):
+class FixedWindow(_TimedLimit):
     """Admits ``quota`` requests in each window of ``seconds``, like GitHub in each hour.
 
     A request at the end of a window belongs to the next one. So within a short time, from the end of one window to the
@@ -141,8 +161,6 @@ class FixedWindow(Limit):
         ValueError: an argument is out of range.
     """
 
-    _latest = -math.inf  # when a request was admitted last
-
     def __init__(self, quota: int, seconds: float, *, phase: float = 0.0) -> None:
         check_count("quota", quota)
         check_number("seconds", seconds, "a number of seconds")
@@ -156,14 +174,8 @@ class FixedWindow(Limit):
     def __repr__(self) -> str:
         return f"FixedWindow({self.quota}, {self.seconds!r}, phase={self.phase!r})"
 
-    def admit(self, now: float) -> bool:
-        """Count a request in the current window, if there is quota left."""
-        _check_time(self, now, self._latest)
-        is_admitted = self.left(now)[0] > 0
-        if is_admitted:
-            self._latest = now
-            self._admitted += 1
-        return is_admitted
+    def _count(self, now: float) -> None:
+        self._admitted += 1
 
     def free_at(self, now: float) -> float:
         """Return ``now`` if there is quota left, or else when the window ends."""
@@ -181,7 +193,7 @@ class FixedWindow(Limit):
         return (self._window + 1) * self.seconds - self.phase
 
 
-class SlidingLog(Limit):
+class SlidingLog(_TimedLimit):
     """Admits ``quota`` requests in any ``seconds``: a request counts for that time.
 
     Args:
@@ -191,8 +203,6 @@ class SlidingLog(Limit):
     Raises:
         ValueError: an argument is out of range.
     """
-
-    _latest = -math.inf  # when a request was admitted last
 
     def __init__(self, quota: int, seconds: float) -> None:
         check_count("quota", quota)
@@ -205,14 +215,8 @@ class SlidingLog(Limit):
     def __repr__(self) -> str:
         return f"SlidingLog({self.quota}, {self.seconds!r})"
 
-    def admit(self, now: float) -> bool:
-        """Enter a request into the log, if there is room."""
-        _check_time(self, now, self._latest)
-        is_admitted = self.left(now)[0] > 0
-        if is_admitted:
-            self._latest = now
-            self._until.append(now + self.seconds)
-        return is_admitted
+    def _count(self, now: float) -> None:
+        self._until.append(now + self.seconds)
 
     def free_at(self, now: float) -> float:
         """Return ``now`` if there is room, or else when the oldest request ceases to count."""
@@ -270,12 +274,3 @@ class ConcurrencyLimit(Limit):
     def left(self, now: float) -> tuple[int, float]:
         """Return how many more requests may be in progress, and math.inf: when a response will end is unknown."""
         return self.quota - self._in_progress, math.inf
-
-
-def _check_time(limit: Limit, now: float, latest: float) -> None:
-    """Raise a RuntimeError if the time has gone back since a request was admitted."""
-    if now < latest - ROUNDING:
-        raise RuntimeError(
-            f"{limit!r} was used at {latest:g} s and then at {now:g} s, on the clock of another event loop; "
-            "make a new limit for each test"
-        )

@@ -105,7 +105,7 @@ class FakeStream(ByteStream):
         self._wake()
 
     async def send_eof(self) -> None:
-        """Not possible: nothing in HTTP needs it."""
+        """Not possible. Nothing in HTTP needs it; it is there because each ByteStream has it."""
         raise NotImplementedError("a connection of a FakeNetwork cannot be closed in one direction only")
 
     async def aclose(self) -> None:

@@ -104,7 +104,7 @@ class _VirtualTimeLoop(asyncio.SelectorEventLoop):
             raise RuntimeError(_refusal("another thread called loop.call_soon_threadsafe()", _THREADS))
         return super().call_soon_threadsafe(callback, *args, context=context)
 
-    def create_task(self, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:  # type: ignore[override]
+    def create_task(self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
         is_plain = self.is_running() and self._has_main_task  # which takes 2 us less
         if is_plain or self.is_closed() or self.get_task_factory() is not None:
             return super().create_task(coro, **options)

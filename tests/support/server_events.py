@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 from prefect_http.testing._events import BodyReceived, Event
@@ -32,13 +31,3 @@ def received_in_any_pieces(new: Callable[[], Callable[[bytes], list[Event]]], da
     receive = new()
     assert joined([event for byte in bytewise(data) for event in receive(byte)]) == whole
     return whole
-
-
-def cut(source: random.Random, data: bytes) -> list[bytes]:
-    """Return the data in random pieces."""
-    pieces: list[bytes] = []
-    while data:
-        size = source.choice((1, 2, 5, 20, 1_000, 100_000))
-        pieces.append(data[:size])
-        data = data[size:]
-    return pieces

@@ -10,7 +10,8 @@ import h11
 from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from support.server_events import cut, joined
+from support.pieces import cut
+from support.server_events import joined
 
 from prefect_http.testing._events import BodyReceived, Event, RequestBegun, RequestEnded
 from prefect_http.testing._h1_server import H1Server

@@ -11,7 +11,8 @@ from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.h2_frames import PREFACE, block, data, frame, goaway, reset, settings, trailers, window
-from support.server_events import cut, joined
+from support.pieces import cut
+from support.server_events import joined
 
 from prefect_http.testing._events import Event, ProtocolError, ServerProtocol
 from prefect_http.testing._h1_server import H1Server

@@ -17,7 +17,8 @@ from prefect_http._wire.h2.stream import Headers
 # Without these, nothing must be left of the names, and everything of the values.
 _NAME_CHARACTERS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 _FORBIDDEN_CHARACTERS = b"\0\r\n"
-_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+# Section 8.2.2: they belong to HTTP/1.1.
+CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 _MAX_DIGITS = 18  # of a length
 _LENGTH = re.compile(rb"[0-9]{1,%d}" % _MAX_DIGITS)
 NO_LENGTH = -1
@@ -58,7 +59,7 @@ def _checked(headers: Headers) -> tuple[Headers, list[bytes]]:
     names, values = [name for name, _ in headers], [value for _, value in headers]
     if b"".join(names).translate(None, _NAME_CHARACTERS) or b"" in names:
         raise StreamError("invalid header name in the response")
-    if not _CONNECTION_FIELDS.isdisjoint(names):
+    if not CONNECTION_FIELDS.isdisjoint(names):
         raise StreamError("the response has a header that belongs to an HTTP/1.1 connection")
     text = b"".join(values)
     if len(text.translate(None, _FORBIDDEN_CHARACTERS)) != len(text):

@@ -45,11 +45,9 @@ _OURS = b"".join(
     )
 )
 # RFC 9113 section 3.4: the client's preface, and what may follow it at once.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FIRST_FLIGHT = (
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    + frame_head(len(_OURS), SETTINGS, 0, 0)
-    + _OURS
-    + window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW)
+    PREFACE + frame_head(len(_OURS), SETTINGS, 0, 0) + _OURS + window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW)
 )
 
 

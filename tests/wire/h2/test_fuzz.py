@@ -28,6 +28,7 @@ from support.h2_frames import (
     trailers,
     window,
 )
+from support.pieces import cut
 
 from prefect_http._wire.h2.errors import FailureKind
 from prefect_http._wire.h2.settings import STREAM_WINDOW
@@ -113,16 +114,6 @@ def broken(source: random.Random, received: bytes) -> bytes:
                 start = source.randrange(min(len(received), 200) + 1)
                 received = received[:start] + source.randbytes(1) + received[start + 1 :]
     return received
-
-
-def cut(source: random.Random, received: bytes) -> list[bytes]:
-    """Return the bytes in random pieces."""
-    parts: list[bytes] = []
-    while received:
-        size = source.choice((1, 3, 9, 20, 1_000, 100_000))
-        parts.append(received[:size])
-        received = received[size:]
-    return parts
 
 
 def outcomes(parts: list[bytes], *, ends: bool) -> list[Outcome]:
