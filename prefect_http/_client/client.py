@@ -20,7 +20,7 @@ from prefect_http._client.options import SendOptions, check_open, checked_hook, 
 from prefect_http._client.routes import Routes
 from prefect_http._client.routing import make_transports, routes_to
 from prefect_http._client.send import SendCall
-from prefect_http._client.verbs import VerbsWithRetry
+from prefect_http._client.streams import ClientWithStreams
 from prefect_http._errors import InvalidResponse
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._response import PrefectResponse, take_over
@@ -36,7 +36,7 @@ _USER_AGENT = f"prefect-http/{__version__} python-httpx/{httpx.__version__}"
 _HEADERS = cast(property, httpx.AsyncClient.headers)
 
 
-class PrefectHttpxClient(VerbsWithRetry):
+class PrefectHttpxClient(ClientWithStreams):
     """An httpx.AsyncClient that retries what is safe to retry, waits as the server asks, and raises for a bad status.
 
     It can do all that httpx.AsyncClient can. Every verb (``request()``, ``get()``, ..., ``stream()``) goes through
