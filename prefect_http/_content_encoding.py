@@ -30,6 +30,7 @@ class ContentDecoder:
 
     Args:
         encodings: the value of ``Content-Encoding``.
+        needs_limit: False: a brotli without a limit for its output will do.
 
     Attributes:
         is_identity: whether there is nothing to decode.
@@ -39,9 +40,9 @@ class ContentDecoder:
         httpx.DecodingError: there are too many encodings, or one that the installed package cannot decode in steps.
     """
 
-    def __init__(self, encodings: str) -> None:
+    def __init__(self, encodings: str, *, needs_limit: bool = True) -> None:
         names = [name.strip().lower() for name in reversed(encodings.split(","))]
-        found = [decoder for decoder in map(_decoder, names) if decoder is not None]
+        found = [decoder for name in names if (decoder := _decoder(name, needs_limit=needs_limit)) is not None]
         if len(found) > _MAX_ENCODINGS:
             raise httpx.DecodingError(f"the body has {len(found)} encodings, more than the limit of {_MAX_ENCODINGS}")
         self._decoders = found
@@ -129,14 +130,18 @@ class _ZlibDecoder(_Decoder):
 
 
 class _BrotliDecoder(_Decoder):
-    """br, with the packages brotli or brotlicffi, since 1.2."""
+    """br, with the packages brotli or brotlicffi; in bounded steps since 1.2."""
 
-    def __init__(self, package: Any) -> None:
+    def __init__(self, package: Any, *, needs_limit: bool) -> None:
         self._brotli = package.Decompressor()
-        if not hasattr(self._brotli, "can_accept_more_data"):
+        self._has_limit = hasattr(self._brotli, "can_accept_more_data")
+        if needs_limit and not self._has_limit:
             raise httpx.DecodingError("the installed version of brotli has no limit for its output; 1.2 has one")
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        if not self._has_limit:
+            yield self._brotli.process(data)
+            return
         size = 0
         # It also "can accept more data" when it has stopped at the limit, and would then mix up the two.
         while not self._brotli.is_finished() and (data or size >= _STEP or not self._brotli.can_accept_more_data()):
@@ -184,14 +189,14 @@ class _SlicedZstdDecoder(_Decoder):
                     self._zstd = self._new()
 
 
-def _decoder(encoding: str) -> _Decoder | None:
+def _decoder(encoding: str, *, needs_limit: bool) -> _Decoder | None:
     """Return a decoder; None if the encoding is to be passed over."""
     if encoding == "gzip":
         return _ZlibDecoder(zlib.MAX_WBITS | 16)
     if encoding == "deflate":
         return _ZlibDecoder(zlib.MAX_WBITS, -zlib.MAX_WBITS)
     if encoding == "br" and (package := _first_of("brotli", "brotlicffi")):
-        return _BrotliDecoder(package)
+        return _BrotliDecoder(package, needs_limit=needs_limit)
     if encoding == "zstd":
         if package := _first_of("compression.zstd", "backports.zstd"):
             return _ZstdDecoder(package)

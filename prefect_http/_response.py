@@ -16,6 +16,8 @@ from typing import Self, cast
 import httpx
 
 from prefect_http._attempt import Attempt
+from prefect_http._body_iterator import BodyReading, ChunkIterator, OneChunk, PieceIterator
+from prefect_http._body_splitters import BytesSplitter, LineSplitter, TextSplitter, check_size
 from prefect_http._bounded_body import read_whole_within
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
@@ -39,6 +41,7 @@ class PrefectResponse(ReadyResponse):
     # What the last attempt is made of when `attempts` is asked for, since most responses never are.
     _seconds_of_last: float | None = None
     _max_bytes: int | None = None
+    _reading: BodyReading | None = None  # while a stream is read
     _sent_at: float | None = None  # on the clock of time.perf_counter()
 
     @property
@@ -54,6 +57,11 @@ class PrefectResponse(ReadyResponse):
         last = Attempt(number, self.status_code, None, None, "the response was accepted", self._seconds_of_last)
         return (*self._earlier_attempts, last)
 
+    @property
+    def num_bytes_downloaded(self) -> int:
+        """The size of what has been read of the body, before decoding."""
+        return super().num_bytes_downloaded if self._reading is None else self._reading.size
+
     async def aread(self) -> bytes:
         """Return the whole body, decoded.
 
@@ -64,10 +72,74 @@ class PrefectResponse(ReadyResponse):
             return await super().aread()
         return await read_whole_within(self, self._max_bytes)
 
+    def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """Return an iterator over the body as it arrives. All these iterators may be left at any time.
+
+        Args:
+            chunk_size: the size of each piece but the last, 1 or more; None: what arrives at a time.
+        """
+        check_size(chunk_size)
+        chunks = ChunkIterator(self, lambda: self._begin_reading(""))
+        return chunks if chunk_size is None else PieceIterator(chunks, lambda: BytesSplitter(chunk_size))
+
+    def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """Return an iterator over the body, decoded. Of compressed data, it makes a bounded amount at a time.
+
+        Args:
+            chunk_size: the size of each piece but the last, 1 or more; None: what arrives, or is decoded, at a time.
+        """
+        check_size(chunk_size)
+        chunks = ChunkIterator(self, self._begin)
+        if chunk_size is None and "Content-Encoding" not in self.headers:
+            return chunks
+        return PieceIterator(chunks, lambda: BytesSplitter(chunk_size))
+
+    def aiter_text(self, chunk_size: int | None = None) -> AsyncIterator[str]:
+        """Return an iterator over the body as text.
+
+        Args:
+            chunk_size: the number of characters in each piece but the last, 1 or more; None: what arrives at a time.
+        """
+        check_size(chunk_size)
+        return PieceIterator(
+            ChunkIterator(self, self._begin), lambda: TextSplitter(self.encoding or "utf-8", chunk_size)
+        )
+
+    def aiter_lines(self) -> AsyncIterator[str]:
+        """Return an iterator over the body's lines, without their ends."""
+        return PieceIterator(ChunkIterator(self, self._begin), lambda: LineSplitter(self.encoding or "utf-8"))
+
+    def _begin(self) -> BodyReading:
+        """Begin to read the body and to decode it, or begin with the content if the body has been read."""
+        try:
+            return BodyReading(OneChunk(self.content), "")
+        except httpx.ResponseNotRead:
+            return self._begin_reading(self.headers.get("Content-Encoding", ""))
+
+    def _begin_reading(self, encodings: str) -> BodyReading:
+        if self.is_stream_consumed:
+            raise httpx.StreamConsumed
+        if self.is_closed:
+            raise httpx.StreamClosed
+        if not isinstance(self.stream, httpx.AsyncByteStream):
+            raise RuntimeError("the response has a sync stream, which only the sync methods can read")
+        self._reading = BodyReading(aiter(self.stream), encodings)
+        self.is_stream_consumed = True
+        return self._reading
+
     async def aclose(self) -> None:
         """Close the response, and return its connection to the pool."""
-        if not self.is_closed:
-            self.note_end()
+        if self.is_closed:
+            return
+        self.note_end()
+        reading, self._reading = self._reading, None
+        if reading is None:
+            await super().aclose()
+            return
+        self._downloaded = reading.size
+        try:
+            await reading.end()
+        finally:
             await super().aclose()
 
     def note_end(self) -> None:

@@ -185,6 +185,19 @@ def test_a_package_that_cannot_limit_its_output(install: Callable[..., None]) ->
         ContentDecoder("br")
 
 
+def test_a_package_without_a_limit_will_do_where_none_is_needed(install: Callable[..., None]) -> None:
+    """A body that is streamed is decoded, in steps of the size that arrives."""
+
+    class Decompressor:
+        def process(self, data: bytes) -> bytes:
+            return 2 * data
+
+    package = ModuleType("brotli")
+    vars(package).update(Decompressor=Decompressor)
+    install(brotli=package)
+    assert list(ContentDecoder("br", needs_limit=False).decode(b"ab")) == [b"abab"]
+
+
 def test_too_many_encodings() -> None:
     """More than five encodings are refused."""
     assert not ContentDecoder(", ".join(["gzip"] * 5)).is_identity

@@ -390,7 +390,6 @@ async def test_a_body_that_breaks_off_is_not_repeated_otherwise() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx does not close its generators there
 async def test_a_body_that_cannot_be_decoded_is_not_repeated() -> None:
     """A body that does not match its Content-Encoding is httpx's error, without a retry."""
     body = Body([b"not gzip"])

@@ -59,7 +59,6 @@ async def test_a_stream_is_not_read_ahead() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx does not close its generators there
 async def test_an_endless_stream_can_be_read_for_a_while() -> None:
     """An endless stream can be left."""
     body = Body(itertools.repeat(b"x"))

@@ -33,6 +33,7 @@ LAYERS = (
     {
         "_app",
         "_attempt",
+        "_body_splitters",
         "_callbacks",
         "_content_encoding",
         "_errors",
@@ -46,7 +47,7 @@ LAYERS = (
         "_version",
     },
     {"_concurrency", "_fields"},
-    {"_bounded_body", "_error_limits", "_response", "_retry"},
+    {"_body_iterator", "_bounded_body", "_error_limits", "_response", "_retry"},
     {"_lifespan", "_throttle", "_wire"},
     {"_asgi"},
     {"_client"},
@@ -59,6 +60,7 @@ DOORS = {
     ("_app", "_types"),
     ("_attempt", "_redact"),
     ("_errors", "_attempt"),
+    ("_response", "_body_iterator"),
     ("_response", "_bounded_body"),
 }
 
@@ -82,6 +84,7 @@ LIGHT = {"_asgi.read_whole", "_throttle.closure_reason", "_wire.replaced"}
 # Decide, and do no I/O: clock readings and random numbers come in as arguments.
 PURE = {
     "_attempt",
+    "_body_splitters",
     "_content_encoding",
     "_errors",
     "_ports",
