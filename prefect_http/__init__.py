@@ -20,6 +20,7 @@ from prefect_http._errors import (
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
+from prefect_http._telemetry import AttemptObserver, ConnectionInfo, LifespanEvent, Telemetry
 from prefect_http._types import ASGIApp, Message, Receive, Scope, Send
 from prefect_http._version import __version__
 
@@ -64,11 +65,14 @@ __all__ = [
     "ASGIApp",
     "ASGITransport",
     "Attempt",
+    "AttemptObserver",
+    "ConnectionInfo",
     "HTTPTransport",
     "InvalidResponse",
     "Lifespan",
     "LifespanCrashed",
     "LifespanError",
+    "LifespanEvent",
     "LifespanNotSupported",
     "LifespanShutdownError",
     "LifespanStartupError",
@@ -83,6 +87,7 @@ __all__ = [
     "RetryPolicy",
     "Scope",
     "Send",
+    "Telemetry",
     "Throttle",
     "ThrottleEvent",
     "ThrottleStatistics",

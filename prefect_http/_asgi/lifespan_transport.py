@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
+import anyio
 import anyio.lowlevel
 import httpx
 
@@ -16,6 +19,7 @@ from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._lifespan.context import LifespanContext
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._request_timeouts import checked_timeouts
+from prefect_http._telemetry import LifespanEvent, Telemetry, call_safely
 from prefect_http._types import ASGIApp
 
 
@@ -24,10 +28,12 @@ class AppTransport(ASGITransport):
 
     Args:
         app: the ASGI app.
+        telemetry: is told when the lifespan has been entered and left; None: nothing is.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry | None = None) -> None:
         super().__init__(app)
+        self._telemetry = telemetry
         self._context: LifespanContext | None = None
         self._lifespan: Lifespan | None = None
         self._closed: Event | None = None  # created when closing begins, set when it has ended
@@ -39,7 +45,8 @@ class AppTransport(ASGITransport):
 
     async def __aenter__(self) -> Self:
         context = LifespanContext(self.app)
-        lifespan = await context.enter(self._on_crash)
+        with self._told("entered"):
+            lifespan = await context.enter(self._on_crash)
         if self._closed is not None:
             await context.leave(None, None, None)
             raise RuntimeError("the client was closed while it was being entered")
@@ -63,7 +70,8 @@ class AppTransport(ASGITransport):
         context, self._context, self._lifespan = self._context, None, None
         try:
             if context is not None:
-                await self._stop(context, exc_type, exc, tb)
+                with self._told("left"):
+                    await self._stop(context, exc_type, exc, tb)
         finally:
             self._closed.set()
 
@@ -82,6 +90,24 @@ class AppTransport(ASGITransport):
         await context.leave(exc_type, exc, tb)
         if had_requests and exc is None:
             await anyio.lowlevel.checkpoint_if_cancelled()
+
+    @contextlib.contextmanager
+    def _told(self, kind: Literal["entered", "left"]) -> Generator[None]:
+        """Tell the telemetry how long it takes to enter or to leave the lifespan, and whether that fails."""
+        if self._telemetry is None:
+            yield
+            return
+        started, error = anyio.current_time(), None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            seconds = anyio.current_time() - started
+            event = LifespanEvent(kind=kind, app=self.app, seconds=seconds, error=error)
+            error = None  # its traceback holds this frame
+            call_safely(self._telemetry.lifespan_event, event)
 
     async def aclose(self) -> None:
         await self.__aexit__()

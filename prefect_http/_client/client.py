@@ -16,7 +16,7 @@ from prefect_http._client.authentication import authentication
 from prefect_http._client.building import RequestBuilder
 from prefect_http._client.exchange import exchange
 from prefect_http._client.inheritance import HttpxSending, bases_after, overridden
-from prefect_http._client.options import SendOptions, check_open, checked_hook, checked_policy
+from prefect_http._client.options import SendOptions, check_open, check_telemetry, checked_hook, checked_policy
 from prefect_http._client.routes import Routes
 from prefect_http._client.routing import make_transports, routes_to
 from prefect_http._client.send import SendCall
@@ -25,6 +25,7 @@ from prefect_http._errors import InvalidResponse
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._response import PrefectResponse, take_over
 from prefect_http._retry.policy import RetryPolicy
+from prefect_http._telemetry import Telemetry
 from prefect_http._types import ASGIApp, Headers
 from prefect_http._version import __version__
 
@@ -62,15 +63,17 @@ class PrefectHttpxClient(ClientWithStreams):
         on_attempt: called after each attempt that got a response or failed with an httpx.RequestError, the last one
             included, with the request and the attempt; before ``on_retry``, and a function like that. An exception of
             an app in this process, or of the stream of a request body, does not end an attempt in this sense.
+        telemetry: is told of each attempt, wait and connection, of the throttle and of the app's lifespan; see
+            Telemetry.
         max_response_bytes: the largest size, in bytes and decoded, of a body that is read whole, as by ``get()`` or
             ``aread()``; 0 or more. None: no limit. A body that is streamed has none.
         **httpx_arguments: every keyword of httpx.AsyncClient. The ``User-Agent`` names this package, unless
             ``headers`` has one.
 
     Raises:
-        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``on_retry`` or ``on_attempt`` is
-            async or not callable, ``app`` is not an ASGI 3 app, or ``app`` is given with ``transport``, ``mounts`` or
-            ``proxy``.
+        TypeError: ``retry`` is not a RetryPolicy, ``throttle`` is not a Throttle, ``telemetry`` is not a Telemetry,
+            ``on_retry`` or ``on_attempt`` is async or not callable, ``app`` is not an ASGI 3 app, or ``app`` is given
+            with ``transport``, ``mounts`` or ``proxy``.
         ValueError: an environment variable of RetryPolicy, or ``max_response_bytes``, is invalid.
 
     Entering raises, with ``app``:
@@ -106,12 +109,14 @@ class PrefectHttpxClient(ClientWithStreams):
         raise_on_all_errors: bool = True,
         on_retry: Callable[[httpx.Request, Attempt], object] | None = None,
         on_attempt: Callable[[httpx.Request, Attempt], object] | None = None,
+        telemetry: Telemetry | None = None,
         max_response_bytes: int | None = None,
         **httpx_arguments: Unpack[HttpxArguments],
     ) -> None:
+        check_telemetry(telemetry)
         if app is not None:
-            self._app_transport = _replace_network(httpx_arguments, app)
-        max_wait, behind_throttle = (None, None) if throttle is None else _behind(throttle)
+            self._app_transport = _replace_network(httpx_arguments, app, telemetry)
+        max_wait, behind_throttle = (None, None) if throttle is None else _behind(throttle, telemetry)
         self._send_options = SendOptions(
             RetryPolicy.from_env() if retry is None else checked_policy(retry, "retry"),
             raise_on_all_errors=raise_on_all_errors,
@@ -121,6 +126,7 @@ class PrefectHttpxClient(ClientWithStreams):
             max_wait=max_wait,
             is_in_process=app is not None,
             default_encoding=httpx_arguments.get("default_encoding", "utf-8"),
+            telemetry=telemetry,
         )
         make_transports(httpx_arguments, behind_throttle)
         if not self._is_constructed_through_base:
@@ -246,22 +252,27 @@ def _checked_limit(max_bytes: object) -> int | None:
     raise ValueError(f"max_response_bytes must be None or an integer, 0 or more, not {max_bytes!r}")
 
 
-def _behind(throttle: prefect_http.Throttle) -> tuple[float, Callable[[httpx.AsyncBaseTransport], ThrottledTransport]]:
+def _behind(
+    throttle: prefect_http.Throttle, telemetry: Telemetry | None
+) -> tuple[float, Callable[[httpx.AsyncBaseTransport], ThrottledTransport]]:
     """Return how many seconds a throttle lets a request wait, and a function that puts a transport behind it."""
     from prefect_http._throttle.throttle import gates_of
-    from prefect_http._throttle.transport import ThrottledTransport
+    from prefect_http._throttle.transport import observed_transport
 
-    return gates_of(throttle).max_wait, lambda transport: ThrottledTransport(transport, throttle)
+    gates = gates_of(throttle)
+    if telemetry is not None:
+        gates.tell(telemetry)
+    return gates.max_wait, lambda transport: observed_transport(transport, throttle, telemetry)
 
 
-def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp) -> AppTransport:
+def _replace_network(httpx_arguments: HttpxArguments, app: ASGIApp, telemetry: Telemetry | None) -> AppTransport:
     """Change the arguments, in place, so that requests go to the app; return the transport that does that."""
     for name in ("transport", "mounts", "proxy"):
         if httpx_arguments.get(name) is not None:
             raise TypeError(f"app= replaces the network, so {name}= cannot be given as well")
     from prefect_http._asgi.lifespan_transport import AppTransport
 
-    httpx_arguments["transport"] = transport = AppTransport(app)
+    httpx_arguments["transport"] = transport = AppTransport(app, telemetry)
     if httpx_arguments.get("base_url") in (None, ""):
         httpx_arguments["base_url"] = "http://localhost"
     return transport

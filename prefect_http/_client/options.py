@@ -10,6 +10,7 @@ from prefect_http._attempt import Attempt
 from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
 from prefect_http._retry.policy import RetryPolicy
+from prefect_http._telemetry import Telemetry
 
 Hook = Callable[[httpx.Request, Attempt], object]
 
@@ -28,12 +29,13 @@ class SendOptions:
         max_wait: how many seconds the throttle lets a request wait, infinity: any number; None without a throttle.
         is_in_process: whether there is an app in place of a network.
         default_encoding: of the texts of responses, as in httpx.
+        telemetry: is told of each attempt and each wait.
         answered: the origins that have answered the client.
     """
 
     __slots__ = (
         *("answered", "default_encoding", "is_in_process", "max_response_bytes", "max_wait", "on_attempt", "on_retry"),
-        *("policy", "raise_on_all_errors"),
+        *("policy", "raise_on_all_errors", "telemetry"),
     )
 
     def __init__(
@@ -47,6 +49,7 @@ class SendOptions:
         max_wait: float | None = None,
         is_in_process: bool = False,
         default_encoding: str | Callable[[bytes], str] = "utf-8",
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.policy = policy
         self.raise_on_all_errors = raise_on_all_errors
@@ -56,6 +59,7 @@ class SendOptions:
         self.max_wait = max_wait
         self.is_in_process = is_in_process
         self.default_encoding = default_encoding
+        self.telemetry = telemetry
         self.answered = AnsweredOrigins()
 
 
@@ -64,6 +68,12 @@ def checked_hook(hook: Hook | None, name: str) -> Hook | None:
     if hook is not None and (not callable(hook) or is_async(hook)):
         raise TypeError(f"{name} {HOOK_MUST_BE}, not {hook!r}")
     return hook
+
+
+def check_telemetry(telemetry: object) -> None:
+    """Raise a TypeError if a telemetry is none."""
+    if telemetry is not None and not isinstance(telemetry, Telemetry):
+        raise TypeError(f"telemetry must be an object of a subclass of prefect_http.Telemetry, not {telemetry!r}")
 
 
 def checked_policy(policy: object, where: str) -> RetryPolicy:

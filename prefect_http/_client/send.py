@@ -26,6 +26,7 @@ from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, form
 from prefect_http._bounded_body import read_up_to
 from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
+from prefect_http._client.observed import ObservedExchange
 from prefect_http._client.one_shot_body import OneShotBody, mark_one_shot_body
 from prefect_http._client.options import HOOK_MUST_BE, Hook, SendOptions, check_open, checked_policy
 from prefect_http._client.redirects import redirect_request, redirect_url
@@ -38,6 +39,7 @@ from prefect_http._httpx_details import read_held_body
 from prefect_http._redact import safe_url
 from prefect_http._response import REJECTED, PrefectResponse, is_success, note_attempts, status_error
 from prefect_http._retry.policy import RetryPolicy
+from prefect_http._telemetry import call_safely
 
 T = TypeVar("T")
 
@@ -64,7 +66,7 @@ class SendCall:
 
     __slots__ = (
         *("_client", "_exchange", "_options", "_request", "_stream", "_auth", "_follows_redirects"),
-        *("_policy", "_now", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now"),
+        *("_policy", "_now", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now", "_observed"),
     )
 
     def __init__(
@@ -95,6 +97,10 @@ class SendCall:
         self._is_repeated = False  # whether the last request has been sent more than once
         # Not if an auth flow gets the responses first, and does not need their bodies.
         self._reads_now = not stream and (auth is None or auth.requires_response_body)
+        self._observed: ObservedExchange | None = None
+        if options.telemetry is not None:
+            self._observed = ObservedExchange(exchange, options.telemetry, is_throttled=options.max_wait is not None)
+            self._exchange = self._observed.send
 
     async def run(self) -> PrefectResponse:
         """Send the request, and what follows from it, until there is a response to return or an error to raise."""
@@ -275,8 +281,14 @@ class SendCall:
                         await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
                     return response
             except httpx.RequestError as error:
+                if self._observed is not None:
+                    self._observed.end(error)
                 if (attempt := await self._decide_about_error(error, request, body)) is None:
                     raise
+            except BaseException as error:
+                if self._observed is not None:
+                    self._observed.end(error)
+                raise
             else:
                 attempt = self._decide_about_response(response, body)
                 if attempt.delay is None:
@@ -284,6 +296,9 @@ class SendCall:
                     return response
                 renew_cookies(request, response, self._client.cookies)
                 await discard(response, delay=attempt.delay)
+            finally:
+                if self._observed is not None:
+                    self._observed.end()
             response = None
             self._is_repeated = True
             await self._wait(request, attempt)
@@ -395,6 +410,8 @@ class SendCall:
             _call(self._options.on_retry, "on_retry", request, attempt)
         if attempt.exception is not None:
             drop_tracebacks(attempt.exception)
+        if self._options.telemetry is not None:
+            call_safely(self._options.telemetry.wait, request, attempt.delay, attempt.reason)
         await anyio.sleep_until(state.resume_at)
         check_open(self._client)
 

@@ -20,6 +20,7 @@ from prefect_http._fields.epoch import LONGEST_WAIT
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import RAW_NAMES
 from prefect_http._response import REJECTED, rate_limit, retry_after
+from prefect_http._telemetry import ON_ADMITTED, Telemetry, call_safely
 from prefect_http._throttle.closure_reason import IGNORED, rejection
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.gates import Gates
@@ -42,6 +43,9 @@ class Admissions:
         transport: sends the requests.
         gates: may be shared with other transports.
         library: the library of the transport.
+
+    Attributes:
+        telemetry: is told of waits, and when attempts begin; None: nothing is.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, gates: Gates, library: Library = HTTPX) -> None:
@@ -49,6 +53,7 @@ class Admissions:
         self._gates = gates
         self._library = library
         self._waits: set[CancelScope] = set()
+        self.telemetry: Telemetry | None = None
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Wait for a request's turn, send it, and learn from its response, which is marked if it is a rejection.
@@ -72,7 +77,9 @@ class Admissions:
         route = MethodType(_route, request)  # half the cost of a partial
         ticket = gate.enter_nowait(route)
         if ticket is None:
-            ticket = await self._wait(gate, route, goes_first=goes_first)
+            ticket = await self._wait(gate, request, route, goes_first=goes_first)
+        if self.telemetry is not None:
+            _begin_attempt(request)
         response = None
         try:
             response = await self._transport.handle_async_request(request)
@@ -99,16 +106,20 @@ class Admissions:
             raise
         return response
 
-    async def _wait(self, gate: Gate, route: Callable[[], str], *, goes_first: bool) -> Ticket:
+    async def _wait(self, gate: Gate, request: httpx.Request, route: Callable[[], str], *, goes_first: bool) -> Ticket:
         """Wait for a request's turn in the queue of its gate."""
         scope = new_cancel_scope()
         self._waits.add(scope)
+        since = anyio.current_time()
         with self._library.errors:
             try:
                 with scope:
                     return await gate.queue(route, goes_first=goes_first)
             finally:
                 self._waits.discard(scope)
+                if self.telemetry is not None:
+                    waited = anyio.current_time() - since
+                    call_safely(self.telemetry.wait, request, waited, "it was in the queue of the throttle")
             await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
             raise httpx.ConnectError("the transport was closed while the request waited for its turn; it was not sent")
 
@@ -146,6 +157,12 @@ class Admissions:
                 gate.dropped(ticket, has_failed=isinstance(error, self._library.failure))
                 if gate.notice is not None:
                     _log(gate, request)
+
+
+def _begin_attempt(request: httpx.Request) -> None:
+    begin = request.extensions.pop(ON_ADMITTED, None)
+    if begin is not None:
+        begin(request)
 
 
 def _record_rejection(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 
 import httpx
 
 from prefect_http._concurrency.backend import clock, has_ended, loop_getter
+from prefect_http._telemetry import Telemetry, call_safely
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.limiter import Change, Limiter
@@ -66,6 +68,7 @@ class Gates:
         self._on_event = on_event
         self._gates: OrderedDict[Hashable, Gate] = OrderedDict()
         self.changes: list[tuple[Change, Hashable]] = []
+        self._telemetries = weakref.WeakValueDictionary[int, Telemetry]()  # by identity, for they need not hash
         # The event loop of the first request, and its clock.
         self._loop: object = None
         # The gate of the last request, and the request's URL if the key depends on nothing else.
@@ -125,19 +128,27 @@ class Gates:
         """Return the state of each key that is remembered, the most recently used one last."""
         return {key: statistics_of(gate.limiter, waiting=gate.waiting) for key, gate in self._gates.items()}
 
+    def tell(self, telemetry: Telemetry) -> None:
+        """Tell a telemetry of all events from now on, once, as long as something else refers to it."""
+        self._telemetries[id(telemetry)] = telemetry
+
     def report_changes(self) -> None:
-        """Call ``on_event`` for the changes since the last call.
+        """Call ``on_event``, and tell the telemetries, for the changes since the last call.
 
         The first exception that it raises is raised when all changes have been reported; further ones are logged.
         """
         changes, self.changes = self.changes, []
-        if self._on_event is None:
+        if self._on_event is None and not self._telemetries:
             return
         error: Exception | None = None
         try:
             for change, key in changes:
                 statistics = self.statistics(key)
                 event = ThrottleEvent(kind=change.value, key=key, time=self._now(), statistics=statistics)
+                for telemetry in list(self._telemetries.values()):
+                    call_safely(telemetry.throttle_event, event)
+                if self._on_event is None:
+                    continue
                 try:
                     self._on_event(event)
                 except Exception as raised:

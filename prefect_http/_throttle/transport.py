@@ -9,6 +9,7 @@ from typing import Self
 import httpx
 
 from prefect_http._httpx_requests import check_request
+from prefect_http._telemetry import Telemetry
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.throttle import Throttle, gates_of
 
@@ -75,3 +76,12 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         """Close the other transport; requests that still wait for their turn are not sent."""
         self._admissions.end_waits()
         await self._transport.aclose()
+
+
+def observed_transport(
+    transport: httpx.AsyncBaseTransport, throttle: Throttle, telemetry: Telemetry | None
+) -> ThrottledTransport:
+    """Return a ThrottledTransport that tells a telemetry of its waits."""
+    throttled = ThrottledTransport(transport, throttle)
+    throttled._admissions.telemetry = telemetry  # pyright: ignore[reportPrivateUsage]
+    return throttled

@@ -43,6 +43,7 @@ LAYERS = (
         "_ports",
         "_redact",
         "_request_timeouts",
+        "_telemetry",
         "_types",
         "_version",
     },

@@ -1,0 +1,77 @@
+"""ObservedExchange: sends requests, and tells a telemetry of each attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import httpx
+
+from prefect_http._response import PrefectResponse
+from prefect_http._telemetry import ON_ADMITTED, AttemptObserver, Telemetry, call_safely
+
+
+class ObservedExchange:
+    """The exchanges of one ``send()``, each of which is an attempt.
+
+    Args:
+        exchange: sends a request once.
+        telemetry: is told.
+        is_throttled: whether a throttle may hold the request back, and says when the attempt begins.
+    """
+
+    __slots__ = ("_attempt", "_exchange", "_has_begun", "_is_throttled", "_sent", "_telemetry")
+
+    def __init__(
+        self,
+        exchange: Callable[[httpx.Request], Awaitable[PrefectResponse]],
+        telemetry: Telemetry,
+        *,
+        is_throttled: bool,
+    ) -> None:
+        self._exchange = exchange
+        self._telemetry = telemetry
+        self._is_throttled = is_throttled
+        self._attempt: AttemptObserver | None = None
+        self._has_begun = False
+        self._sent = 0
+
+    async def send(self, request: httpx.Request) -> PrefectResponse:
+        """Begin an attempt, and send the request."""
+        self._has_begun = False
+        if self._is_throttled:
+            request.extensions = {**request.extensions, ON_ADMITTED: self._begin}
+        else:
+            self._begin(request)
+        response = await self._exchange(request)
+        if not self._has_begun:  # something has replaced the transport, and the throttle with it
+            self._begin(request)
+        if self._attempt is not None:
+            call_safely(self._attempt.set_response, response)
+        return response
+
+    def _begin(self, request: httpx.Request) -> None:
+        attempt = call_safely(self._telemetry.attempt, request, self._sent)
+        self._sent += 1
+        self._has_begun = True
+        if attempt is not None and call_safely(_enter, attempt):
+            self._attempt = attempt
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the attempt, unless it has ended.
+
+        Args:
+            error: why it has failed; None if it has not.
+        """
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return
+        if error is None:
+            call_safely(attempt.__exit__, None, None, None)
+        else:
+            call_safely(attempt.set_error, error)
+            call_safely(attempt.__exit__, type(error), error, error.__traceback__)
+
+
+def _enter(attempt: AttemptObserver) -> bool:
+    attempt.__enter__()
+    return True

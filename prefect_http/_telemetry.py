@@ -1,0 +1,152 @@
+"""Telemetry: what a client tells those who want to measure it. Users override the methods that they need."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, ParamSpec, Self, TypeVar
+
+import httpx
+
+import prefect_http
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A request with this extension, a function of the request, has an attempt that begins when a throttle lets it through.
+ON_ADMITTED = "prefect_http.on_admitted"
+
+_logger = logging.getLogger("prefect_http.telemetry")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionInfo:
+    """A connection of an HTTPTransport.
+
+    Attributes:
+        number: tells the connections of a transport apart; the first one has 1.
+        scheme: of the URLs that it serves: "http" or "https".
+        host: the host that it leads to, as in the URL.
+        port: likewise.
+        peer_address: the IP address at its other end, which is that of the proxy if there is one; None if it is not
+            known, as over a Unix socket.
+        peer_port: likewise.
+        protocol: "HTTP/1.1" or "HTTP/2".
+        connect_seconds: how long it took to look up the name and to connect, and to open a tunnel if there is a proxy.
+        tls_seconds: how long the TLS handshake with the server took; None without TLS.
+        requests: how many requests it has served before.
+        reason: why it is closed; None as long as it is open.
+    """
+
+    number: int
+    scheme: str
+    host: str
+    port: int
+    peer_address: str | None
+    peer_port: int | None
+    protocol: str
+    connect_seconds: float
+    tls_seconds: float | None
+    requests: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifespanEvent:
+    """What became of the lifespan of a client's app.
+
+    Attributes:
+        kind: "entered" or "left".
+        app: the app.
+        seconds: how long that took. It includes the app's startup or shutdown, unless others use the app as well.
+        error: what went wrong; None if nothing did.
+    """
+
+    kind: Literal["entered", "left"]
+    app: object
+    seconds: float
+    error: BaseException | None
+
+
+class AttemptObserver:
+    """Follows one attempt, as a context manager around it. Does nothing; override what you need.
+
+    It is entered and left in the task that sends the request, so it may set context variables. What ``__exit__``
+    returns is ignored.
+    """
+
+    def __enter__(self) -> Self:
+        """Called before the request is sent; its headers may still be changed."""
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> None:
+        """Called at the end of the attempt."""
+
+    def set_response(self, response: httpx.Response) -> None:
+        """Called when the headers of the response have arrived. Unless it is streamed, the body is read after that."""
+
+    def set_error(self, error: BaseException) -> None:
+        """Called if the attempt fails, before ``__exit__``; also after ``set_response()``, if reading the body fails.
+
+        Args:
+            error: what was raised, such as an httpx.RequestError, or the backend's cancellation.
+        """
+
+
+class Telemetry:
+    """Is told what a PrefectHttpxClient does. Does nothing; override the methods that you need.
+
+    The methods are called in the task that does what they are told of, and are not async, so they should not take long.
+    An exception that one of them raises is logged by the logger ``prefect_http.telemetry``, and changes nothing. One
+    object may serve several clients.
+    """
+
+    def attempt(self, request: httpx.Request, resend_count: int) -> AttemptObserver:
+        """Return what follows the attempt that is about to begin.
+
+        Args:
+            request: the request.
+            resend_count: how many requests the ``send()`` has sent before: retries, redirects, and those of an auth
+                flow, as OpenTelemetry counts them.
+        """
+        return AttemptObserver()
+
+    def wait(self, request: httpx.Request, delay: float, reason: str) -> None:
+        """Called before the wait for the next attempt, and after a wait in the queue of a throttle.
+
+        Args:
+            request: the request.
+            delay: how long the wait will be, or has been, in seconds.
+            reason: why, in words.
+        """
+
+    def connection_opened(self, info: ConnectionInfo) -> None:
+        """Called when a connection has been opened; for the protocol HTTP/2, too, once for the connection."""
+
+    def connection_acquired(self, info: ConnectionInfo) -> None:
+        """Called when a request gets a connection; ``info.requests`` is 0 if it is a new one."""
+
+    def connection_released(self, info: ConnectionInfo) -> None:
+        """Called when a request and its response are done with a connection, or have failed."""
+
+    def connection_closed(self, info: ConnectionInfo) -> None:
+        """Called when a connection is closed; ``info.reason`` says why."""
+
+    def throttle_event(self, event: prefect_http.ThrottleEvent) -> None:
+        """Called with each event of the client's throttle; once for each event, also if several clients share both."""
+
+    def lifespan_event(self, event: LifespanEvent) -> None:
+        """Called when a client with ``app=`` has entered or left the app's lifespan, or could not."""
+
+
+def call_safely(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Call a method of a telemetry, and return what it returns; None if it raises an exception, which is logged."""
+    try:
+        return method(*args, **kwargs)
+    except Exception:
+        _logger.exception("%s has raised an exception", getattr(method, "__qualname__", method))
+        return None
