@@ -22,8 +22,9 @@ import anyio
 import httpx
 
 from prefect_http._asgi.read_whole import READ_WHOLE
-from prefect_http._attempt import Attempt, drop_tracebacks, format_outcome, format_seconds
+from prefect_http._attempt import Attempt, drop_tracebacks
 from prefect_http._bounded_body import read_up_to
+from prefect_http._client.attempt_log import log_attempt
 from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 from prefect_http._client.observed import ObservedExchange
@@ -36,7 +37,6 @@ from prefect_http._error_limits import ERROR_BYTES, STREAMED_ERROR_BYTES
 from prefect_http._errors import PrefectHTTPStatusError, ThrottleTimeout
 from prefect_http._foreign_errors import clear_mark, is_foreign
 from prefect_http._httpx_details import read_held_body
-from prefect_http._redact import safe_url
 from prefect_http._response import REJECTED, PrefectResponse, is_success, note_attempts, status_error
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._telemetry import call_safely
@@ -114,7 +114,7 @@ class SendCall:
                 return await self._conclude(response, self._failed)
             earlier = () if self._state is None else tuple(self._state.attempts)
             note_attempts(response, earlier, self._now() - self._started)
-            if self._options.on_attempt is not None:
+            if self._options.on_attempt is not None or _logger.isEnabledFor(logging.DEBUG):
                 await self._report(response.attempts[-1], response.request, response)
             return response
         finally:
@@ -379,7 +379,9 @@ class SendCall:
         )
 
     async def _report(self, attempt: Attempt, request: httpx.Request, response: httpx.Response | None = None) -> None:
-        """Call ``on_attempt``. If that raises an exception, close the response."""
+        """Log an attempt, and call ``on_attempt``. If that raises an exception, close the response."""
+        if _logger.isEnabledFor(logging.DEBUG):
+            log_attempt(attempt, request, self._retry_state().max_attempts)
         if self._options.on_attempt is not None:
             try:
                 _call(self._options.on_attempt, "on_attempt", request, attempt)
@@ -391,20 +393,10 @@ class SendCall:
     # --- The wait
 
     async def _wait(self, request: httpx.Request, attempt: Attempt) -> None:
-        """Log an attempt, call ``on_attempt`` and ``on_retry``, and wait until the next attempt is due."""
+        """Report an attempt, call ``on_retry``, and wait until the next attempt is due."""
         assert attempt.delay is not None
         state = self._retry_state()
         state.attempts.append(attempt)
-        _logger.debug(
-            "%s %s: %s, attempt %d/%d; the next one in %s s (%s)",
-            request.method,
-            safe_url(request.url),
-            format_outcome(attempt),
-            attempt.number,
-            state.max_attempts,
-            format_seconds(attempt.delay),
-            attempt.reason,
-        )
         await self._report(attempt, request)
         if self._options.on_retry is not None:
             _call(self._options.on_retry, "on_retry", request, attempt)

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 import trio
+from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
@@ -52,12 +53,12 @@ async def fail(server: Server, url: str = URL, *, retry: RetryPolicy = ONE_RETRY
     return caught.value
 
 
-# --- A line for each retry
+# --- A line for each attempt
 
 
 @pytest.mark.trio
-async def test_a_line_for_each_retry(lines: Lines, autojump_clock: MockClock) -> None:
-    """Each retry is a DEBUG line: what happened, which attempt of how many, the wait and its reason."""
+async def test_a_line_for_each_attempt(lines: Lines, autojump_clock: MockClock) -> None:
+    """Each attempt is a DEBUG line: what happened, which attempt of how many, the wait if there is one, and why."""
     busy = httpx.Response(503, headers={"Retry-After": "7"})
     with trio.fail_after(60):
         async with PrefectHttpxClient(
@@ -67,6 +68,7 @@ async def test_a_line_for_each_retry(lines: Lines, autojump_clock: MockClock) ->
     assert lines.texts == [
         "GET http://server/path: 503, attempt 1/6; the next one in 7 s (Retry-After of 7 s)",
         "GET http://server/path: ReadTimeout: slow, attempt 2/6; the next one in 4 s (backoff of 4 s)",
+        "GET http://server/path: 200, attempt 3/6 (the response was accepted)",
     ]
     assert {(record.name, record.levelno) for record in lines.records} == {("prefect_http", logging.DEBUG)}
 
@@ -95,23 +97,62 @@ async def test_the_line_is_there_before_on_retry_is_called(lines: Lines) -> None
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("answer", [200, 404, httpx.ConnectError("refused")])
-async def test_without_a_retry_there_is_no_line(answer: object, lines: Lines) -> None:
-    """Nothing is logged for success, nor for an error that is raised."""
+@each_row(
+    "answer, line",
+    [
+        (200, "200, attempt 1/6 (the response was accepted)"),
+        (404, "404, attempt 1/6 (404 is not retried)"),
+        (
+            httpx.UnsupportedProtocol("odd"),
+            "UnsupportedProtocol: odd, attempt 1/6 (UnsupportedProtocol is not retried)",
+        ),
+    ],
+    ids=["success", "status", "error"],
+)
+async def test_the_last_attempt_has_a_line(answer: object, line: str, lines: Lines) -> None:
+    """It is logged as well, be it good or bad."""
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(answer), retry=AT_ONCE) as client:
             with contextlib.suppress(httpx.HTTPError):
                 await client.get(URL)
-    assert lines.texts == []
+    assert lines.texts[-1:] == [f"GET http://server/path: {line}"]
+
+
+@pytest.mark.anyio
+async def test_redirects_and_challenges_have_lines(lines: Lines) -> None:
+    """Each request that is sent is an attempt."""
+    challenge = httpx.Response(401, headers={"WWW-Authenticate": 'Digest realm="a", nonce="b", qop="auth"'})
+    server = Server(challenge, httpx.Response(307, headers={"Location": "/other"}), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            await client.get(URL, auth=httpx.DigestAuth("user", "password"), follow_redirects=True)
+    assert lines.texts == [
+        "GET http://server/path: 401, attempt 1/6 (the auth flow sent another request)",
+        "GET http://server/path: 307, attempt 2/7 (the redirect was followed)",
+        "GET http://server/other: 200, attempt 3/8 (the response was accepted)",
+    ]
+
+
+@pytest.mark.trio
+async def test_a_line_has_fields(lines: Lines, autojump_clock: MockClock) -> None:
+    """Programs read its parts from the record."""
+    names = ("http_method", "http_url", "http_status", "error_type", "attempt", "max_attempts", "delay", "reason")
+    server = Server(httpx.ReadTimeout("slow"), 200)
+    async with PrefectHttpxClient(transport=server, retry=RetryPolicy(jitter=0)) as client:
+        await client.get(f"http://user:{SECRET}@server/path")
+    assert [tuple(vars(record)[name] for name in names) for record in lines.records] == [
+        ("GET", "http://server/path", None, "httpx.ReadTimeout", 1, 6, 2.0, "backoff of 2 s"),
+        ("GET", "http://server/path", 200, None, 2, 6, None, "the response was accepted"),
+    ]
+    assert all(vars(record)["elapsed"] >= 0 for record in lines.records)
 
 
 @pytest.mark.anyio
 async def test_a_line_is_one_line(lines: Lines) -> None:
     """A log line has no line breaks, whatever the exception's message."""
     await fail(Server(httpx.ReadError("one\ntwo\r\n\x1b[31mthree"), 404))
-    (text,) = lines.texts
-    assert text.isprintable()
-    assert "one two" in text
+    assert all(text.isprintable() for text in lines.texts)
+    assert "one two" in lines.texts[0]
 
 
 # --- No credentials
