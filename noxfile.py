@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import fnmatch
 import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,12 +79,14 @@ LOWEST = [*NOT_PURE, *WITHOUT_LONG, "--ignore=tests/project"]
 # On httpx2: what uses its objects.
 ON_HTTPX2 = [*LOWEST, "--ignore=tests/concurrency", "--ignore=tests/lifespan"]
 
-# Three parts of the tests that take about as long; three processes keep two cores busy, since some tests wait. Each
-# collects and reports its own part: so they need a quarter less processor time than pytest-xdist.
+# Three parts of the tests that need about as much processor time; three processes keep two cores busy, since some tests
+# wait, and the last to end keeps only one busy. Each collects and reports its own part: so they need a quarter less
+# processor time than pytest-xdist.
 TLS = ["tests/wire/test_https.py", "tests/wire/test_tls.py", "tests/wire/test_trace.py"]
-CLIENT = ["tests/client", "tests/throttle", "tests/wire/h1", *TLS]
+SMALL = ["tests/concurrency", "tests/fields", "tests/retry"]
+CLIENT = ["tests/client", "tests/throttle", "tests/wire/h1", *SMALL, *TLS]
 FILES = [f"tests/wire/{file.name}" for file in Path(__file__).parent.glob("tests/wire/test_*.py")]
-WIRE = ["tests/wire/proxy", *(file for file in FILES if file not in TLS)]
+WIRE = ["tests/wire/proxy", "tests/wire/h2/test_cancelling_streams.py", *(file for file in FILES if file not in TLS)]
 PARTS = {
     "others": ["tests", *(f"--ignore={path}" for path in (*CLIENT, *WIRE))],
     "client": CLIENT,
@@ -202,7 +206,8 @@ def run_all_parts(session: nox.Session, *arguments: str, with_coverage: bool = F
     def run(part: str) -> object:
         # The output of one of them is shown meanwhile, and that of the others at the end, so as not to be mixed up.
         is_silent = part != "others"
-        return session.run("pytest", *PARTS[part], *arguments, env={"COVERAGE_FILE": data[part]}, silent=is_silent)
+        paths = [path for path in PARTS[part] if not _is_left_out(path, arguments)]
+        return session.run("pytest", *paths, *arguments, env={"COVERAGE_FILE": data[part]}, silent=is_silent)
 
     with ThreadPoolExecutor(len(PARTS)) as pool:
         outputs = dict(zip(PARTS, pool.map(run, PARTS), strict=True))
@@ -212,6 +217,12 @@ def run_all_parts(session: nox.Session, *arguments: str, with_coverage: bool = F
     if with_coverage:
         session.run("coverage", "combine", *data.values())
         session.run("coverage", "report")
+
+
+def _is_left_out(path: str, arguments: Iterable[str]) -> bool:
+    """Return whether arguments leave out this path: pytest ignores no path that it is given by name."""
+    patterns = [argument.partition("=")[2] for argument in arguments if argument.startswith("--ignore")]
+    return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
 def install_wheel(session: nox.Session, *others: str, extra: str = "") -> None:
