@@ -30,6 +30,10 @@ def new_transport(limits: httpx.Limits | None = None, *, retries: int = 0) -> HT
     return HTTPTransport(verify=trusting_context(), limits=limits or httpx.Limits(), retries=retries)
 
 
+# Most tests send many requests to the same URL, and to parse it takes longer than to make the rest of a request.
+_parsed = functools.cache(httpx.URL)
+
+
 def new_request(
     url: str,
     method: str = "GET",
@@ -40,7 +44,7 @@ def new_request(
 ) -> httpx.Request:
     """Make a request as a client would, with timeouts of 5 s, except those that are given."""
     timeout = httpx.Timeout(5).as_dict() | timeouts
-    return httpx.Request(method, url, content=content, extensions={"timeout": timeout, **(extensions or {})})
+    return httpx.Request(method, _parsed(url), content=content, extensions={"timeout": timeout, **(extensions or {})})
 
 
 async def ignore(event: str, info: Mapping[str, object]) -> None:
