@@ -503,6 +503,7 @@ async def test_write_timeout(is_stream: bool) -> None:
         with pytest.raises(httpx.WriteTimeout, match=r"accepted no data for 0\.08 s"):
             await fetch(transport, request)
         assert anyio.current_time() - began > 0.15
+        await until(server.peers[0].resets)
     assert server.peers[0].resets() == [(1, CANCEL)]
 
 
