@@ -2,7 +2,7 @@
 
 Look at the order of the lines: each event is read as soon as it is sent, although the stream never ends. When the
 client disconnects, the app receives ``http.disconnect``, and Starlette closes the generator. The client runs the app's
-startup before the first request and its shutdown at the end. Each request has the state that startup has set.
+startup before the first request and its shutdown at the end. The clock is trio's virtual one: waiting takes no time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
+from trio.testing import MockClock
 
 from prefect_http import PrefectHttpxClient
 
@@ -56,4 +57,4 @@ async def main() -> None:
             print("  the client disconnects")
 
 
-trio.run(main)
+trio.run(main, clock=MockClock(autojump_threshold=0))
