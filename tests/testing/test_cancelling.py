@@ -195,8 +195,7 @@ async def test_leaving_closes_a_generator(http2: bool) -> None:
     network.serve(URL).get("/").reply(stream=body())
     async with network.client(PrefectHttpxClient, http2=http2) as client:
         async with client.stream("GET", URL) as response:
-            async with contextlib.aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as parts:
-                await anext(parts)
+            await anext(aiter(response.aiter_raw()))
             assert not told
         await anyio.sleep(1)
         assert told == ["closed"]
