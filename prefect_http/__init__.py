@@ -28,6 +28,8 @@ if typing.TYPE_CHECKING:
     from prefect_http._asgi.transport import ASGITransport
     from prefect_http._lifespan.context import app_lifespan_context
     from prefect_http._lifespan.lifespan import Lifespan
+    from prefect_http._streams.sse import EventStream
+    from prefect_http._streams.sse_parser import ServerSentEvent
     from prefect_http._throttle.github import is_throttled_by_github
     from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
     from prefect_http._throttle.throttle import Throttle
@@ -39,8 +41,10 @@ else:
     # first transport. All of it would double the time of the import. Where these names come from:
     _LOADED_WHEN_NEEDED = {
         "ASGITransport": "_asgi.transport",
+        "EventStream": "_streams.sse",
         "HTTPTransport": "_wire.transport",
         "Lifespan": "_lifespan.lifespan",
+        "ServerSentEvent": "_streams.sse_parser",
         "Throttle": "_throttle.throttle",
         "ThrottleEvent": "_throttle.statistics",
         "ThrottleStatistics": "_throttle.statistics",
@@ -67,6 +71,7 @@ __all__ = [
     "Attempt",
     "AttemptObserver",
     "ConnectionInfo",
+    "EventStream",
     "HTTPTransport",
     "InvalidResponse",
     "Lifespan",
@@ -88,6 +93,7 @@ __all__ = [
     "Scope",
     "Send",
     "Telemetry",
+    "ServerSentEvent",
     "Throttle",
     "ThrottleEvent",
     "ThrottleStatistics",

@@ -7,9 +7,10 @@
      └─ ThrottleTimeout              a request that the throttle cannot let through in time
 
     httpx.RemoteProtocolError
-     └─ InvalidResponse              a response that is not valid HTTP, or a redirect to what is not a valid URL
+     └─ InvalidResponse              a response that is not valid HTTP, a redirect to what is not a valid URL, or no
+                                     event stream where sse() expects one
     httpx.RequestError
-     └─ ResponseTooLarge             a response body beyond the limit of the client
+     └─ ResponseTooLarge             a response body beyond the limit of the client, or an event beyond that of sse()
 
     LifespanError                    an app's lifespan cannot be used as requested
      ├─ LifespanNotSupported         mode="on", and the app does not support the lifespan protocol
@@ -75,6 +76,8 @@ class ThrottleTimeout(httpx.PoolTimeout):
 class InvalidResponse(httpx.RemoteProtocolError):
     """The server's response is not valid HTTP, or redirects to something that is not a valid URL. It is never retried.
 
+    ``sse()`` raises it as well, for a response whose Content-Type is not ``text/event-stream``.
+
     What answers may not be an HTTP server: an SSH port, or a TLS port that is called with ``http://``. A connection
     that is closed too early is a plain httpx.RemoteProtocolError.
     """
@@ -110,7 +113,10 @@ class TunnelDelayed(TunnelFailed):
 
 
 class ResponseTooLarge(httpx.RequestError):
-    """A response body, once decoded, is larger than the client's ``max_response_bytes``. It is not retried."""
+    """A response body, once decoded, is larger than the client's ``max_response_bytes``. It is not retried.
+
+    ``sse()`` raises it for an event that is larger than ``max_event_bytes``.
+    """
 
 
 class LifespanError(Exception):

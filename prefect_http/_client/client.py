@@ -136,10 +136,6 @@ class PrefectHttpxClient(ClientWithStreams):
         self._httpx_sending = HttpxSending(self)
 
     @functools.cached_property
-    def _send_options(self) -> SendOptions:
-        return SendOptions(RetryPolicy.from_env())
-
-    @functools.cached_property
     def _builder(self) -> RequestBuilder:
         return RequestBuilder()
 

@@ -50,7 +50,7 @@ LAYERS = (
     {"_concurrency", "_fields"},
     {"_body_iterator", "_bounded_body", "_error_limits", "_response", "_retry"},
     {"_lifespan", "_throttle", "_wire"},
-    {"_asgi"},
+    {"_asgi", "_streams"},
     {"_client"},
     {"__init__", "httpx2"},
     {"testing"},
@@ -71,6 +71,7 @@ LATE_IMPORTS = {
     ("_client.client", "_throttle.throttle"),
     ("_client.client", "_throttle.transport"),
     ("_client.routing", "_wire.transport"),
+    ("_client.streams", "_streams.sse"),
     ("_concurrency.backend", "_concurrency.asyncio_stream"),
     ("_concurrency.backend", "_concurrency.trio_stream"),
     ("_concurrency.backend", "asyncio"),
@@ -115,6 +116,7 @@ PURE = {
     "_lifespan.protocol",
     "_retry.decision",
     "_retry.policy",
+    "_streams.sse_parser",
     "_throttle.closure",
     "_throttle.closure_reason",
     "_throttle.curve",
@@ -302,7 +304,7 @@ def test_import_is_quick() -> None:
         name
         for name in imported
         if name.startswith(
-            ("prefect_http._asgi.", "prefect_http._lifespan", "prefect_http._throttle.", "prefect_http._wire.")
+            tuple(f"prefect_http.{folder}" for folder in ("_asgi.", "_lifespan", "_streams", "_throttle.", "_wire."))
         )
         and name.removeprefix("prefect_http.") not in LIGHT
     )

@@ -1,0 +1,127 @@
+"""One connection of an event stream: the body of a response, decoded in bounded steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterator
+
+import anyio
+import httpx
+
+from prefect_http._concurrency.backend import checkpoint
+from prefect_http._concurrency.iteration import end_iteration
+from prefect_http._content_encoding import ContentDecoder
+from prefect_http._error_limits import STREAMED_ERROR_BYTES, seconds_for_error
+from prefect_http._errors import InvalidResponse
+from prefect_http._foreign_errors import is_foreign
+from prefect_http._httpx_details import keep_content
+from prefect_http._redact import one_line, safe_exception, without_credentials
+from prefect_http._response import PrefectResponse, is_success, status_error
+
+_EVENT_STREAM = "text/event-stream"
+_MAX_QUOTED = 200
+_CLOSE_SECONDS = 5.0
+
+_logger = logging.getLogger("prefect_http")
+
+
+class EventConnection:
+    """The body of a response that is an event stream.
+
+    Args:
+        response: the response, unread, or read by an event hook.
+    """
+
+    def __init__(self, response: PrefectResponse) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._response = response
+        self._is_read = response.is_stream_consumed
+        self._pieces: Iterator[bytes] = iter((response.content,) if self._is_read else ())
+        self._chunks = aiter(response.stream)
+        self._is_generator = isinstance(self._chunks, AsyncGenerator)
+        self._decoder: ContentDecoder | None = None
+        self._size = 0
+        response.is_stream_consumed = True  # so that nobody else reads it
+
+    async def check(self) -> None:
+        """Check that the response is an event stream.
+
+        Raises:
+            PrefectHTTPStatusError: it has a bad status, which the client lets pass.
+            InvalidResponse: it is of another type. The response is closed.
+
+        Cancellation:
+            The response is closed, shielded for at most 5 s.
+        """
+        response = self._response
+        if not is_success(response):
+            keep_content(response, await self._read_beginning(STREAMED_ERROR_BYTES), self._size)
+            raise status_error(response, response.attempts)
+        types = response.headers.get_list("Content-Type")
+        if not types or types[-1].partition(";")[0].strip().lower() != _EVENT_STREAM:
+            beginning = await self._read_beginning(4 * _MAX_QUOTED)
+            raise InvalidResponse(_wrong_type(response, types, beginning), request=response.request)
+
+    async def receive(self) -> bytes | None:
+        """Return the next piece of the body, decoded; it may be empty. None at the end.
+
+        Raises:
+            httpx.RequestError: the connection broke, or the body cannot be decoded. The response is closed.
+            Exception: what an app in this process raised. The response is closed.
+
+        Cancellation:
+            The response is closed, shielded for at most 5 s: what is read from may not survive it.
+        """
+        try:
+            while (piece := next(self._pieces, None)) is None:
+                chunk = None if self._is_read else await anext(self._chunks, None)
+                if chunk is None:
+                    return None
+                self._size += len(chunk)
+                if self._decoder is None:
+                    self._decoder = ContentDecoder(self._response.headers.get("Content-Encoding", ""))
+                self._pieces = self._decoder.decode(chunk)
+        except BaseException as error:
+            if isinstance(error, httpx.RequestError):
+                error.request = self._response.request
+            await self.aclose()
+            raise
+        return piece
+
+    async def _read_beginning(self, max_bytes: int) -> bytes:
+        """Read the body up to a limit in bytes and in seconds, or until it breaks off, and close the response."""
+        content = bytearray()
+        try:
+            with anyio.move_on_after(seconds_for_error()):
+                while len(content) < max_bytes and (piece := await self.receive()) is not None:
+                    content += piece
+                    await checkpoint()
+        except httpx.RequestError as error:
+            if is_foreign(error, self._response.request):
+                raise
+        await self.aclose()
+        return bytes(content[:max_bytes])
+
+    async def aclose(self) -> None:
+        """Close the response, which ends the request.
+
+        Cancellation:
+            Shielded for at most 5 s.
+        """
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            try:
+                if self._is_generator:
+                    await end_iteration(self._chunks)
+                await self._response.aclose()
+            except Exception as error:
+                # The connection is of no use any more, and there may be a better error to raise.
+                _logger.debug("closing an event stream failed: %s", safe_exception(error))
+
+
+def _wrong_type(response: httpx.Response, types: list[str], beginning: bytes) -> str:
+    """Return the message for a response that is no event stream."""
+    found = f"its Content-Type is {types[-1]}" if types else "it has no Content-Type"
+    text = beginning.decode("utf-8", "replace")
+    quoted = [one_line(without_credentials(each, response.request), limit=_MAX_QUOTED) for each in (found, text)]
+    begins = f"; it begins with: {quoted[1]}" if quoted[1] else ""
+    return f"the response is not an event stream: {quoted[0]}, not {_EVENT_STREAM}{begins}"

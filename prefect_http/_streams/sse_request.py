@@ -1,0 +1,74 @@
+"""The requests of an event stream: one for each connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import httpx
+
+from prefect_http._response import PrefectResponse
+from prefect_http._retry.policy import RetryPolicy
+from prefect_http._types import Headers
+
+_LAST_EVENT_ID = b"Last-Event-ID"
+_DEFAULTS = ((b"Accept", b"text/event-stream"), (b"Cache-Control", b"no-store"))
+# Arguments of send(); the others are those of build_request().
+_SENDING = frozenset({"auth", "follow_redirects"})
+
+
+class EventRequests:
+    """Makes and sends the requests of an event stream, which are alike but for the last event ID.
+
+    Args:
+        client: the client.
+        method: of the requests.
+        url: of the requests.
+        arguments: keywords of the client's ``stream()``.
+
+    Attributes:
+        last_event_id: the one that the caller has given as a header; "" if there is none.
+    """
+
+    def __init__(
+        self, client: httpx.AsyncClient, method: str, url: httpx.URL | str, arguments: Mapping[str, Any]
+    ) -> None:
+        self._client = client
+        self._method = method
+        self._url = url
+        self._sending = {name: value for name, value in arguments.items() if name in _SENDING}
+        self._building = {name: value for name, value in arguments.items() if name not in _SENDING}
+        given = httpx.Headers(cast("Headers | None", self._building.pop("headers", None)))
+        names = {name.lower() for name, _ in given.raw}
+        # As bytes: an httpx.Headers may encode text as ASCII.
+        self._headers = [pair for pair in given.raw if pair[0].lower() != _LAST_EVENT_ID.lower()]
+        self._headers += [pair for pair in _DEFAULTS if pair[0].lower() not in names]
+        ids = [value for name, value in given.raw if name.lower() == _LAST_EVENT_ID.lower()]
+        self.last_event_id = ids[-1].decode("utf-8", "replace") if ids else ""
+
+    def build(self, last_event_id: str, policy: RetryPolicy) -> httpx.Request:
+        """Build a request.
+
+        Without a ``timeout`` of the caller's, there is no read timeout: an event stream may be quiet for any time.
+
+        Args:
+            last_event_id: the last event ID in force; "": none.
+            policy: how the request is retried.
+        """
+        headers, building = self._headers, dict(self._building)
+        if last_event_id:
+            # No header has whitespace at its ends.
+            headers = [*headers, (_LAST_EVENT_ID, last_event_id.strip(" \t").encode())]
+        given: Mapping[str, object] = building.pop("extensions", None) or {}
+        extensions = {**given, "retry": policy}
+        if "timeout" not in building and "timeout" not in extensions:
+            timeout = self._client.timeout
+            building["timeout"] = httpx.Timeout(
+                connect=timeout.connect, read=None, write=timeout.write, pool=timeout.pool
+            )
+        return self._client.build_request(self._method, self._url, headers=headers, extensions=extensions, **building)
+
+    async def send(self, request: httpx.Request) -> PrefectResponse:
+        """Send a request through the client, and return the response, open at the start of its body."""
+        response = await self._client.send(request, stream=True, **self._sending)
+        return PrefectResponse.from_httpx_response(response)
