@@ -238,7 +238,7 @@ class EventStream:
             failure=classify(error),
             label=type(error).__name__,
             retry_after=None if retry is None else retry / 1000,
-            retry_after_name="the server's retry",
+            retry_after_name="retry field",
             max_wait=self._max_wait,
             body_is_spent=self._body_is_spent,
             client_is_closed=self._client.is_closed,
