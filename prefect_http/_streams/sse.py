@@ -209,7 +209,7 @@ class EventStream:
             if not isinstance(error, httpx.RequestError) or is_foreign(error, self.response.request):
                 self._has_ended = True
                 raise
-            if not self._may_reconnect(error):
+            if not await self._may_reconnect(error):
                 raise
             return
         if piece is not None:
@@ -217,12 +217,12 @@ class EventStream:
             return
         await self._disconnect()
         ended = httpx.RemoteProtocolError("the server has ended the event stream", request=self.response.request)
-        if not self._may_reconnect(ended) and self._reconnects:
+        if not await self._may_reconnect(ended) and self._reconnects:
             raise ended
 
     # --- Reconnection
 
-    def _may_reconnect(self, error: httpx.RequestError) -> bool:
+    async def _may_reconnect(self, error: httpx.RequestError) -> bool:
         """Decide whether a connection that has ended is followed by another one, and when.
 
         Args:
@@ -232,6 +232,7 @@ class EventStream:
             self._has_ended = True
             return False
         self._breaks += 1
+        await checkpoint()  # a cancellation that is due comes first
         now, retry, request = anyio.current_time(), self._parser.retry, self.response.request
         facts = FailedAttempt(
             retry=self._breaks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import anyio
 import httpx
@@ -20,6 +20,7 @@ from prefect_http._response import PrefectResponse, is_success, status_error
 
 _EVENT_STREAM = "text/event-stream"
 _MAX_QUOTED = 200
+_SLICE = 64 * 1024
 _CLOSE_SECONDS = 5.0
 
 _logger = logging.getLogger("prefect_http")
@@ -36,9 +37,10 @@ class EventConnection:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._response = response
         self._is_read = response.is_stream_consumed
-        self._pieces: Iterator[bytes] = iter((response.content,) if self._is_read else ())
-        self._chunks = aiter(response.stream)
-        self._is_generator = isinstance(self._chunks, AsyncGenerator)
+        self._pieces: Iterator[bytes] = _slices(response.content) if self._is_read else iter(())
+        self._stream = response.stream
+        self._chunks: AsyncIterator[bytes] | None = None  # once reading has begun
+        self._is_generator = False
         self._decoder: ContentDecoder | None = None
         self._size = 0
         response.is_stream_consumed = True  # so that nobody else reads it
@@ -74,6 +76,9 @@ class EventConnection:
         """
         try:
             while (piece := next(self._pieces, None)) is None:
+                if self._chunks is None:
+                    self._chunks = aiter(self._stream)
+                    self._is_generator = isinstance(self._chunks, AsyncGenerator)
                 chunk = None if self._is_read else await anext(self._chunks, None)
                 if chunk is None:
                     return None
@@ -110,7 +115,7 @@ class EventConnection:
         """
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
             try:
-                if self._is_generator:
+                if self._chunks is not None and self._is_generator:
                     await end_iteration(self._chunks)
                 await self._response.aclose()
             except Exception as error:
@@ -118,9 +123,14 @@ class EventConnection:
                 _logger.debug("closing an event stream failed: %s", safe_exception(error))
 
 
+def _slices(content: bytes) -> Iterator[bytes]:
+    """Return what an event hook, or a mock, has read whole, in pieces, so that the limit for events comes in time."""
+    return (content[at : at + _SLICE] for at in range(0, len(content), _SLICE))
+
+
 def _wrong_type(response: httpx.Response, types: list[str], beginning: bytes) -> str:
     """Return the message for a response that is no event stream."""
-    found = f"its Content-Type is {types[-1]}" if types else "it has no Content-Type"
+    found = f"its Content-Type is {types[-1]}" if types and types[-1] else "it has no Content-Type"
     text = beginning.decode("utf-8", "replace")
     quoted = [one_line(without_credentials(each, response.request), limit=_MAX_QUOTED) for each in (found, text)]
     begins = f"; it begins with: {quoted[1]}" if quoted[1] else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -165,14 +165,13 @@ async def test_jitter() -> None:
 
 async def test_policy_of_the_request() -> None:
     """``retry=``, and ``extensions``, bring the policy for the requests and for reconnection."""
-    for argument in (
-        {"retry": RetryPolicy(backoff_base=3, jitter=0)},
-        {"extensions": {"retry": RetryPolicy(backoff_base=3, jitter=0)}},
-    ):
+    policy = RetryPolicy(backoff_base=3, jitter=0)
+    ways: list[Any] = [{"retry": policy}, {"extensions": {"retry": policy}}]
+    for argument in ways:
         network, api = new_network()
         began = anyio.current_time()
         send_events(api.get("/events").reply(503), event("a")).reply(204)
-        async with network, client_of(network) as client, client.sse("GET", URL, **argument) as events:  # type: ignore[arg-type]
+        async with network, client_of(network) as client, client.sse("GET", URL, **argument) as events:
             assert [(data, time - began) for data, time in await times_of(events)] == [("a", 3)]
             network.assert_waits([3, 3])
 
@@ -202,19 +201,20 @@ async def test_gives_up(body: bytes | None) -> None:
 
 async def test_never_reconnects() -> None:
     """With ``max_retries=0`` or ``reconnect=False``, and by default for a POST, the end of the response is the end."""
-    for method, arguments in (
+    ways: list[tuple[str, Any]] = [
         ("GET", {"retry": NEVER}),
         ("GET", {"retry": NEVER, "reconnect": True}),
         ("GET", {"reconnect": False}),
         ("POST", {}),
         ("post", {}),
-    ):
+    ]
+    for method, arguments in ways:
         network, api = new_network()
         break_off(send_events(api.any("/events"), event("a", retry=0)), event("b", retry=0))
         async with network, client_of(network) as client:
-            async with client.sse(method, URL, **arguments) as events:  # type: ignore[arg-type]
+            async with client.sse(method, URL, **arguments) as events:
                 assert await data_of(events) == ["a"]
-            async with client.sse(method, URL, **arguments) as events:  # type: ignore[arg-type]
+            async with client.sse(method, URL, **arguments) as events:
                 assert (await anext(events)).data == "b"
                 with pytest.raises(httpx.RemoteProtocolError) as caught:
                     await anext(events)
@@ -250,12 +250,12 @@ async def test_reconnects_a_post() -> None:
 async def test_one_shot_body() -> None:
     """A body that can be sent only once is not sent again: what came last is raised, with a note."""
 
-    async def body() -> Any:
+    async def body() -> AsyncIterator[bytes]:
         yield b"prompt"
 
-    for parts in ((event("a"),), (event("a"), None)):
+    for ends in (break_off, send_events):
         network, api = new_network()
-        break_off(api.post("/events"), *parts[:1]) if None in parts else send_events(api.post("/events"), event("a"))
+        ends(api.post("/events"), event("a"))
         async with network, client_of(network) as client:
             async with client.sse("POST", URL, reconnect=True, content=body()) as events:
                 assert (await anext(events)).data == "a"
@@ -463,12 +463,13 @@ async def test_client_that_is_closed_while_waiting_for_an_event(http2: bool) -> 
     api.get("/events").drip(every=60, size=50, headers=EVENT_STREAM, content=event("a"))
     async with network:
         client = client_of(network, http2=http2)
-        async with client.sse("GET", URL) as events, anyio.create_task_group() as tasks:
-            tasks.start_soon(_after, 1, client.aclose)
-            with pytest.raises(httpx.RequestError) as caught:
-                await anext(events)
+        async with client.sse("GET", URL) as events:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_after, 1, client.aclose)
+                with pytest.raises(httpx.RequestError) as caught:
+                    await anext(events)
             assert anyio.current_time() == 1
-    assert notes_of(caught.value) == ["prefect_http did not connect again: the client has been closed"]
+            assert notes_of(caught.value) == ["prefect_http did not connect again: the client has been closed"]
 
 
 async def test_log(caplog: pytest.LogCaptureFixture) -> None:
