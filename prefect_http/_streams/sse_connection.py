@@ -1,16 +1,14 @@
-"""One connection of an event stream: the body of a response, decoded in bounded steps."""
+"""One connection of an event stream: the body of a response, in slices of bounded size."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import anyio
 import httpx
 
 from prefect_http._concurrency.backend import checkpoint
-from prefect_http._concurrency.iteration import end_iteration
-from prefect_http._content_encoding import ContentDecoder
 from prefect_http._error_limits import STREAMED_ERROR_BYTES, seconds_for_error
 from prefect_http._errors import InvalidResponse
 from prefect_http._foreign_errors import is_foreign
@@ -30,20 +28,13 @@ class EventConnection:
     """The body of a response that is an event stream.
 
     Args:
-        response: the response, unread, or read by an event hook.
+        response: the response; an event hook may have read it.
     """
 
     def __init__(self, response: PrefectResponse) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
         self._response = response
-        self._is_read = response.is_stream_consumed
-        self._pieces: Iterator[bytes] = _slices(response.content) if self._is_read else iter(())
-        self._stream = response.stream
-        self._chunks: AsyncIterator[bytes] | None = None  # once reading has begun
-        self._is_generator = False
-        self._decoder: ContentDecoder | None = None
-        self._size = 0
-        response.is_stream_consumed = True  # so that nobody else reads it
+        self._chunks = response.aiter_bytes()
+        self._slices: Iterator[bytes] = iter(())  # of the last chunk
 
     async def check(self) -> None:
         """Check that the response is an event stream.
@@ -57,7 +48,7 @@ class EventConnection:
         """
         response = self._response
         if not is_success(response):
-            keep_content(response, await self._read_beginning(STREAMED_ERROR_BYTES), self._size)
+            keep_content(response, await self._read_beginning(STREAMED_ERROR_BYTES), response.num_bytes_downloaded)
             raise status_error(response, response.attempts)
         types = response.headers.get_list("Content-Type")
         if not types or types[-1].partition(";")[0].strip().lower() != _EVENT_STREAM:
@@ -74,24 +65,19 @@ class EventConnection:
         Cancellation:
             The response is closed, shielded for at most 5 s: what is read from may not survive it.
         """
+        piece = next(self._slices, None)
+        if piece is not None:
+            return piece
         try:
-            while (piece := next(self._pieces, None)) is None:
-                if self._chunks is None:
-                    self._chunks = aiter(self._stream)
-                    self._is_generator = isinstance(self._chunks, AsyncGenerator)
-                chunk = None if self._is_read else await anext(self._chunks, None)
-                if chunk is None:
-                    return None
-                self._size += len(chunk)
-                if self._decoder is None:
-                    self._decoder = ContentDecoder(self._response.headers.get("Content-Encoding", ""))
-                self._pieces = self._decoder.decode(chunk)
-        except BaseException as error:
-            if isinstance(error, httpx.RequestError):
-                error.request = self._response.request
+            chunk = await anext(self._chunks, None)
+        except BaseException:
             await self.aclose()
             raise
-        return piece
+        if chunk is None:
+            return None
+        # A mock, or an event hook that has read the response, makes one chunk of it all.
+        self._slices = (chunk[start : start + _SLICE] for start in range(0, len(chunk), _SLICE))
+        return next(self._slices, b"")
 
     async def _read_beginning(self, max_bytes: int) -> bytes:
         """Read the body up to a limit in bytes and in seconds, or until it breaks off, and close the response."""
@@ -115,17 +101,10 @@ class EventConnection:
         """
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
             try:
-                if self._chunks is not None and self._is_generator:
-                    await end_iteration(self._chunks)
                 await self._response.aclose()
             except Exception as error:
                 # The connection is of no use any more, and there may be a better error to raise.
                 _logger.debug("closing an event stream failed: %s", safe_exception(error))
-
-
-def _slices(content: bytes) -> Iterator[bytes]:
-    """Return what an event hook, or a mock, has read whole, in pieces, so that the limit for events comes in time."""
-    return (content[at : at + _SLICE] for at in range(0, len(content), _SLICE))
 
 
 def _wrong_type(response: httpx.Response, types: list[str], beginning: bytes) -> str:

@@ -468,8 +468,8 @@ async def test_client_that_is_closed_while_waiting_for_an_event(http2: bool) -> 
                 tasks.start_soon(_after, 1, client.aclose)
                 with pytest.raises(httpx.RequestError) as caught:
                     await anext(events)
+                assert notes_of(caught.value) == ["prefect_http did not connect again: the client has been closed"]
             assert anyio.current_time() == 1
-            assert notes_of(caught.value) == ["prefect_http did not connect again: the client has been closed"]
 
 
 async def test_log(caplog: pytest.LogCaptureFixture) -> None:
