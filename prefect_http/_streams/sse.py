@@ -124,15 +124,15 @@ class EventStream:
             call makes another one, if the stream reconnects.
         """
         self._check_usable()
-        self._reader = scope = new_cancel_scope()
-        try:
-            with scope:
-                return await self._next()
-        finally:
-            self._reader = None
-            if self._reader_left is not None:
-                self._reader_left.set()
-        raise RuntimeError("the event stream was left while a task was waiting for its next event")
+        while True:
+            await checkpoint()
+            event = await self._take()
+            if event is None:
+                await self._wait()
+                event = await self._take()
+            if event is not None:
+                self._breaks = 0
+                return event
 
     def _check_usable(self) -> None:
         if not self._is_entered:
@@ -142,18 +142,22 @@ class EventStream:
         if self._reader is not None:
             raise RuntimeError("another task is already waiting for the next event of this stream")
 
-    async def _next(self) -> ServerSentEvent:
-        while True:
-            await checkpoint()
-            event = await self._take()
-            if event is None and self._connection is not None:
-                await self._receive(self._connection)
-                event = await self._take()
-            elif event is None:
-                await self._connect_again()
-            if event is not None:
-                self._breaks = 0
-                return event
+    async def _wait(self) -> None:
+        """Receive, or connect again, until another task leaves the stream."""
+        self._check_usable()
+        self._reader = scope = new_cancel_scope()
+        try:
+            with scope:
+                if self._connection is not None:
+                    await self._receive(self._connection)
+                else:
+                    await self._connect_again()
+                return
+        finally:
+            self._reader = None
+            if self._reader_left is not None:
+                self._reader_left.set()
+        raise RuntimeError("the event stream was left while a task was waiting for its next event")
 
     async def _take(self) -> ServerSentEvent | None:
         """Return the next event that has arrived; None if there is none."""
@@ -218,7 +222,10 @@ class EventStream:
         await self._disconnect()
         ended = httpx.RemoteProtocolError("the server has ended the event stream", request=self.response.request)
         if not await self._may_reconnect(ended) and self._reconnects:
-            raise ended
+            try:
+                raise ended
+            finally:
+                del ended  # or it would hold the frame that holds it
 
     # --- Reconnection
 

@@ -26,10 +26,11 @@ from support.event_streams import (
     new_network,
     send_events,
 )
+from support.garbage import garbage_of
 from support.rows import each_row
 from support.virtual_time import virtual_time_backend
 
-from prefect_http import EventStream, PrefectHttpxClient
+from prefect_http import EventStream, PrefectHttpxClient, RetryPolicy
 from prefect_http._types import Receive, Scope, Send
 from prefect_http.testing import FakeNetwork, ReceivedRequest, Reply
 
@@ -179,6 +180,29 @@ async def test_leaving_twice_closes_once() -> None:
         async with client.sse("GET", URL) as events:
             with pytest.raises(httpx.RemoteProtocolError):
                 await data_of(events)
+
+
+async def test_garbage() -> None:
+    """Neither leaving a stream nor its errors leave anything to the garbage collector."""
+    network, api = new_network()
+    policy = RetryPolicy(max_retries=1, backoff_base=0)
+    for path, content in (("/events", event("a")), ("/empty", b""), ("/large", b"data: " + b"x" * 100)):
+        api.get(path).reply(headers=EVENT_STREAM, content=content, times=None)
+    api.get("/type").reply(text="no event stream", times=None)
+
+    async def leave() -> None:
+        async with client.sse("GET", URL) as events:
+            await anext(events)
+
+    async def fail() -> None:
+        for path in ("/empty", "/large", "/type"):
+            with contextlib.suppress(httpx.RequestError):
+                async with client.sse("GET", f"{API}{path}", max_event_bytes=50) as events:
+                    await data_of(events)
+                    raise AssertionError
+
+    async with network, client_of(network, retry=policy) as client:
+        assert [min(await garbage_of(leave)), min(await garbage_of(fail))] == [0, 0]
 
 
 # --- The wait for an event is cancelled
