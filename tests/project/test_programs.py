@@ -18,6 +18,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NAMES = {
     "anyio_library",
     "custom_policy",
+    "events",
     "in_process",
     "many_tasks",
     "polite_crowd",
