@@ -74,7 +74,7 @@ class EventStream:
         self._connection: EventConnection | None = None
         self._body_is_spent = False
         self._breaks = 0  # in a row, without an event
-        self._resume_at = -math.inf  # when to connect again, on the event loop's clock
+        self._resume_at = -math.inf  # when to reconnect, on the event loop's clock
         self._is_entered = self._has_ended = self._is_left = False
         self._reader: CancelScope | None = None  # around the wait for an event
         self._reader_left: Event | None = None
@@ -151,7 +151,7 @@ class EventStream:
                 if self._connection is not None:
                     await self._receive(self._connection)
                 else:
-                    await self._connect_again()
+                    await self._reconnect()
                 return
         finally:
             self._reader = None
@@ -189,7 +189,7 @@ class EventStream:
             self._has_ended = True
             raise
 
-    async def _connect_again(self) -> None:
+    async def _reconnect(self) -> None:
         if self._has_ended:
             raise StopAsyncIteration
         if not self._reconnects or self._body_is_spent:
@@ -239,7 +239,8 @@ class EventStream:
             self._has_ended = True
             return False
         self._breaks += 1
-        await checkpoint()  # a cancellation that is due comes first
+        # A cancellation that is due comes first. The next connection is then made at once, as after any cancelled wait.
+        await checkpoint()
         now, retry, request = anyio.current_time(), self._parser.retry, self.response.request
         facts = FailedAttempt(
             retry=self._breaks,
@@ -255,11 +256,11 @@ class EventStream:
         decision = decide(self._policy, facts, random.random())
         if isinstance(decision, GiveUp):
             self._has_ended = True
-            error.add_note(f"prefect_http did not connect again: {decision.reason}")
+            error.add_note(f"prefect_http did not reconnect: {decision.reason}")
             return False
         self._resume_at = now + decision.delay
         _logger.debug(
-            "%s %s: %s, break %d/%d without an event; the next connection in %s s (%s)",
+            "%s %s: %s; reconnection %d/%d in %s s (%s)",
             request.method,
             safe_url(request.url),
             safe_exception(error),

@@ -193,7 +193,7 @@ async def test_gives_up(body: bytes | None) -> None:
             if body is not None:
                 assert str(caught.value) == "the server has ended the event stream"
             assert str(caught.value.request.url) == URL
-            assert notes_of(caught.value) == ["prefect_http did not connect again: all retries are used up"]
+            assert notes_of(caught.value) == ["prefect_http did not reconnect: all retries are used up"]
             # It is over, as after an error of a generator.
             assert await data_of(events) == []
     assert len(network.requests) == 3
@@ -262,7 +262,7 @@ async def test_one_shot_body() -> None:
                 with pytest.raises(httpx.RemoteProtocolError) as caught:
                     await anext(events)
         assert notes_of(caught.value) == [
-            "prefect_http did not connect again: the request body is a one-shot stream, and some of it has been read"
+            "prefect_http did not reconnect: the request body is a one-shot stream, and some of it has been read"
         ]
         assert [request.body for request in network.requests] == [b"prompt"]
 
@@ -278,7 +278,7 @@ async def test_deadline_of_the_caller(http2: bool) -> None:
                 await anext(events)
         assert anyio.current_time() == 0
     (note,) = notes_of(caught.value)
-    assert note.endswith("again: a retry field of 10 s is too long: 10 s are left until the caller's deadline")
+    assert note.endswith("reconnect: a retry field of 10 s is too long: 10 s are left until the caller's deadline")
 
 
 async def test_reconnection_time_that_is_too_long() -> None:
@@ -298,7 +298,7 @@ async def test_reconnection_time_that_is_too_long() -> None:
                 await data_of(events)
         assert anyio.current_time() == began
         (note,) = notes_of(caught.value)
-        assert note.startswith("prefect_http did not connect again: retry field of ")
+        assert note.startswith("prefect_http did not reconnect: retry field of ")
         assert note.endswith(" s exceeds max_retry_after of 300 s")
 
 
@@ -312,9 +312,7 @@ async def test_reconnection_time_behind_a_throttle() -> None:
             with pytest.raises(httpx.RemoteProtocolError) as caught:
                 await anext(events)
             assert anyio.current_time() == 400
-    assert notes_of(caught.value) == [
-        "prefect_http did not connect again: retry field of 600 s exceeds max_wait of 500 s"
-    ]
+    assert notes_of(caught.value) == ["prefect_http did not reconnect: retry field of 600 s exceeds max_wait of 500 s"]
 
 
 # --- Statuses
@@ -468,7 +466,7 @@ async def test_client_that_is_closed_while_waiting_for_an_event(http2: bool) -> 
                 tasks.start_soon(_after, 1, client.aclose)
                 with pytest.raises(httpx.RequestError) as caught:
                     await anext(events)
-                assert notes_of(caught.value) == ["prefect_http did not connect again: the client has been closed"]
+                assert notes_of(caught.value) == ["prefect_http did not reconnect: the client has been closed"]
             assert anyio.current_time() == 1
 
 
@@ -482,7 +480,7 @@ async def test_log(caplog: pytest.LogCaptureFixture) -> None:
         assert await data_of(events) == ["a"]
     ended = f"GET {URL}: RemoteProtocolError: the server has ended the event stream"
     assert [record.getMessage() for record in caplog.records if record.name == "prefect_http"] == [
-        f"{ended}, break 1/5 without an event; the next connection in 2 s (backoff of 2 s)",
-        f"{ended}, break 2/5 without an event; the next connection in 0.5 s (retry field of 0.5 s)",
+        f"{ended}; reconnection 1/5 in 2 s (backoff of 2 s)",
+        f"{ended}; reconnection 2/5 in 0.5 s (retry field of 0.5 s)",
     ]
     assert "secret" not in caplog.text

@@ -256,7 +256,7 @@ async def test_encoding_that_is_broken() -> None:
         with pytest.raises(httpx.DecodingError) as caught:
             await anext(events)
         assert str(caught.value.request.url) == URL
-        assert caught.value.__notes__ == ["prefect_http did not connect again: DecodingError is not retried"]
+        assert caught.value.__notes__ == ["prefect_http did not reconnect: DecodingError is not retried"]
         assert await data_of(events) == []
 
 
