@@ -6,6 +6,7 @@ import typing
 from prefect_http._attempt import Attempt
 from prefect_http._client.client import PrefectHttpxClient
 from prefect_http._errors import (
+    DownloadError,
     InvalidResponse,
     LifespanCrashed,
     LifespanError,
@@ -30,6 +31,7 @@ if typing.TYPE_CHECKING:
     from prefect_http._lifespan.lifespan import Lifespan
     from prefect_http._streams.sse import EventStream
     from prefect_http._streams.sse_parser import ServerSentEvent
+    from prefect_http._streams.download import Download
     from prefect_http._throttle.github import is_throttled_by_github
     from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
     from prefect_http._throttle.throttle import Throttle
@@ -42,6 +44,7 @@ else:
     _LOADED_WHEN_NEEDED = {
         "ASGITransport": "_asgi.transport",
         "EventStream": "_streams.sse",
+        "Download": "_streams.download",
         "HTTPTransport": "_wire.transport",
         "Lifespan": "_lifespan.lifespan",
         "ServerSentEvent": "_streams.sse_parser",
@@ -72,6 +75,8 @@ __all__ = [
     "AttemptObserver",
     "ConnectionInfo",
     "EventStream",
+    "Download",
+    "DownloadError",
     "HTTPTransport",
     "InvalidResponse",
     "Lifespan",

@@ -76,7 +76,7 @@ async def read_whole_within(response: ReadyResponse, max_bytes: int) -> bytes:
     """
     if response.is_closed or response.is_stream_consumed:
         return await response.aread()
-    async with _body_of(response) as chunks:
+    async with body_of(response) as chunks:
         content = bytearray()
         is_longer = _announces_more_than(max_bytes, response)
         if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
@@ -99,14 +99,14 @@ async def read_up_to(response: ReadyResponse, max_bytes: int) -> None:
     """
     if response.is_closed or response.is_stream_consumed:
         return
-    async with _body_of(response) as chunks:
+    async with body_of(response) as chunks:
         content = bytearray()
         with contextlib.suppress(httpx.DecodingError):
             await read_decoded(response, chunks, content, max_bytes=max_bytes)
         keep_content(response, bytes(content), chunks.size)
 
 
-class _Chunks:
+class Chunks:
     """The chunks of a body.
 
     Attributes:
@@ -131,10 +131,10 @@ class _Chunks:
 
 
 @contextlib.asynccontextmanager
-async def _body_of(response: httpx.Response) -> AsyncGenerator[_Chunks]:
+async def body_of(response: httpx.Response) -> AsyncGenerator[Chunks]:
     """Open a response's body, and close the response at the end. An httpx.RequestError gets the request."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
-    chunks = _Chunks(response.stream)
+    chunks = Chunks(response.stream)
     try:
         yield chunks
     except httpx.RequestError as error:

@@ -11,6 +11,8 @@
                                      event stream where sse() expects one
     httpx.RequestError
      └─ ResponseTooLarge             a response body beyond the limit of the client, or an event beyond that of sse()
+     ├─ ResponseTooLarge             a response body beyond the limit of the client
+     └─ DownloadError                a file that cannot be downloaded, or is not what it should be
 
     LifespanError                    an app's lifespan cannot be used as requested
      ├─ LifespanNotSupported         mode="on", and the app does not support the lifespan protocol
@@ -116,6 +118,14 @@ class ResponseTooLarge(httpx.RequestError):
     """A response body, once decoded, is larger than the client's ``max_response_bytes``. It is not retried.
 
     ``sse()`` raises it for an event that is larger than ``max_event_bytes``.
+    """
+
+
+class DownloadError(httpx.RequestError):
+    """A file cannot be downloaded, or is not what it should be. No file that looks whole is left.
+
+    The message says why: it is too large, its digest is wrong, it keeps changing on the server, it is being downloaded
+    already.
     """
 
 

@@ -13,6 +13,7 @@ from support.rows import each_row
 import prefect_http
 from prefect_http import (
     Attempt,
+    DownloadError,
     InvalidResponse,
     LifespanCrashed,
     LifespanError,
@@ -68,6 +69,7 @@ def status_error() -> PrefectHTTPStatusError:
         (ThrottleTimeout, (httpx.PoolTimeout,)),
         (InvalidResponse, (httpx.RemoteProtocolError,)),
         (ResponseTooLarge, (httpx.RequestError,)),
+        (DownloadError, (httpx.RequestError,)),
         (LifespanError, (Exception,)),
         (LifespanNotSupported, (LifespanError,)),
         (LifespanStartupError, (LifespanError,)),
@@ -88,7 +90,7 @@ def test_every_error_is_in_the_tree() -> None:
         for name in prefect_http.__all__
         if isinstance(value := getattr(prefect_http, name), type) and issubclass(value, BaseException)
     }
-    ours = {PrefectHTTPStatusError, ThrottleTimeout, InvalidResponse, ResponseTooLarge, LifespanError}
+    ours = {PrefectHTTPStatusError, ThrottleTimeout, InvalidResponse, ResponseTooLarge, DownloadError, LifespanError}
     assert errors == ours | {*LifespanError.__subclasses__()}
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 from typing import Unpack
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import httpx
 
@@ -12,6 +16,10 @@ from prefect_http._client.arguments import BodyArguments
 from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.options import SendOptions, checked_policy
 from prefect_http._client.verbs import VerbsWithRetry
+from prefect_http._client.arguments import RequestArguments
+from prefect_http._client.options import SendOptions, checked_policy
+from prefect_http._client.verbs import VerbsWithRetry
+from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 
 
@@ -89,3 +97,86 @@ class ClientWithStreams(VerbsWithRetry):
             max_event_bytes=max_event_bytes,
             is_one_shot=lambda request: mark_one_shot_body(request) is not None,
         )
+    if TYPE_CHECKING:
+
+        @functools.cached_property
+        def _send_options(self) -> SendOptions: ...
+
+    async def download(
+        self,
+        url: httpx.URL | str,
+        path: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int | None], object] | None = None,
+        sha256: str | None = None,
+        overwrite: bool = False,
+        max_bytes: int | None = None,
+        retry: RetryPolicy | None = None,
+        **request: Unpack[RequestArguments],
+    ) -> prefect_http.Download:
+        """Download a file with GET, and go on from where it was if it is interrupted.
+
+        Until the file is whole, it is beside its place, as ``path.part``, with a ``path.part.json`` that says what it
+        is a part of. What is there continues to be of use when the download fails, is cancelled or is killed: the next
+        download of the same URL to the same path asks only for the rest, if the server has given the file a strong
+        ETag, or a Last-Modified that is old enough, and still has the same version. Otherwise it begins anew.
+
+        If the connection breaks, it goes on at once, as long as it makes progress. Without progress it goes on after
+        the policy's backoff, ``max_retries`` times in a row. It begins anew at most ``max_retries`` times: if the file
+        changes meanwhile, or if the server has no ranges. Each request also has the retries of any other request.
+
+        Args:
+            url: of the file.
+            path: where to put it. The folder must exist.
+            progress: called with the size of what has been received, and with the total, or None while that is not
+                known; at first, after each chunk, and at the end. What an earlier download has left counts as received.
+                A function that is not async; an exception that it raises ends the download.
+            sha256: what the SHA-256 of the file must be, in hexadecimal; None: anything.
+            overwrite: whether to replace a file that is there. The old one stays until the new one is whole.
+            max_bytes: the largest size, in bytes and decoded; 0 or more. None: no limit.
+            retry: when to go on; None: the client's policy.
+            **request: the other arguments of ``get()``. The request asks for no content coding, since positions would
+                be those of the encoded file. If the body is encoded nevertheless, it is decoded, but cannot be
+                continued.
+
+        Returns:
+            Where the file is, its size, whether it was put together from several responses, and the last response.
+
+        Raises:
+            FileExistsError: there is a file, and ``overwrite`` is False. Nothing is sent if it is there at first.
+            OSError: the file system refuses something: there is no such folder, or it is full. Nothing is sent if that
+                can be known before.
+            DownloadError: the file is larger than ``max_bytes`` or than the server has announced, or it has another
+                digest, and nothing of it is left; it has begun anew too often; the response is not a file; or the same
+                path is being downloaded to already, in this process or another one.
+            PrefectHTTPStatusError: the status is bad; see ``send()``.
+            httpx.RequestError: the error that ended the last attempt. It has a note that says what is left.
+            TypeError: ``progress`` is not callable, or is async.
+            ValueError: ``sha256`` or ``max_bytes`` is invalid, or the headers ask for a range or a content coding.
+
+        Cancellation:
+            Ends the download as soon as what has been received is written.
+        """
+        from prefect_http._streams.download import DownloadCall, DownloadOptions, check_headers
+
+        options = DownloadOptions(progress, sha256, overwrite, max_bytes)
+        arguments: dict[str, Any] = {**request}
+        auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
+        follow_redirects = arguments.pop("follow_redirects", httpx.USE_CLIENT_DEFAULT)
+        headers = httpx.Headers(arguments.pop("headers", None))
+        check_headers(headers)
+        extensions = dict(arguments.pop("extensions", None) or {})
+        policy = retry if retry is not None else extensions.get("retry")
+        policy = self._send_options.policy if policy is None else checked_policy(policy, "retry")
+        extensions["retry"] = policy
+
+        def build(more: dict[str, str]) -> httpx.Request:
+            merged = headers.copy()
+            merged.update(more)
+            return self.build_request("GET", url, headers=merged, extensions={**extensions}, **arguments)
+
+        def send(more: dict[str, str]) -> Awaitable[PrefectResponse]:
+            sending = self.send(build(more), stream=True, auth=auth, follow_redirects=follow_redirects)
+            return cast("Awaitable[PrefectResponse]", sending)
+
+        return await DownloadCall(send, build({}), Path(path), options, policy).run()

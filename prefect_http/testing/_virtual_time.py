@@ -55,6 +55,7 @@ def virtual_time_loop() -> asyncio.AbstractEventLoop:
 
 
 class _VirtualTimeLoop(asyncio.SelectorEventLoop):
+    is_time_virtual = True  # what the package calls in threads elsewhere, it calls without one here
     _scheduled: list[asyncio.TimerHandle]  # asyncio's own heap; cancelled timers do not stay at its top
 
     def __init__(self) -> None:

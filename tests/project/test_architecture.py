@@ -52,7 +52,7 @@ LAYERS = (
     {"_lifespan", "_throttle", "_wire"},
     {"_asgi", "_streams"},
     {"_client"},
-    {"__init__", "httpx2"},
+    {"__init__", "httpx2", "progress"},
     {"testing"},
 )
 
@@ -72,11 +72,14 @@ LATE_IMPORTS = {
     ("_client.client", "_throttle.transport"),
     ("_client.routing", "_wire.transport"),
     ("_client.streams", "_streams.sse"),
+    ("_client.streams", "_streams.download"),
     ("_concurrency.backend", "_concurrency.asyncio_stream"),
     ("_concurrency.backend", "_concurrency.trio_stream"),
     ("_concurrency.backend", "asyncio"),
     ("_response", "_fields.rate_limit_parser"),
     ("_response", "_fields.retry_after"),
+    ("progress", "rich.console"),
+    ("progress", "rich.progress"),
     ("testing._network", "httpx2"),
 }
 
@@ -117,6 +120,9 @@ PURE = {
     "_retry.decision",
     "_retry.policy",
     "_streams.sse_parser",
+    "_streams.content_range",
+    "_streams.download_plan",
+    "_streams.download_retries",
     "_throttle.closure",
     "_throttle.closure_reason",
     "_throttle.curve",
@@ -180,7 +186,7 @@ PURE = {
     "testing._steps",
     "testing._verdicts",
 }
-PUBLIC_MODULES = {"__init__", "httpx2", "testing"}
+PUBLIC_MODULES = {"__init__", "httpx2", "progress", "testing"}
 
 # What knows trio and asyncio: one file for all, what asyncio alone needs, the streams of each of them, and an event
 # loop for tests.
@@ -305,6 +311,13 @@ def test_import_is_quick() -> None:
         for name in imported
         if name.startswith(
             tuple(f"prefect_http.{folder}" for folder in ("_asgi.", "_lifespan", "_streams", "_throttle.", "_wire."))
+            (
+                "prefect_http._asgi.",
+                "prefect_http._lifespan",
+                "prefect_http._streams.",
+                "prefect_http._throttle.",
+                "prefect_http._wire.",
+            )
         )
         and name.removeprefix("prefect_http.") not in LIGHT
     )

@@ -1,0 +1,376 @@
+"""One ``download()``: its requests, one after the other, until the file is whole.
+
+What is there is in a `PartFile`. What is to be done with a response says `plan_response()`, and what follows a break
+says `decide()`, as for any request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import math
+import random
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import anyio
+import httpx
+
+from prefect_http._attempt import format_seconds
+from prefect_http._bounded_body import body_of, read_up_to
+from prefect_http._callbacks import is_async
+from prefect_http._concurrency.backend import checkpoint, clock
+from prefect_http._concurrency.blocking import run_blocking
+from prefect_http._content_encoding import ContentDecoder
+from prefect_http._error_limits import STREAMED_ERROR_BYTES, seconds_for_error
+from prefect_http._errors import DownloadError, PrefectHTTPStatusError
+from prefect_http._foreign_errors import is_foreign
+from prefect_http._redact import safe_exception, safe_url
+from prefect_http._response import REJECTED, PrefectResponse, is_success, status_error
+from prefect_http._retry.decision import FailedAttempt, GiveUp, classify, decide
+from prefect_http._retry.policy import RetryPolicy
+from prefect_http._streams.download_plan import (
+    AskAgain,
+    Finished,
+    Kept,
+    Receive,
+    Refuse,
+    plan_response,
+    range_headers,
+)
+from prefect_http._streams.download_retries import DownloadRetries
+from prefect_http._streams.part_file import PartFile
+
+Progress = Callable[[int, int | None], object]
+Send = Callable[[dict[str, str]], Awaitable[PrefectResponse]]
+
+PROGRESS_MUST_BE = "progress must be a sync function that takes the bytes received and the total, or None"
+
+# Written at once: fewer calls of threads are not measurably faster.
+_BLOCK = 1024 * 1024
+# Of small chunks, not more objects than this are held, and none for longer than a second.
+_MAX_CHUNKS = 256
+_MAX_SECONDS = 1.0
+_CLOSE_SECONDS = 5.0
+_UNSATISFIED = 416
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+# What the download sets itself.
+_RESERVED = ("Range", "If-Range")
+_logger = logging.getLogger("prefect_http")
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that has been downloaded.
+
+    Attributes:
+        path: where it is.
+        bytes: its size.
+        resumed: whether it was put together from several responses: whether any of it was there already, from an
+            earlier download that had been interrupted, or from before a connection broke.
+        response: the last response, closed and without its body. If all of the file was there already, its status
+            is 416.
+    """
+
+    path: Path
+    bytes: int
+    resumed: bool
+    response: PrefectResponse
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadOptions:
+    """What users give to ``download()``, checked; see there.
+
+    Raises:
+        TypeError: ``progress`` is not callable, or is async.
+        ValueError: ``sha256`` or ``max_bytes`` is invalid.
+    """
+
+    progress: Progress | None
+    sha256: str | None
+    overwrite: bool
+    max_bytes: int | None
+
+    def __post_init__(self) -> None:
+        if self.progress is not None and (not callable(self.progress) or is_async(self.progress)):
+            raise TypeError(f"{PROGRESS_MUST_BE}, not {self.progress!r}")
+        if self.sha256 is not None and not (isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256)):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
+        limit = self.max_bytes
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+            raise ValueError(f"max_bytes must be None or an integer, 0 or more, not {limit!r}")
+
+
+def check_headers(headers: httpx.Headers) -> None:
+    """Refuse headers of a request with which no file could be downloaded.
+
+    Raises:
+        ValueError: they ask for a range, or for a content coding.
+    """
+    for name in _RESERVED:
+        if name in headers:
+            raise ValueError(f"a download sets the header {name} itself, so it cannot be given")
+    coding = headers.get("Accept-Encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise ValueError(f"a download needs 'Accept-Encoding: identity', so it cannot be {coding!r}")
+
+
+class DownloadCall:
+    """One ``download()``.
+
+    Args:
+        send: sends the request, with these headers in addition, and returns the response, still to be read.
+        request: the request, as it is sent but for these headers.
+        path: where the file will be.
+        options: what else the user has given.
+        policy: how often to go on, and when.
+    """
+
+    def __init__(
+        self, send: Send, request: httpx.Request, path: Path, options: DownloadOptions, policy: RetryPolicy
+    ) -> None:
+        self._send = send
+        self._request = request
+        self._options = options
+        self._policy = policy
+        self._part = PartFile(
+            path,
+            _source(request.url),
+            overwrite=options.overwrite,
+            with_digest=options.sha256 is not None,
+        )
+        self._retries = DownloadRetries(0)
+        self._received = 0  # with what was there before
+        self._resumed = False
+        self._chunks: list[bytes] = []  # still to be written
+        self._size_of_chunks = 0
+        self._flushed_at = 0.0
+        self._now = clock()
+
+    async def run(self) -> Download:
+        """Download the file."""
+        part = self._part
+        try:
+            if not await run_blocking(part.open):
+                raise self._error(f"{part.part} is in use: the file is being downloaded already")
+            self._retries = DownloadRetries(part.size)
+            while await run_blocking(part.hash_some):
+                pass
+            while (response := await self._fetch()) is None:
+                pass
+            await self._check_digest()
+            await run_blocking(part.finish)
+            return Download(part.path, part.size, self._resumed, response)
+        finally:
+            with anyio.CancelScope(shield=True):  # closing a file ends in bounded time
+                await run_blocking(partial(part.close, self._chunks))
+
+    # --- One request
+
+    async def _fetch(self) -> PrefectResponse | None:
+        """Send a request for what is missing; return its response if the file is whole."""
+        kept = self._part.kept
+        response = await self._response(kept)
+        try:
+            async with body_of(response) as body:
+                plan = self._plan(kept, response)
+                if isinstance(plan, Refuse):
+                    raise self._error(plan.reason)
+                if isinstance(plan, Finished):
+                    return await self._finish_at_once(response)
+                if isinstance(plan, AskAgain):
+                    await self._restart(plan.reason, is_other_version=True)
+                    await run_blocking(partial(self._part.begin, None, None))
+                    return None
+                await self._begin(plan)
+                await self._receive(response, body, plan)
+            is_whole = self._check_end(plan, response)
+        except DownloadError:
+            raise
+        except httpx.RequestError as error:
+            await self._flush()
+            if is_foreign(error, response.request) or (delay := self._delay_after(error)) is None:
+                raise
+        else:
+            if is_whole:
+                return response
+            self._retries.note_break(self._part.size)  # it got further
+            return None
+        await anyio.sleep(delay)
+        return None
+
+    async def _response(self, kept: Kept | None) -> PrefectResponse:
+        """Send a request, and return a response that is good, or a 416 if that may be good as well."""
+        try:
+            response = await self._send(range_headers(kept))
+        except PrefectHTTPStatusError as error:
+            if kept is None or error.response.status_code != _UNSATISFIED:
+                raise
+            return PrefectResponse.from_httpx_response(error.response)
+        # With raise_on_all_errors=False, any other response comes here as well.
+        if is_success(response) or (kept is not None and response.status_code == _UNSATISFIED):
+            return response
+        with anyio.move_on_after(seconds_for_error()):
+            await read_up_to(response, STREAMED_ERROR_BYTES)
+        raise status_error(response, response.attempts)
+
+    def _plan(self, kept: Kept | None, response: PrefectResponse) -> Receive | Finished | AskAgain | Refuse:
+        if REJECTED in response.extensions:
+            return Refuse("the server has rejected the request, as the throttle says")
+        return plan_response(kept, response.status_code, response.headers)
+
+    async def _finish_at_once(self, response: PrefectResponse) -> PrefectResponse:
+        await self._check_size(self._part.size)
+        self._resumed = True
+        self._report(self._part.size, self._part.size)
+        return response
+
+    # --- The body
+
+    async def _begin(self, plan: Receive) -> None:
+        """Make the part ready for a body."""
+        part = self._part
+        if plan.start == 0 and part.size > 0:
+            is_other_version = part.kept is not None and plan.validator != part.kept.validator
+            await self._restart("the server sent the whole file again", is_other_version=is_other_version)
+        await self._check_size(max(plan.start, plan.total or 0))
+        if plan.start == 0:
+            await run_blocking(partial(part.begin, plan.validator, plan.total))
+        else:
+            part.total = plan.total
+        self._resumed = plan.start > 0
+        self._received = plan.start
+        self._flushed_at = self._now()
+        self._report(plan.start, plan.total)
+
+    async def _receive(self, response: PrefectResponse, body: AsyncIterator[bytes], plan: Receive) -> None:
+        if response.is_stream_consumed:  # by an event hook; it has been decoded as well
+            await self._take(response.content, plan)
+        elif plan.is_encoded:
+            decoder = ContentDecoder(response.headers["Content-Encoding"])
+            async for chunk in body:
+                for piece in decoder.decode(chunk):
+                    await self._take(piece, plan)
+                    await checkpoint()
+            decoder.end()
+        else:
+            async for chunk in body:
+                await self._take(chunk, plan)
+        await self._flush()
+
+    async def _take(self, chunk: bytes, plan: Receive) -> None:
+        """Take the next bytes of the file."""
+        self._received += len(chunk)
+        if plan.end is not None and self._received > plan.end:
+            await self._discard(f"the server sent more than the {plan.end} bytes that it had announced")
+        await self._check_size(self._received)
+        self._chunks.append(chunk)
+        self._size_of_chunks += len(chunk)
+        if (
+            self._size_of_chunks >= _BLOCK
+            or len(self._chunks) >= _MAX_CHUNKS
+            or self._now() - self._flushed_at >= _MAX_SECONDS
+        ):
+            await self._flush()
+        self._report(self._received, plan.total)
+
+    async def _flush(self) -> None:
+        chunks, self._chunks, self._size_of_chunks = self._chunks, [], 0
+        self._flushed_at = self._now()
+        if chunks:
+            await run_blocking(partial(self._part.write, chunks))
+
+    def _report(self, received: int, total: int | None) -> None:
+        progress = self._options.progress
+        if progress is not None:
+            returned = progress(received, total)
+            if inspect.iscoroutine(returned):
+                returned.close()
+                raise TypeError(f"{PROGRESS_MUST_BE}, not the async {progress!r}")
+
+    def _check_end(self, plan: Receive, response: PrefectResponse) -> bool:
+        """Whether a body that has ended is the last of the file.
+
+        Raises:
+            httpx.RemoteProtocolError: it is shorter than the server has announced.
+        """
+        if plan.end is None:  # nothing says how long it should be, so the end of the response is that of the file
+            self._report(self._received, self._received)
+            return True
+        if self._received < plan.end:
+            announced, received = plan.end - plan.start, self._received - plan.start
+            raise httpx.RemoteProtocolError(f"the body ended after {received} of {announced} bytes")
+        return plan.end == plan.total
+
+    # --- What goes wrong
+
+    def _delay_after(self, error: httpx.RequestError) -> float | None:
+        """Return how long to wait before going on; None if there is no use in it, with a note on the error."""
+        breaks = self._retries.note_break(self._part.size)
+        left = (
+            anyio.current_effective_deadline() - self._now() if breaks else math.inf
+        )  # after progress, it goes on at once
+        failed = FailedAttempt(max(breaks, 1), classify(error), type(error).__name__, deadline_left=left)
+        decision = decide(self._policy, failed, random.random())
+        if isinstance(decision, GiveUp):
+            error.add_note(self._kept_note(decision.reason))
+            return None
+        delay = decision.delay if breaks else 0.0
+        _logger.debug(
+            "GET %s: the download broke off at %d bytes: %s; it goes on in %s s",
+            safe_url(self._request.url),
+            self._part.size,
+            safe_exception(error),
+            format_seconds(delay),
+        )
+        return delay
+
+    def _kept_note(self, reason: str) -> str:
+        part = self._part
+        if part.kept is None:
+            return f"prefect_http gave up the download of {part.path}: {reason}."
+        return (
+            f"prefect_http gave up the download of {part.path}: {reason}. {part.size} bytes of it are in {part.part}; "
+            "another download of the same URL to the same path continues them."
+        )
+
+    async def _restart(self, reason: str, *, is_other_version: bool) -> None:
+        """Note that what is there is to be dropped.
+
+        Raises:
+            DownloadError: that has happened too often.
+        """
+        restarts = self._retries.note_restart(is_other_version=is_other_version)
+        _logger.debug("GET %s: the download begins anew: %s", safe_url(self._request.url), reason)
+        if restarts > self._policy.max_retries:
+            raise self._error(f"{reason}; that is one time more than max_retries of {self._policy.max_retries} allows")
+
+    async def _check_size(self, size: int) -> None:
+        limit = self._options.max_bytes
+        if limit is not None and size > limit:
+            await self._discard(f"the file is larger than max_bytes of {limit} bytes")
+
+    async def _check_digest(self) -> None:
+        if self._options.sha256 is not None and (digest := self._part.digest()) != self._options.sha256.lower():
+            await self._discard(f"the SHA-256 of the file is {digest}, not {self._options.sha256.lower()}")
+
+    async def _discard(self, reason: str) -> NoReturn:
+        """Remove what is there, and raise a DownloadError."""
+        self._chunks.clear()
+        await run_blocking(self._part.discard)
+        raise self._error(reason)
+
+    def _error(self, reason: str) -> DownloadError:
+        message = f"cannot download {safe_url(self._request.url)} to {self._part.path}: {reason}"
+        return DownloadError(message, request=self._request)
+
+
+def _source(url: httpx.URL) -> str:
+    """Return what tells a URL from others, and tells nobody what it is: its query may be a credential."""
+    return hashlib.sha256(str(url.copy_with(userinfo=b"", fragment=None)).encode()).hexdigest()

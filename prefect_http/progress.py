@@ -1,0 +1,104 @@
+"""Progress bars for downloads, drawn by rich, which the extra ``progress`` installs.
+
+A progress bar is a function that is passed to ``download()``::
+
+    with bars() as progress:
+        await client.download(url, "flows.zip", progress=progress.bar("flows.zip"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Bars", "bars"]
+
+_MISSING = "prefect_http.progress needs the package rich: pip install 'prefect_http[progress]'"
+
+
+class Bars:
+    """Progress bars below each other, made by ``bars()``.
+
+    Args:
+        new_bar: adds a bar with a name.
+    """
+
+    def __init__(self, new_bar: Callable[[str], Callable[[int, int | None], None]]) -> None:
+        self._new_bar = new_bar
+
+    def bar(self, name: str) -> Callable[[int, int | None], None]:
+        """Add a bar, and return the function that moves it.
+
+        The function takes how much there is and how much there will be, in bytes, or None if that is not known. What
+        is there at its first call, from an earlier download, does not count for the speed. It may be called by any
+        task and any thread.
+
+        Args:
+            name: what is written before the bar.
+        """
+        return self._new_bar(name)
+
+
+@contextlib.contextmanager
+def bars() -> Generator[Bars]:
+    """Draw progress bars on stderr during the block, any number of them. They stay there when it ends.
+
+    If stderr is not a terminal, nothing is written.
+
+    Raises:
+        ImportError: rich is not installed.
+    """
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        # Where colors are forced upon programs, as by many a CI, rich takes any file for a terminal.
+        disable=not (console.is_interactive and console.file.isatty()),
+    )
+    with progress:
+        yield Bars(partial(_Bar, progress))
+
+
+class _Bar:
+    """A bar. It is drawn when something is known about it."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._id: TaskID = progress.add_task(name, start=False, total=None)
+        self._received: int | None = None
+
+    def __call__(self, received: int, total: int | None) -> None:
+        if self._received is None or received < self._received:
+            # The speed is measured from here on: what was there has not been received, or is received once more.
+            if total is None:
+                self._forget_total()
+            self._progress.reset(self._id, completed=received)
+        self._progress.update(self._id, total=total, completed=received)
+        self._received = received
+
+    def _forget_total(self) -> None:
+        for task in self._progress.tasks:
+            if task.id == self._id:
+                task.total = None
