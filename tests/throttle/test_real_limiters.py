@@ -6,10 +6,6 @@ These tests take real time: the limiters have clocks of their own.
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +16,8 @@ import limits
 import limits.storage
 import limits.strategies
 import pytest
-from support.servers import free_port, hypercorn_on_trio
+from support.nginx import nginx as running_nginx
+from support.servers import hypercorn_on_trio
 
 from prefect_http import PrefectHttpxClient, RetryPolicy, Throttle
 from prefect_http._types import Receive, Scope, Send
@@ -30,31 +27,14 @@ pytestmark = pytest.mark.no_cover
 
 MAX_REJECTED = 0.06  # of the requests
 
-NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
-# All paths are relative to its prefix: only root may write to the default ones.
-CONFIG = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log error.log;
-events {}
-http {
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
+LIMITS = """
     limit_req_zone $binary_remote_addr zone=fast:1m rate=300r/s;
     limit_req_zone $binary_remote_addr zone=slow:1m rate=10r/s;
     limit_req_status 429;
-    server {
-        listen 127.0.0.1:PORT;
-        root .;
+"""
+LOCATIONS = """
         location = /fast.txt { limit_req zone=fast burst=20 nodelay; }
         location = /slow.txt { limit_req zone=slow burst=5 nodelay; }
-    }
-}
 """
 
 Strategy = Callable[[limits.storage.MemoryStorage], limits.strategies.RateLimiter]
@@ -101,33 +81,10 @@ STRATEGIES = [
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[str]:
     """Run nginx; yield the URL that it serves fast.txt and slow.txt under, each with a limit."""
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
-    port = free_port()
-    (tmp_path / "nginx.conf").write_text(CONFIG.replace("PORT", str(port)), "ascii")
     for name in ("fast.txt", "slow.txt"):
         (tmp_path / name).write_text("hello", "ascii")
-    with subprocess.Popen([NGINX, "-p", f"{tmp_path}/", "-c", "nginx.conf"]) as process:
-        try:
-            wait_until_it_listens(port, process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait for a server that is starting, for at most 10 s."""
-    give_up_at = time.monotonic() + 10
-    while True:
-        assert process.poll() is None, "the server has exited"
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            assert time.monotonic() < give_up_at, "the server has not started"
-            time.sleep(0.01)
-        else:
-            return
+    with running_nginx(tmp_path, http=LIMITS, server=LOCATIONS) as url:
+        yield url
 
 
 async def statuses_at_once(url: str, requests: int) -> list[int]:
