@@ -1,6 +1,6 @@
 """Run the benchmarks and print their tables: all of them, or those named, as in ``python -m benchmarks wire tls``.
 
-All take about twenty-two minutes.
+All take about twenty-four minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import anyio
 
 from benchmarks import (
     bodies,
+    downloads,
     flaky,
     http2,
     import_time,
@@ -56,6 +57,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "wire": wire.run,
     "tls": tls.run,
     "bodies": bodies.run,
+    "downloads": downloads.run,
     "proxy": proxy.run,
     "http2": http2.run,
     "testing": _on_both(testing.run),

@@ -21,6 +21,7 @@ NAMES = {
     "events",
     "in_process",
     "many_tasks",
+    "mirror",
     "polite_crowd",
     "quickstart",
     "shared_lifespan",

@@ -32,10 +32,6 @@ async def cancel_at(number: int, way: Way, when: When, path: Path) -> bool:
 
         was_there = await run_cancelled(number, way, when, fetch)
         part = path.parent / "f.part"
-        # The thread that a task no longer waits for, since asyncio has cancelled it, may take a moment.
-        with anyio.fail_after(5):
-            while way == "task" and not path.exists() and (path.parent / "f.part.json").exists() != part.exists():  # noqa: ASYNC110
-                await anyio.sleep(0.001)
         if not path.exists():
             assert not part.exists() or CONTENT.startswith(part.read_bytes())
             result = await client.download(URL, path, sha256=DIGEST)

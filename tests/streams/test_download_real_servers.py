@@ -137,7 +137,7 @@ async def test_process_that_is_killed(tmp_path: Path) -> None:
     """Two processes cannot download to one path; when one is killed, the other goes on from there."""
     act, path = Breaking(1_200_000, closes=False), tmp_path / "file"
     async with raw_server(act) as act.server, PrefectHttpxClient(trust_env=False) as client:
-        command = [sys.executable, "-P", "-c", PROGRAM, act.server.url, path]
+        command = [sys.executable, "-P", "-c", PROGRAM, act.server.url, str(path)]
         async with await anyio.open_process(command, stdout=subprocess.PIPE, stderr=None) as process:
             assert process.stdout is not None
             received = b""
