@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Unpack
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import Any, Unpack, cast
 
 import httpx
 
 import prefect_http
-from prefect_http._client.arguments import BodyArguments
+from prefect_http._client.arguments import BodyArguments, RequestArguments
 from prefect_http._client.one_shot_body import mark_one_shot_body
-from prefect_http._client.options import SendOptions, checked_policy
-from prefect_http._client.verbs import VerbsWithRetry
-from prefect_http._client.arguments import RequestArguments
 from prefect_http._client.options import SendOptions, checked_policy
 from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._response import PrefectResponse
@@ -29,6 +25,13 @@ class ClientWithStreams(VerbsWithRetry):
     @functools.cached_property
     def _send_options(self) -> SendOptions:
         return SendOptions(RetryPolicy.from_env())
+
+    def _policy_for(self, retry: object, extensions: Mapping[str, object] | None) -> RetryPolicy:
+        """Return the policy for requests with these arguments."""
+        if retry is not None:
+            return checked_policy(retry, "retry")
+        given = (extensions or {}).get("retry")
+        return self._send_options.policy if given is None else checked_policy(given, 'extensions["retry"]')
 
     def sse(
         self,
@@ -82,25 +85,17 @@ class ClientWithStreams(VerbsWithRetry):
 
         if not isinstance(max_event_bytes, int) or isinstance(max_event_bytes, bool) or max_event_bytes < 1:
             raise ValueError(f"max_event_bytes must be an integer, 1 or more, not {max_event_bytes!r}")
-        options, policy = self._send_options, retry
-        if policy is None:
-            given = (request.get("extensions") or {}).get("retry")
-            policy = options.policy if given is None else checked_policy(given, 'extensions["retry"]')
         return EventStream(
             self,
             method,
             url,
             request,
-            policy=checked_policy(policy, "retry"),
-            max_wait=options.max_wait,
+            policy=self._policy_for(retry, request.get("extensions")),
+            max_wait=self._send_options.max_wait,
             reconnect=reconnect,
             max_event_bytes=max_event_bytes,
             is_one_shot=lambda request: mark_one_shot_body(request) is not None,
         )
-    if TYPE_CHECKING:
-
-        @functools.cached_property
-        def _send_options(self) -> SendOptions: ...
 
     async def download(
         self,
@@ -166,9 +161,7 @@ class ClientWithStreams(VerbsWithRetry):
         headers = httpx.Headers(arguments.pop("headers", None))
         check_headers(headers)
         extensions = dict(arguments.pop("extensions", None) or {})
-        policy = retry if retry is not None else extensions.get("retry")
-        policy = self._send_options.policy if policy is None else checked_policy(policy, "retry")
-        extensions["retry"] = policy
+        extensions["retry"] = policy = self._policy_for(retry, extensions)
 
         def build(more: dict[str, str]) -> httpx.Request:
             merged = headers.copy()

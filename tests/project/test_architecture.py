@@ -310,7 +310,6 @@ def test_import_is_quick() -> None:
         name
         for name in imported
         if name.startswith(
-            tuple(f"prefect_http.{folder}" for folder in ("_asgi.", "_lifespan", "_streams", "_throttle.", "_wire."))
             (
                 "prefect_http._asgi.",
                 "prefect_http._lifespan",
