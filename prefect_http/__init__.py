@@ -32,6 +32,7 @@ if typing.TYPE_CHECKING:
     from prefect_http._streams.download import Download
     from prefect_http._streams.sse import EventStream
     from prefect_http._streams.sse_parser import ServerSentEvent
+    from prefect_http._streams.outcome import Outcome
     from prefect_http._throttle.github import is_throttled_by_github
     from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
     from prefect_http._throttle.throttle import Throttle
@@ -48,6 +49,7 @@ else:
         "HTTPTransport": "_wire.transport",
         "Lifespan": "_lifespan.lifespan",
         "ServerSentEvent": "_streams.sse_parser",
+        "Outcome": "_streams.outcome",
         "Throttle": "_throttle.throttle",
         "ThrottleEvent": "_throttle.statistics",
         "ThrottleStatistics": "_throttle.statistics",
@@ -88,6 +90,7 @@ __all__ = [
     "LifespanStartupError",
     "LifespanTimeoutError",
     "Message",
+    "Outcome",
     "PrefectHTTPStatusError",
     "PrefectHttpxClient",
     "PrefectResponse",

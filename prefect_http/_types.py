@@ -48,3 +48,6 @@ SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple
 Timeout = float | tuple[float | None, float | None, float | None, float | None] | httpx.Timeout | None
 # Opens a stream to a host, which is a name or an address, and a port.
 Connect = Callable[[str, int], Awaitable[ByteStream]]
+# What a client can send many of. A string is a URL, never the iterable.
+RequestLike = httpx.Request | httpx.URL | str
+Requests = Iterable[RequestLike] | AsyncIterable[RequestLike]

@@ -17,6 +17,13 @@ from prefect_http._client.options import SendOptions, checked_policy
 from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import prefect_http
+from prefect_http._client.verbs import VerbsWithRetry
+from prefect_http._types import Requests
 
 
 class ClientWithStreams(VerbsWithRetry):
@@ -173,3 +180,52 @@ class ClientWithStreams(VerbsWithRetry):
             return cast("Awaitable[PrefectResponse]", sending)
 
         return await DownloadCall(send, build({}), Path(path), options, policy).run()
+    def send_many(
+        self, requests: Requests, *, max_at_once: int = 100, ordered: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[prefect_http.Outcome]]:
+        """Send many requests, a limited number at once, and iterate over their outcomes.
+
+            async with client.send_many(requests) as outcomes:
+                async for outcome in outcomes:
+                    ...
+
+        Each request goes through ``send()``, with its retries and the client's throttle, and its response is read. One
+        that fails is an outcome with its error, and ends no other. Requests are sent from the first iteration on. They
+        are taken from the iterable as they are sent, and never more than ``max_at_once`` beyond the outcomes that you
+        have taken: so the memory stays the same, however many there are, and while you do not iterate, it does not go
+        on. Leaving the ``async with`` block cancels the requests that are still on their way, and waits for that.
+
+        Args:
+            requests: an iterable or an async iterable of httpx.Request, httpx.URL or str. A URL stands for a GET, and
+                may be relative to ``base_url``. Anything else becomes an outcome with an error. An iterable that is not
+                async is called in the event loop, and must not block it. A generator that is async runs in a task of
+                its own; it is closed on leaving the block, and may take up to 5 s for that.
+            max_at_once: the number of requests that are sent at once, and of outcomes that wait; 1 or more.
+            ordered: False: outcomes come as requests end. True: in the order of the requests, so one that is slow holds
+                up the others.
+
+        Returns:
+            An async context manager, to be entered once. Its value is an async iterator of Outcome, for one task at a
+            time, within the block.
+
+        Raises:
+            TypeError: ``requests`` cannot be iterated over, or is a single URL; or ``max_at_once`` is not an integer.
+            ValueError: ``max_at_once`` is less than 1.
+
+        Iterating raises:
+            Exception: what the iterable of requests raises, after the outcomes of all requests before.
+            RuntimeError: two tasks iterate at once, or the block has been left.
+
+        Leaving raises:
+            BaseException: what a request or the iterable raised that is no Exception, like KeyboardInterrupt. It is
+                raised alone, not in a group, and cancels the block.
+            Exception: the async generator of requests raised it while it was closed early. If the block has raised
+                an exception, that is raised instead.
+
+        Cancellation:
+            Cancels all requests. An iteration that is cancelled loses no outcome.
+        """
+        from prefect_http._streams.send_many import SendMany
+
+        client: Any = self  # its send() returns a PrefectResponse
+        return SendMany(client, requests, max_at_once, ordered=ordered)

@@ -67,6 +67,8 @@ class CancelScope(Protocol):
 class Nursery(Protocol):
     """trio.Nursery or anyio.abc.TaskGroup."""
 
+    @property
+    def cancel_scope(self) -> CancelScope: ...
     def start_soon(self, async_fn: Callable[[], Awaitable[None]], /) -> object: ...
 
 
@@ -103,7 +105,12 @@ def open_nursery() -> AbstractAsyncContextManager[Nursery]:
 async def checkpoint() -> None:
     """Let other tasks run, and be cancelled if that is due: anyio.lowlevel.checkpoint() without its detour."""
     trio = _running_trio()
-    await (anyio if trio is None else trio).lowlevel.checkpoint()
+    if trio is not None:
+        await trio.lowlevel.checkpoint()
+    else:
+        import asyncio
+
+        await asyncio.sleep(0)
 
 
 def clock() -> Callable[[], float]:
