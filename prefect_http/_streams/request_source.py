@@ -60,6 +60,9 @@ class RequestSource(Protocol):
     async def pull(self, turn: Turn) -> Pulled | None:
         """Wait for the item and return it; None if there are no more."""
 
+    def end(self) -> None:
+        """Yield no more, whatever the iterable has left."""
+
 
 class SyncSource:
     """Yields from an iterable. Whichever worker has its turn calls it, and always in the same context."""
@@ -92,6 +95,10 @@ class SyncSource:
             return None
         number, self.count = self.count, self.count + 1
         return Pulled(number, item, self._context.copy())
+
+    def end(self) -> None:
+        """Yield no more."""
+        self.has_ended = True
 
     def _next(self) -> object:
         if self._iterator is None:
@@ -126,13 +133,23 @@ class AsyncSource:
             turn.end(None)
             return
         self._turns.append(turn)
-        if self._feeder is not None:
-            self._feeder.set()
+        self._wake()
 
     async def pull(self, turn: Turn) -> Pulled | None:
         """Wait for the item and return it; None if there are no more."""
         await turn.waiter.wait()
         return turn.pulled
+
+    def end(self) -> None:
+        """Yield no more."""
+        self.has_ended = True
+        while self._turns:
+            self._turns.popleft().end(None)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._feeder is not None:
+            self._feeder.set()
 
     async def feed(self) -> None:
         """Iterate; for a task of its own.
@@ -154,8 +171,7 @@ class AsyncSource:
     async def _iterate(self) -> None:
         try:
             self._iterator = aiter(self._iterable)
-            while True:
-                await self._wait_until_asked()
+            while await self._is_asked():
                 item = await anext(self._iterator)
                 self._turns.popleft().end(Pulled(self.count, item, contextvars.copy_context()))
                 self.count += 1
@@ -163,15 +179,15 @@ class AsyncSource:
             pass
         except Exception as error:
             self.errors.append(error)
-        self.has_ended = True
-        while self._turns:
-            self._turns.popleft().end(None)
+        self.end()
 
-    async def _wait_until_asked(self) -> None:
-        if not self._turns:
+    async def _is_asked(self) -> bool:
+        """Wait until a worker asks; return False if it is to end instead."""
+        if not self._turns and not self.has_ended:
             self._feeder = new_waiter()
             await self._feeder.wait()
             self._feeder = None
+        return not self.has_ended
 
     async def _close(self, generator: AsyncGenerator[object]) -> None:
         self._scope.shield = self.is_left

@@ -93,11 +93,11 @@ class SendMany(AbstractAsyncContextManager[AsyncIterator[Outcome]]):
         """
         is_cancelled, has_failed = _is_cancellation(exc), bool(self._failures)
         if self._feeder is not None:
-            self._feeder.is_left = not (is_cancelled or has_failed)
+            self._feeder.is_left = not is_cancelled and anyio.current_effective_deadline() > -math.inf
         self._outcomes.leave()
+        self._nursery.cancel_scope.cancel()
         # A failure has cancelled the block, which only the nursery can end. Other exceptions would come out in a group.
         passed = (exc_type, exc, traceback) if is_cancelled and has_failed else (None, None, None)
-        self._nursery.cancel_scope.cancel()
         try:
             await self._nursery_context.__aexit__(*passed)
         except BaseExceptionGroup as group:  # trio puts a KeyboardInterrupt into one that comes at this moment
@@ -105,11 +105,12 @@ class SendMany(AbstractAsyncContextManager[AsyncIterator[Outcome]]):
         except anyio.get_cancelled_exc_class():
             if not self._failures:
                 raise
+        finally:
+            del self._outcomes  # which refers to this object, for nothing but the garbage collector
         if self._failures:
-            failure = self._failures.pop(0)
-            if exc is None or has_failed or not isinstance(failure, Exception):
-                raise failure
-            exc.add_note(f"closing the iterable of requests failed as well: {safe_exception(failure)}")
+            if exc is None or has_failed or not isinstance(self._failures[0], Exception):
+                raise self._failures.pop(0)  # not by a name: the error would refer to this frame, and it to the error
+            exc.add_note(f"closing the iterable of requests failed as well: {safe_exception(self._failures.pop(0))}")
 
     def _start(self, main: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(functools.partial(self._run, main))

@@ -70,6 +70,7 @@ class Outcomes(AsyncIterator[Outcome]):
     def leave(self) -> None:
         """Have all further iteration fail, because the block has been left."""
         self._why_over = _LEFT
+        self._source.end()
         self._wake()
 
     def stop(self) -> None:
