@@ -19,6 +19,7 @@ from benchmarks import (
     http2,
     import_time,
     in_process,
+    many_requests,
     nested_lifespan,
     proxy,
     resources,
@@ -61,6 +62,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "proxy": proxy.run,
     "http2": http2.run,
     "testing": _on_both(testing.run),
+    "many_requests": many_requests.run,
 }
 
 
