@@ -28,6 +28,7 @@ NAMES = {
     "streaming",
     "testing_a_client",
     "testing_an_app",
+    "thousand_requests",
 }
 # Without the warning that pytest cannot rewrite the assertions of plugins that have been imported before it, and
 # without pytest-asyncio, which warns if it is not configured.
