@@ -29,6 +29,13 @@ class Event(Protocol):
     async def wait(self) -> None: ...
 
 
+class LowLevel(Protocol):
+    """trio.lowlevel or anyio.lowlevel."""
+
+    async def checkpoint(self) -> None: ...
+    async def checkpoint_if_cancelled(self) -> None: ...
+
+
 class Waiter(Protocol):
     """Lets one task wait until it is woken. An event, on which any number can wait, takes 0.7 KiB more memory."""
 
@@ -111,6 +118,11 @@ async def checkpoint() -> None:
         import asyncio
 
         await asyncio.sleep(0)
+
+
+def lowlevel() -> LowLevel:
+    """Return the checkpoints of the running backend, looked up once; anyio's look it up each time."""
+    return cast(LowLevel, _backend().lowlevel)
 
 
 def clock() -> Callable[[], float]:

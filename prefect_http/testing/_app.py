@@ -41,7 +41,7 @@ class AppStep(Step):
         response = None
         try:
             response = await self._transport.handle_async_request(sent)
-            yield Head(response.status_code, response.headers.raw, False)
+            yield Head(response.status_code, tuple(response.headers.raw), False)
             body = cast(StreamedResponse, response.stream)
             body.ends_with_body = True
             async for part in body:
@@ -49,7 +49,7 @@ class AppStep(Step):
             yield End()
         except Exception:
             _logger.exception("the app of the FakeServer at %s has failed", url.host)
-            yield Head(500, [], True) if response is None else Reset()
+            yield Head(500, (), True) if response is None else Reset()
         finally:
             if response is not None:
                 await response.aclose()

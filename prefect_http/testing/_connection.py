@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
@@ -11,8 +10,8 @@ from prefect_http._wire.h2.errors import INTERNAL_ERROR
 from prefect_http._wire.h2.settings import PREFACE
 from prefect_http.testing._events import (
     BodyReceived,
-    Event,
     RequestBegun,
+    RequestCancelled,
     RequestEnded,
     ServerProtocol,
 )
@@ -121,9 +120,13 @@ class ServerConnection:
         if self.end is not None or self._is_deaf or self.failure is not None:
             return
         try:
+            now = self._now()
             protocol = self._protocol or self._choose(data)
             for event in protocol.receive(data):
-                self._handle(event)
+                if type(event) is RequestBegun:
+                    self._begin(event, now)
+                else:
+                    self._handle(event, now)
                 if self.end is not None:
                     return
         except (KeyboardInterrupt, SystemExit):
@@ -135,22 +138,24 @@ class ServerConnection:
     def advance(self) -> None:
         """Do what is due."""
         self.next_due = math.inf
-        if not self._exchanges:
+        exchanges = self._exchanges
+        if not exchanges:
             self._collect()
             return
         now = self._now()
         has_finished = True
-        while has_finished and self._exchanges:  # on HTTP/1.1, the next one has its turn
+        while has_finished and exchanges:  # on HTTP/1.1, the next one has its turn
             has_finished = False
             self.next_due = math.inf
-            for exchange in self._in_turn():
+            for exchange in list(exchanges.values()) if self._http2 is not None else [next(iter(exchanges.values()))]:
                 if exchange.answer is not None and exchange.due <= now:
                     has_finished |= self._go_on(exchange, now)
                 if self.end is not None:
                     break
                 if now < exchange.due < self.next_due:
                     self.next_due = exchange.due
-        self._collect()
+        if not has_finished:  # otherwise that was done when the last one did
+            self._collect()
 
     def take(self, max_bytes: int) -> bytes:
         """Take what has been sent to the client; ``b""``: nothing has."""
@@ -171,7 +176,8 @@ class ServerConnection:
 
     def peek(self) -> bytes | None:
         """Return what the client would receive now; ``b""`` for the end of the connection; None: nothing."""
-        self.advance()
+        if self._exchanges:
+            self.advance()
         if not self._exchanges and self._script.is_down():
             self._end_connection("closed")
         if self._output:
@@ -194,57 +200,55 @@ class ServerConnection:
             self.record.http_version = "HTTP/1.1"
         return self._protocol
 
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, RequestBegun):
-            if event.stream <= self._last_kept:
-                self._begin(event)
-            return
+    def _handle(self, event: BodyReceived | RequestEnded | RequestCancelled, now: float) -> None:
         exchange = self._exchanges.get(event.stream)
         if exchange is None:  # answered already
             return
         if isinstance(event, BodyReceived):
             exchange.parts.append(event.data)
         elif isinstance(event, RequestEnded):
-            self._complete(exchange)
+            self._complete(exchange, now)
         else:
             self._forget(exchange)
 
-    def _begin(self, event: RequestBegun) -> None:
+    def _begin(self, event: RequestBegun, now: float) -> None:
+        stream, method, target, headers, authority, is_last, expects_continue = event
+        if stream > self._last_kept:
+            return
         if self._is_stale:
             self._end_connection("closed")
             return
-        record, now = self.record, self._now()
-        parts: list[bytes] = []
+        record, parts = self.record, list[bytes]()
         request = ReceivedRequest(
-            event.method.decode("latin-1"),
-            (self.scheme, event.authority),
-            event.target.decode("latin-1"),
-            event.headers,
+            method.decode("latin-1"),
+            (self.scheme, authority),
+            target.decode("latin-1"),
+            headers,
             now,
             record,
             parts,
         )
         record.requests.append(request)
         step, fields = self._script.begin(request)
-        exchange = self._exchanges[event.stream] = Exchange(event.stream, request, parts, step, fields)
+        exchange = self._exchanges[stream] = Exchange(stream, request, parts, step, fields)
         if step.is_early:
-            self._answer(exchange)
-            self._is_deaf = self._http2 is None and not event.is_last  # nothing follows on the connection
+            self._answer(exchange, now)
+            self._is_deaf = self._http2 is None and not is_last  # nothing follows on the connection
             # Before other requests that came with it: GOAWAY concerns these, and does not wait for room.
             self._go_on(exchange, now, at_once=True)
-        if event.is_last:
-            self._complete(exchange)
-        elif event.expects_continue and not step.is_early:
+        if is_last:
+            self._complete(exchange, now)
+        elif expects_continue and not step.is_early:
             assert self._protocol is not None
-            self._protocol.send_head(event.stream, 100, [], is_last=False)
+            self._protocol.send_head(stream, 100, (), is_last=False)
 
-    def _complete(self, exchange: Exchange) -> None:
+    def _complete(self, exchange: Exchange, now: float) -> None:
         exchange.request.is_complete = True
         if exchange.answer is None:
-            self._answer(exchange)
+            self._answer(exchange, now)
 
-    def _answer(self, exchange: Exchange) -> None:
-        exchange.due = self._now()
+    def _answer(self, exchange: Exchange, now: float) -> None:
+        exchange.due = now
         answer = exchange.step.answer(exchange.request)
         if isinstance(answer, AsyncIterator):
 
@@ -256,11 +260,6 @@ class ServerConnection:
             exchange.answer = exchange.feed = Feed(answer, resume, self._fail)
         else:
             exchange.answer = answer
-
-    def _in_turn(self) -> list[Exchange]:
-        """Return the exchanges whose answers may go on: on HTTP/1.1, the oldest."""
-        exchanges = self._exchanges.values()
-        return list(exchanges if self._http2 is not None else itertools.islice(exchanges, 1))
 
     # --- Answers
 
@@ -315,11 +314,9 @@ class ServerConnection:
         protocol, stream = self._protocol, exchange.stream
         assert protocol is not None
         if type(operation) is Whole:  # most answers; a match statement would take as long as the rest
-            exchange.request.status = status = operation.status
-            protocol.send_head(stream, status, operation.fields + exchange.fields, is_last=not operation.body)
-            if operation.body:
-                protocol.send_body(stream, operation.body)
-                protocol.end(stream)
+            status, fields, body = operation
+            exchange.request.status = status
+            protocol.send_response(stream, status, fields + exchange.fields, body)
             exchange.has_ended = True
             return
         match operation:

@@ -5,11 +5,11 @@ Bytes go in and events come out; calls go in and bytes come out. There is no I/O
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-Headers = list[tuple[bytes, bytes]]
-
+from prefect_http.testing._operations import Fields
 
 class ProtocolError(Exception):
     """The client broke the protocol; the message says how. It quotes nothing that the client sent."""
@@ -34,7 +34,7 @@ class RequestBegun(NamedTuple):
     stream: int
     method: bytes
     target: bytes
-    headers: Headers
+    headers: Fields
     authority: bytes
     is_last: bool
     expects_continue: bool = False
@@ -84,7 +84,7 @@ class ServerProtocol(Protocol):
         self,
         stream: int,
         status: int,
-        headers: list[tuple[bytes, bytes]],
+        headers: Iterable[tuple[bytes, bytes]],
         *,
         is_last: bool,
         reason: bytes = b"",
@@ -98,6 +98,10 @@ class ServerProtocol(Protocol):
             is_last: whether the response has no body. Then it is complete.
             reason: the reason phrase, for HTTP/1.1; empty: the usual one.
         """
+        ...
+
+    def send_response(self, stream: int, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole response: as ``send_head()``, ``send_body()`` and ``end()``, but faster."""
         ...
 
     def send_body(self, stream: int, data: bytes) -> None:

@@ -10,25 +10,21 @@
 from __future__ import annotations
 
 import enum
-from http import HTTPStatus
+from collections.abc import Iterable
 
 from prefect_http._wire.h1.chunk_decoder import ChunkDecoder
 from prefect_http.testing._events import (
     BodyReceived,
     Event,
-    Headers,
     ProtocolError,
     RequestBegun,
     RequestEnded,
 )
 from prefect_http.testing._h1_request_head import CHUNKED, REQUEST_LINE, check_beginning, read_headers
+from prefect_http.testing._h1_response_head import Framing, informational_head, response_head
+from prefect_http.testing._operations import Fields
 
 MAX_HEAD_BYTES = 1024 * 1024
-
-_STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
-}
-
 
 class _Reading(enum.Enum):
     """What comes next."""
@@ -43,17 +39,9 @@ class _Reading(enum.Enum):
     """After a request that closes the connection."""
 
 
-class _Framing(enum.Enum):
-    """How the body of a response is sent."""
-
-    NO_BODY = enum.auto()
-    AS_IS = enum.auto()
-    CHUNKED = enum.auto()
-
-
 # Members of an enum are looked up slowly.
 _HEAD, _BODY, _CHUNKS, _UNDECIDED, _TUNNEL, _NOTHING = _Reading
-_NO_BODY, _AS_IS, _IN_CHUNKS = _Framing
+_NO_BODY, _AS_IS, _IN_CHUNKS = Framing
 
 
 class _Exchange:
@@ -163,7 +151,7 @@ class H1Server:
         self._stream = stream = self._stream + 1
         self._exchanges[stream] = exchange = _Exchange(method, is_old, closes, upgrades or method == b"CONNECT")
         events.append(
-            RequestBegun(stream, method, target, [*fields], host or b"", not length, expects_continue and length != 0)
+            RequestBegun(stream, method, target, fields, host or b"", not length, expects_continue and length != 0)
         )
         if length > 0:
             self._left = length
@@ -204,63 +192,44 @@ class H1Server:
 
     # --- Responses
 
-    def send_head(self, stream: int, status: int, headers: Headers, *, is_last: bool, reason: bytes = b"") -> None:
+    def send_head(
+        self, stream: int, status: int, headers: Iterable[tuple[bytes, bytes]], *, is_last: bool, reason: bytes = b""
+    ) -> None:
         """Send the head of a response; see `ServerProtocol`."""
-        out = self._out
-        if reason:
-            out.append(b"HTTP/1.1 %d %b\r\n" % (status, reason))
-        else:
-            out.append(_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status)
-        out += [b"%b: %b\r\n" % header for header in headers]
-        if status >= 200 or status == 101:
-            self._begin_response(self._exchanges[stream], status, headers, is_last)
-            self._exchanges.pop(stream - 1, None)
-            if self._reading is _UNDECIDED and stream == self._stream:
-                self._after_request()
-        out.append(b"\r\n")
+        fields = tuple(headers)
+        if status < 200 and status != 101:
+            self._out.append(informational_head(status, fields))
+            return
+        self._send_head(stream, status, fields, is_last, reason)
         if is_last:
             self.end(stream)
 
-    def _begin_response(self, exchange: _Exchange, status: int, headers: Headers, is_last: bool) -> None:
-        """Choose the framing of a response, and add the headers for it."""
-        has_length = is_chunked = has_encoding = has_connection = False
-        for name, value in headers:
-            match name.lower():
-                case b"content-length":
-                    has_length = True
-                case b"transfer-encoding":
-                    has_encoding = True
-                    is_chunked = value.lower().rpartition(b",")[2].strip(b" \t") == b"chunked"
-                case b"connection":
-                    has_connection = True
-                    exchange.closes |= b"close" in [option.strip(b" \t") for option in value.lower().split(b",")]
-                case _:
-                    pass
-        out = self._out
+    def send_response(self, stream: int, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole response; see `ServerProtocol`."""
+        exchange = self._send_head(stream, status, headers, not body, b"")
+        if body and exchange.framing is _AS_IS:
+            self._out.append(body)
+        elif exchange.framing is not _NO_BODY:
+            self.send_body(stream, body)
+            self.end(stream)
+
+    def _send_head(self, stream: int, status: int, fields: Fields, is_last: bool, reason: bytes) -> _Exchange:
+        exchange = self._exchanges[stream]
+        data, exchange.framing, exchange.closes, exchange.is_tunnel = response_head(
+            exchange.method,
+            status,
+            fields,
+            reason,
+            is_last=is_last,
+            is_old=exchange.is_old,
+            closes=exchange.request_closes,
+        )
+        self._out.append(data)
         exchange.is_decided = True
-        if status == 101 or (exchange.method == b"CONNECT" and status < 300):
-            exchange.is_tunnel = exchange.closes = True
-            exchange.framing = _AS_IS
-            return
-        if exchange.method == b"HEAD" or status in {204, 304}:
-            exchange.framing = _NO_BODY
-        elif is_chunked:
-            exchange.framing = _IN_CHUNKS
-        elif has_length:
-            exchange.framing = _AS_IS
-        elif is_last and not has_encoding:
-            out.append(b"Content-Length: 0\r\n")
-        elif has_encoding or exchange.is_old:
-            exchange.framing = _AS_IS
-            exchange.closes = True
-        else:
-            exchange.framing = _IN_CHUNKS
-            out.append(b"Transfer-Encoding: chunked\r\n")
-        if not has_connection:
-            if exchange.closes:
-                out.append(b"Connection: close\r\n")
-            elif exchange.is_old:
-                out.append(b"Connection: keep-alive\r\n")
+        self._exchanges.pop(stream - 1, None)
+        if self._reading is _UNDECIDED and stream == self._stream:
+            self._after_request()
+        return exchange
 
     def send_body(self, stream: int, data: bytes) -> None:
         """Send a part of the body; see `ServerProtocol`."""

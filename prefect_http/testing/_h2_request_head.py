@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prefect_http._wire.h2.errors import ConnectionFault
 from prefect_http._wire.h2.response_fields import CONNECTION_FIELDS
-from prefect_http.testing._events import Headers
+from prefect_http.testing._operations import Fields
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
@@ -17,7 +17,6 @@ _TARGET = re.compile(rb"[\x21-\x7e]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 _PSEUDO = frozenset({b":authority", b":method", b":scheme"})
-Fields = tuple[tuple[bytes, bytes], ...]
 
 # How many lists of headers are remembered.
 _MAX_LISTS = 64
@@ -38,12 +37,12 @@ class RequestHead(NamedTuple):
     method: bytes
     target: bytes
     authority: bytes
-    headers: Headers
+    headers: Fields
     content_length: int | None
     expects_continue: bool
 
 
-def read_head(fields: Headers) -> RequestHead:
+def read_head(fields: list[tuple[bytes, bytes]]) -> RequestHead:
     """Return what the fields of a request say.
 
     A client sends the same fields again and again, but for the path. So the others are remembered.
@@ -69,10 +68,10 @@ def read_head(fields: Headers) -> RequestHead:
         raise ConnectionFault("the client sent a pseudo-header field after the headers")
     if not _TARGET.fullmatch(path):
         raise ConnectionFault("the client sent an invalid :path")
-    return RequestHead(method, path, authority, [*headers], content_length, expects_continue)
+    return RequestHead(method, path, authority, headers, content_length, expects_continue)
 
 
-def check_trailers(fields: Headers) -> None:
+def check_trailers(fields: list[tuple[bytes, bytes]]) -> None:
     """Check the trailers of a request.
 
     Raises:

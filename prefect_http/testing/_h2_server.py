@@ -16,6 +16,7 @@ Sections are of RFC 9113.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import ClassVar
 
 from prefect_http._wire.h2.errors import (
@@ -67,13 +68,13 @@ from prefect_http._wire.h2.settings import (
 from prefect_http.testing._events import (
     BodyReceived,
     Event,
-    Headers,
     ProtocolError,
     RequestBegun,
     RequestCancelled,
     RequestEnded,
 )
 from prefect_http.testing._h2_request_head import check_trailers, read_head
+from prefect_http.testing._operations import Fields
 
 _SETTINGS_ACK = frame_head(0, SETTINGS, ACK, 0)
 # How much of a window may be used up before it is given back.
@@ -222,7 +223,7 @@ class H2Server:
         elif stream_id not in self._ignored:
             raise ConnectionFault("the client sent HEADERS for a stream that it had ended", STREAM_CLOSED)
 
-    def _begin(self, stream_id: int, fields: Headers, *, ends: bool) -> None:
+    def _begin(self, stream_id: int, fields: list[tuple[bytes, bytes]], *, ends: bool) -> None:
         if not stream_id & 1:
             raise ConnectionFault("the client opened a stream with an even number")
         self._last_id = stream_id
@@ -351,7 +352,9 @@ class H2Server:
 
     # --- Responses
 
-    def send_head(self, stream: int, status: int, headers: Headers, *, is_last: bool, reason: bytes = b"") -> None:
+    def send_head(
+        self, stream: int, status: int, headers: Iterable[tuple[bytes, bytes]], *, is_last: bool, reason: bytes = b""
+    ) -> None:
         """Send the head of a response; see `ServerProtocol`. Headers that concern an HTTP/1.1 connection are left out.
 
         HTTP/2 has no reason phrase.
@@ -369,6 +372,13 @@ class H2Server:
         self._out += headers_frames(stream, block, end_stream=ends, max_frame=self._max_frame)
         if ends:
             self._end_response(found)
+
+    def send_response(self, stream: int, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole response; see `ServerProtocol`."""
+        self.send_head(stream, status, headers, is_last=not body)
+        if body:
+            self.send_body(stream, body)
+            self.end(stream)
 
     def send_body(self, stream: int, data: bytes) -> None:
         """Queue a part of the body; see `ServerProtocol`."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import httpx
 
+from prefect_http.testing._operations import Fields
+
 
 class ReceivedRequest:
     """A request that has arrived at a server.
@@ -46,7 +48,7 @@ class ReceivedRequest:
         method: str,
         origin: tuple[str, bytes],
         target: str,
-        fields: list[tuple[bytes, bytes]],
+        fields: Fields,
         time: float,
         connection: FakeConnection,
         parts: list[bytes],

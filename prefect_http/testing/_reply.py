@@ -6,7 +6,7 @@ import json as json_module
 from collections.abc import AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
+from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Operation, Wait, Whole
 
 _MISSING: Any = object()
 _PART = 64 * 1024  # of a large body, in bytes
@@ -45,7 +45,7 @@ class Reply:
         ValueError: the status, a header or the delay is invalid.
     """
 
-    __slots__ = ("body", "delay", "fields", "status", "was_sent")
+    __slots__ = ("_operations", "body", "delay", "fields", "status", "was_sent")
 
     def __init__(
         self,
@@ -72,6 +72,10 @@ class Reply:
             self.body = self._encode(names[0], given[names[0]])
         self.fields = self._with_length()
         self.was_sent: bool = False
+        # What sends it, if that is always the same.
+        self._operations: tuple[Operation, ...] | None = None
+        if not self.delay and isinstance(self.body, bytes) and len(self.body) <= _PART:
+            self._operations = (Whole(self.status, self.fields, self.body),)
 
     @property
     def is_for_once(self) -> bool:
@@ -94,7 +98,7 @@ class Reply:
 
     def _add_default(self, name: bytes, value: bytes) -> None:
         if not self.has(name):
-            self.fields.append((name, value))
+            self.fields = (*self.fields, (name, value))
 
     def has(self, name: bytes) -> bool:
         """Return whether a header is given."""
@@ -106,7 +110,7 @@ class Reply:
         is_framed = self.has(b"Content-Length") or self.has(b"Transfer-Encoding")
         if is_framed or not isinstance(self.body, bytes) or self.status in (204, 304):
             return self.fields
-        return [*self.fields, (b"Content-Length", b"%d" % len(self.body))]
+        return (*self.fields, (b"Content-Length", b"%d" % len(self.body)))
 
 
 def answer_with(reply: Reply, *, in_parts: bool = False) -> Answer:
@@ -116,6 +120,12 @@ def answer_with(reply: Reply, *, in_parts: bool = False) -> Answer:
         reply: the reply.
         in_parts: whether to do nothing before there is room for it. A large body is always sent like that.
     """
+    if reply._operations is not None and not in_parts:
+        return iter(reply._operations)
+    return _operations_of(reply, in_parts)
+
+
+def _operations_of(reply: Reply, in_parts: bool) -> Answer:
     if reply.delay:
         yield Wait(reply.delay)
     body = reply.body
@@ -163,13 +173,13 @@ def _checked_stream(stream: Any) -> Iterable[bytes]:
 
 def _encoded(headers: Headers | None) -> Fields:
     if headers is None:
-        return []
+        return ()
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    fields: Fields = []
+    fields: list[tuple[bytes, bytes]] = []
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"the header {name!r} must be text with a value that is text, not {value!r}")
         if not name or any(each in name for each in "\r\n\0: ") or any(each in value for each in "\r\n\0"):
             raise ValueError(f"the header {name!r} cannot be sent: {value!r}; .garbage() sends anything")
         fields.append((name.encode("ascii"), value.encode("latin-1" if value.isascii() else "utf-8")))
-    return fields
+    return tuple(fields)

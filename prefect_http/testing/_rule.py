@@ -34,13 +34,14 @@ class Rule:
         method: as given.
         path: as given.
         requests: what it was used for.
-        is_refusing: whether its next step refuses connections.
+        next_step: what is to be done with the next request; None: the script has no more.
+        is_refusing: whether that refuses connections.
 
     Raises:
         ValueError: the path does not begin with a slash, or its braces are invalid.
     """
 
-    __slots__ = ("_literal", "_pattern", "_query", "_steps", "is_refusing", "method", "path", "requests")
+    __slots__ = ("_literal", "_pattern", "_query", "_steps", "is_refusing", "method", "next_step", "path", "requests")
 
     def __init__(self, method: str | None, path: str | None) -> None:
         if path is not None and not path.startswith("/"):
@@ -48,6 +49,7 @@ class Rule:
         self.method = None if method is None else method.upper()  # as httpx sends it
         self.path = path
         self.requests: list[ReceivedRequest] = []
+        self.next_step: Step | None = None
         self.is_refusing = False
         self._steps: deque[_Repeated] = deque()
         path_only, question_mark, query = (path or "").partition("?")
@@ -95,11 +97,6 @@ class Rule:
         self._steps.append(_Repeated(step, times))
         self._next_changed()
 
-    @property
-    def next_step(self) -> Step | None:
-        """What is to be done with the next request; None: the script has no more."""
-        return self._steps[0].step if self._steps else None
-
     def take(self) -> None:
         """Use the next step."""
         first = self._steps[0]
@@ -109,6 +106,7 @@ class Rule:
             self._next_changed()
 
     def _next_changed(self) -> None:
+        self.next_step = self._steps[0].step if self._steps else None
         self.is_refusing = isinstance(self.next_step, Refuse)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import httpx
@@ -19,7 +20,8 @@ from prefect_http.testing._rule import Rule, normalized_path
 from prefect_http.testing._steps import ReplyStep, ResetStep, Step
 from prefect_http.testing._verdicts import no_rule
 
-_NO_FIELDS: Fields = []
+# How many targets of requests are remembered.
+_MAX_TARGETS = 256
 
 
 class Limited(NamedTuple):
@@ -38,7 +40,7 @@ class Limited(NamedTuple):
     def fields(self, now: float, *, is_rejection: bool) -> Fields:
         """Return the header fields of a response."""
         headers = limit_headers(self.styles, self.limit, now, is_rejection=is_rejection)
-        return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
+        return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in headers)
 
 
 class ServerScript:
@@ -52,6 +54,7 @@ class ServerScript:
     Attributes:
         url: as given.
         accepts_http2: as given.
+        rules: the rules, in the order in which they are tried. Those for any path come last.
         limits: its limits.
         faults: what requests fail by, whatever they are for.
         app: what serves the requests that no rule is for; None: nothing does.
@@ -60,28 +63,22 @@ class ServerScript:
     def __init__(self, url: httpx.URL, log: Log, *, accepts_http2: bool) -> None:
         self.url = url
         self.accepts_http2 = accepts_http2
+        self.rules: list[Rule] = []
         self.limits: list[Limited] = []
         self.faults: list[Fault] = []
         self.app: Step | None = None
         self._log = log
         self._prefix = normalized_path(url.raw_path.decode("ascii")).rstrip("/")
-        self._specific: list[Rule] = []
-        self._general: list[Rule] = []  # for any path; they come last
         self._admitted: dict[ReceivedRequest, list[Limit]] = {}
-
-    @property
-    def rules(self) -> list[Rule]:
-        """The rules, in the order in which they are tried."""
-        return self._specific + self._general
 
     def rule(self, method: str | None, path: str | None) -> Rule:
         """Return the rule for a method and a path; a new one, or the one that there is."""
-        rules = self._general if path is None else self._specific
         new = Rule(method, path)
-        for rule in rules:
+        for rule in self.rules:
             if (rule.method, rule.path) == (new.method, path):
                 return rule
-        rules.append(new)
+        self.rules.append(new)
+        self.rules.sort(key=lambda rule: rule.path is None)
         return new
 
     def refuses(self, now: float) -> bool:
@@ -96,10 +93,9 @@ class ServerScript:
 
     def is_down(self) -> bool:
         """Return whether the next step of a script refuses connections."""
-        for rules in (self._specific, self._general):
-            for rule in rules:  # twice for each request: a generator takes five times as long
-                if rule.is_refusing:
-                    return True
+        for rule in self.rules:  # twice for each request: a generator takes five times as long
+            if rule.is_refusing:
+                return True
         return False
 
     def begin(self, request: ReceivedRequest) -> tuple[Step, Fields]:
@@ -112,8 +108,8 @@ class ServerScript:
         now = request.time
         for fault in self.faults:
             if fault.strikes(now):
-                return ResetStep() if fault.status is None else ReplyStep(Reply(fault.status)), _NO_FIELDS
-        fields: Fields = []
+                return ResetStep() if fault.status is None else ReplyStep(Reply(fault.status)), ()
+        fields: Fields = ()
         for limited in self.limits:
             if not limited.limit.admit(now):
                 return ReplyStep(Reply(limited.status)), limited.fields(now, is_rejection=True)
@@ -137,20 +133,26 @@ class ServerScript:
         target = request.target
         if not target.startswith("/"):  # a URL, as to a proxy
             target = request.url.raw_path.decode("ascii")
-        path, _, query = target.partition("?")
-        path = normalized_path(path)
-        if self._prefix:
-            path = path.removeprefix(self._prefix) if path.startswith(self._prefix + "/") else ""
+        path, query = _path_and_query(target, self._prefix)
         method = request.method
-        for rules in (self._specific, self._general):
-            for rule in rules:
-                step = rule.next_step
-                if step is not None and (values := rule.match(method, path, query)) is not None:
-                    request.path_parameters = values
-                    rule.requests.append(request)
-                    if not rule.is_refusing:  # which counts the connections that are refused
-                        rule.take()
-                    return step
+        for rule in self.rules:
+            step = rule.next_step
+            if step is not None and (values := rule.match(method, path, query)) is not None:
+                request.path_parameters = values
+                rule.requests.append(request)
+                if not rule.is_refusing:  # which counts the connections that are refused
+                    rule.take()
+                return step
         if self.app is not None:
             return self.app
         raise UnexpectedRequest(no_rule(request, f"{path}?{query}" if query else path, self, self._log.requests))
+
+
+@functools.lru_cache(_MAX_TARGETS)
+def _path_and_query(target: str, prefix: str) -> tuple[str, str]:
+    """Return the normalized path of a target, below a prefix, and its query. The path is empty if it is not below."""
+    path, _, query = target.partition("?")
+    path = normalized_path(path)
+    if prefix:
+        path = path.removeprefix(prefix) if path.startswith(prefix + "/") else ""
+    return path, query

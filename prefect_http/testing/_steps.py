@@ -229,4 +229,4 @@ def _closing(operation: Operation) -> Operation:
 
 
 def _with_close(fields: Fields) -> Fields:
-    return [*(field for field in fields if field[0].lower() != b"connection"), (b"Connection", b"close")]
+    return (*(field for field in fields if field[0].lower() != b"connection"), (b"Connection", b"close"))

@@ -14,7 +14,7 @@ import anyio.lowlevel
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.backend import Event, checkpoint, new_cancel_scope, new_event
+from prefect_http._concurrency.backend import Event, lowlevel, new_cancel_scope, new_event
 from prefect_http._concurrency.socket_attributes import InputAttribute
 from prefect_http._wire.tls import TLSInMemory
 from prefect_http.testing._connection import Script, ServerConnection
@@ -46,6 +46,7 @@ class FakeStream(ByteStream):
     ) -> None:
         self._server = ServerConnection(record, scheme, script, now, self._wake)
         self._accepts_http2 = accepts_http2
+        self._lowlevel = lowlevel()
         self._is_secure = False
         self._is_closed = False
         self._is_receiving = False
@@ -65,25 +66,22 @@ class FakeStream(ByteStream):
             raise anyio.BusyResourceError("receiving from")
         self._is_receiving = True
         try:
-            await checkpoint()
-            return await self._receive(max_bytes)
+            await self._lowlevel.checkpoint()
+            server = self._server
+            while not self._is_closed:
+                data = server.take(max_bytes)
+                if server.failure is not None:
+                    raise server.failure
+                if data:
+                    return data
+                if server.end == "reset":
+                    raise anyio.BrokenResourceError from _os_error(ConnectionResetError, errno.ECONNRESET)
+                if server.end == "closed":
+                    raise anyio.EndOfStream
+                await self._wait_until(server.next_due)
+            raise anyio.ClosedResourceError
         finally:
             self._is_receiving = False
-
-    async def _receive(self, max_bytes: int) -> bytes:
-        server = self._server
-        while not self._is_closed:
-            data = server.take(max_bytes)
-            if server.failure is not None:
-                raise server.failure
-            if data:
-                return data
-            if server.end == "reset":
-                raise anyio.BrokenResourceError from _os_error(ConnectionResetError, errno.ECONNRESET)
-            if server.end == "closed":
-                raise anyio.EndOfStream
-            await self._wait_until(server.next_due)
-        raise anyio.ClosedResourceError
 
     async def send(self, item: bytes) -> None:
         """Send bytes to the server.
@@ -96,13 +94,14 @@ class FakeStream(ByteStream):
             Sends nothing. It is no checkpoint otherwise: the streams over TCP are none either, and it would be a tenth
             of the time of a small request.
         """
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await self._lowlevel.checkpoint_if_cancelled()
         if self._is_closed:
             raise anyio.ClosedResourceError
         if self._server.end is not None:
             raise anyio.BrokenResourceError from _os_error(BrokenPipeError, errno.EPIPE)
         self._server.receive(item)
-        self._wake()
+        if self._changed is not None:
+            self._changed.set()
 
     async def send_eof(self) -> None:
         """Not possible. Nothing in HTTP needs it; it is there because each ByteStream has it."""

@@ -103,7 +103,7 @@ def requested(client: Client, exchange: Exchange, stream: int) -> None:
     for part in exchange.body:
         client.send(h11.Data(data=part))
     client.send(h11.EndOfMessage())
-    sent = [(name.encode(), value.encode()) for name, value in headers]
+    sent = tuple((name.encode(), value.encode()) for name, value in headers)
     target, body = b"/%d" % stream, b"".join(exchange.body)
     expected: list[Event] = [
         RequestBegun(stream, exchange.method.encode(), target, sent, b"h", is_last=not body),

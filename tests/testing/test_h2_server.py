@@ -68,7 +68,7 @@ def head(stream: int, *fields: tuple[str, str], method: str = "GET", end: bool =
 
 def begun(stream: int, *fields: tuple[bytes, bytes], method: bytes = b"GET", end: bool = True) -> RequestBegun:
     """Return the event for such a head."""
-    return RequestBegun(stream, method, b"/b", [*fields], b"a", is_last=end)
+    return RequestBegun(stream, method, b"/b", fields, b"a", is_last=end)
 
 
 class Server:
@@ -155,7 +155,7 @@ def test_requests() -> None:
         ],
         head(1, ("expect", "100-continue")): [begun(1, (b"expect", b"100-continue"))],
         head(1, method="CONNECT", end=False) + data(1, b"abc"): [
-            RequestBegun(1, b"CONNECT", b"a:1", [], b"a:1", is_last=False),
+            RequestBegun(1, b"CONNECT", b"a:1", (), b"a:1", is_last=False),
             BodyReceived(1, b"abc"),
         ],
         frame(PRIORITY, 0, 9, bytes(5)) + frame(77, 1, 2, b"?") + head(1): [begun(1)],
