@@ -157,6 +157,11 @@ class ServerConnection:
         if not has_finished:  # otherwise that was done when the last one did
             self._collect()
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something for the client: data, the end of the connection, or a fault of the test."""
+        return bool(self._output) or self.end is not None or self.failure is not None
+
     def take(self, max_bytes: int) -> bytes:
         """Take what has been sent to the client; ``b""``: nothing has."""
         if self.next_due < math.inf and self.next_due <= self._now():

@@ -14,7 +14,7 @@ import anyio.lowlevel
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.backend import Event, lowlevel, new_cancel_scope, new_event
+from prefect_http._concurrency.backend import Waiter, lowlevel, new_cancel_scope, new_waiter
 from prefect_http._concurrency.socket_attributes import InputAttribute
 from prefect_http._wire.tls import TLSInMemory
 from prefect_http.testing._connection import Script, ServerConnection
@@ -50,7 +50,7 @@ class FakeStream(ByteStream):
         self._is_secure = False
         self._is_closed = False
         self._is_receiving = False
-        self._changed: Event | None = None  # what the task that receives waits for
+        self._changed: Waiter | None = None  # what the task that receives waits for
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what the server has sent, or sends next.
@@ -66,8 +66,11 @@ class FakeStream(ByteStream):
             raise anyio.BusyResourceError("receiving from")
         self._is_receiving = True
         try:
-            await self._lowlevel.checkpoint()
             server = self._server
+            if server.has_news or self._is_closed:
+                await self._lowlevel.checkpoint()
+            else:
+                await self._wait_until(server.next_due)
             while not self._is_closed:
                 data = server.take(max_bytes)
                 if server.failure is not None:
@@ -149,7 +152,7 @@ class FakeStream(ByteStream):
 
     async def _wait_until(self, due: float) -> None:
         """Wait until something may have changed, or until then."""
-        self._changed = new_event()
+        self._changed = new_waiter()
         try:
             if due == math.inf:
                 await self._changed.wait()
