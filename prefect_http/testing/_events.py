@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from prefect_http.testing._operations import Fields
 
+
 class ProtocolError(Exception):
     """The client broke the protocol; the message says how. It quotes nothing that the client sent."""
 
@@ -98,6 +99,10 @@ class ServerProtocol(Protocol):
             is_last: whether the response has no body. Then it is complete.
             reason: the reason phrase, for HTTP/1.1; empty: the usual one.
         """
+        ...
+
+    def has_room(self, stream: int, size: int) -> bool:
+        """Return whether a response with a body of so many bytes can be sent at once."""
         ...
 
     def send_response(self, stream: int, status: int, headers: Fields, body: bytes) -> None:

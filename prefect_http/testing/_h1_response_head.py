@@ -48,18 +48,18 @@ def informational_head(status: int, fields: Fields) -> bytes:
 
 @functools.lru_cache(_MAX_HEADS)
 def response_head(
-    method: bytes, status: int, fields: Fields, reason: bytes, *, is_last: bool, is_old: bool, closes: bool
+    method: bytes, is_old: bool, closes: bool, status: int, reason: bytes, fields: Fields, has_body: bool
 ) -> ResponseHead:
     """Return the head of a response, with the headers that frame its body, if they are missing.
 
     Args:
         method: that of the request.
-        status: 200 or above, or 101.
-        fields: its headers.
-        reason: its reason phrase; empty: the usual one.
-        is_last: whether there is no body.
         is_old: whether the request is of HTTP/1.0.
         closes: whether the request asks to close the connection.
+        status: 200 or above, or 101.
+        reason: the reason phrase; empty: the usual one.
+        fields: the headers.
+        has_body: whether there is a body.
     """
     has_length = is_chunked = has_encoding = has_connection = False
     for name, value in fields:
@@ -84,7 +84,7 @@ def response_head(
         framing = Framing.CHUNKED
     elif has_length:
         framing = Framing.AS_IS
-    elif is_last and not has_encoding:
+    elif not has_body and not has_encoding:
         added.append((b"Content-Length", b"0"))
     elif has_encoding or is_old:
         framing = Framing.AS_IS

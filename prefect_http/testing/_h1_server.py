@@ -26,6 +26,7 @@ from prefect_http.testing._operations import Fields
 
 MAX_HEAD_BYTES = 1024 * 1024
 
+
 class _Reading(enum.Enum):
     """What comes next."""
 
@@ -204,6 +205,10 @@ class H1Server:
         if is_last:
             self.end(stream)
 
+    def has_room(self, stream: int, size: int) -> bool:
+        """Whether a response can be sent at once: each can; see `ServerProtocol`."""
+        return True
+
     def send_response(self, stream: int, status: int, headers: Fields, body: bytes) -> None:
         """Send a whole response; see `ServerProtocol`."""
         exchange = self._send_head(stream, status, headers, not body, b"")
@@ -216,13 +221,7 @@ class H1Server:
     def _send_head(self, stream: int, status: int, fields: Fields, is_last: bool, reason: bytes) -> _Exchange:
         exchange = self._exchanges[stream]
         data, exchange.framing, exchange.closes, exchange.is_tunnel = response_head(
-            exchange.method,
-            status,
-            fields,
-            reason,
-            is_last=is_last,
-            is_old=exchange.is_old,
-            closes=exchange.request_closes,
+            exchange.method, exchange.is_old, exchange.request_closes, status, reason, fields, not is_last
         )
         self._out.append(data)
         exchange.is_decided = True

@@ -373,6 +373,11 @@ class H2Server:
         if ends:
             self._end_response(found)
 
+    def has_room(self, stream: int, size: int) -> bool:
+        """Whether the windows allow a response at once, unless the stream was reset; see `ServerProtocol`."""
+        found = self._streams.get(stream)
+        return found is not None and size <= found.send_window and size <= self._window and not self._waiting
+
     def send_response(self, stream: int, status: int, headers: Fields, body: bytes) -> None:
         """Send a whole response; see `ServerProtocol`."""
         self.send_head(stream, status, headers, is_last=not body)

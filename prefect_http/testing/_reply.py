@@ -6,7 +6,7 @@ import json as json_module
 from collections.abc import AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Operation, Wait, Whole
+from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
 
 _MISSING: Any = object()
 _PART = 64 * 1024  # of a large body, in bytes
@@ -45,7 +45,7 @@ class Reply:
         ValueError: the status, a header or the delay is invalid.
     """
 
-    __slots__ = ("_operations", "body", "delay", "fields", "status", "was_sent")
+    __slots__ = ("body", "delay", "fields", "status", "was_sent")
 
     def __init__(
         self,
@@ -72,10 +72,6 @@ class Reply:
             self.body = self._encode(names[0], given[names[0]])
         self.fields = self._with_length()
         self.was_sent: bool = False
-        # What sends it, if that is always the same.
-        self._operations: tuple[Operation, ...] | None = None
-        if not self.delay and isinstance(self.body, bytes) and len(self.body) <= _PART:
-            self._operations = (Whole(self.status, self.fields, self.body),)
 
     @property
     def is_for_once(self) -> bool:
@@ -113,6 +109,14 @@ class Reply:
         return (*self.fields, (b"Content-Length", b"%d" % len(self.body)))
 
 
+def sent_at_once(reply: Reply) -> Whole | None:
+    """Return the one operation that sends a reply; None: it takes several."""
+    body = reply.body
+    if reply.delay or not isinstance(body, bytes) or len(body) > _PART:
+        return None
+    return Whole(reply.status, reply.fields, body)
+
+
 def answer_with(reply: Reply, *, in_parts: bool = False) -> Answer:
     """Return the operations that send a reply.
 
@@ -120,12 +124,6 @@ def answer_with(reply: Reply, *, in_parts: bool = False) -> Answer:
         reply: the reply.
         in_parts: whether to do nothing before there is room for it. A large body is always sent like that.
     """
-    if reply._operations is not None and not in_parts:
-        return iter(reply._operations)
-    return _operations_of(reply, in_parts)
-
-
-def _operations_of(reply: Reply, in_parts: bool) -> Answer:
     if reply.delay:
         yield Wait(reply.delay)
     body = reply.body

@@ -24,7 +24,7 @@ from prefect_http.testing._operations import (
     Whole,
 )
 from prefect_http.testing._received import ReceivedRequest
-from prefect_http.testing._reply import Reply, answer_with
+from prefect_http.testing._reply import Reply, answer_with, sent_at_once
 
 Function = Callable[[ReceivedRequest], Reply | Awaitable[Reply]]
 
@@ -34,20 +34,23 @@ class Step(abc.ABC):
 
     Attributes:
         is_early: whether it is done as soon as the head of the request has arrived.
+        whole: the one operation that is all of it; None: there are others.
     """
 
     is_early = False
+    whole: Whole | None = None
 
     @abc.abstractmethod
     def answer(self, request: ReceivedRequest) -> Answer | AsyncAnswer:
         """Return the operations. What has to wait for something runs in a task."""
 
 
-@dataclass(frozen=True, slots=True)
 class ReplyStep(Step):
     """Sends a reply."""
 
-    reply: Reply
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.whole = sent_at_once(reply)
 
     def answer(self, request: ReceivedRequest) -> Answer:
         return answer_with(self.reply)
