@@ -13,6 +13,7 @@ from typing import Any, cast
 import httpx
 
 from prefect_http._client.cookies import COOKIES_OF_CLIENT
+from prefect_http._client.file_body import as_file_body
 from prefect_http._httpx_details import RequestModel
 from prefect_http._types import Headers
 
@@ -69,8 +70,14 @@ class RequestBuilder:
                 if headers is not None:
                     return model.copy(method, absolute, headers, _extensions(client, **arguments))
         request = build(method, self._parsed(url), **arguments)
-        if (has_cookies or arguments.get("cookies")) and not _has_cookie_header(client, arguments):
+        if (has_cookies or arguments.get("cookies")) and not _is_given("Cookie", client, arguments):
             request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
+        if (body := as_file_body(arguments.get("content"))) is not None:
+            request.stream = body
+            is_framed = "Content-Length" in request.headers or _is_given("Transfer-Encoding", client, arguments)
+            if body.size is not None and not is_framed:
+                del request.headers["Transfer-Encoding"]  # httpx's, which does not know the length
+                request.headers["Content-Length"] = str(body.size)
         return request
 
     def _look_up(
@@ -138,8 +145,8 @@ def _extensions(
     return {**(extensions or {}), "timeout": seconds.as_dict()}
 
 
-def _has_cookie_header(client: httpx.AsyncClient, arguments: Mapping[str, Any]) -> bool:
-    return "Cookie" in client.headers or "Cookie" in httpx.Headers(arguments.get("headers"))
+def _is_given(header: str, client: httpx.AsyncClient, arguments: Mapping[str, Any]) -> bool:
+    return header in client.headers or header in httpx.Headers(arguments.get("headers"))
 
 
 def _add(cache: dict[Any, Any], key: str | bytes, value: object, size: int) -> None:

@@ -36,7 +36,12 @@ async def exchange(
     for hook in hooks["request"]:
         await hook(request)
     if not isinstance(request.stream, httpx.AsyncByteStream):
-        raise RuntimeError("Attempted to send a sync request with an AsyncClient instance.")
+        error = RuntimeError("Attempted to send a sync request with an AsyncClient instance.")
+        error.add_note(
+            "The request body is a sync iterable. "
+            "Pass bytes, an async iterable, or a file that was opened with anyio.open_file() or trio.open_file()."
+        )
+        raise error
     transport = routes.find(request.url)
     sent_at = time.perf_counter()
     try:

@@ -1,7 +1,7 @@
 """Request bodies that can be sent only once.
 
 The rule is cautious: a body is one-shot unless it is known to yield the same bytes again. An async iterable that
-looks re-iterable may be a file with a position (anyio's and trio's are), which would yield less the second time.
+looks re-iterable may have a position, as a file has, and would yield less the second time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 import httpx
+
+from prefect_http._client.file_body import FileBody
 
 
 class OneShotBody(httpx.AsyncByteStream):
@@ -54,7 +56,7 @@ def mark_one_shot_body(request: httpx.Request) -> OneShotBody | None:
         return None
     if isinstance(stream, OneShotBody):
         return stream
-    if _is_replayable_multipart(stream):
+    if stream.can_be_sent_again if isinstance(stream, FileBody) else _is_replayable_multipart(stream):
         return None
     request.stream = body = OneShotBody(stream)
     return body

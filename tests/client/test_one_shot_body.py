@@ -334,12 +334,13 @@ async def test_a_body_that_comes_from_another_response_may_break_off() -> None:
 
 @pytest.mark.anyio
 async def test_a_sync_iterator_is_refused_as_in_httpx() -> None:
-    """A sync iterator as content is httpx's RuntimeError, raised once."""
+    """A sync iterator as content is httpx's RuntimeError, raised once, with a note that says what to use instead."""
     server = Server(200)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
-            with pytest.raises(RuntimeError, match="sync request with an AsyncClient"):
+            with pytest.raises(RuntimeError, match="sync request with an AsyncClient") as caught:
                 await client.post(URL, content=iter(PARTS))
+    assert "anyio.open_file()" in notes_of(caught.value)
     assert server.count == 0
 
 
