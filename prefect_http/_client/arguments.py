@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, TypedDict, TypeVar
 
 import httpx
 
+from prefect_http._retry.policy import RetryPolicy
 from prefect_http._types import Auth, Certificate, Content, Cookies, Files, Headers, QueryParams, Timeout
 
 P = ParamSpec("P")
 Client = TypeVar("Client")
 Returned = TypeVar("Returned")
+
+_OF_POLICY = frozenset(field.name for field in dataclasses.fields(RetryPolicy))
 
 
 class HttpxArguments(TypedDict, total=False):
@@ -69,7 +73,8 @@ def refuse_unknown(arguments: HttpxArguments) -> None:
         TypeError: there is an unknown argument.
     """
     for name in arguments.keys() - HttpxArguments.__annotations__.keys():
-        raise TypeError(f"PrefectHttpxClient() got an unexpected keyword argument {name!r}")
+        hint = f"; use retry=RetryPolicy({name}=...)" if name in _OF_POLICY else ""
+        raise TypeError(f"PrefectHttpxClient() got an unexpected keyword argument {name!r}{hint}")
 
 
 def with_parameters_of(

@@ -79,7 +79,7 @@ def _origin(scheme: bytes, host: bytes, port: int | None, name: str | None) -> O
         raise httpx.UnsupportedProtocol(
             f"the URL scheme {scheme.decode('ascii')!r} is not supported; use http:// or https://"
             if scheme
-            else "the URL has no scheme; it must start with http:// or https://"
+            else "the URL has no scheme; it must start with http:// or https://, unless the client has a base_url"
         )
     if not host:
         raise httpx.UnsupportedProtocol("the URL has no host")

@@ -197,6 +197,12 @@ def test_a_keyword_of_a_newer_httpx_is_rejected(monkeypatch: pytest.MonkeyPatch)
         PrefectHttpxClient(http3=True)  # type: ignore[call-arg]
 
 
+def test_a_keyword_of_the_policy_is_rejected_with_a_hint() -> None:
+    """A keyword that belongs to the RetryPolicy is an error that says where it goes."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_retries'; use retry=RetryPolicy"):
+        PrefectHttpxClient(max_retries=3)  # type: ignore[call-arg]
+
+
 def test_positional_arguments_are_rejected() -> None:
     """There are no positional arguments."""
     with pytest.raises(TypeError):

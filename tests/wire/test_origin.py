@@ -56,7 +56,7 @@ def test_port_that_does_not_exist(port: int) -> None:
     ("url", "message"),
     [
         ("http://", "the URL has no host"),
-        ("/path", "the URL has no scheme; it must start with http:// or https://"),
+        ("/path", "the URL has no scheme; it must start with http:// or https://, unless the client has a base_url"),
         ("//x.test/", "the URL has no scheme"),
         ("ftp://x.test/", "the URL scheme 'ftp' is not supported; use http:// or https://"),
         ("mailto:user@x.test", "the URL scheme 'mailto' is not supported"),
