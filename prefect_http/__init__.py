@@ -30,9 +30,9 @@ if typing.TYPE_CHECKING:
     from prefect_http._lifespan.context import app_lifespan_context
     from prefect_http._lifespan.lifespan import Lifespan
     from prefect_http._streams.download import Download
+    from prefect_http._streams.outcome import Outcome
     from prefect_http._streams.sse import EventStream
     from prefect_http._streams.sse_parser import ServerSentEvent
-    from prefect_http._streams.outcome import Outcome
     from prefect_http._throttle.github import is_throttled_by_github
     from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
     from prefect_http._throttle.throttle import Throttle

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -17,12 +18,6 @@ from prefect_http._client.options import SendOptions, checked_policy
 from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from typing import Any
-
-import prefect_http
-from prefect_http._client.verbs import VerbsWithRetry
 from prefect_http._types import Requests
 
 
@@ -180,6 +175,7 @@ class ClientWithStreams(VerbsWithRetry):
             return cast("Awaitable[PrefectResponse]", sending)
 
         return await DownloadCall(send, build({}), Path(path), options, policy).run()
+
     def send_many(
         self, requests: Requests, *, max_at_once: int = 100, ordered: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[prefect_http.Outcome]]:
