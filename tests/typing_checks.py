@@ -14,6 +14,7 @@ from prefect_http import (
     ASGIApp,
     ASGITransport,
     Attempt,
+    EventStream,
     Lifespan,
     LifespanError,
     LifespanTimeoutError,
@@ -26,6 +27,7 @@ from prefect_http import (
     RetryPolicy,
     Scope,
     Send,
+    ServerSentEvent,
     Throttle,
     ThrottledTransport,
     ThrottleEvent,
@@ -61,6 +63,21 @@ async def every_verb_returns_our_response(client: PrefectHttpxClient, request: h
     async with client.stream("GET", "/") as response:
         assert_type(response, PrefectResponse)
         assert_type(response.raise_for_status(), PrefectResponse)
+
+
+async def event_streams(client: PrefectHttpxClient) -> None:
+    """An event stream is entered and iterated over, and takes what requests take."""
+    async with client.sse("GET", httpx.URL("/"), reconnect=False, max_event_bytes=10, params={"a": 1}) as events:
+        assert_type(events, EventStream)
+        assert_type(events.response, PrefectResponse)
+        assert_type(events.last_event_id, str)
+        async for event in events:
+            assert_type(event, ServerSentEvent)
+            assert_type(event.retry, int | None)
+            event.data = ""  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    async with client.sse("POST", "/", retry=RetryPolicy(), json=[1], timeout=3, auth=None):
+        pass
+    client.sse("GET", "/", reconect=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def verbs_take_what_httpx_takes(client: PrefectHttpxClient, request: httpx.Request) -> None:

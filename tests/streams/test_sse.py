@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from support.event_streams import (
     send_events,
     times_of,
 )
+from support.pieces import cut
 from support.rows import each_row
 from support.virtual_time import virtual_time_backend
 
@@ -33,6 +35,7 @@ from prefect_http import (
     ServerSentEvent,
     Throttle,
 )
+from prefect_http.testing import ReceivedRequest, Reply
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +129,27 @@ async def test_reconnects_behind_the_last_event(http2: bool) -> None:
             assert await times_of(events) == [("a", 0), ("b", 0), ("c", 2), ("d", 4)]
             assert events.last_event_id == "3"
     assert [request.headers.get("Last-Event-ID") for request in network.requests] == [None, "é 1", "3", "3"]
+
+
+async def test_every_event_comes_once(http2: bool) -> None:
+    """Wherever connections end, and however the rest is cut, each event comes once, and in order."""
+    source = random.Random(1)
+    texts = [f"{number} \u20ac\n{number}" for number in range(40)]
+    network, api = new_network()
+
+    def reply(request: ReceivedRequest) -> Reply:
+        behind = int(request.headers.get("Last-Event-ID", -1)) + 1
+        if behind == len(texts):
+            return Reply(204)
+        lines = [f"id: {at}\ndata: {text.replace(chr(10), chr(10) + 'data: ')}\n\n" for at, text in enumerate(texts)]
+        rest = "".join(lines[behind:]).replace("\n", source.choice(("\n", "\r\n", "\r"))).encode()
+        return Reply(headers=EVENT_STREAM, stream=cut(source, rest[: source.randrange(200)]))
+
+    api.get("/events").call(reply)
+    async with network, client_of(network, http2=http2, retry=RetryPolicy(max_retries=30)) as client:
+        async with client.sse("GET", URL) as events:
+            assert await data_of(events) == texts
+    assert len(network.requests) > 10
 
 
 async def test_backoff_between_connections() -> None:
