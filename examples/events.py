@@ -1,9 +1,9 @@
 """Server-sent events: a feed whose connection breaks, and an answer that arrives word by word.
 
 Look at the second connection: the client waits for as long as the server has asked, and sends the ID of the last event
-that it has got, so the server goes on from there. The 204 is the server's way to say that there is no more. The second
-half reads the stream that LLM APIs send: a POST is not repeated, so there is one connection. The server is one of the
-test kit's, in memory, and the clock is virtual.
+it has received, so the server continues from there. With a 204, the server says that there is no more. The second half
+reads the kind of stream that LLM APIs send: a POST is not repeated, so there is one connection. The server is one of
+the test kit's, in memory, and the clock is virtual.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ RUNS = ["scheduled", "pending", "running", "completed"]
 
 
 def serve_runs(request: ReceivedRequest) -> Reply:
-    """Send the next two events behind the last one that the client has got, or say that there are no more."""
+    """Send the two events after the last one that the client has received, or say that there are no more."""
     first = int(request.headers.get("Last-Event-ID", 0))
-    print(f"{trio.current_time():3.0f} s  the client connects behind event {first}")
+    print(f"{trio.current_time():3.0f} s  the client connects, to continue after event {first}")
     if first == len(RUNS):
         return Reply(204)
     events = [f"id: {number}\nevent: run\ndata: {RUNS[number - 1]}\n\n" for number in (first + 1, first + 2)]

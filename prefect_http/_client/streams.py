@@ -49,11 +49,11 @@ class ClientWithStreams(VerbsWithRetry):
 
         Used as ``async with client.sse("GET", url) as events:``, and then ``async for event in events:``. Each
         connection is one ``send()``, which is retried as the policy says. When a connection breaks or the server ends
-        it, another one is made behind the last event that had an ID, by the header ``Last-Event-ID``. Before that, the
+        it, another one continues after the last event that had an ID, by the header ``Last-Event-ID``. Before that, the
         client waits for as long as the server's ``retry`` field says; without one, for the policy's backoff, which
-        starts anew with each event. If connections end ``max_retries`` times in a row and one more, without any event,
-        it gives up; with ``max_retries=0``, there is one connection only. The iteration ends when the server responds
-        to a request with 204, and, without reconnection, at the end of the response.
+        starts anew with each event. It gives up when ``max_retries`` reconnections in a row have brought no event; with
+        ``max_retries=0``, there is one connection only. The iteration ends when the server responds to a request with
+        204, and, without reconnection, at the end of the response.
 
         Args:
             method: the method. The requests have ``Accept: text/event-stream`` and ``Cache-Control: no-store``, unless

@@ -88,7 +88,7 @@ class EventStream:
 
     @property
     def last_event_id(self) -> str:
-        """The last event ID in force: what a new connection begins behind. At first ""."""
+        """The last event ID in force: a new connection continues after it. At first ""."""
         return self._parser.last_event_id
 
     async def __aenter__(self) -> Self:

@@ -73,7 +73,7 @@ class EventParser:
 
     def _clear(self) -> None:
         """Forget the fields of an event. The ID stays in force."""
-        self._data = bytearray()  # each line with a line feed behind it
+        self._data = bytearray()  # each line, followed by a line feed
         self._type = b""
         self._id_size = 0
         self._retry: int | None = None
