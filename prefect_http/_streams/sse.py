@@ -28,7 +28,7 @@ from prefect_http._errors import ResponseTooLarge
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._redact import safe_exception, safe_url
 from prefect_http._response import PrefectResponse
-from prefect_http._retry.decision import FailedAttempt, GiveUp, classify, decide
+from prefect_http._retry.decision import FailedAttempt, GiveUp, Retry, classify, decide
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._streams.sse_connection import EventConnection
 from prefect_http._streams.sse_parser import EventParser, ServerSentEvent
@@ -241,7 +241,7 @@ class EventStream:
         self._breaks += 1
         # A cancellation that is due comes first. The next connection is then made at once, as after any cancelled wait.
         await checkpoint()
-        now, retry, request = anyio.current_time(), self._parser.retry, self.response.request
+        now, retry = anyio.current_time(), self._parser.retry
         facts = FailedAttempt(
             retry=self._breaks,
             failure=classify(error),
@@ -259,14 +259,20 @@ class EventStream:
             error.add_note(f"prefect_http did not reconnect: {decision.reason}")
             return False
         self._resume_at = now + decision.delay
+        self._log_reconnection(error, decision)
+        return True
+
+    def _log_reconnection(self, error: httpx.RequestError, retry: Retry) -> None:
+        request = self.response.request
+        method, url = request.method, safe_url(request.url)
         _logger.debug(
             "%s %s: %s; reconnection %d/%d in %s s (%s)",
-            request.method,
-            safe_url(request.url),
+            method,
+            url,
             safe_exception(error),
             self._breaks,
             self._policy.max_retries,
-            format_seconds(decision.delay),
-            decision.reason,
+            format_seconds(retry.delay),
+            retry.reason,
+            extra={"http_method": method, "http_url": url, "delay": retry.delay, "reason": retry.reason},
         )
-        return True

@@ -503,9 +503,11 @@ async def test_log(caplog: pytest.LogCaptureFixture) -> None:
     async with network, client_of(network) as client, client.sse("GET", url) as events:
         assert await data_of(events) == ["a"]
     ended = f"GET {URL}: RemoteProtocolError: the server has ended the event stream"
-    lines = [record.getMessage() for record in caplog.records if record.name == "prefect_http"]
-    assert [line for line in lines if "attempt" not in line] == [
+    lines = [record for record in caplog.records if "reconnection" in record.getMessage()]
+    assert [record.getMessage() for record in lines] == [
         f"{ended}; reconnection 1/5 in 2 s (backoff of 2 s)",
         f"{ended}; reconnection 2/5 in 0.5 s (retry field of 0.5 s)",
     ]
+    fields = {"http_method": "GET", "http_url": URL, "delay": 2, "reason": "backoff of 2 s"}
+    assert vars(lines[0]).items() >= fields.items()
     assert "secret" not in caplog.text
