@@ -41,7 +41,7 @@ _logger = logging.getLogger("prefect_http")
 
 
 class EventStream:
-    """The events of a server, as ``client.sse()`` returns them: an async context manager, and then an async iterator.
+    """The events of a server: an async context manager, and within it an async iterator. Made by ``client.sse()``.
 
     Entering makes the first connection, so a bad status or a wrong content type is raised there. Leaving closes the
     connection, wherever the iteration is. Only one task at a time can wait for the next event.
