@@ -62,7 +62,7 @@ class Script(Protocol):
         ...
 
     def failed(self, error: Exception) -> None:
-        """Take note of a fault of the test."""
+        """Take note of a mistake in the test."""
         ...
 
 
@@ -82,7 +82,7 @@ class ServerConnection:
         alpn: the protocol that was chosen in the TLS handshake; None: there was none, and the client's bytes tell.
         next_due: when something is to be done; infinity: when something arrives.
         end: how the server has ended the connection: "closed" or "reset"; None: it has not.
-        failure: a fault of the test, to be raised by the client's requests.
+        failure: a mistake in the test, to be raised by the client's requests.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class ServerConnection:
             now = self._now()
             protocol = self._protocol or self._choose(data)
             for event in protocol.receive(data):
-                if type(event) is RequestBegun:
+                if isinstance(event, RequestBegun):
                     self._begin(event, now)
                 else:
                     self._handle(event, now)
@@ -159,7 +159,7 @@ class ServerConnection:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something for the client: data, the end of the connection, or a fault of the test."""
+        """Whether there is something for the client: data, the end of the connection, or a mistake in the test."""
         return bool(self._output) or self.end is not None or self.failure is not None
 
     def take(self, max_bytes: int) -> bytes:
@@ -446,7 +446,7 @@ class ServerConnection:
         return self._now() if self._due is None else self._due
 
     def _fail(self, error: BaseException) -> None:
-        """Take note of a fault of the test, which the client's requests raise."""
+        """Take note of a mistake in the test, which the client's requests raise."""
         if not isinstance(error, Exception):  # which would end the tasks of an HTTP/2 connection
             outcome, error = error, AssertionError(f"{type(error).__name__}: {error}")
             error.__cause__ = outcome

@@ -6,8 +6,7 @@ import contextlib
 import contextvars
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from typing import cast
+from collections.abc import Callable
 
 import anyio
 
@@ -55,7 +54,7 @@ class Feed:
     async def _run(self) -> None:
         try:
             with self._scope:
-                async with contextlib.aclosing(cast("AsyncGenerator[Operation, None]", self._answer)) as answer:
+                async with contextlib.aclosing(self._answer) as answer:
                     async for operation in answer:
                         self._operations.append(operation)
                         self._taken = new_event()

@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from prefect_http.testing._events import ProtocolError
+from prefect_http.testing._request_fields import RequestFields
 
 # Section 3: request-line = method SP request-target SP HTTP-version CRLF
 REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
@@ -19,7 +20,6 @@ _BEGINNING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?: [\x21-\x7e]*| [\x21-\
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 # Section 5: field-line = field-name ":" OWS field-value OWS
 _FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 # Blocks of headers that are remembered: this many, up to this size in bytes.
 _MAX_BLOCKS = 256
@@ -75,9 +75,10 @@ def check_beginning(data: bytes) -> None:
 
 def _read(block: bytes) -> RequestHeaders:
     fields: list[tuple[bytes, bytes]] = []
-    host = length = encoding = None
-    options = set[bytes]()
-    has_upgrade = expects_continue = False
+    found = RequestFields()
+    encoding = None
+    options: set[bytes] = set()
+    has_upgrade = False
     for line in block.split(b"\r\n") if block else ():
         match = _FIELD_LINE.fullmatch(line)
         if match is None:
@@ -85,14 +86,6 @@ def _read(block: bytes) -> RequestHeaders:
         name, value = match[1], match[2].rstrip(b" \t")
         fields.append((name, value))
         match name.lower():
-            case b"host":
-                if host is not None:
-                    raise ProtocolError("the client sent more than one Host")
-                host = value
-            case b"content-length":
-                if length is not None or not _LENGTH.fullmatch(value):
-                    raise ProtocolError("the client sent a Content-Length that is not a single number")
-                length = int(value)
             case b"transfer-encoding":
                 if encoding is not None or value.lower().rpartition(b",")[2].strip(b" \t") != b"chunked":
                     raise ProtocolError("the client sent a Transfer-Encoding that does not end with chunked")
@@ -101,20 +94,20 @@ def _read(block: bytes) -> RequestHeaders:
                 options.update(option.strip(b" \t") for option in value.lower().split(b","))
             case b"upgrade":
                 has_upgrade = True
-            case b"expect":
-                expects_continue = value.lower() == b"100-continue"
-            case _:
-                pass
-    if encoding is not None and length is not None:
+            case lower:
+                fault = found.take(lower, value)
+                if fault is not None:
+                    raise ProtocolError(fault)
+    if encoding is not None and found.content_length is not None:
         raise ProtocolError("the client sent both a Content-Length and a Transfer-Encoding")
     return RequestHeaders(
         tuple(fields),
-        host,
-        CHUNKED if encoding is not None else length or 0,
+        found.host,
+        CHUNKED if encoding is not None else found.content_length or 0,
         closes=b"close" in options,
         keeps_alive=b"keep-alive" in options,
         upgrades=has_upgrade and b"upgrade" in options,
-        expects_continue=expects_continue,
+        expects_continue=found.expects_continue,
     )
 
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from prefect_http._wire.h2.errors import ConnectionFault
 from prefect_http._wire.h2.response_fields import CONNECTION_FIELDS
 from prefect_http.testing._operations import Fields
+from prefect_http.testing._request_fields import RequestFields
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 _PSEUDO = frozenset({b":authority", b":method", b":scheme"})
 
@@ -103,40 +103,30 @@ def _read_other_fields(fields: Fields) -> tuple[bytes, bytes, Fields, int | None
             raise ConnectionFault("the client sent a CONNECT without an :authority, or with a :scheme")
     elif b":scheme" not in pseudo:
         raise ConnectionFault("the client sent a request without a :scheme")
-    headers, host, content_length, expects_continue = _read_headers(fields[len(pseudo) :])
+    headers, found = _read_headers(fields[len(pseudo) :])
+    host = found.host
     authority = pseudo.get(b":authority")
     if authority is None:
         authority = host or b""
     elif host is not None and host != authority:
         raise ConnectionFault("the client sent a Host that differs from :authority")
-    return method, authority, headers, content_length, expects_continue, len(pseudo)
+    return method, authority, headers, found.content_length, found.expects_continue, len(pseudo)
 
 
-def _read_headers(fields: Fields) -> tuple[Fields, bytes | None, int | None, bool]:
-    """Return the headers, the Host, the Content-Length, and whether a 100 is expected."""
-    host = content_length = None
-    expects_continue = False
+def _read_headers(fields: Fields) -> tuple[Fields, RequestFields]:
+    """Return the headers, and what they say."""
+    found = RequestFields()
     cookies: list[bytes] = []
     for name, value in fields:
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise ConnectionFault("the client sent an invalid header, or one in upper case")
         if name in CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
             raise ConnectionFault("the client sent a header that HTTP/2 does not have")
-        match name:
-            case b"host":
-                if host is not None:
-                    raise ConnectionFault("the client sent more than one Host")
-                host = value
-            case b"content-length":
-                if content_length is not None or not _LENGTH.fullmatch(value):
-                    raise ConnectionFault("the client sent a Content-Length that is not a single number")
-                content_length = int(value)
-            case b"expect":
-                expects_continue = value.lower() == b"100-continue"
-            case b"cookie":
-                cookies.append(value)
-            case _:
-                pass
+        fault = found.take(name, value)
+        if fault is not None:
+            raise ConnectionFault(fault)
+        if name == b"cookie":
+            cookies.append(value)
     if len(cookies) > 1:
         fields = (*(field for field in fields if field[0] != b"cookie"), (b"cookie", b"; ".join(cookies)))
-    return fields, host, content_length, expects_continue
+    return fields, found

@@ -2,8 +2,8 @@
 
 Sections are of RFC 9113.
 
-- Whatever the client does wrong is an error of the connection, also where the RFC resets only a stream: it is a fault
-  of the test. A GOAWAY goes out, and `ProtocolError` is raised.
+- Whatever the client does wrong is an error of the connection, also where the RFC resets only a stream: it is a mistake
+  in the test. A GOAWAY goes out, and `ProtocolError` is raised.
 - Bodies of responses are queued, and framed when output is taken, as far as the client's windows allow. Streams take
   turns, a frame at a time (5.2, 6.9).
 - What has arrived is given back to the client's windows with the next output. Until that is taken, the client cannot

@@ -11,10 +11,10 @@ class Log:
     Attributes:
         requests: what has arrived.
         connections: what has been opened.
-        faults: what went wrong in the test, in words.
+        mistakes: what went wrong in the test, in words.
     """
 
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []
         self.connections: list[FakeConnection] = []
-        self.faults: list[str] = []
+        self.mistakes: list[str] = []

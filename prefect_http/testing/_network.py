@@ -151,7 +151,7 @@ class FakeNetwork:
         Raises:
             AssertionError: that is not so. The message has tables of what was expected and what came.
         """
-        verdict = left_over(self._servers.values(), self._log.faults, self._log.requests)
+        verdict = left_over(self._servers.values(), self._log.mistakes, self._log.requests)
         if verdict is not None:
             raise AssertionError(verdict)
 
@@ -171,7 +171,9 @@ class FakeNetwork:
 
         Raises:
             AssertionError: the pauses are others.
+            TypeError: ``waits`` is not a sequence of numbers and pairs.
         """
+        _check_waits(waits)
         requests = self.requests if requests is None else requests
         found = pauses(requests)
         if len(found) != len(waits) or not all(
@@ -214,6 +216,20 @@ class FakeNetwork:
         await checkpoint()
         if exc is None:
             self.check()
+
+
+def _check_waits(waits: object) -> None:
+    if isinstance(waits, Sequence) and not isinstance(waits, str):
+        for wait in cast("Sequence[object]", waits):
+            limits = cast("tuple[object, ...]", wait) if isinstance(wait, tuple) else (wait, wait)
+            if len(limits) != 2 or not all(isinstance(limit, int | float) for limit in limits):
+                raise TypeError(
+                    f"a pause must be a number of seconds, or a pair of the least and the most, not {wait!r}"
+                )
+    else:
+        raise TypeError(
+            f"assert_waits() takes a list of pauses in seconds, such as [60] or [60, (1, 2)], not {waits!r}"
+        )
 
 
 def _range(wait: float | tuple[float, float]) -> tuple[float, float]:

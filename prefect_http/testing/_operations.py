@@ -6,7 +6,7 @@ received what came before: so an endless body is never made ahead of the client.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import NamedTuple
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -75,4 +75,4 @@ class GoAway(NamedTuple):
 
 Operation = Wait | Head | Whole | Body | End | Raw | Cut | Close | Reset | TurnStale | GoAway
 Answer = Iterator[Operation]
-AsyncAnswer = AsyncIterator[Operation]
+AsyncAnswer = AsyncGenerator[Operation, None]

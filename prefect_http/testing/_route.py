@@ -55,8 +55,8 @@ class Route:
 
         Args:
             function: called with the ReceivedRequest, once its body has arrived; returns a Reply. It may be async: it
-                runs in a task of its own, which is cancelled when the connection is closed. What it raises is a fault
-                of the test, and is raised by the request.
+                runs in a task of its own, which is cancelled when the connection is closed. What it raises is a mistake
+                in the test, and is raised by the request.
             times: for how many requests; None: for all that follow.
         """
         if not callable(function):

@@ -124,10 +124,10 @@ class ServerScript:
             limit.release(now)
 
     def failed(self, error: Exception) -> None:
-        """Take note of a fault of the test."""
+        """Take note of a mistake in the test."""
         # Without the tables, which come with the verdict.
         is_told = isinstance(error, UnexpectedRequest)
-        self._log.faults.append(str(error).partition("\n")[0] if is_told else safe_exception(error))
+        self._log.mistakes.append(str(error).partition("\n")[0] if is_told else safe_exception(error))
 
     def _step_for(self, request: ReceivedRequest) -> Step:
         target = request.target

@@ -60,7 +60,7 @@ class FakeStream(ByteStream):
             anyio.BrokenResourceError: the server has reset it.
             anyio.ClosedResourceError: it was closed on this side.
             anyio.BusyResourceError: another task is receiving.
-            Exception: a fault of the test.
+            Exception: a mistake in the test.
         """
         if self._is_receiving:
             raise anyio.BusyResourceError("receiving from")

@@ -56,23 +56,25 @@ def no_rule(request: ReceivedRequest, path: str, server: ServerRules, requests: 
     )
 
 
-def left_over(servers: Iterable[ServerRules], faults: Sequence[str], requests: Sequence[ReceivedRequest]) -> str | None:
+def left_over(
+    servers: Iterable[ServerRules], mistakes: Sequence[str], requests: Sequence[ReceivedRequest]
+) -> str | None:
     """Return what to say at the end; None: all has come that was expected, and nothing else.
 
     Args:
         servers: the servers.
-        faults: what went wrong.
+        mistakes: what went wrong in the test.
         requests: all that has arrived.
     """
     unused = [
         (server.url, rule, step, times) for server in servers for rule in server.rules for step, times in rule.unused()
     ]
-    if not unused and not faults:
+    if not unused and not mistakes:
         return None
     rows = [(str(rule), str(step), _requests(times), safe_url(url)) for url, rule, step, times in unused]
     return "\n".join(
         (
-            *faults,
+            *mistakes,
             *_section("scripted, and never used", rows),
             *_section("requests", map(_request_row, requests[-_MAX_ROWS:]), len(requests)),
         )

@@ -203,7 +203,7 @@ async def test_leaving_closes_a_generator(http2: bool) -> None:
 
 @pytest.mark.anyio
 async def test_generators_that_fail(http2: bool) -> None:
-    """What a generator raises, in the middle of a body or when it is closed, is a fault of the test."""
+    """What a generator raises, in the middle of a body or when it is closed, is a mistake in the test."""
 
     def failing() -> Iterator[bytes]:
         yield b"part"

@@ -331,7 +331,7 @@ async def test_functions(http2: bool) -> None:
         return answer(request)
 
     async def fail(request: ReceivedRequest) -> Reply:
-        raise LookupError("a fault of the test")
+        raise LookupError("a mistake in the test")
 
     network, api = new_network()
     api.post("/now").call(answer)
@@ -345,9 +345,9 @@ async def test_functions(http2: bool) -> None:
         assert anyio.current_time() == 100
         with pytest.raises(TypeError, match="must return a Reply, not int"):
             await client.post(f"{API}/odd")
-        with pytest.raises(LookupError, match="a fault of the test"):
+        with pytest.raises(LookupError, match="a mistake in the test"):
             await client.post(f"{API}/fault")
-    with pytest.raises(AssertionError, match=r"must return a Reply(?s:.)*LookupError: a fault of the test"):
+    with pytest.raises(AssertionError, match=r"must return a Reply(?s:.)*LookupError: a mistake in the test"):
         network.check()
 
 
@@ -534,7 +534,7 @@ async def test_goaway_behind_a_large_response() -> None:
 
 
 async def test_drop_after_the_end(http2: bool) -> None:
-    """A drop behind the end of the answer would never happen: it is a fault of the test."""
+    """A drop behind the end of the answer would never happen: it is a mistake in the test."""
     network, api = new_network()
     api.any().drop(after=10_000)
     async with network.client(httpx.AsyncClient, http2=http2) as client:
@@ -1028,6 +1028,16 @@ async def test_waits() -> None:
         for wrong in wrong_ones:
             with pytest.raises(AssertionError, match="the pauses between 4 requests are not those that were expected"):
                 network.assert_waits(wrong)
+        wrong_types: list[tuple[Any, str]] = [
+            (60, r"takes a list of pauses in seconds, such as \[60\].*, not 60"),
+            ("60", "not '60'"),
+            (["60"], "a pause must be a number of seconds, .*, not '60'"),
+            ([(1, 2, 3)], r"not \(1, 2, 3\)"),
+            ([None], "not None"),
+        ]
+        for value, message in wrong_types:
+            with pytest.raises(TypeError, match=message):
+                network.assert_waits(value)
         with pytest.raises(AssertionError) as caught:
             network.assert_waits([30, (9, math.inf)])
     assert "\npauses:\n  was       expected\n  30.000 s  30 s\n  4.000 s   9 s or more\n  8.000 s   none\n" in str(

@@ -1,4 +1,4 @@
-"""The server's end of a connection: several requests on it, faults of the test, and what is told of steps."""
+"""The server's end of a connection: several requests on it, mistakes in the test, and what is told of steps."""
 
 from __future__ import annotations
 
@@ -100,6 +100,13 @@ async def test_peek() -> None:
     assert peek() == b"HTTP"
     assert await stream.receive() == b"HTTP"
     assert peek() == b""
+    network.serve("http://b").any().reply(delay=1)
+    stream = await network.connect("b", 80)
+    peek = stream.extra(InputAttribute.peek)
+    await stream.send(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")
+    assert peek() is None
+    await anyio.sleep(1)
+    assert peek() == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 async def test_all_faults_are_told() -> None:
@@ -123,7 +130,7 @@ async def test_all_faults_are_told() -> None:
 
 
 async def test_parts_that_are_not_bytes() -> None:
-    """A part of a body that is not bytes is a fault of the test."""
+    """A part of a body that is not bytes is a mistake in the test."""
     network = FakeNetwork()
     network.serve(URL).any().reply(stream=["text"])  # type: ignore[list-item]
     async with network.client(httpx.AsyncClient) as client:
