@@ -79,6 +79,7 @@ class ServerConnection:
     Attributes:
         record: as given.
         scheme: as given.
+        is_secure: whether there was a TLS handshake.
         alpn: the protocol that was chosen in the TLS handshake; None: there was none, and the client's bytes tell.
         next_due: when something is to be done; infinity: when something arrives.
         end: how the server has ended the connection: "closed" or "reset"; None: it has not.
@@ -95,6 +96,7 @@ class ServerConnection:
     ) -> None:
         self.record = record
         self.scheme = scheme
+        self.is_secure = False
         self.alpn: str | None = None
         self.next_due = math.inf
         self.end: Literal["closed", "reset"] | None = None
@@ -197,6 +199,9 @@ class ServerConnection:
     # --- Requests
 
     def _choose(self, data: bytes) -> ServerProtocol:
+        if self.scheme == "https" and not self.is_secure:
+            place = f"{self.record.host}:{self.record.port}"
+            raise ValueError(f"the client sent http to the FakeServer at {place}, which speaks https")
         if self.alpn == "h2" or (self.alpn is None and data.startswith(_FIRST_LINE)):
             self._protocol = self._http2 = H2Server()
             self.record.http_version = "HTTP/2"

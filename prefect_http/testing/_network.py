@@ -261,6 +261,8 @@ def _transport_class(client_class: Callable[..., object]) -> type[HTTPTransport]
         return cast("type[HTTPTransport]", prefect_http.httpx2.HTTPTransport)
     if httpx.Client in bases:
         remedy = "for an httpx.Client, use the AsyncClient"
+    elif isinstance(client_class, _ASYNC_CLIENT):
+        remedy = "give the class, and its arguments beside it"
     else:
         remedy = "give any other client transport=HTTPTransport(connect=network.connect)"
     raise TypeError(f"client() takes a class of async clients of httpx or httpx2, not {client_class!r}; {remedy}")

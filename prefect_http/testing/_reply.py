@@ -59,7 +59,8 @@ class Reply:
         delay: float = 0.0,
     ) -> None:
         if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
-            raise ValueError(f"the status of a reply must be an integer from 200 to 999, not {status!r}")
+            hint = "" if isinstance(status, int) else "; a body is given as json=, content=, text= or stream="
+            raise ValueError(f"the status of a reply must be an integer from 200 to 999, not {status!r}{hint}")
         self.status: int = status
         self.delay: float = checked_seconds("delay", delay)
         self.fields: Fields = _encoded(headers)

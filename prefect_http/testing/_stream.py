@@ -47,7 +47,6 @@ class FakeStream(ByteStream):
         self._server = ServerConnection(record, scheme, script, now, self._wake)
         self._accepts_http2 = accepts_http2
         self._lowlevel = lowlevel()
-        self._is_secure = False
         self._is_closed = False
         self._is_receiving = False
         self._changed: Waiter | None = None  # what the task that receives waits for
@@ -129,7 +128,7 @@ class FakeStream(ByteStream):
             raise ssl.SSLError(f"the FakeServer at {record.host}:{record.port} speaks http, not https")
         accepted = ("h2", "http/1.1") if self._accepts_http2 else ("http/1.1",)
         self._server.alpn = next((protocol for protocol in alpn if protocol in accepted), None)
-        self._is_secure = True
+        self._server.is_secure = True
         return self
 
     @property
@@ -142,7 +141,7 @@ class FakeStream(ByteStream):
             SocketAttribute.local_address: lambda: ("127.0.0.1", 49152 + record.number % 16384),
             TLSInMemory.start: lambda: self.start_tls,
         }
-        if self._is_secure:
+        if self._server.is_secure:
             attributes[TLSAttribute.alpn_protocol] = lambda: self._server.alpn
         return attributes
 

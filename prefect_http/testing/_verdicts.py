@@ -42,6 +42,8 @@ def no_rule(request: ReceivedRequest, path: str, server: ServerRules, requests: 
         reason = f"the script of {used_up[0]} was for {_requests(len(used_up[0].requests))} and is used up"
     elif its_own:
         reason = f"the script of {its_own[0]} has no steps; add one, such as reply()"
+    elif not path.startswith("/"):
+        reason = f"the server's rules are for paths below {safe_url(server.url)}"
     elif server.rules:
         nearest = max(server.rules, key=lambda rule: _likeness(rule, request.method, path))
         reason = f"no rule is for it; the nearest is {nearest}, {_difference(nearest, request.method, path)}"

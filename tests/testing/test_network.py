@@ -176,6 +176,7 @@ async def test_delay_that_the_client_leaves(http2: bool) -> None:
 
 INVALID: dict[str, tuple[Callable[[FakeServer], object], type[Exception], str]] = {
     "status": (lambda api: api.get("/").reply(100), ValueError, "from 200 to 999, not 100"),
+    "a body as the status": (lambda api: api.get("/").reply({}), ValueError, "not {}; a body is given as json=, "),  # type: ignore[arg-type]
     "two bodies": (lambda api: api.get("/").reply(text="", json=1), TypeError, "json= and text= are given"),
     "body": (lambda api: api.get("/").reply(content=1), TypeError, "content= must be bytes or str, not int"),  # type: ignore[arg-type]
     "stream": (lambda api: api.get("/").reply(stream=b""), TypeError, "stream= must be an iterable of bytes"),  # type: ignore[arg-type]
@@ -370,10 +371,10 @@ async def test_functions_that_fail_the_test(http2: bool) -> None:
 
 async def test_function_at_the_end_of_the_run() -> None:
     """A function that still runs when the event loop's run ends is cancelled with it."""
-    network, api = new_network()
-    api.get("/").call(lambda request: anyio.sleep_forever())  # type: ignore[arg-type,return-value]
-    stream = await network.connect("api.example.com", 443)
-    await stream.send(b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+    network = FakeNetwork()
+    network.serve("http://a").any().call(lambda request: anyio.sleep_forever())  # type: ignore[arg-type,return-value]
+    stream = await network.connect("a", 80)
+    await stream.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     await anyio.wait_all_tasks_blocked()
     assert len(network.requests) == 1
 
@@ -614,6 +615,8 @@ async def test_unknown_hosts_refuse() -> None:
                 await client.get(url)
         with pytest.raises(httpx.ConnectError, match="the FakeServer at other:81 speaks http, not https"):
             await client.get("https://other:81")
+        with pytest.raises(ValueError, match=r"http to the FakeServer at api\.example\.com:443, which speaks https"):
+            await client.get("http://api.example.com:443")
     assert not network.requests
 
 
@@ -699,6 +702,7 @@ async def test_hosts() -> None:
 INVALID_CLIENTS: dict[str, tuple[Callable[[FakeNetwork], object], type[Exception], str]] = {
     "sync": (lambda network: network.client(httpx.Client), TypeError, "for an httpx.Client, use the AsyncClient"),
     "no client": (lambda network: network.client(dict), TypeError, "a class of async clients of httpx or httpx2"),
+    "an instance": (lambda network: network.client(httpx.AsyncClient()), TypeError, "give the class, and its arg"),  # type: ignore[arg-type]
     "no class": (
         lambda network: network.client(len),
         TypeError,
@@ -965,7 +969,7 @@ UNEXPECTED: dict[str, tuple[str, str, str]] = {
     "method and path": ("PUT", "/onc", "which is for another method and path"),
     "query": ("GET", "/query?a=2", r"the nearest is GET /query\?a=1, which is for another query, not a=2"),
     "no query": ("GET", "/query", "which is for another query, not none"),
-    "prefix": ("GET", "/../else", "no rule is for it"),
+    "prefix": ("GET", "/../else", "the server's rules are for paths below http://host/v1\n"),
 }
 
 
