@@ -17,6 +17,7 @@ from support.timed_transport import KEY, Server, busy
 from support.virtual_time import virtual_time_backend
 
 from prefect_http import PrefectHttpxClient, RetryPolicy, Throttle, ThrottleTimeout
+from prefect_http.testing import FakeNetwork, TokenBucket
 
 pytestmark = pytest.mark.anyio
 
@@ -191,25 +192,13 @@ async def test_retry_after_and_the_known_rate(early_probe: bool) -> None:
 
 async def test_lower_limit_is_learned() -> None:
     """If the server accepts less than the known rate, nobody fails, and few requests are rejected."""
-
-    class Bucket(Server):
-        tokens, at, rejected = 5.0, 0.0, 0
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            await super().handle_async_request(request)
-            now = anyio.current_time()
-            self.tokens, self.at = min(5.0, self.tokens + 10 * (now - self.at)), now
-            if self.tokens < 1:
-                self.rejected += 1
-                return busy(1)
-            self.tokens -= 1
-            return httpx.Response(200)
-
+    network = FakeNetwork()
+    network.serve("http://host").limit(TokenBucket(10, burst=5)).any().reply(delay=0.02, times=None)
     crowd = Crowd(throttle := Throttle(rate=40))
-    crowd.client = PrefectHttpxClient(transport=(bucket := Bucket(seconds=0.02)), throttle=throttle)
-    await crowd.get_all(300)
-    assert len(crowd.done) == 300
-    assert bucket.rejected <= 20
+    crowd.client = network.client(PrefectHttpxClient, throttle=throttle)
+    await crowd.get_all(150)
+    assert len(crowd.done) == 150
+    assert 0 < sum(request.status == 429 for request in network.requests) <= 20
     assert throttle.statistics(KEY).rate < 40
 
 

@@ -23,13 +23,14 @@ from prefect_http import (
     ThrottleTimeout,
     is_throttled_by_github,
 )
+from prefect_http.testing import TokenBucket
 
 pytestmark = pytest.mark.trio
 
 PATIENT = RetryPolicy(backoff_base=1, jitter=0)
 
 
-class Bucket(httpx.AsyncBaseTransport):
+class Host(httpx.AsyncBaseTransport):
     """A host with a token bucket: 50 requests per second, ten at once; 20 ms away.
 
     Attributes:
@@ -40,22 +41,15 @@ class Bucket(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
         self.accepted = 0
         self.rejected = 0
-        self._tokens = 10.0
-        self._at = 0.0
+        self._limit = TokenBucket(50, burst=10)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await trio.sleep(0.01)
-        now = trio.current_time()
-        self._tokens = min(10, self._tokens + 50 * (now - self._at))
-        self._at = now
-        is_success = self._tokens >= 1
-        if is_success:
-            self._tokens -= 1
-            self.accepted += 1
-        else:
-            self.rejected += 1
+        is_admitted = self._limit.admit(trio.current_time())
+        self.accepted += is_admitted
+        self.rejected += not is_admitted
         await trio.sleep(0.01)
-        return httpx.Response(200) if is_success else busy(1)
+        return httpx.Response(200) if is_admitted else busy(1)
 
 
 async def send_at_once(client: PrefectHttpxClient, tasks: int) -> int:
@@ -77,18 +71,18 @@ async def send_at_once(client: PrefectHttpxClient, tasks: int) -> int:
 
 async def test_crowd(autojump_clock: trio.testing.MockClock) -> None:
     """Of 1,000 tasks that share a throttle, none fails, few requests are rejected, and little time is lost."""
-    bucket = Bucket()
-    client = PrefectHttpxClient(transport=bucket, throttle=Throttle(), retry=PATIENT)
+    host = Host()
+    client = PrefectHttpxClient(transport=host, throttle=Throttle(), retry=PATIENT)
     assert await send_at_once(client, tasks=1000) == 0
-    assert bucket.rejected <= 0.05 * bucket.accepted
+    assert host.rejected <= 0.05 * host.accepted
     assert trio.current_time() <= 1.25 * (1000 - 10) / 50
 
 
 async def test_crowd_without_a_throttle(autojump_clock: trio.testing.MockClock) -> None:
     """Of 200 tasks that each retry on their own, most fail, and most requests are rejected."""
-    bucket = Bucket()
-    assert await send_at_once(PrefectHttpxClient(transport=bucket, retry=PATIENT), tasks=200) > 100
-    assert bucket.rejected > bucket.accepted
+    host = Host()
+    assert await send_at_once(PrefectHttpxClient(transport=host, retry=PATIENT), tasks=200) > 100
+    assert host.rejected > host.accepted
 
 
 async def test_rejected_attempt_counts_and_waiting_does_not(autojump_clock: trio.testing.MockClock) -> None:

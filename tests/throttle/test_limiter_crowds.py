@@ -8,7 +8,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -17,95 +17,56 @@ from support.rows import each_row
 
 from prefect_http._throttle.limiter import Limiter
 from prefect_http._throttle.ticket import Ticket
+from prefect_http.testing import ConcurrencyLimit, Fault, FixedWindow, Flaky, Limit, TokenBucket
 
 CROWD = 300
 HALF_TRIP, SERVICE, SLOW_SERVICE = 0.01, 0.005, 0.1
 RETRIES = 5
 
 
-class Server(Protocol):
-    """A rate-limited server."""
+class Server(NamedTuple):
+    """A server, with a limit or a fault of the test kit.
 
-    service: float
-    is_doubtful: bool
+    Attributes:
+        limit: what it admits; None: everything.
+        fault: what it rejects; None: nothing.
+        service: how long it takes for a request, in seconds.
+        is_doubtful: whether its rejections do not say for how long.
+    """
+
+    limit: Limit | None = None
+    fault: Fault | None = None
+    service: float = SERVICE
+    is_doubtful: bool = False
 
     def arrive(self, now: float) -> int | None:
         """Take a request in and return None, or reject it and return its Retry-After."""
+        if self.fault is not None and self.fault.strikes(now):
+            return 0
+        if self.limit is None or self.limit.admit(now):
+            return None
+        wait = self.limit.free_at(now) - now
+        return 0 if self.is_doubtful else math.ceil(wait) if wait < INF else 1
+
+    def finish(self, now: float) -> None:
+        """Take note that a request has been served."""
+        if self.limit is not None:
+            self.limit.release(now)
 
 
-class Bucket:
-    """Accepts fifty requests per second, and ten at once."""
-
-    service = SERVICE
-    is_doubtful = False
-
-    def __init__(self) -> None:
-        self.tokens, self.filled_at = 10.0, 0.0
-
-    def arrive(self, now: float) -> int | None:
-        self.tokens = min(self.tokens + (now - self.filled_at) * 50, 10.0)
-        self.filled_at = now
-        if self.tokens < 1:
-            return math.ceil((1 - self.tokens) / 50)
-        self.tokens -= 1
-        return None
+def bucket(*, is_doubtful: bool = False) -> Server:
+    """Return a server that accepts fifty requests per second, and ten at once."""
+    return Server(TokenBucket(50, burst=10), is_doubtful=is_doubtful)
 
 
-class BareBucket(Bucket):
-    """The same, but its rejections do not say for how long."""
-
-    is_doubtful = True
-
-    def arrive(self, now: float) -> int | None:
-        return None if super().arrive(now) is None else 0
+def window() -> Server:
+    """Return a server that accepts a hundred requests in each ten seconds; the first window has begun before."""
+    return Server(FixedWindow(100, 10, phase=6.5))
 
 
-class Window:
-    """Accepts a hundred requests in each ten seconds; the first window has begun before."""
-
-    service = SERVICE
-    is_doubtful = False
-
-    def __init__(self) -> None:
-        self.ends_at, self.left = 3.5, 100
-
-    def arrive(self, now: float) -> int | None:
-        while now >= self.ends_at:
-            self.ends_at, self.left = self.ends_at + 10, 100
-        if not self.left:
-            return math.ceil(self.ends_at - now)
-        self.left -= 1
-        return None
-
-
-class Few:
-    """Accepts five requests at a time, each of which takes 0.1 s; the others are to wait for a second."""
-
-    service = SLOW_SERVICE
-    is_doubtful = False
-
-    def __init__(self) -> None:
-        self.done_at: list[float] = []
-
-    def arrive(self, now: float) -> int | None:
-        self.done_at = [done_at for done_at in self.done_at if done_at > now]
-        if len(self.done_at) >= 5:
-            return 1
-        self.done_at.append(now + SLOW_SERVICE)
-        return None
-
-
-class Flaky:
-    """Has no limit, and fails now and then. Its rejections do not say for how long."""
-
-    service = SERVICE
-    is_doubtful = True
-
-    def __init__(self, share: float, seed: int) -> None:
-        self.share, self.random = share, random.Random(seed)
-
-    def arrive(self, now: float) -> int | None:
-        return 0 if self.random.random() < self.share else None
+def few() -> Server:
+    """Return a server that accepts five requests at a time, each of which takes 0.1 s."""
+    return Server(ConcurrencyLimit(5), service=SLOW_SERVICE)
 
 
 class Crowd:
@@ -170,7 +131,9 @@ class Crowd:
     def _arrive(self, now: float, ticket: Ticket, rejections: int) -> None:
         retry_after = self._server.arrive(now)
         if retry_after is None:
-            arrives = now + self._server.service + self._half_trip()
+            done = now + self._server.service
+            self._at(done, self._server.finish)
+            arrives = done + self._half_trip()
             self._at(arrives, lambda now: self._serve(now, ticket))
         else:
             self._at(now + self._half_trip(), lambda now: self._reject(now, ticket, retry_after, rejections + 1))
@@ -202,11 +165,11 @@ class Crowd:
 @each_row(
     ("server", "ideal", "rejected"),
     [
-        (Bucket, 5.825, 0.1),
+        (bucket, 5.825, 0.1),
         # All but one of these are under way when the first window is used up. That is due to the slow start alone: with
         # more requests, the share is smaller.
-        (Window, 13.525, 0.12),
-        (Few, 7.2, 0.02),
+        (window, 13.525, 0.12),
+        (few, 7.2, 0.02),
     ],
 )
 def test_a_crowd(server: Callable[[], Server], ideal: float, rejected: float, early_probe: bool) -> None:
@@ -233,7 +196,11 @@ def test_a_flaky_server(share: float, at_once: int, slow_start: bool, seed: int)
     times = list[float]()
     for obeys in (True, False):
         limiter = make(slow_start=slow_start)
-        times.append(Crowd(limiter, Flaky(share, seed), seed, 500, at_once, obeys=obeys).run())
+        times.append(
+            Crowd(
+                limiter, Server(fault=Flaky(share, seed=seed), is_doubtful=True), seed, 500, at_once, obeys=obeys
+            ).run()
+        )
     assert times[0] < 1.5 * times[1]
 
 
@@ -241,7 +208,7 @@ def test_a_flaky_server(share: float, at_once: int, slow_start: bool, seed: int)
 def test_a_limit_that_is_hardly_exceeded(pace: float) -> None:
     """A limit a little below what the client can send rejects about as many as a server that fails; it is found."""
     limiter = make()
-    crowd = Crowd(limiter, BareBucket(), 1, requests=500, at_once=500, pace=pace)
+    crowd = Crowd(limiter, bucket(is_doubtful=True), 1, requests=500, at_once=500, pace=pace)
     crowd.run()
     assert crowd.rejected <= 0.12 * 500
     assert crowd.most_rejections <= RETRIES
