@@ -15,7 +15,6 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
-import anyio.lowlevel
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream

@@ -165,14 +165,17 @@ class AsyncSource:
             try:
                 await self._iterate()
             finally:
-                if isinstance(self._iterator, AsyncGenerator):
-                    await self._close(cast("AsyncGenerator[object]", self._iterator))
+                iterator: object = self._iterator
+                if isinstance(iterator, AsyncGenerator):
+                    await self._close(cast("AsyncGenerator[object]", iterator))
 
     async def _iterate(self) -> None:
         try:
             self._iterator = aiter(self._iterable)
             while await self._is_asked():
                 item = await anext(self._iterator)
+                if self.has_ended:  # meanwhile, and the iterable has not let itself be cancelled
+                    break
                 self._turns.popleft().end(Pulled(self.count, item, contextvars.copy_context()))
                 self.count += 1
         except StopAsyncIteration:

@@ -274,6 +274,27 @@ async def test_generator_is_cancelled_where_it_waits() -> None:
 
 
 @pytest.mark.anyio
+async def test_generator_that_is_shielded() -> None:
+    """A generator that shields what it waits for is waited for, and closed where it yields next."""
+    ends = []
+
+    async def urls() -> AsyncIterator[str]:
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(10)
+            yield "/a/1"
+        finally:
+            ends.append(anyio.current_time())
+
+    server = CountingServer()
+    async with server.client() as client, client.send_many(urls()):
+        await anyio.sleep(1)
+        left_at = anyio.current_time()
+    assert ends == [left_at + 9]
+    assert not server.started
+
+
+@pytest.mark.anyio
 async def test_closing_raises() -> None:
     """What a generator raises as it is closed comes out of the block, unless the block has raised something."""
     async with CountingServer().client() as client:
