@@ -419,7 +419,7 @@ def test_ctrl_c_while_the_block_is_left() -> None:
                 await trio.sleep(2)
 
     async def press() -> None:
-        await trio.sleep(2)
+        await trio.sleep(1)
         signal.raise_signal(signal.SIGINT)
 
     async def main() -> None:
