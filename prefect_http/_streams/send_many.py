@@ -100,9 +100,7 @@ class SendMany(AbstractAsyncContextManager[AsyncIterator[Outcome]]):
         passed = (exc_type, exc, traceback) if is_cancelled and has_failed else (None, None, None)
         try:
             await self._nursery_context.__aexit__(*passed)
-        except BaseExceptionGroup as group:  # trio puts a KeyboardInterrupt into one that comes at this moment
-            self._failures += (error for error in group.exceptions if not _is_cancellation(error))
-        except anyio.get_cancelled_exc_class():
+        except BaseException:  # a cancellation; older versions of trio put it into a group
             if not self._failures:
                 raise
         finally:

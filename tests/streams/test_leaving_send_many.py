@@ -408,6 +408,26 @@ def test_interrupt_wins(backend: str) -> None:
             run(backend, functools.partial(main, outcome))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_interrupt_before_a_cancellation(backend: str) -> None:
+    """A KeyboardInterrupt is raised although the block, which was shielded at that time, is cancelled from outside."""
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with PrefectHttpxClient(transport=httpx.MockTransport(answer)) as client:
+            with anyio.CancelScope() as scope:
+                async with client.send_many(["http://server/"]):
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(1)
+                    scope.cancel()
+                    await anyio.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(backend, main)
+
+
 def test_ctrl_c_while_the_block_is_left() -> None:
     """On trio, a Ctrl-C that comes while the block waits for its requests to end is raised plainly."""
 
