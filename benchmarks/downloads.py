@@ -26,7 +26,7 @@ from benchmarks._table import print_checked
 from prefect_http import DownloadError, PrefectHttpxClient
 
 _LONG, _SHORT = 200_000_000, 8_000_000
-_ROUNDS, _TIMEOUT = 5, 60.0
+_ROUNDS, _TIMEOUT = 3, 60.0
 _MAX_ADDED_MIB, _MIN_RATE = 4, 0.8
 _MEMORY = Path("/dev/shm")
 
