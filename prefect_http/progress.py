@@ -67,6 +67,8 @@ def bars() -> Generator[Bars]:
         raise ImportError(_MISSING) from error
 
     console = Console(stderr=True)
+    # Where colors are forced upon programs, as by many a CI, rich takes any file for a terminal.
+    is_terminal = console.is_interactive and console.file.isatty()
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -74,10 +76,9 @@ def bars() -> Generator[Bars]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=console,
-        # Where colors are forced upon programs, as by many a CI, rich takes any file for a terminal.
-        disable=not (console.is_interactive and console.file.isatty()),
+        disable=not is_terminal,
     )
-    with progress:
+    with progress if is_terminal else contextlib.nullcontext():  # some versions end with an empty line in any case
         yield Bars(partial(_Bar, progress))
 
 
