@@ -1,7 +1,8 @@
 """Three tasks that call an unreliable API, and need no error handling.
 
 The API is a fake, in memory. For each path, it first responds with 503 and ``Retry-After: 1``, then with 429 and a
-date, then closes the connection without a response, and then responds with 200. Look at when each task retries, and why.
+date, then closes the connection without a response, and then responds with 200. Look at when each task retries, and
+why.
 """
 
 from __future__ import annotations

@@ -74,10 +74,10 @@ async def event_streams(client: PrefectHttpxClient) -> None:
         async for event in events:
             assert_type(event, ServerSentEvent)
             assert_type(event.retry, int | None)
-            event.data = ""  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+            event.data = ""  # type: ignore[misc]
     async with client.sse("POST", "/", retry=RetryPolicy(), json=[1], timeout=3, auth=None):
         pass
-    client.sse("GET", "/", reconect=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    client.sse("GET", "/", reconect=True)  # type: ignore[call-arg]
 
 
 async def verbs_take_what_httpx_takes(client: PrefectHttpxClient, request: httpx.Request) -> None:
