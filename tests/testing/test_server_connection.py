@@ -10,7 +10,7 @@ import anyio
 import hpack
 import httpx
 import pytest
-from support.h2_frames import END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, settings
+from support.h2_frames import END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, frame, settings
 from support.virtual_time import virtual_time_backend
 
 from prefect_http import PrefectHttpxClient, RetryPolicy
@@ -86,6 +86,36 @@ async def test_refusing_while_an_answer_is_due() -> None:
         with pytest.raises(httpx.ConnectError, match="refuses"):
             await client.get(URL)
         assert await fetch_twice(client) == ["200", "200"]
+    network.check()
+
+
+def h2_get(stream: int, *, reset: bool = False) -> bytes:
+    """Return a GET over HTTP/2, and a reset of its stream."""
+    fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+    block = frame(HEADERS, END_HEADERS | END_STREAM, stream, hpack.Encoder().encode(fields))
+    return block + (frame(RST_STREAM, 0, stream, bytes(4)) if reset else b"")
+
+
+async def test_whole_answers_have_their_turn() -> None:
+    """On HTTP/1.1, an answer waits for the one before it, and for the client to take what is there."""
+    network = FakeNetwork()
+    network.serve("http://a").any().reply(text="first", delay=1).reply(content=bytes(60_000), times=4)
+    stream = await network.connect("a", 80)
+    await stream.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+    assert (await stream.receive()).partition(b"first")[0].count(b"200 OK") == 1
+    await stream.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+    assert [each.is_answered for each in network.requests] == [True, True, True, True, False]
+
+
+async def test_whole_answers_that_do_not_arrive() -> None:
+    """A whole answer is not one if it is cut off, or if the client has reset the stream already."""
+    network = FakeNetwork()
+    network.serve("http://a").any().drop(after=200, delay=5).reply(times=None, content=bytes(300))
+    stream = await network.connect("a", 80)
+    await stream.send(PREFACE + settings() + h2_get(1))
+    await stream.send(h2_get(3, reset=True) + h2_get(5))
+    assert [each.is_answered for each in network.requests] == [False, False, False]
+    assert network.connections[0].closed_by == "server"
     network.check()
 
 
