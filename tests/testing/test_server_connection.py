@@ -117,6 +117,9 @@ async def test_whole_answers_that_do_not_arrive() -> None:
     assert [each.is_answered for each in network.requests] == [False, False, False]
     assert network.connections[0].closed_by == "server"
     network.check()
+    stream = await network.connect("a", 80)
+    await stream.send(PREFACE + settings() + h2_get(1, reset=True))
+    assert not network.requests[-1].is_answered
 
 
 async def test_peek() -> None:
