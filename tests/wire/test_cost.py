@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
-from types import FrameType
 
-import httpx
 import pytest
+from support.calls import calls_of
 from support.h2_peers import h2_server, h2_transport, serve_paths
 from support.servers import answer, raw_server
 from support.wire import new_request, new_transport
-
-import prefect_http
-
-PACKAGE = str(Path(prefect_http.__file__).parent)
-
-
-async def calls_of(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> Counter[str]:
-    """Send a request, read the response, and return which functions of the package were called, or resumed."""
-    calls = Counter[str]()
-
-    def count(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
-            calls[f"{frame.f_code.co_filename.removeprefix(PACKAGE)}:{frame.f_code.co_qualname}"] += 1
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        response = await transport.handle_async_request(request)
-        await response.aread()
-        await response.aclose()
-    finally:
-        sys.setprofile(before)
-    return calls
 
 
 @pytest.mark.anyio
