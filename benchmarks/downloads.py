@@ -1,4 +1,4 @@
-"""download() of 200 MB over loopback: how fast it is beside reading the stream, and how much memory it adds.
+"""download() of 200 MiB over loopback: how fast it is beside reading the stream, and how much memory it adds.
 
 At 1 Gbit/s it has to be about as fast as the network. At full speed, writing takes as long as receiving, whoever does
 it: a loop that writes each chunk, without a thread, and without flushing the file to the disk, shows how long. The
@@ -25,7 +25,7 @@ from benchmarks._speed import Sample, median
 from benchmarks._table import print_checked
 from prefect_http import DownloadError, PrefectHttpxClient
 
-_LONG, _SHORT = 200_000_000, 8_000_000
+_LONG, _SHORT = 200 * 1024**2, 8 * 1024**2
 _ROUNDS, _TIMEOUT = 3, 60.0
 _MAX_ADDED_MIB, _MIN_RATE = 4, 0.8
 _MEMORY = Path("/dev/shm")
@@ -66,7 +66,7 @@ def _in_new_process(backend: str, way: str, url: str) -> tuple[float, float, flo
 
 
 def _print(title: str, samples: dict[str, list[Sample]], added: dict[str, float], *, is_checked: bool) -> None:
-    print(f"\n200 MB over loopback, {title}: added peak memory, and seconds (processor time)")
+    print(f"\n200 MiB over loopback, {title}: added peak memory, and seconds (processor time)")
     for way, each in samples.items():
         elapsed, processor, _ = median(each)
         result = f"{added[way]:.1f} MiB   {elapsed:.2f} s ({processor:.2f})"

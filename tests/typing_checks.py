@@ -14,6 +14,7 @@ from prefect_http import (
     ASGIApp,
     ASGITransport,
     Attempt,
+    Download,
     EventStream,
     Lifespan,
     LifespanError,
@@ -60,6 +61,7 @@ async def every_verb_returns_our_response(client: PrefectHttpxClient, request: h
     assert_type(await client.patch("/"), PrefectResponse)
     assert_type(await client.delete("/"), PrefectResponse)
     assert_type(await client.send(request), PrefectResponse)
+    assert_type(await client.download("/", "file", progress=lambda received, total: None, timeout=5), Download)
     async with client.stream("GET", "/") as response:
         assert_type(response, PrefectResponse)
         assert_type(response.raise_for_status(), PrefectResponse)

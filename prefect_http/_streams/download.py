@@ -6,6 +6,7 @@ says `decide()`, as for any request.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import logging
@@ -56,7 +57,6 @@ _BLOCK = 1024 * 1024
 # Of small chunks, not more objects than this are held, and none for longer than a second.
 _MAX_CHUNKS = 256
 _MAX_SECONDS = 1.0
-_CLOSE_SECONDS = 5.0
 _UNSATISFIED = 416
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # What the download sets itself.
@@ -216,7 +216,7 @@ class DownloadCall:
         # With raise_on_all_errors=False, any other response comes here as well.
         if is_success(response) or (kept is not None and response.status_code == _UNSATISFIED):
             return response
-        with anyio.move_on_after(seconds_for_error()):
+        with anyio.move_on_after(seconds_for_error()), contextlib.suppress(httpx.RequestError):
             await read_up_to(response, STREAMED_ERROR_BYTES)
         raise status_error(response, response.attempts)
 
@@ -255,7 +255,7 @@ class DownloadCall:
         elif plan.is_encoded:
             decoder = ContentDecoder(response.headers["Content-Encoding"])
             async for chunk in body:
-                for piece in decoder.decode(chunk):
+                for piece in decoder.decode(chunk):  # some are empty
                     await self._take(piece, plan)
                     await checkpoint()
             decoder.end()

@@ -132,13 +132,15 @@ def _whole(headers: httpx.Headers) -> Receive:
 
 
 def _rest(kept: Kept, headers: httpx.Headers) -> Receive | AskAgain:
+    if headers.get("Content-Type", "").lower().startswith("multipart/byteranges"):
+        return AskAgain("the server sent several parts of the file (multipart/byteranges)")
     found = parse_content_range(headers.get("Content-Range", ""))
-    if found is None:  # such as multipart/byteranges
+    if found is None:
         return AskAgain("the server sent a part of the file (206) without a valid Content-Range")
     if is_encoded(headers):
         return AskAgain("the server sent a part of the file (206) with a Content-Encoding")
     if found.start != kept.size:
-        return AskAgain(f"the server sent the bytes from {found.start} on, not those from {kept.size} on")
+        return AskAgain(f"the server sent the bytes from position {found.start}, not from {kept.size}")
     total = found.total if kept.total is None else kept.total
     if found.total not in (None, total) or (total is not None and found.end > total):
         return AskAgain(f"the size of the file is no longer {total} bytes")
@@ -154,7 +156,7 @@ def _end(kept: Kept, headers: httpx.Headers) -> Finished | AskAgain:
     total = parse_unsatisfied_range(headers.get("Content-Range", ""))
     if total == kept.size and kept.total in (None, total) and not _is_of_another_version(kept.validator, headers):
         return Finished()
-    return AskAgain("the server has nothing behind what is there (416)")
+    return AskAgain("the server says that there is no rest of the file (416)")
 
 
 def strong_validator(headers: httpx.Headers) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -16,6 +17,7 @@ import anyio
 import httpx
 import pytest
 from support.file_server import CONTENT, ETAG, FileServer, part_headers
+from support.garbage import garbage_of
 from support.rows import each_row
 from support.virtual_time import virtual_time_backend
 
@@ -846,3 +848,41 @@ async def test_log(network: FakeNetwork, api: FakeServer, path: Path, caplog: py
     assert lines[0].endswith("; it goes on in 0 s")
     assert lines[1] == f"GET {URL}: the download begins anew: the server sent the whole file again"
     assert "secret" not in caplog.text
+
+
+async def test_leaves_no_garbage(path: Path) -> None:
+    """A download that breaks off, gives up or is discarded leaves nothing to the garbage collector."""
+
+    class Breaking(httpx.AsyncByteStream):
+        def __init__(self) -> None:
+            self.chunks = iter([CONTENT])
+
+        def __aiter__(self) -> Breaking:
+            return self
+
+        async def __anext__(self) -> bytes:
+            for chunk in self.chunks:
+                return chunk
+            raise httpx.ReadError("broken off")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/fine":
+            return httpx.Response(200, content=CONTENT)
+        return httpx.Response(200, headers={"Content-Length": "99999", **WITH_ETAG}, stream=Breaking())
+
+    policy = RetryPolicy(jitter=0, max_retries=1)
+    async with PrefectHttpxClient(transport=httpx.MockTransport(answer), retry=policy) as client:
+
+        async def succeed() -> None:
+            await client.download(f"{API}/fine", path, overwrite=True)
+
+        async def give_up() -> None:
+            with contextlib.suppress(httpx.HTTPError):
+                await client.download(f"{API}/breaks", path.parent / "other")
+
+        async def discard() -> None:
+            with contextlib.suppress(DownloadError):
+                await client.download(f"{API}/fine", path.parent / "large", max_bytes=5)
+
+        for do in (succeed, give_up, discard):
+            assert set(await garbage_of(do)) == {0}, do
