@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import itertools
+
 from support.rows import each_row
 
 from prefect_http._streams.content_range import (
@@ -65,11 +65,8 @@ def test_content_length(value: str, parsed: int | None) -> None:
     assert parse_content_length(value) == parsed
 
 
-@settings(max_examples=50)
-@given(st.text(alphabet="bytes 0123456789-/*", max_size=20))
-def test_what_is_parsed_makes_sense(value: str) -> None:
-    """Whatever a server sends, a range is not empty, and lies within the file."""
-    found = parse_content_range(value)
-    if found is not None:
-        assert 0 <= found.start < found.end
-        assert found.total is None or found.end <= found.total
+def test_what_is_parsed_makes_sense() -> None:
+    """A range is not empty, and lies within the file."""
+    for first, last, total in itertools.product(range(4), repeat=3):
+        found = parse_content_range(f"bytes {first}-{last}/{total}")
+        assert found == (ContentRange(first, last + 1, total) if first <= last < total else None)
