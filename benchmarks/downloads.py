@@ -1,8 +1,8 @@
 """download() of 200 MiB over loopback: how fast it is beside reading the stream, and how much memory it adds.
 
-At 1 Gbit/s it has to be about as fast as the network. At full speed, writing takes as long as receiving, whoever does
-it: a loop that writes each chunk, without a thread, and without flushing the file to the disk, shows how long. The
-files are in the folder for temporary files; in the last row, they are in /dev/shm, if there is one, so without a disk.
+It is measured at 1 Gbit/s, and at full speed, where writing takes about as long as receiving. A loop that writes each
+chunk, without a thread, and without flushing the file to the disk, is what it would be by hand. The files are in the
+folder for temporary files; in the last row, they are in /dev/shm, if there is one, so without a disk.
 
 Each is measured in a new process, since a process does not forget its peak.
 """
@@ -54,7 +54,7 @@ def run() -> None:
                         elapsed, processor, mib = _in_new_process(backend, way, f"{server.url}{kind}/")
                         samples[way].append(Sample(elapsed, processor, 0.0))
                         added[way] = max(added[way], mib)
-                _print(f"{title}, {backend}", samples, added, is_checked=kind == "gigabit")
+                _print(f"{title}, {backend}", samples, added)
 
 
 def _in_new_process(backend: str, way: str, url: str) -> tuple[float, float, float]:
@@ -65,7 +65,7 @@ def _in_new_process(backend: str, way: str, url: str) -> tuple[float, float, flo
     return elapsed, processor, mib
 
 
-def _print(title: str, samples: dict[str, list[Sample]], added: dict[str, float], *, is_checked: bool) -> None:
+def _print(title: str, samples: dict[str, list[Sample]], added: dict[str, float]) -> None:
     print(f"\n200 MiB over loopback, {title}: added peak memory, and seconds (processor time)")
     for way, each in samples.items():
         elapsed, processor, _ = median(each)
@@ -78,7 +78,7 @@ def _print(title: str, samples: dict[str, list[Sample]], added: dict[str, float]
         if way != _PLAIN:
             took = ratio(plain, [sample.elapsed for sample in each])
             result = f"{took.median:.2f}   {took.low:.2f}-{took.high:.2f}"
-            print_checked(way, result, took.median, 1 / _MIN_RATE if is_checked and way == _DOWNLOAD else None)
+            print_checked(way, result, took.median, 1 / _MIN_RATE if way == _DOWNLOAD else None)
 
 
 async def _measure(way: str, url: str) -> None:

@@ -122,10 +122,10 @@ class ResponseTooLarge(httpx.RequestError):
 
 
 class DownloadError(httpx.RequestError):
-    """A file cannot be downloaded, or is not what it should be. No file that looks whole is left.
+    """A file cannot be downloaded, or is not what it should be. Nothing that looks complete is left of it.
 
-    The message says why: it is too large, its digest is wrong, it keeps changing on the server, it is being downloaded
-    already.
+    The message says why: the file is too large, its digest is wrong, it keeps changing on the server, or another
+    download to the same path is running.
     """
 
 

@@ -111,48 +111,50 @@ class ClientWithStreams(VerbsWithRetry):
         retry: RetryPolicy | None = None,
         **request: Unpack[RequestArguments],
     ) -> prefect_http.Download:
-        """Download a file with GET, and go on from where it was if it is interrupted.
+        """Download a file with a GET request. If the download is interrupted, it resumes where it stopped.
 
-        Until the file is whole, it is beside its place, as ``path.part``, with a ``path.part.json`` that says what it
-        is a part of. What is there continues to be of use when the download fails, is cancelled or is killed: the next
-        download of the same URL to the same path asks only for the rest, if the server has given the file a strong
-        ETag, or a Last-Modified that is old enough, and still has the same version. Otherwise it begins anew.
+        Until the file is complete, its data is in ``path.part``, and ``path.part.json`` records which version of the
+        file it belongs to. Both stay if the download fails, is cancelled, or its process is killed. The next download
+        of the same URL to the same path then asks only for the rest, provided that the server has sent a strong ETag,
+        or else a Last-Modified that is a minute older than the response, and still has the same version. Otherwise it
+        starts again.
 
-        If the connection breaks, it goes on at once, as long as it makes progress. Without progress it goes on after
-        the policy's backoff, ``max_retries`` times in a row. It begins anew at most ``max_retries`` times: if the file
-        changes meanwhile, or if the server has no ranges. Each request also has the retries of any other request.
+        If the connection breaks, the client asks for the rest at once, as long as there is progress. Without progress,
+        it waits for the policy's backoff, and gives up after ``max_retries`` retries in a row. If the file changes
+        meanwhile, or the server does not support ranges, the download starts again, at most ``max_retries`` times.
+        Each of the requests also has the retries of any other request.
 
         Args:
             url: of the file.
-            path: where to put it. The folder must exist.
-            progress: called with the size of what has been received, and with the total, or None while that is not
-                known; at first, after each chunk, and at the end. What an earlier download has left counts as received.
-                A function that is not async; an exception that it raises ends the download.
-            sha256: what the SHA-256 of the file must be, in hexadecimal; None: anything.
-            overwrite: whether to replace a file that is there. The old one stays until the new one is whole.
-            max_bytes: the largest size, in bytes and decoded; 0 or more. None: no limit.
-            retry: when to go on; None: the client's policy.
-            **request: the other arguments of ``get()``. The request asks for no content coding, since positions would
-                be those of the encoded file. If the body is encoded nevertheless, it is decoded, but cannot be
-                continued.
+            path: where to save it. The folder must exist.
+            progress: called with the number of bytes received, and the total, or None until that is known: when a
+                response begins, after each chunk, and when the file is complete. What an earlier download has left
+                counts as received. A function that is not async; an exception that it raises ends the download.
+            sha256: what the SHA-256 of the file must be, in hexadecimal; None: it is not checked.
+            overwrite: whether to replace a file that exists. It stays until the new one is complete.
+            max_bytes: the largest size of the file, in bytes; 0 or more. None: no limit.
+            retry: the policy; None: the client's.
+            **request: the other arguments of ``get()``. The request has ``Accept-Encoding: identity``. If the server
+                encodes the body nevertheless, it is decoded, and the download cannot be resumed.
 
         Returns:
-            Where the file is, its size, whether it was put together from several responses, and the last response.
+            The path of the file, its size, whether the download was resumed, and the last response.
 
         Raises:
-            FileExistsError: there is a file, and ``overwrite`` is False. Nothing is sent if it is there at first.
-            OSError: the file system refuses something: there is no such folder, or it is full. Nothing is sent if that
-                can be known before.
-            DownloadError: the file is larger than ``max_bytes`` or than the server has announced, or it has another
-                digest, and nothing of it is left; it has begun anew too often; the response is not a file; or the same
-                path is being downloaded to already, in this process or another one.
+            FileExistsError: there is a file, and ``overwrite`` is False. If it is there from the start, nothing is
+                sent.
+            OSError: the file system refuses something: the folder does not exist, the disk is full. If that can be
+                known before, nothing is sent.
+            DownloadError: the file is larger than ``max_bytes``, or than the server announced, or has another digest,
+                and nothing of it is left; the download has started again too often; the response is not a file; or
+                another download to the same path is running, in this process or another one.
             PrefectHTTPStatusError: the status is bad; see ``send()``.
-            httpx.RequestError: the error that ended the last attempt. It has a note that says what is left.
+            httpx.RequestError: the error that ended the last attempt. A note says what is left.
             TypeError: ``progress`` is not callable, or is async.
-            ValueError: ``sha256`` or ``max_bytes`` is invalid, or the headers ask for a range or a content coding.
+            ValueError: ``sha256`` or ``max_bytes`` is invalid, or the headers ask for a range or an encoding.
 
         Cancellation:
-            Ends the download as soon as what has been received is written.
+            Ends the download as soon as what has been received is written to ``path.part``.
         """
         from prefect_http._streams.download import DownloadCall, DownloadOptions, check_headers
 

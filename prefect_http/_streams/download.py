@@ -71,10 +71,10 @@ class Download:
     Attributes:
         path: where it is.
         bytes: its size.
-        resumed: whether it was put together from several responses: whether any of it was there already, from an
-            earlier download that had been interrupted, or from before a connection broke.
-        response: the last response, closed and without its body. If all of the file was there already, its status
-            is 416.
+        resumed: whether the file has data of more than one response: what an earlier download had left, or what had
+            been received before a connection broke.
+        response: the last response, closed, without its body. Its status is 416 if an earlier download had left all of
+            the file.
     """
 
     path: Path
@@ -115,10 +115,12 @@ def check_headers(headers: httpx.Headers) -> None:
     """
     for name in _RESERVED:
         if name in headers:
-            raise ValueError(f"a download sets the header {name} itself, so it cannot be given")
+            raise ValueError(f"the header {name} cannot be given, because the download sets it")
     coding = headers.get("Accept-Encoding", "identity")
     if coding.strip().lower() != "identity":
-        raise ValueError(f"a download needs 'Accept-Encoding: identity', so it cannot be {coding!r}")
+        raise ValueError(
+            f"the Accept-Encoding of a download must be 'identity', not {coding!r}, so that it can be resumed"
+        )
 
 
 class DownloadCall:
@@ -158,7 +160,7 @@ class DownloadCall:
         part = self._part
         try:
             if not await run_blocking(part.open):
-                raise self._error(f"{part.part} is in use: the file is being downloaded already")
+                raise self._error(f"another download to this path is running, and has locked {part.part}")
             self._retries = DownloadRetries(part.size)
             while await run_blocking(part.hash_some):
                 pass
@@ -323,7 +325,7 @@ class DownloadCall:
             return None
         delay = decision.delay if breaks else 0.0
         _logger.debug(
-            "GET %s: the download broke off at %d bytes: %s; it goes on in %s s",
+            "GET %s: the download broke off at %d bytes: %s; it resumes in %s s",
             safe_url(self._request.url),
             self._part.size,
             safe_exception(error),
@@ -337,7 +339,7 @@ class DownloadCall:
             return f"prefect_http gave up the download of {part.path}: {reason}."
         return (
             f"prefect_http gave up the download of {part.path}: {reason}. {part.size} bytes of it are in {part.part}; "
-            "another download of the same URL to the same path continues them."
+            "another download of the same URL to the same path resumes there."
         )
 
     async def _restart(self, reason: str, *, is_other_version: bool) -> None:
@@ -347,9 +349,11 @@ class DownloadCall:
             DownloadError: that has happened too often.
         """
         restarts = self._retries.note_restart(is_other_version=is_other_version)
-        _logger.debug("GET %s: the download begins anew: %s", safe_url(self._request.url), reason)
+        _logger.debug("GET %s: the download starts again: %s", safe_url(self._request.url), reason)
         if restarts > self._policy.max_retries:
-            raise self._error(f"{reason}; that is one time more than max_retries of {self._policy.max_retries} allows")
+            raise self._error(
+                f"{reason}, and it has started again {restarts - 1} times, as often as max_retries allows"
+            )
 
     async def _check_size(self, size: int) -> None:
         limit = self._options.max_bytes

@@ -95,7 +95,7 @@ class PartFile:
         if self.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         if not self._overwrite and os.path.lexists(self.path):
-            raise FileExistsError(errno.EEXIST, "File exists; overwrite=True replaces it", str(self.path))
+            raise FileExistsError(errno.EEXIST, "File exists (overwrite=True replaces it)", str(self.path))
 
     def _open_part(self) -> BinaryIO:
         file = open_file(self.part)

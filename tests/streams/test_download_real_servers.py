@@ -143,7 +143,7 @@ async def test_process_that_is_killed(tmp_path: Path) -> None:
             received = b""
             while b"1200000" not in received:
                 received += await process.stdout.receive()
-            with pytest.raises(DownloadError, match=r"file\.part is in use: the file is being downloaded already"):
+            with pytest.raises(DownloadError, match=r"another download to this path is running"):
                 await client.download(act.server.url, path)
             os.kill(process.pid, signal.SIGKILL)
             await process.wait()
