@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import cast
+from types import AsyncGeneratorType
+from typing import Any, cast
 
 import anyio
 
@@ -29,4 +31,17 @@ async def cancel_iteration(chunks: AsyncIterator[bytes]) -> None:
         if await anext(chunks, None) is None:
             return
     if isinstance(chunks, AsyncGenerator):  # it yields chunks endlessly, without ever waiting
-        await cast("AsyncGenerator[bytes]", chunks).aclose()
+        await _close(cast("AsyncGenerator[Any]", chunks))
+
+
+async def _close(generator: AsyncGenerator[Any]) -> None:
+    """Close a generator, and then those that it is reading from, whatever they do at their end."""
+    # Nothing else knows the iterator of an `async for` that is suspended.
+    referents: list[Any] = gc.get_referents(generator)
+    read: list[AsyncGeneratorType[Any, Any]] = [each for each in referents if isinstance(each, AsyncGeneratorType)]
+    try:
+        await generator.aclose()
+    finally:
+        for each in read:
+            if not each.ag_running:  # by another task
+                await _close(each)
