@@ -11,7 +11,7 @@ import datetime
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import httpx
 
@@ -126,6 +126,12 @@ class PrefectResponse(ReadyResponse):
         self._reading = BodyReading(aiter(self.stream), encodings)
         self.is_stream_consumed = True
         return self._reading
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if state.pop("_reading", None) is not None:
+            state["_downloaded"] = self.num_bytes_downloaded
+        return state
 
     async def aclose(self) -> None:
         """Close the response, and return its connection to the pool."""

@@ -686,6 +686,17 @@ def test_an_unread_response_can_be_pickled() -> None:
     assert not body.is_started
 
 
+@pytest.mark.anyio
+async def test_a_response_can_be_pickled_while_it_is_read() -> None:
+    """A response that is being read is pickled without what is left of its body, and can be read to its end."""
+    response = PrefectResponse.from_httpx_response(original_of(stream=Body([b"one", b"two"])))
+    chunks = response.aiter_bytes()
+    assert await anext(chunks) == b"one"
+    again = pickle.loads(pickle.dumps(response))
+    assert (again.is_closed, again.is_stream_consumed, again.num_bytes_downloaded) == (True, True, 3)
+    assert [chunk async for chunk in chunks] == [b"two"]
+
+
 def test_pickling_leaves_the_response_alone() -> None:
     """A response that has been pickled can still be read."""
     response = PrefectResponse.from_httpx_response(httpx.Response(200, content=iter([b"x"])))
