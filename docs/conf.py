@@ -32,6 +32,8 @@ napoleon_use_ivar = True
 napoleon_custom_sections = [
     "Cancellation",
     ("Entering raises", "params_style"),
+    ("Entering and iterating raise", "params_style"),
+    ("Iterating raises", "params_style"),
     ("Leaving raises", "params_style"),
     ("Requests raise", "params_style"),
 ]
