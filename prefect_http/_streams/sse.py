@@ -178,7 +178,8 @@ class EventStream:
             self._body_is_spent = self._is_one_shot(request)
             self._response = response = await self._requests.send(request)
             connection = EventConnection(response)
-            if response.status_code == _NO_CONTENT:
+            # Leaving may have given up on a task that does not react to its cancellation, and will not close this.
+            if response.status_code == _NO_CONTENT or self._is_left:
                 self._has_ended = True
                 await connection.aclose()
             else:

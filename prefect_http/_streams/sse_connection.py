@@ -90,7 +90,8 @@ class EventConnection:
         except httpx.RequestError as error:
             if is_foreign(error, self._response.request):
                 raise
-        await self.aclose()
+        finally:
+            await self.aclose()
         return bytes(content[:max_bytes])
 
     async def aclose(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import itertools
 import logging
 import tracemalloc
 import zlib
@@ -13,7 +15,8 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from support.event_streams import EVENT_STREAM, URL, client_of, data_of, event, new_network, send_events
+from support.cancelling import WAYS, Way, When, run_cancelled
+from support.event_streams import API, EVENT_STREAM, URL, client_of, data_of, event, new_network, send_events
 from support.rows import each_row
 from support.virtual_time import virtual_time_backend
 
@@ -131,6 +134,28 @@ async def test_wrong_type_and_a_broken_body() -> None:
             with pytest.raises(InvalidResponse) as caught:
                 await client.sse("GET", URL).__aenter__()
         assert str(caught.value).endswith(f"a/b, not text/event-stream{quoted}")
+
+
+@WAYS
+async def test_cancelled_while_the_beginning_is_read(way: Way, anyio_backend: object) -> None:
+    """Wherever reading the body of another type is cancelled, the connection is closed."""
+    network, api = new_network()
+    api.get("/events").drip(every=0.005, size=10, headers={"Content-Type": "a/b"}, content=b"x" * 30, times=None)
+    api.get("/").reply(times=None)
+
+    async def enter() -> None:
+        with contextlib.suppress(InvalidResponse):
+            await client.sse("GET", URL).__aenter__()
+
+    whens: tuple[When, ...] = ("waiting", "woken")
+    async with network, client_of(network) as client:
+        for when in whens:
+            for number in itertools.count(1):
+                if not await run_cancelled(number, way, when, enter):
+                    assert number > 3
+                    break
+                await client.get(API)
+                assert len([each for each in network.connections if each.closed_at is None]) == 1
 
 
 # --- The status

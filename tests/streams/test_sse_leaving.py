@@ -358,28 +358,34 @@ async def test_leaving_while_another_task_waits(script: str) -> None:
             assert [each.closed_by for each in network.connections] == ["client"]
 
 
-async def test_leaving_while_a_waiting_task_is_stuck() -> None:
-    """Leaving waits for another task for no more than 10 s, if that does not react to its cancellation."""
+@each_row("when, requests", [("request", 1), ("response", 2)])
+async def test_leaving_while_a_waiting_task_is_stuck(when: str, requests: int) -> None:
+    """Leaving waits for 10 s for a task that does not react to its cancellation. That leaves no connection open."""
 
-    async def hook(_: httpx.Request) -> None:
+    async def hook(_: object) -> None:
         if client_is_up.is_set():
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(1000)
 
     async def wait() -> None:
-        with pytest.raises(RuntimeError, match=r"^the event stream was left"):
+        with pytest.raises(RuntimeError, match=r"^the event stream (was|has been) left"):
             await anext(events)
 
     network, api = new_network()
     client_is_up = anyio.Event()
-    send_events(api.get("/events"), b"retry: 0\n")
-    async with network, client_of(network, event_hooks={"request": [hook]}) as client:
+    route = send_events(api.get("/events"), b"retry: 0\n")
+    if when == "response":
+        route.drip(every=1, headers=EVENT_STREAM, content=event("a") * 9)
+    began = anyio.current_time()
+    async with network, client_of(network, event_hooks={when: [hook]}) as client:
         async with anyio.create_task_group() as tasks:
             async with client.sse("GET", URL) as events:
                 client_is_up.set()
                 tasks.start_soon(wait)
                 await anyio.sleep(5)
-            assert anyio.current_time() == 15
+            assert anyio.current_time() == began + 15
+        assert events.response.is_closed
+        assert len(route.requests) == requests
 
 
 async def test_entering_is_cancelled(http2: bool) -> None:
