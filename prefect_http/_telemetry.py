@@ -118,6 +118,8 @@ class Telemetry:
     def wait(self, request: httpx.Request, delay: float, reason: str) -> None:
         """Called before the wait for the next attempt, and after a wait in the queue of a throttle.
 
+        It is also called before the wait for the next connection of a ``client.sse()``.
+
         Args:
             request: the request.
             delay: how long the wait will be, or has been, in seconds.

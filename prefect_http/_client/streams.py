@@ -94,6 +94,7 @@ class ClientWithStreams(VerbsWithRetry):
             request,
             policy=self._policy_for(retry, request.get("extensions")),
             max_wait=self._send_options.max_wait,
+            telemetry=self._send_options.telemetry,
             reconnect=reconnect,
             max_event_bytes=max_event_bytes,
             is_one_shot=lambda request: mark_one_shot_body(request) is not None,

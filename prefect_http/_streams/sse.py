@@ -33,6 +33,7 @@ from prefect_http._retry.policy import RetryPolicy
 from prefect_http._streams.sse_connection import EventConnection
 from prefect_http._streams.sse_parser import EventParser, ServerSentEvent
 from prefect_http._streams.sse_request import EventRequests
+from prefect_http._telemetry import Telemetry, call_safely
 
 _NO_CONTENT = 204
 _LEAVE_SECONDS = 10.0
@@ -56,6 +57,7 @@ class EventStream:
         *,
         policy: RetryPolicy,
         max_wait: float | None,
+        telemetry: Telemetry | None,
         reconnect: bool | None,
         max_event_bytes: int,
         is_one_shot: Callable[[httpx.Request], bool],
@@ -66,6 +68,7 @@ class EventStream:
         # Who lets a stream reconnect lets its request be repeated, whatever the method.
         self._policy_afterwards = dataclasses.replace(policy, retry_non_idempotent=True)
         self._max_wait = max_wait
+        self._telemetry = telemetry
         self._reconnects = policy.max_retries > 0 and (method.upper() == "GET" if reconnect is None else reconnect)
         self._is_one_shot = is_one_shot
         self._parser = EventParser(max_event_bytes, self._requests.last_event_id)
@@ -260,10 +263,10 @@ class EventStream:
             error.add_note(f"prefect_http did not reconnect: {decision.reason}")
             return False
         self._resume_at = now + decision.delay
-        self._log_reconnection(error, decision)
+        self._report_reconnection(error, decision)
         return True
 
-    def _log_reconnection(self, error: httpx.RequestError, retry: Retry) -> None:
+    def _report_reconnection(self, error: httpx.RequestError, retry: Retry) -> None:
         request = self.response.request
         method, url = request.method, safe_url(request.url)
         _logger.debug(
@@ -277,3 +280,5 @@ class EventStream:
             retry.reason,
             extra={"http_method": method, "http_url": url, "delay": retry.delay, "reason": retry.reason},
         )
+        if self._telemetry is not None:
+            call_safely(self._telemetry.wait, request, retry.delay, retry.reason)

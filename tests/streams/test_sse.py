@@ -33,6 +33,7 @@ from prefect_http import (
     ResponseTooLarge,
     RetryPolicy,
     ServerSentEvent,
+    Telemetry,
     Throttle,
 )
 from prefect_http.testing import ReceivedRequest, Reply
@@ -492,6 +493,26 @@ async def test_client_that_is_closed_while_waiting_for_an_event(http2: bool) -> 
                     await anext(events)
                 assert notes_of(caught.value) == ["prefect_http did not reconnect: the client has been closed"]
             assert anyio.current_time() == 1
+
+
+async def test_telemetry() -> None:
+    """Each wait for another connection is told, with its reason, and so are those of the requests in between."""
+
+    class Waits(Telemetry):
+        def wait(self, request: httpx.Request, delay: float, reason: str) -> None:
+            told.append((anyio.current_time(), request.headers.get("Last-Event-ID"), delay, reason))
+            raise ZeroDivisionError  # it is logged
+
+    told: list[tuple[float, str | None, float, str]] = []
+    network, api = new_network()
+    send_events(send_events(api.get("/events"), event("a", 1)).reply(503), b"retry: 500\n").reply(204)
+    async with network, client_of(network, telemetry=Waits()) as client, client.sse("GET", URL) as events:
+        assert await data_of(events) == ["a"]
+    assert told == [
+        (0, None, 2, "backoff of 2 s"),
+        (2, "1", 2, "backoff of 2 s"),
+        (4, "1", 0.5, "retry field of 0.5 s"),
+    ]
 
 
 async def test_log(caplog: pytest.LogCaptureFixture) -> None:
