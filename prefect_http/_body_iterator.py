@@ -86,7 +86,7 @@ class ChunkIterator:
         return self
 
     async def __anext__(self) -> bytes:
-        self.check()
+        _check_free(self._is_in_use)
         if self._has_ended:
             raise StopAsyncIteration
         self._is_in_use = True
@@ -107,15 +107,6 @@ class ChunkIterator:
             raise
         finally:
             self._is_in_use = False
-
-    def check(self) -> None:
-        """Check that no other task is reading.
-
-        Raises:
-            RuntimeError: one is.
-        """
-        if self._is_in_use:
-            raise RuntimeError("another task is reading the response body")
 
     def begin(self) -> BodyReading:
         """Begin to read the body."""
@@ -148,6 +139,7 @@ class PieceIterator(Generic[Piece]):
         self._tools: tuple[ContentDecoder | None, Splitter[Piece]] | None = None
         self._parts: Iterator[bytes] = iter(())  # what the last chunk decodes to
         self._pieces: Iterator[Piece] = iter(())  # what the last part was cut into
+        self._is_in_use = False
         self._has_ended = False
 
     def __aiter__(self) -> Self:
@@ -156,15 +148,19 @@ class PieceIterator(Generic[Piece]):
     async def __anext__(self) -> Piece:
         for piece in self._pieces:
             return piece
-        while not self._has_ended:
-            self._pieces = iter(await self._read())
-            for piece in self._pieces:
-                return piece
-        raise StopAsyncIteration
+        _check_free(self._is_in_use)
+        self._is_in_use = True
+        try:
+            while not self._has_ended:
+                self._pieces = iter(await self._read())
+                for piece in self._pieces:
+                    return piece
+            raise StopAsyncIteration
+        finally:
+            self._is_in_use = False
 
     async def _read(self) -> Sequence[Piece]:
         """Return the next pieces, perhaps none."""
-        self._chunks.check()
         try:
             decoder, splitter = self._tools or self._begin()
             part = next(self._parts, None)
@@ -194,3 +190,9 @@ class PieceIterator(Generic[Piece]):
         """End the iteration, and close the response."""
         self._has_ended, self._pieces = True, iter(())
         await self._chunks.aclose()
+
+
+def _check_free(is_in_use: bool) -> None:
+    """Raise a RuntimeError if another task is reading."""
+    if is_in_use:
+        raise RuntimeError("another task is reading the response body")

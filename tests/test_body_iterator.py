@@ -231,6 +231,32 @@ async def test_only_one_task_reads() -> None:
 
 
 @pytest.mark.anyio
+async def test_only_one_task_decodes() -> None:
+    """The second one gets an error between the steps in which a chunk is decoded, too, and no line is lost."""
+    lines = [f"{number:09}" for number in range(50_000)]
+    body = Body([gzip.compress("\n".join(lines).encode())])
+    iterator = PrefectResponse(200, headers={"Content-Encoding": "gzip"}, stream=body).aiter_lines()
+    found, refused = list[str](), set[str]()
+
+    async def read() -> None:
+        while True:
+            try:
+                found.append(await anext(iterator))
+            except RuntimeError as error:
+                refused.add(str(error))
+                await anyio.lowlevel.checkpoint()
+            except StopAsyncIteration:
+                return
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            tasks.start_soon(read)
+    assert found == lines
+    assert refused == {"another task is reading the response body"}
+
+
+@pytest.mark.anyio
 async def test_closing_ends_what_another_task_reads() -> None:
     """A task that waits for the next chunk gets an error, or the generator's end."""
     network = FakeNetwork()
