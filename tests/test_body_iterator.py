@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import gzip
+import pickle
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -184,6 +185,17 @@ async def test_a_response_is_collected_without_the_garbage_collector() -> None:
 
     with anyio.fail_after(5):
         assert await garbage_of(drop) == [0, 0, 0]
+
+
+@pytest.mark.anyio
+async def test_a_response_can_be_pickled_while_it_is_read() -> None:
+    """As in httpx, whatever it is read from."""
+    async with Peer().client() as client, client.stream("GET", URL) as response:
+        await anext(response.aiter_lines())
+        again = pickle.loads(pickle.dumps(response))
+    assert (again.status_code, again.num_bytes_downloaded) == (200, len(b"0\n" + LINES))
+    with pytest.raises(httpx.StreamConsumed):
+        await again.aread()
 
 
 # --- What else could go wrong
