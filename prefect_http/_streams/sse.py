@@ -105,11 +105,13 @@ class EventStream:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._is_left = True
-        if self._reader is not None:
-            self._reader_left = new_event()
-            self._reader.cancel()
-            await wait_shielded(self._reader_left, anyio.current_time() + _LEAVE_SECONDS)
-        await self._disconnect()
+        try:
+            if self._reader is not None:
+                self._reader_left = new_event()
+                self._reader.cancel()
+                await wait_shielded(self._reader_left, anyio.current_time() + _LEAVE_SECONDS)
+        finally:
+            await self._disconnect()
 
     def __aiter__(self) -> Self:
         return self

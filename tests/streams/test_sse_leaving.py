@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import itertools
@@ -386,6 +387,41 @@ async def test_leaving_while_a_waiting_task_is_stuck(when: str, requests: int) -
             assert anyio.current_time() == began + 15
         assert events.response.is_closed
         assert len(route.requests) == requests
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_time_backend("asyncio")], ids=["asyncio"])
+async def test_leaving_is_cancelled_while_a_waiting_task_is_stuck(anyio_backend: object) -> None:
+    """Closing the connection is not left out if the task that leaves is cancelled, as only asyncio's tasks can be."""
+
+    class Stubborn(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(5)
+            yield event("a")
+
+        async def aclose(self) -> None:
+            log.append("closed")
+
+    def respond(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers=EVENT_STREAM, stream=Stubborn())
+
+    async def wait(events: EventStream) -> None:
+        log.append((await anext(events)).data)
+
+    async def leave() -> None:
+        async with client.sse("GET", URL) as events:
+            tasks.start_soon(wait, events)
+            await anyio.sleep(1)
+
+    log: list[str] = []
+    async with PrefectHttpxClient(transport=httpx.MockTransport(respond)) as client:
+        async with anyio.create_task_group() as tasks:
+            leaving = asyncio.create_task(leave())
+            await anyio.sleep(2)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            assert leaving.cancelled()
+        assert log == ["a", "closed"]
 
 
 async def test_entering_is_cancelled(http2: bool) -> None:
