@@ -109,10 +109,6 @@ class PrefectResponse(ReadyResponse):
         """Return an iterator over the body's lines, without their ends."""
         return PieceIterator(ChunkIterator(self, self._begin), lambda: LineSplitter(self.encoding or "utf-8"))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: as in httpx, nothing that is to be read."""
-        return {**super().__getstate__(), "_reading": None, "_downloaded": self.num_bytes_downloaded}
-
     def _begin(self) -> BodyReading:
         """Begin to read the body and to decode it, or begin with the content if the body has been read."""
         try:
@@ -132,6 +128,7 @@ class PrefectResponse(ReadyResponse):
         return self._reading
 
     def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: as in httpx, nothing that is still to be read."""
         state = super().__getstate__()
         if state.pop("_reading", None) is not None:
             state["_downloaded"] = self.num_bytes_downloaded
