@@ -25,19 +25,28 @@ _logger = logging.getLogger("prefect_http.telemetry")
 class ConnectionInfo:
     """A connection of an HTTPTransport.
 
+    The times are those of the attempt to open it that has succeeded, in seconds, on the event loop's clock. They do not
+    include waiting for a place in the pool.
+
     Attributes:
-        number: tells the connections of a transport apart; the first one has 1.
-        scheme: of the URLs that it serves: "http" or "https".
+        number: tells it apart from all other connections in this process.
+        scheme: of the URLs that it serves: "http" or "https". If a proxy forwards requests instead of opening a tunnel,
+            this, the host and the port are those of the proxy.
         host: the host that it leads to, as in the URL.
         port: likewise.
         peer_address: the IP address at its other end, which is that of the proxy if there is one; None if it is not
-            known, as over a Unix socket.
+            known, as over a Unix socket. A stream that ``connect=`` has opened may have a name here.
         peer_port: likewise.
         protocol: "HTTP/1.1" or "HTTP/2".
-        connect_seconds: how long it took to look up the name and to connect, and to open a tunnel if there is a proxy.
+        lookup_seconds: how long it took to look up the name; None if there was nothing to look up here, as with an IP
+            address, a Unix socket or ``connect=``.
+        connect_seconds: how long it took to connect after that: over TCP, to a Unix socket, or by ``connect=``.
+        tunnel_seconds: how long it took to open a tunnel through a proxy, TLS with the proxy included; None without a
+            proxy.
         tls_seconds: how long the TLS handshake with the server took; None without TLS.
-        requests: how many requests it has served before.
-        reason: why it is closed; None as long as it is open.
+        requests: how many requests it has been given to before.
+        open_seconds: how long it has been open, when it is closed; None before.
+        reason: why it is closed, in words, of which there are few; None as long as it is open.
     """
 
     number: int
@@ -47,9 +56,12 @@ class ConnectionInfo:
     peer_address: str | None
     peer_port: int | None
     protocol: str
+    lookup_seconds: float | None
     connect_seconds: float
+    tunnel_seconds: float | None
     tls_seconds: float | None
     requests: int
+    open_seconds: float | None = None
     reason: str | None = None
 
 
@@ -126,17 +138,31 @@ class Telemetry:
             reason: why, in words.
         """
 
+    # Of the connections of the HTTPTransports that the client makes or is given, also behind a throttle, if they are
+    # opened while it exists. Not of those in a transport of another class, nor of an app's.
+
     def connection_opened(self, info: ConnectionInfo) -> None:
-        """Called when a connection has been opened; for the protocol HTTP/2, too, once for the connection."""
+        """Called when a connection has been opened; not if that fails."""
 
     def connection_acquired(self, info: ConnectionInfo) -> None:
-        """Called when a request gets a connection; ``info.requests`` is 0 if it is a new one."""
+        """Called when a request begins to use a connection; ``info.requests`` is 0 if it is a new one.
+
+        Over HTTP/2, several requests may use a connection at the same time. If the server closes a connection just as
+        it is reused, or has not processed a request, that request may acquire another one.
+        """
 
     def connection_released(self, info: ConnectionInfo) -> None:
-        """Called when a request and its response are done with a connection, or have failed."""
+        """Called when a request and its response are done with a connection, or have failed, with the same object.
+
+        Once for each ``connection_acquired()``, at the latest when the connection is closed.
+        """
 
     def connection_closed(self, info: ConnectionInfo) -> None:
-        """Called when a connection is closed; ``info.reason`` says why."""
+        """Called when a connection is closed; ``info.reason`` says why.
+
+        Once for each ``connection_opened()``. It may be later than the server has closed the connection: over HTTP/1.1,
+        that is noticed when it is to be used again, or has expired.
+        """
 
     def throttle_event(self, event: prefect_http.ThrottleEvent) -> None:
         """Called with each event of the client's throttle; once for each event, also if several clients share both."""

@@ -128,7 +128,7 @@ class PrefectHttpxClient(ClientWithStreams):
             default_encoding=httpx_arguments.get("default_encoding", "utf-8"),
             telemetry=telemetry,
         )
-        make_transports(httpx_arguments, behind_throttle)
+        make_transports(httpx_arguments, behind_throttle, telemetry)
         if not self._is_constructed_through_base:
             refuse_unknown(httpx_arguments)
         super().__init__(**httpx_arguments)

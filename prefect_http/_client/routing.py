@@ -21,6 +21,7 @@ import httpx
 from prefect_http._client.arguments import HttpxArguments
 from prefect_http._client.routes import Routes
 from prefect_http._response import PrefectResponse
+from prefect_http._telemetry import Telemetry
 from prefect_http._types import Certificate
 
 # Invalid as a pattern if an address may have a prefix length; otherwise "x" is the path of a URL, and ignored.
@@ -39,7 +40,9 @@ class _PoolArguments(TypedDict, total=False):
 
 
 def make_transports(
-    arguments: HttpxArguments, wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None
+    arguments: HttpxArguments,
+    wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None,
+    telemetry: Telemetry | None = None,
 ) -> None:
     """Change the arguments, in place, so that an httpx.AsyncClient makes no transports itself.
 
@@ -49,6 +52,7 @@ def make_transports(
     Args:
         arguments: the keyword arguments of an httpx.AsyncClient.
         wrap: called once with each transport, even if that is mounted several times; None: they stay as they are.
+        telemetry: is told of the connections of those that are HTTPTransports; None: nothing is.
 
     Raises:
         TypeError: ``proxies`` is given, which httpx 0.27 still accepts with a warning.
@@ -68,6 +72,9 @@ def make_transports(
         routes.update(mounts.items())
     if transport is None:
         transport = _new_transport(pool)
+    if telemetry is not None:
+        for each in (transport, *routes.values()):
+            _tell(each, telemetry)
     if wrap is not None:
         wrapped: dict[int, httpx.AsyncBaseTransport] = {}  # by identity, for transports need not hash
         for each in (transport, *routes.values()):
@@ -89,6 +96,16 @@ def _new_transport(
     transport = HTTPTransport(proxy=proxy, **pool)
     answer_with(transport, PrefectResponse)
     return transport
+
+
+def _tell(transport: httpx.AsyncBaseTransport | None, telemetry: Telemetry) -> None:
+    """Tell a telemetry of the connections of a transport, if it is an HTTPTransport, or has one behind a throttle."""
+    from prefect_http._throttle.transport import transport_behind
+    from prefect_http._wire.transport import HTTPTransport, tell
+
+    sender = None if transport is None else transport_behind(transport)
+    if isinstance(sender, HTTPTransport):
+        tell(sender, telemetry)
 
 
 def routes_to(arguments: HttpxArguments) -> Routes[httpx.AsyncBaseTransport]:

@@ -9,26 +9,22 @@ a loop of Python allocates 256 KiB for each read, however little arrives, which 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
-import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
+from prefect_http._concurrency.addresses import connect_to_first
 from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, socket_attributes
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
 _MAX_BUFFERED = 256 * 1024
 _threads = threading.local()
-# As in RFC 8305, and in anyio: how long one address may take before the next one is tried as well.
-_NEXT_ADDRESS_AFTER = 0.25
 
 
 class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
@@ -212,61 +208,16 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
-async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStream:
-    """Connect to a host, to whichever of its addresses is first to accept (RFC 8305).
-
-    As anyio does, whose stream does not give away its transport; and uvloop tries one address after the other.
-
-    Raises:
-        OSError: no address accepts the connection, or the host is unknown.
-    """
-    family, local_address = socket.AF_UNSPEC, None
-    if local_host:
-        family, *_, local_address = (await anyio.getaddrinfo(local_host, 0))[0]
-    addresses = await _addresses_of(host, port, family)
-    loop, failures, streams = asyncio.get_running_loop(), list[OSError](), list[AsyncioStream]()
-
-    async def attempt(address: str, has_ended: anyio.Event) -> None:
-        try:
-            _, stream = await loop.create_connection(AsyncioStream, address, port, local_addr=local_address)
-        except OSError as error:
-            failures.append(error)
-            return
-        finally:
-            has_ended.set()
-        if streams:
-            await stream.aclose()
-        else:
-            streams.append(stream)
-            tasks.cancel_scope.cancel()
-
-    try:
-        async with anyio.create_task_group() as tasks:
-            for address in addresses:
-                has_ended = anyio.Event()
-                tasks.start_soon(attempt, address, has_ended)
-                with anyio.move_on_after(_NEXT_ADDRESS_AFTER):
-                    await has_ended.wait()
-        if not streams:
-            raise OSError("no address accepts a connection") from (
-                failures[0] if len(failures) == 1 else ExceptionGroup("no address accepts a connection", failures)
-            )
-        return streams.pop()
-    finally:
-        failures.clear()  # or an error would refer to this frame, and this frame to the error
-        for stream in streams:
-            stream.close()
+async def connect_tcp(host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object]) -> ByteStream:
+    """Connect to a host; see ``connect_to_first()``."""
+    _, stream = await connect_to_first(host, port, local_host, on_looked_up, _connect, lambda made: made[1].close())
+    return stream
 
 
-async def _addresses_of(host: str, port: int, family: int) -> list[str]:
-    """Return the addresses of a host, in the order in which to try them."""
-    with contextlib.suppress(ValueError):
-        return [ipaddress.ip_address(host).compressed]
-    found = await anyio.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-    addresses = [str(address[0]) for _, _, _, _, address in found]
-    # One of each family first (RFC 8305 section 4), beginning with IPv6.
-    firsts = [next((each for each in addresses if (":" in each) is is_ipv6), None) for is_ipv6 in (True, False)]
-    return list(dict.fromkeys([*filter(None, firsts), *addresses]))
+def _connect(
+    address: str, port: int, local_address: Any
+) -> Coroutine[Any, Any, tuple[asyncio.Transport, AsyncioStream]]:
+    return asyncio.get_running_loop().create_connection(AsyncioStream, address, port, local_addr=local_address)
 
 
 async def connect_unix(path: str) -> ByteStream:

@@ -137,13 +137,16 @@ def clock() -> Callable[[], float]:
     return asyncio.get_running_loop().time
 
 
-async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStream:
+async def connect_tcp(
+    host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object] = lambda: None
+) -> ByteStream:
     """Connect to a host, on a lean stream of the running backend.
 
     Args:
         host: a name or an address.
         port: the port.
         local_host: the address that the connection comes from; None: the system chooses.
+        on_looked_up: called when the host, being a name, has been looked up.
 
     Raises:
         OSError: that fails.
@@ -152,7 +155,7 @@ async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStrea
         from prefect_http._concurrency.asyncio_stream import connect_tcp
     else:
         from prefect_http._concurrency.trio_stream import connect_tcp
-    return await connect_tcp(host, port, local_host)
+    return await connect_tcp(host, port, local_host, on_looked_up)
 
 
 async def connect_unix(path: str) -> ByteStream:

@@ -16,6 +16,7 @@ import anyio
 import trio
 from anyio.abc import ByteStream, SocketAttribute
 
+from prefect_http._concurrency.addresses import connect_to_first
 from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._concurrency.socket_attributes import socket_attributes
 
@@ -132,11 +133,23 @@ class TrioStream(EagerStream):
         return socket_attributes(self._socket)
 
 
-async def connect_tcp(host: str, port: int, local_host: str | None) -> ByteStream:
-    """Connect to a host, as anyio does; its stream is replaced by one of ours."""
-    stream = await anyio.connect_tcp(host, port, local_host=local_host)
-    raw_socket = stream.extra(SocketAttribute.raw_socket, None)
-    return stream if raw_socket is None else TrioStream(raw_socket)
+async def connect_tcp(host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object]) -> ByteStream:
+    """Connect to a host; see ``connect_to_first()``."""
+    return TrioStream(await connect_to_first(host, port, local_host, on_looked_up, _connect, socket.socket.close))
+
+
+async def _connect(address: str, port: int, local_address: Any) -> socket.socket:
+    raw_socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        raw_socket.setblocking(False)
+        raw_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as asyncio does
+        if local_address is not None:
+            raw_socket.bind(local_address)
+        await trio.socket.from_stdlib_socket(raw_socket).connect((address, port))
+    except BaseException:
+        raw_socket.close()
+        raise
+    return raw_socket
 
 
 async def connect_unix(path: str) -> ByteStream:

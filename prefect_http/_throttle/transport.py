@@ -85,3 +85,10 @@ def observed_transport(
     throttled = ThrottledTransport(transport, throttle)
     throttled._admissions.telemetry = telemetry  # pyright: ignore[reportPrivateUsage]
     return throttled
+
+
+def transport_behind(transport: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
+    """Return what sends the requests that a transport gets: the transport behind its throttles, if it has any."""
+    while isinstance(transport, ThrottledTransport):
+        transport = transport._transport  # pyright: ignore[reportPrivateUsage]
+    return transport

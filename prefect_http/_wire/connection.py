@@ -15,6 +15,7 @@ from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.observed_connection import ObservedConnection
 from prefect_http._wire.raw_socket import abandon, has_early_data, peek_of, raw_socket_of
 from prefect_http._wire.timeouts import TimeoutWatcher
 from prefect_http._wire.tls import has_early_tls_data, tls_input_probe_of
@@ -36,6 +37,7 @@ class Connection:
         network_stream: the same stream, for users of httpx.
         deadline: when the wait for the network times out; see TimeoutWatcher.
         is_closed: whether it was closed on this side.
+        observed: tells of the connection; None: nothing is to be told.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Connection:
         "deadline",
         "is_closed",
         "network_stream",
+        "observed",
         "peer",
         "stream",
     )
@@ -66,6 +69,7 @@ class Connection:
         self.peer = peer
         self.deadline = math.inf
         self.is_closed = False
+        self.observed: ObservedConnection | None = None
         self._has_expired = False
         # A stream without a socket cannot be asked. That it is still open shows when it is used.
         self._has_input = input_probe_of(stream, without_socket=False)

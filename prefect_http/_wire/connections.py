@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 
 import anyio.lowlevel
@@ -25,10 +26,15 @@ from prefect_http._concurrency.backend import (
     spawn_root_task_soon,
 )
 from prefect_http._errors import InvalidResponse
+from prefect_http._telemetry import Telemetry
+from prefect_http._wire.close_reasons import UNCLOSED
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.h1.exchange import OutgoingRequest
 from prefect_http._wire.h2.session import Session
+from prefect_http._wire.observed_connection import ObservedConnection
+from prefect_http._wire.opening_times import OpeningTimes
+from prefect_http._wire.origin import Origin
 from prefect_http._wire.pool import Pool
 from prefect_http._wire.pool_request import REFUSED, WAITING, PoolRequest
 from prefect_http._wire.statistics import Limits
@@ -54,6 +60,8 @@ class Connections:
     Attributes:
         connector: as given.
         pool: which request gets which connection.
+        telemetries: are told of the connections that are opened from now on, by identity, for they need not hash. As
+            long as something else refers to them, or such a connection is open.
         now: the clock of the event loop, after ``bind_to_loop()``.
     """
 
@@ -67,6 +75,7 @@ class Connections:
             expiry=limits.keepalive_expiry,
             protocols=connector.protocols,
         )
+        self.telemetries = weakref.WeakValueDictionary[int, Telemetry]()
         self._sessions: set[Session] = set()  # whose tasks have not ended
         self._watcher = TimeoutWatcher()
         self._loop: object = None
@@ -93,9 +102,18 @@ class Connections:
         if self._loop is None or not has_ended(self._loop):
             return
         self.pool.close(silently=True)
-        while self.pool.discarded:
-            self.pool.discarded.pop().abandon()
+        for connection in self.pool.discarded:
+            connection.abandon()
         self._sessions.clear()
+        self._forget_discarded()
+
+    def _forget_discarded(self) -> None:
+        """Forget what the pool has discarded, which is not to be closed."""
+        dropped = list(self.pool.discarded.items())
+        self.pool.discarded.clear()
+        for connection, reason in dropped:
+            if connection.observed is not None:
+                connection.observed.close(reason)
 
     def _is_own_loop(self) -> bool:
         try:
@@ -145,14 +163,15 @@ class Connections:
             httpx.TransportError: that fails.
         """
         origin, protocols = pool_request.origin, self.connector.protocols
+        times = OpeningTimes(self.now) if self.telemetries else None
         try:
-            stream = await self.connector.connect(origin, request.timeouts.get("connect"), request.trace)
+            stream = await self.connector.connect(origin, request.timeouts.get("connect"), request.trace, times)
         except httpx.TransportError:
             self.pool.opening_failed(pool_request)
             raise
         peer = self.connector.peer_of(origin)
         if protocols.http2 and protocols.is_http2(stream.extra(TLSAttribute.alpn_protocol, None)):
-            return await self._open_session(pool_request, request, stream, peer)
+            return await self._open_session(pool_request, request, stream, peer, times)
         connection = Connection(stream, peer, self._watcher, self.now, max_receive_bytes())
         pool_request.connection = connection
         self._check_held(pool_request)
@@ -160,10 +179,18 @@ class Connections:
         if connection.has_early_data():
             # It cannot be the response. Perhaps the server greets its clients, as those for mail or SSH do.
             raise InvalidResponse(f"{connection.peer} sent data before the request was sent")
+        if times is not None:
+            connection.observed = self._observed(origin, stream, "HTTP/1.1", times)
+            connection.observed.open()
         return connection
 
     async def _open_session(
-        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, stream: ByteStream, peer: str
+        self,
+        pool_request: PoolRequest[AnyConnection],
+        request: OutgoingRequest,
+        stream: ByteStream,
+        peer: str,
+        times: OpeningTimes | None,
     ) -> Session:
         session = Session(stream, peer, self._watcher, self.now, max_receive_bytes(), self, self.pool.discarded)
         pool_request.connection = session
@@ -173,7 +200,13 @@ class Connections:
         self._sessions.add(session)
         session.start()
         self.pool.share(pool_request, session.room)
+        if times is not None:
+            session.observed = self._observed(pool_request.origin, stream, "HTTP/2", times)
+            session.observed.open()
         return session
+
+    def _observed(self, origin: Origin, stream: ByteStream, protocol: str, times: OpeningTimes) -> ObservedConnection:
+        return ObservedConnection(tuple(self.telemetries.values()), origin, stream, protocol, times)
 
     def _check_held(self, pool_request: PoolRequest[AnyConnection]) -> None:
         if not self.pool.holds(pool_request):
@@ -187,7 +220,7 @@ class Connections:
 
     def going_away(self, session: Session) -> None:
         """Let no further request use a session."""
-        self.pool.retire(session)
+        self.pool.retire(session, session.reason)
 
     def ended(self, session: Session) -> None:
         """Forget about a session whose tasks have ended."""
@@ -195,9 +228,11 @@ class Connections:
 
     # --- Giving one back
 
-    async def release(self, pool_request: PoolRequest[AnyConnection], *, keep: bool) -> None:
-        """Let the next request have a connection if it can be kept; else close it."""
-        self.pool.release(pool_request, self.now(), keep=keep)
+    async def release(self, pool_request: PoolRequest[AnyConnection], *, keep: bool, reason: str = "") -> None:
+        """Let the next request have a connection if it can be kept; else close it, for a reason."""
+        self.pool.release(pool_request, self.now(), keep=keep, reason=reason)
+        if pool_request.on_released is not None:
+            pool_request.on_released()
         if self.pool.discarded:
             await self.close_discarded()
 
@@ -206,7 +241,9 @@ class Connections:
         if self.pool.holds(pool_request):  # not closed with the transport, nor dropped with its event loop
 
             def release() -> None:
-                self.pool.release(pool_request, self.now(), keep=False)
+                self.pool.release(pool_request, self.now(), keep=False, reason=UNCLOSED)
+                if pool_request.on_released is not None:
+                    pool_request.on_released()
 
             self.end_unclosed(release, f"{pool_request.origin.peer}; its connection is closed now")
 
@@ -224,12 +261,20 @@ class Connections:
             spawn_root_task_soon(self._loop, end_and_close, "prefect_http release")
         warnings.warn(f"unclosed response from {what}", ResourceWarning, stacklevel=3)
 
+    async def close(self, connection: AnyConnection, reason: str) -> None:
+        """Close a connection that is not in the pool."""
+        try:
+            if connection.observed is not None:
+                connection.observed.close(reason)
+        finally:
+            await connection.aclose()
+
     async def close_discarded(self) -> None:
         """Close what the pool has discarded. If that fails for one connection, the others are closed all the same."""
         failures: list[BaseException] = []
         while self.pool.discarded:
             try:
-                await self.pool.discarded.pop().aclose()
+                await self.close(*self.pool.discarded.popitem())
             except BaseException as error:
                 failures = [error]
         if failures:
@@ -245,7 +290,7 @@ class Connections:
             self._drop_if_loop_has_ended()
             self.pool.close()
             if self.pool.discarded:
-                self.pool.discarded.clear()  # only their own loop can close them
+                self._forget_discarded()  # only their own loop can close them
                 raise RuntimeError(_OTHER_LOOP)
             return
         self.pool.close()

@@ -13,6 +13,7 @@ from anyio.abc import ByteStream
 from prefect_http._wire.network_errors import close_forcefully, with_timeout
 from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.openers import Opener, TcpOpener
+from prefect_http._wire.opening_times import OpeningTimes, Step
 from prefect_http._wire.origin import Origin
 from prefect_http._wire.protocols import Protocols
 from prefect_http._wire.proxy.proxy_server import ProxyServer
@@ -70,13 +71,16 @@ class Connector:
             return origin.peer
         return f"{origin.peer} through {self.proxy.origin.peer}"
 
-    async def connect(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
+    async def connect(
+        self, origin: Origin, timeout: float | None, trace: Trace | None, times: OpeningTimes | None = None
+    ) -> ByteStream:
         """Open a connection.
 
         Args:
             origin: where it leads.
             timeout: in seconds, for each step: TCP, TLS, and what a proxy has to do; None: no limit.
             trace: what listens.
+            times: measures the attempt that succeeds; None: that is not needed.
 
         Raises:
             httpx.ConnectError: the host is unknown, refuses the connection, or has no valid certificate.
@@ -86,15 +90,17 @@ class Connector:
         delay = 0.0
         for _ in range(self.retries):
             try:
-                return await self._attempt(origin, timeout, trace)
+                return await self._attempt(origin, timeout, trace, times)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 info = self._info(self._nearest(origin), timeout)
                 await step(trace, "connection.retry", partial(anyio.sleep, delay), info)
                 delay = delay * 2 or 0.5
-        return await self._attempt(origin, timeout, trace)
+        return await self._attempt(origin, timeout, trace, times)
 
-    async def _attempt(self, origin: Origin, timeout: float | None, trace: Trace | None) -> ByteStream:
-        dial = _Dial(timeout, trace)
+    async def _attempt(
+        self, origin: Origin, timeout: float | None, trace: Trace | None, times: OpeningTimes | None
+    ) -> ByteStream:
+        dial = _Dial(timeout, trace, times)
         try:
             await self._dial(dial, origin)
         except BaseException:
@@ -105,20 +111,25 @@ class Connector:
     async def _dial(self, dial: _Dial, origin: Origin) -> None:
         proxy, nearest = self.proxy, self._nearest(origin)
         library = "socks" if proxy is not None and proxy.is_socks else "connection"
-        opening = partial(self._open, nearest, dial.timeout)
+        opening = partial(self._open, nearest, dial)
         await dial.step(f"{library}.{self.opener.event}", opening, self._info(nearest, dial.timeout))
+        dial.lap("connect")
         if proxy is not None:
             if nearest.is_secure:
                 await dial.start_tls("connection", lambda: self.proxy_ssl_context, ["http/1.1"], nearest, nearest.peer)
             if origin.is_proxy:
+                if nearest.is_secure:
+                    dial.lap("tls")
                 return
             await open_tunnel(dial.stream_so_far, proxy, origin, dial.timeout, dial.trace)
             if nearest.is_secure:
                 dial.stream = TLSTunnel(dial.stream_so_far)
             library = "socks" if proxy.is_socks else "proxy"
+            dial.lap("tunnel")
         if origin.is_secure:
             alpn = self.protocols.alpn(origin)
             await dial.start_tls(library, lambda: self.ssl_context, alpn, origin, self.peer_of(origin))
+            dial.lap("tls")
 
     def _nearest(self, origin: Origin) -> Origin:
         """Return where connections to an origin lead first: to the proxy, if there is one."""
@@ -127,10 +138,10 @@ class Connector:
     def _info(self, nearest: Origin, timeout: float | None) -> Mapping[str, object]:
         return self.opener.info(nearest.host.decode("ascii"), nearest.port, timeout)
 
-    async def _open(self, nearest: Origin, timeout: float | None) -> ByteStream:
+    async def _open(self, nearest: Origin, dial: _Dial) -> ByteStream:
         return await with_timeout(
-            timeout,
-            lambda: self.opener.open(nearest.host.decode("ascii"), nearest.port),
+            dial.timeout,
+            lambda: self.opener.open(nearest.host.decode("ascii"), nearest.port, lambda: dial.lap("lookup")),
             httpx.ConnectTimeout,
             httpx.ConnectError,
             f"could not connect to {self.opener.target(nearest.peer)}",
@@ -143,15 +154,24 @@ class _Dial:
     Args:
         timeout: in seconds, for each step; None: no limit.
         trace: what listens.
+        times: measures the steps; None: that is not needed.
 
     Attributes:
         stream: what has been opened so far; it is closed if a step, or what listens to it, fails. None: nothing.
     """
 
-    def __init__(self, timeout: float | None, trace: Trace | None) -> None:
+    def __init__(self, timeout: float | None, trace: Trace | None, times: OpeningTimes | None) -> None:
         self.timeout = timeout
         self.trace = trace
         self.stream: ByteStream | None = None
+        self._times = times
+        if times is not None:
+            times.begin()
+
+    def lap(self, step: Step) -> None:
+        """Note that a step has been done, for the times."""
+        if self._times is not None:
+            self._times.lap(step)
 
     @property
     def stream_so_far(self) -> ByteStream:
@@ -174,6 +194,8 @@ class _Dial:
         """Start TLS on the stream, with a context that is made only if it is needed."""
         start_in_memory = self.stream_so_far.extra(TLSInMemory.start, None)
         ssl_context = context() if start_in_memory is None else None
+        if self._times is not None:
+            self._times.pause()  # making the context took longer than many a handshake does
 
         async def secure() -> ByteStream:
             if ssl_context is None:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import httpx
 
 from prefect_http._httpx_details import ReadyResponse, hold_body
+from prefect_http._wire.close_reasons import (
+    ENDED_RESPONSE,
+    REQUEST_CLOSES,
+    RESPONSE_CLOSES,
+    TRAILING_DATA,
+    TUNNEL,
+    UNREAD,
+    UNSENT,
+)
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
 from prefect_http._wire.h1.response_body import ResponseBody, WholeBody
@@ -13,7 +22,7 @@ from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.pool_request import PoolRequest
 
 # Every request is compared with this, and Python 3.11 takes 0.2 us to look up a member of an enum.
-_TUNNEL = Framing.TUNNEL
+_TUNNEL, _UNTIL_CLOSE = Framing.TUNNEL, Framing.UNTIL_CLOSE
 
 
 def response_of(
@@ -45,14 +54,19 @@ def response_of(
         "network_stream": connection.network_stream,
     }
     if parser.is_complete and request.trace is None and head.framing is not _TUNNEL:
-        connections.pool.release(pool_request, connections.now(), keep=may_keep and parser.can_reuse_connection)
+        keep = may_keep and parser.can_reuse_connection
+        reason = "" if keep else _why_not_kept(exchange, request)
+        connections.pool.release(pool_request, connections.now(), keep=keep, reason=reason)
+        if pool_request.on_released is not None:
+            pool_request.on_released()
         stream = WholeBody(initial_body)
         response = response_class(head.status, headers=head.headers, stream=stream, extensions=extensions)
         hold_body(response, initial_body)
         return response
 
     async def release(can_reuse: bool) -> None:
-        await connections.release(pool_request, keep=can_reuse and may_keep)
+        keep = can_reuse and may_keep
+        await connections.release(pool_request, keep=keep, reason="" if keep else _why_not_kept(exchange, request))
 
     def drop() -> None:
         connections.drop(pool_request)
@@ -62,3 +76,20 @@ def response_of(
     if head.framing is _TUNNEL:
         extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data, body)
     return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
+
+
+def _why_not_kept(exchange: Exchange, request: OutgoingRequest) -> str:
+    """Return why the connection of an exchange that has a response cannot serve another request."""
+    parser = exchange.parser
+    assert parser.head is not None
+    if parser.head.framing is _TUNNEL:
+        return TUNNEL
+    if not parser.is_complete:
+        return UNREAD
+    if not exchange.is_sent:
+        return UNSENT
+    if parser.has_trailing_data:
+        return TRAILING_DATA
+    if parser.head.framing is _UNTIL_CLOSE:
+        return ENDED_RESPONSE
+    return REQUEST_CLOSES if request.headers.close_after else RESPONSE_CLOSES

@@ -8,6 +8,7 @@ import httpx
 
 from prefect_http._errors import RequestNotProcessed
 from prefect_http._httpx_details import ReadyResponse, hold_body
+from prefect_http._wire.close_reasons import MISDIRECTED
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.h1.exchange import OutgoingRequest
 from prefect_http._wire.h1.response_body import WholeBody
@@ -50,6 +51,8 @@ class HTTP2:
 
         def release() -> None:
             self._pool.release(pool_request, self._connections.now(), keep=True)
+            if pool_request.on_released is not None:
+                pool_request.on_released()
 
         is_sent_once = not isinstance(request.body, bytes)
         if is_sent_once:
@@ -67,6 +70,8 @@ class HTTP2:
         target = source.extensions.get("target", source.url.raw_path)
         scheme = b"https" if origin.is_secure else b"http"
         head = self._encode_head(source.method, scheme, target, tuple(source.headers.raw))
+        if session.observed is not None:
+            session.observed.begin(pool_request)
         exchange = StreamExchange(session, request, head, release)
         try:
             await exchange.run()
@@ -89,7 +94,7 @@ class HTTP2:
         if exchange.stream.status == _MISDIRECTED and not repeats and not is_sent_once:
             # The server does not want this request on this connection, and has not processed it (RFC 9110 15.5.20).
             exchange.close()
-            self._pool.retire(session)
+            self._pool.retire(session, MISDIRECTED)
             raise SendAgain(0.0)
         return exchange
 

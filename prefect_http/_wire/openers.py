@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, cast
 
 import anyio
@@ -30,8 +30,14 @@ class Opener(Protocol):
 
     event: str
 
-    async def open(self, host: str, port: int) -> ByteStream:
-        """Open a stream. What it raises are network errors, and errors of httpx."""
+    async def open(self, host: str, port: int, on_looked_up: Callable[[], object]) -> ByteStream:
+        """Open a stream. What it raises are network errors, and errors of httpx.
+
+        Args:
+            host: a name or an address.
+            port: the port.
+            on_looked_up: called when the address of a name has been looked up.
+        """
         ...
 
     def info(self, host: str, port: int, timeout: float | None) -> Mapping[str, object]:
@@ -57,9 +63,9 @@ class TcpOpener:
         self.local_address = local_address
         self.socket_options = None if socket_options is None else list(socket_options)
 
-    async def open(self, host: str, port: int) -> ByteStream:
+    async def open(self, host: str, port: int, on_looked_up: Callable[[], object]) -> ByteStream:
         """Connect to whichever of the addresses of the host is first to accept."""
-        stream = await connect_tcp(host, port, self.local_address)
+        stream = await connect_tcp(host, port, self.local_address, on_looked_up)
         # asyncio does so by itself. Without it, the second part of a request would wait for the server's ACK.
         no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return await _with_options(stream, [no_delay, *(self.socket_options or ())])
@@ -93,7 +99,7 @@ class UnixSocketOpener:
         self.path = path
         self.socket_options = None if socket_options is None else list(socket_options)
 
-    async def open(self, host: str, port: int) -> ByteStream:
+    async def open(self, host: str, port: int, on_looked_up: Callable[[], object]) -> ByteStream:
         """Connect to the socket, as soon as the server's queue of new connections has room."""
         while True:
             try:
@@ -127,7 +133,7 @@ class UserOpener:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
 
-    async def open(self, host: str, port: int) -> ByteStream:
+    async def open(self, host: str, port: int, on_looked_up: Callable[[], object]) -> ByteStream:
         """Call the function.
 
         Raises:

@@ -29,6 +29,14 @@ import math
 from collections import OrderedDict, deque
 from typing import Generic
 
+from prefect_http._wire.close_reasons import (
+    CLOSED_BY_SERVER,
+    EXPIRED,
+    LOOP_ENDED,
+    MAKES_ROOM,
+    TOO_MANY_IDLE,
+    TRANSPORT_CLOSED,
+)
 from prefect_http._wire.origin import Origin
 from prefect_http._wire.pool_request import (
     GRANTED,
@@ -56,7 +64,7 @@ class Pool(Generic[C]):
 
     Attributes:
         max_connections: as given, or infinity.
-        discarded: connections that are no longer in the pool. The caller of any method closes them afterwards.
+        discarded: connections that are no longer in the pool, and why. The caller of any method closes them afterwards.
     """
 
     def __init__(
@@ -82,7 +90,7 @@ class Pool(Generic[C]):
         self._shared_idle = 0
         self._queued_origins = 0
         self._waiting = 0  # in the queues of origins
-        self.discarded: list[C] = []
+        self.discarded: dict[C, str] = {}
 
     @property
     def in_use(self) -> int:
@@ -145,11 +153,11 @@ class Pool(Generic[C]):
         if request.shared is not None:
             self._move(request, request.shared, now)
             return
-        self.discarded.append(request.connection)
+        self._discard(request.connection, CLOSED_BY_SERVER)
         self._discard_expired(now)
         self._take_idle(request)
 
-    def release(self, request: PoolRequest[C], now: float, *, keep: bool) -> None:
+    def release(self, request: PoolRequest[C], now: float, *, keep: bool, reason: str = "") -> None:
         """End a request, whatever its state, and grant the next one in the queue.
 
         Args:
@@ -157,17 +165,20 @@ class Pool(Generic[C]):
             now: the current time, in seconds.
             keep: whether the connection can serve another request. If not, it is discarded; if others share it, when
                 all of them have ended.
+            reason: why not.
         """
         if request.state is not GRANTED:
             self._give_up(request)
             return
         if request.shared is not None:
-            self._leave(request, request.shared, now, keep=keep)
+            self._leave(request, request.shared, now, keep=keep, reason=reason)
             return
         connection, request.connection = request.connection, None
         is_held = self.holds(request)
         if connection is not None and not (keep and is_held and self._max_idle):
-            self.discarded.append(connection)
+            if keep:
+                reason = TOO_MANY_IDLE if is_held else TRANSPORT_CLOSED
+            self._discard(connection, reason)
             connection = None
         if not is_held:
             return
@@ -185,15 +196,16 @@ class Pool(Generic[C]):
         Args:
             silently: whether not to tell those requests, whose event loop has ended.
         """
+        reason = LOOP_ENDED if silently else TRANSPORT_CLOSED
         while self._idle:
-            self._discard_oldest()
+            self._discard_oldest(reason)
         for request in self._granted:
             if request.connection is not None:
-                self.discarded.append(request.connection)
+                self._discard(request.connection, reason)
                 request.connection = None
         self._granted.clear()
         for shared in self._shared.values():
-            self.discarded.append(shared.connection)
+            self._discard(shared.connection, reason)
             for request in shared.requests:
                 request.connection = None
             shared.requests.clear()
@@ -269,11 +281,11 @@ class Pool(Generic[C]):
             shared.max_requests = max_requests
             self._update(shared)
 
-    def retire(self, connection: C) -> None:
+    def retire(self, connection: C, reason: str) -> None:
         """Accept no more requests on a shared connection, and discard it when the last of them has ended."""
         shared = self._shared.get(connection)
         if shared is not None and not shared.is_retired:
-            self._retire(shared)
+            self._retire(shared, reason)
 
     def is_opening(self, origin: Origin) -> bool:
         """Return whether requests to an origin wait until another one has opened a connection."""
@@ -288,7 +300,7 @@ class Pool(Generic[C]):
             return True
         if not self._idle:
             return False
-        self._discard_oldest()
+        self._discard_oldest(MAKES_ROOM)
         return True
 
     def _hand_on(self, connection: C | None, released: PoolRequest[C]) -> None:
@@ -298,7 +310,7 @@ class Pool(Generic[C]):
             if request.origin == released.origin and (request.is_repeatable or not released.is_doubtful):
                 request.connection, request.is_doubtful = connection, released.is_doubtful
             else:
-                self.discarded.append(connection)
+                self._discard(connection, MAKES_ROOM)
         self._grant(request)
         if request.connection is not None and self._protocols is not None:
             self._end_opening(request)
@@ -312,7 +324,7 @@ class Pool(Generic[C]):
         else:
             stack.append(connection)
         if len(self._idle) > self._max_idle:
-            self._discard_oldest()
+            self._discard_oldest(TOO_MANY_IDLE)
 
     def _grant(self, request: PoolRequest[C]) -> None:
         self._granted[request] = None
@@ -341,19 +353,23 @@ class Pool(Generic[C]):
             connection = next(iter(self._idle))
             if now < self._idle[connection][1]:
                 return
-            self._discard_oldest()
+            self._discard_oldest(EXPIRED)
 
-    def _discard_oldest(self) -> None:
+    def _discard_oldest(self, reason: str) -> None:
         connection, (origin, _, held) = self._idle.popitem(last=False)
         if isinstance(held, SharedConnection):
             self._shared_idle -= 1
-            self._remove(held)
+            self._remove(held, reason)
             return
         stack = held[origin]
         stack.popleft()  # the oldest of all is the oldest of its stack
         if not stack:
             del held[origin]
-        self.discarded.append(connection)
+        self._discard(connection, reason)
+
+    def _discard(self, connection: C, reason: str) -> None:
+        assert connection not in self.discarded
+        self.discarded[connection] = reason
 
     # Connections of several requests.
 
@@ -442,7 +458,7 @@ class Pool(Generic[C]):
             shared.overtaken, shared.overtakings = first, 0
         shared.overtakings += 1
         if shared.overtakings >= _MAX_OVERTAKINGS:
-            self._retire(shared)
+            self._retire(shared, MAKES_ROOM)
 
     def _update(self, shared: SharedConnection[C]) -> None:
         """Take note that a shared connection may have got room, or no longer has any."""
@@ -454,43 +470,46 @@ class Pool(Generic[C]):
         if shared.origin.waiting:
             self._serve(shared.origin)
 
-    def _leave(self, request: PoolRequest[C], shared: SharedConnection[C], now: float, *, keep: bool) -> None:
+    def _leave(
+        self, request: PoolRequest[C], shared: SharedConnection[C], now: float, *, keep: bool, reason: str = ""
+    ) -> None:
         request.connection = request.shared = None
         if shared.requests.pop(request, shared) is shared:  # the pool was closed meanwhile
             return
         if not keep or shared.is_retired:
-            self._retire(shared)
+            self._retire(shared, reason)
             return
         self._update(shared)
         if shared.requests:
             return
         if self._queue or not self._max_idle:
-            self._retire(shared)
+            self._retire(shared, MAKES_ROOM if self._queue else TOO_MANY_IDLE)
             return
         self._idle[shared.connection] = shared.origin.origin, now + self._expiry, shared
         self._shared_idle += 1
         if len(self._idle) > self._max_idle:
-            self._discard_oldest()
+            self._discard_oldest(TOO_MANY_IDLE)
 
-    def _retire(self, shared: SharedConnection[C]) -> None:
-        shared.is_retired = True
+    def _retire(self, shared: SharedConnection[C], reason: str) -> None:
+        if not shared.is_retired:
+            shared.is_retired, shared.reason = True, reason
         shared.origin.with_room.pop(shared, None)
         if shared.requests:
             return
         if self._idle.pop(shared.connection, None) is not None:
             self._shared_idle -= 1
-        self._remove(shared)
+        self._remove(shared, shared.reason)
         if self._queue:
             self._grant(self._pop_first())
 
-    def _remove(self, shared: SharedConnection[C]) -> None:
+    def _remove(self, shared: SharedConnection[C], reason: str) -> None:
         """Discard a shared connection that no request uses."""
         origin = shared.origin
         del self._shared[shared.connection]
         origin.with_room.pop(shared, None)
         origin.connections -= 1
         self._forget_if_unused(origin)
-        self.discarded.append(shared.connection)
+        self._discard(shared.connection, reason)
 
     def _move(self, request: PoolRequest[C], shared: SharedConnection[C], now: float) -> None:
         """Let a request leave a shared connection for another one, before all others that wait."""

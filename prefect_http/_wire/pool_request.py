@@ -40,6 +40,7 @@ class PoolRequest(Generic[C]):
         shared: the same, if other requests use it at the same time; None if no others do.
         is_doubtful: whether the server may be about to close the connection. To be set before ``Pool.release()``.
         on_resolved: called when a request that waited is granted or refused.
+        on_released: to be called after each ``Pool.release()``, if a telemetry is to be told of that; else None.
     """
 
     origin: Origin
@@ -49,6 +50,7 @@ class PoolRequest(Generic[C]):
     shared: SharedConnection[C] | None = None
     is_doubtful: bool = False
     on_resolved: Callable[[], object] | None = None
+    on_released: Callable[[], object] | None = None
 
     def resolve(self, state: RequestState) -> None:
         """Set the state, and wake the task that waits for it."""
@@ -69,6 +71,7 @@ class SharedConnection(Generic[C]):
         overtaken: the first in the queue when a request was last granted it.
         overtakings: how many requests have been granted it while that one waited.
         is_retired: whether it takes no more requests.
+        reason: why it does not.
     """
 
     connection: C
@@ -78,6 +81,7 @@ class SharedConnection(Generic[C]):
     overtaken: object = None
     overtakings: int = 0
     is_retired: bool = False
+    reason: str = ""
 
     @property
     def has_room(self) -> bool:

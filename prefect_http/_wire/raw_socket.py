@@ -23,6 +23,12 @@ def raw_socket_of(stream: ByteStream) -> socket.socket | None:
     return _extra(stream, SocketAttribute.raw_socket)
 
 
+def peer_address_of(stream: ByteStream) -> tuple[str, int] | None:
+    """Return the IP address and the port at the other end of a stream; None if they are not known."""
+    address = _extra(stream, SocketAttribute.remote_address)
+    return address[:2] if isinstance(address, tuple) else None
+
+
 def peek_of(stream: ByteStream) -> Peek | None:
     """Return the stream's `InputAttribute.peek`; None if it has none, as it leaves all input in the socket."""
     return _extra(stream, InputAttribute.peek)

@@ -11,6 +11,7 @@ import httpx
 
 from prefect_http._httpx_details import ReadyResponse
 from prefect_http._httpx_requests import check_request
+from prefect_http._telemetry import Telemetry
 from prefect_http._types import Certificate, Connect, SocketOption
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.openers import Opener, TcpOpener, UnixSocketOpener, UserOpener
@@ -166,6 +167,11 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 def answer_with(transport: HTTPTransport, response_class: type[ReadyResponse]) -> None:
     """Let the responses of a transport be of a class, so that its client need not copy them."""
     transport._wire.response_class = response_class  # pyright: ignore[reportPrivateUsage]
+
+
+def tell(transport: HTTPTransport, telemetry: Telemetry) -> None:
+    """Tell a telemetry of the connections that a transport opens from now on, once, if something else refers to it."""
+    transport._wire.tell(telemetry)  # pyright: ignore[reportPrivateUsage]
 
 
 L = TypeVar("L", bound=Limits)

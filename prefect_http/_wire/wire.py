@@ -8,6 +8,8 @@ import anyio
 import httpx
 
 from prefect_http._httpx_details import ReadyResponse
+from prefect_http._telemetry import Telemetry
+from prefect_http._wire.close_reasons import CANCELLED, CLOSED_BY_SERVER, FAILED
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.connector import Connector
@@ -78,12 +80,14 @@ class Wire(httpx.AsyncBaseTransport):
                 exchange = await self._exchange(pool_request, outgoing, repeats)
             except SendAgain as again:
                 delay = again.delay
-            except BaseException:
+            except BaseException as error:
+                reason = FAILED if isinstance(error, Exception) else CANCELLED
                 if outgoing.trace is None or pool_request.connection is None or pool_request.shared is not None:
                     # A connection that others use is still good; or its session has said that it is not.
-                    await connections.release(pool_request, keep=pool_request.shared is not None)
+                    await connections.release(pool_request, keep=pool_request.shared is not None, reason=reason)
                 else:
-                    await outgoing.trace.close(functools.partial(connections.release, pool_request, keep=False))
+                    release = functools.partial(connections.release, pool_request, keep=False, reason=reason)
+                    await outgoing.trace.close(release)
                 raise
             if delay is not None:
                 repeats += 1
@@ -112,6 +116,8 @@ class Wire(httpx.AsyncBaseTransport):
                 await connections.wait(pool_request, request)
         connection = pool_request.connection
         if isinstance(connection, Connection):
+            if connection.observed is not None:
+                connection.observed.begin(pool_request)
             exchange = Exchange(connection, request)
             try:
                 await exchange.run()
@@ -121,14 +127,20 @@ class Wire(httpx.AsyncBaseTransport):
                 if exchange.parser.has_started or not request.is_repeatable or exchange.connection.is_closed:
                     raise
             pool_request.connection, pool_request.is_doubtful = None, False
-            await exchange.connection.aclose()
+            await connections.close(exchange.connection, CLOSED_BY_SERVER)
         if not isinstance(connection, Session):
             connection = await connections.open(pool_request, request)
         if isinstance(connection, Session):
             return await self._http2.exchange(pool_request, connection, request, repeats)
+        if connection.observed is not None:
+            connection.observed.begin(pool_request)
         exchange = Exchange(connection, request)
         await exchange.run()
         return exchange
+
+    def tell(self, telemetry: Telemetry) -> None:
+        """Tell a telemetry of the connections that are opened from now on, as long as something else refers to it."""
+        self._connections.telemetries[id(telemetry)] = telemetry
 
     async def aclose(self) -> None:
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""

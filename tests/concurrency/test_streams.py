@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,6 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
-from support.fake_stream import FakeStream
 from support.rows import each_row
 from support.wire import is_asyncio, until
 
@@ -461,16 +461,22 @@ async def test_local_address() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["trio"])
-async def test_stream_without_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream whose socket is gone already is left as it is."""
-    fake = FakeStream()
+async def test_looking_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told when a name has been looked up, before any of its addresses is connected to; an address is not."""
+    told = list[str]()
 
-    async def connect(*_: object, **__: object) -> ByteStream:
-        return fake
+    async def resolve(*_: object, **__: object) -> list[Any]:
+        return [(0, 0, 0, "", ("127.0.0.1", 0))]
 
-    monkeypatch.setattr(anyio, "connect_tcp", connect)
-    assert await connect_tcp("x", 80, None) is fake
+    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for host in "x", "127.0.0.1":
+            stream = await connect_tcp(host, port, None, functools.partial(told.append, host))
+            await stream.aclose()
+    with pytest.raises(OSError, match="no address accepts a connection"):
+        await connect_tcp("y", port, None, lambda: told.append("y"))
+    assert told == ["x", "y"]
 
 
 class Connecting:

@@ -290,9 +290,9 @@ async def test_trailing_dot(monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate of a host with a trailing dot is asked for, and checked, without the dot."""
     asked: list[str | None] = []
 
-    async def connect(host: str, port: int, local_host: str | None) -> anyio.abc.ByteStream:
+    async def connect(host: str, port: int, *arguments: object) -> anyio.abc.ByteStream:
         assert host == "localhost."  # which not every resolver knows
-        return await connect_tcp("localhost", port, local_host)
+        return await connect_tcp("localhost", port, None)
 
     monkeypatch.setattr(openers, "connect_tcp", connect)
     context = server_context("localhost")

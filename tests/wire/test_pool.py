@@ -69,7 +69,7 @@ def counts(pool: Pool[int]) -> tuple[int, int, int]:
 def test_a_new_pool() -> None:
     """A new pool is empty, and lets the first request open a connection."""
     pool = make(max_connections=1)
-    assert (counts(pool), pool.discarded) == ((0, 0, 0), [])
+    assert (counts(pool), [*pool.discarded]) == ((0, 0, 0), [])
     request = pool.acquire(A, 0.0)
     assert (request.origin, request.state, request.connection) == (A, GRANTED, None)
     assert (counts(pool), pool.holds(request)) == ((1, 0, 0), True)
@@ -112,7 +112,7 @@ def test_reuse() -> None:
     assert counts(pool) == (0, 1, 0)
     assert pool.acquire(B, 0.0).connection is None
     assert pool.acquire(A, 0.0).connection == 1
-    assert (counts(pool), pool.discarded) == ((2, 0, 0), [])
+    assert (counts(pool), [*pool.discarded]) == ((2, 0, 0), [])
 
 
 @each_row(
@@ -131,7 +131,7 @@ def test_discarded_on_release() -> None:
     """A connection that is not kept is discarded, and makes room for another one."""
     pool = make(max_connections=1)
     pool.release(hold(pool, A, 1), 0.0, keep=False)
-    assert (counts(pool), pool.discarded) == ((0, 0, 0), [1])
+    assert (counts(pool), [*pool.discarded]) == ((0, 0, 0), [1])
     assert pool.acquire(A, 0.0).connection is None
 
 
@@ -140,7 +140,7 @@ def test_released_without_a_connection(keep: bool) -> None:
     """A request that could not open a connection leaves nothing behind."""
     pool = make(max_connections=1)
     pool.release(pool.acquire(A, 0.0), 0.0, keep=keep)
-    assert (counts(pool), pool.discarded) == ((0, 0, 0), [])
+    assert (counts(pool), [*pool.discarded]) == ((0, 0, 0), [])
 
 
 def test_last_used_first() -> None:
@@ -157,7 +157,7 @@ def test_max_idle(max_idle: int, kept: list[int]) -> None:
     pool = make(max_idle=max_idle)
     let_idle(pool, (A, 1), (B, 2), (A, 3), (C, 4), (A, 5))
     assert pool.idle == len(kept)
-    assert pool.discarded == [connection for connection in range(1, 6) if connection not in kept]
+    assert [*pool.discarded] == [connection for connection in range(1, 6) if connection not in kept]
     taken = {pool.acquire(where, 0.0).connection for where in (A, A, A, B, C)}
     assert taken - {None} == set(kept)
 
@@ -167,9 +167,9 @@ def test_longest_idle_makes_room() -> None:
     pool = make(max_connections=3)
     let_idle(pool, (A, 1), (B, 2), (A, 3))
     request = pool.acquire(C, 0.0)
-    assert (request.state, request.connection, pool.discarded, counts(pool)) == (GRANTED, None, [1], (1, 2, 0))
+    assert (request.state, request.connection, [*pool.discarded], counts(pool)) == (GRANTED, None, [1], (1, 2, 0))
     assert pool.acquire(C, 0.0).state is GRANTED
-    assert (pool.discarded, counts(pool)) == ([1, 2], (2, 1, 0))
+    assert ([*pool.discarded], counts(pool)) == ([1, 2], (2, 1, 0))
     assert pool.acquire(A, 0.0).connection == 3
     assert pool.acquire(C, 0.0).state is WAITING
 
@@ -180,7 +180,7 @@ def test_use_restarts_idle_time() -> None:
     let_idle(pool, (A, 1), (B, 2))
     pool.release(pool.acquire(A, 0.0), 0.0, keep=True)
     pool.acquire(C, 0.0)
-    assert pool.discarded == [2]
+    assert [*pool.discarded] == [2]
 
 
 # --- Expiry
@@ -192,7 +192,7 @@ def test_expiry(expiry: float, now: float, is_used: bool) -> None:
     pool = make(expiry=expiry)
     let_idle(pool, (A, 1))
     request = pool.acquire(A, now)
-    assert (request.connection, pool.discarded) == ((1, []) if is_used else (None, [1]))
+    assert (request.connection, [*pool.discarded]) == ((1, []) if is_used else (None, [1]))
 
 
 def test_no_expiry() -> None:
@@ -206,11 +206,11 @@ def test_expiry_of_zero() -> None:
     """With an expiry of 0, a connection is used twice only by requests that wait for it."""
     pool = make(expiry=0.0)
     let_idle(pool, (A, 1))
-    assert (pool.acquire(A, 0.0).connection, pool.discarded) == (None, [1])
+    assert (pool.acquire(A, 0.0).connection, [*pool.discarded]) == (None, [1])
     pool = make(max_connections=1, expiry=0.0)
     request, waiting = hold(pool, A, 1), pool.acquire(A, 0.0)
     pool.release(request, 0.0, keep=True)
-    assert (waiting.connection, pool.discarded) == (1, [])
+    assert (waiting.connection, [*pool.discarded]) == (1, [])
 
 
 @pytest.mark.parametrize(("where", "connection"), [(A, 4), (B, None), (C, None)])
@@ -221,7 +221,7 @@ def test_all_expired_are_discarded(where: Origin, connection: int | None) -> Non
     for request, now in zip(requests, [0.0, 0.25, 0.5, 0.75, 1.0], strict=True):
         pool.release(request, now, keep=True)
     request = pool.acquire(where, 2.75)
-    assert (request.connection, pool.discarded) == (connection, [0, 1, 2, 3])
+    assert (request.connection, [*pool.discarded]) == (connection, [0, 1, 2, 3])
 
 
 def test_expired_makes_room() -> None:
@@ -231,7 +231,7 @@ def test_expired_makes_room() -> None:
     pool.release(first, 0.0, keep=True)
     pool.release(second, 1.0, keep=True)
     assert pool.acquire(C, 2.0).state is GRANTED
-    assert (pool.discarded, pool.idle) == ([1], 1)
+    assert ([*pool.discarded], pool.idle) == ([1], 1)
 
 
 # --- Stale connections
@@ -243,9 +243,9 @@ def test_replace_stale() -> None:
     let_idle(pool, (A, 1), (B, 2), (A, 3))
     request = pool.acquire(A, 0.0)
     pool.replace_stale(request, 0.0)
-    assert (request.connection, pool.discarded, counts(pool)) == (1, [3], (1, 1, 0))
+    assert (request.connection, [*pool.discarded], counts(pool)) == (1, [3], (1, 1, 0))
     pool.replace_stale(request, 0.0)
-    assert (request.connection, pool.discarded, counts(pool)) == (None, [3, 1], (1, 1, 0))
+    assert (request.connection, [*pool.discarded], counts(pool)) == (None, [3, 1], (1, 1, 0))
     assert pool.holds(request)
 
 
@@ -255,7 +255,7 @@ def test_replace_stale_ignores_expired() -> None:
     let_idle(pool, (A, 1), (A, 2))
     request = pool.acquire(A, 1.75)
     pool.replace_stale(request, 2.0)
-    assert (request.connection, pool.discarded, counts(pool)) == (None, [2, 1], (1, 0, 0))
+    assert (request.connection, [*pool.discarded], counts(pool)) == (None, [2, 1], (1, 0, 0))
 
 
 # --- Waiting
@@ -283,7 +283,7 @@ def test_connection_is_handed_on() -> None:
     pool.release(request, 0.0, keep=True)
     assert (first.state, first.connection, second.state) == (GRANTED, 1, WAITING)
     assert (request.connection, pool.holds(request)) == (None, False)
-    assert (counts(pool), pool.discarded) == ((1, 0, 1), [])
+    assert (counts(pool), [*pool.discarded]) == ((1, 0, 1), [])
 
 
 def test_connection_to_another_origin_is_not_handed_on() -> None:
@@ -292,7 +292,7 @@ def test_connection_to_another_origin_is_not_handed_on() -> None:
     request, first, second = hold(pool, A, 1), pool.acquire(B, 0.0), pool.acquire(A, 0.0)
     pool.release(request, 0.0, keep=True)
     assert (first.state, first.connection, second.state) == (GRANTED, None, WAITING)
-    assert (counts(pool), pool.discarded) == ((1, 0, 1), [1])
+    assert (counts(pool), [*pool.discarded]) == ((1, 0, 1), [1])
 
 
 def test_on_resolved() -> None:
@@ -329,7 +329,7 @@ def test_giving_up_when_just_granted(keep: bool, connection: int | None, discard
     request, first, second = hold(pool, A, 1), pool.acquire(A, 0.0), pool.acquire(A, 0.0)
     pool.release(request, 0.0, keep=True)
     pool.release(first, 0.0, keep=keep)
-    assert (second.state, second.connection, pool.discarded) == (GRANTED, connection, discarded)
+    assert (second.state, second.connection, [*pool.discarded]) == (GRANTED, connection, discarded)
     assert counts(pool) == (1, 0, 0)
 
 
@@ -365,7 +365,7 @@ def test_doubtful_connection_is_not_for_all() -> None:
     assert pool.acquire(A, 0.0, False).connection is None
     repeatable = pool.acquire(A, 0.0)
     assert (repeatable.connection, repeatable.is_doubtful) == (2, True)
-    assert (counts(pool), pool.discarded) == ((4, 0, 0), [])
+    assert (counts(pool), [*pool.discarded]) == ((4, 0, 0), [])
 
 
 @pytest.mark.parametrize("is_doubtful", [False, True])
@@ -389,7 +389,7 @@ def test_doubtful_connection_and_waiting_requests(
     request.is_doubtful = True
     pool.release(request, 0.0, keep=True)
     assert (waiting.state, waiting.connection, waiting.is_doubtful) == (GRANTED, connection, connection == 1)
-    assert (pool.discarded, counts(pool)) == (discarded, (1, 0, 1))
+    assert ([*pool.discarded], counts(pool)) == (discarded, (1, 0, 1))
     pool.release(waiting, 0.0, keep=True)  # cancelled just when it has been granted
     assert (last.connection, last.is_doubtful) == (connection, connection == 1)
 
@@ -404,14 +404,14 @@ def test_doubtful_connections_are_idle_connections() -> None:
         pool.release(request, 0.0, keep=True)
     assert pool.acquire(A, 0.0, False).connection == 1
     assert pool.acquire(B, 0.0, False).connection is None
-    assert (pool.discarded, counts(pool)) == ([3], (2, 2, 0))
+    assert ([*pool.discarded], counts(pool)) == ([3], (2, 2, 0))
     request = pool.acquire(C, 0.0)
     assert (request.connection, request.is_doubtful) == (4, True)
     pool.replace_stale(request, 0.0)
-    assert (request.connection, request.is_doubtful, pool.discarded) == (None, False, [3, 4])
+    assert (request.connection, request.is_doubtful, [*pool.discarded]) == (None, False, [3, 4])
     pool.release(request, 0.0, keep=False)
     doubtful(pool, C, 5)
-    assert (pool.acquire(C, 1.0).connection, pool.discarded) == (None, [3, 4, 2, 5])
+    assert (pool.acquire(C, 1.0).connection, [*pool.discarded]) == (None, [3, 4, 2, 5])
 
 
 def test_no_idle_connections() -> None:
@@ -419,7 +419,7 @@ def test_no_idle_connections() -> None:
     pool = make(max_connections=1, max_idle=0)
     request, waiting = hold(pool, A, 1), pool.acquire(A, 0.0)
     pool.release(request, 0.0, keep=True)
-    assert (waiting.state, waiting.connection, pool.discarded) == (GRANTED, None, [1])
+    assert (waiting.state, waiting.connection, [*pool.discarded]) == (GRANTED, None, [1])
 
 
 # --- Closing
@@ -449,14 +449,14 @@ def test_closing_refuses_waiting_requests() -> None:
     assert [each.state for each in (request, *waiting)] == [GRANTED, REFUSED, REFUSED, REFUSED]
     for each in waiting:
         pool.release(each, 0.0, keep=False)
-    assert (counts(pool), pool.discarded) == ((0, 0, 0), [1])
+    assert (counts(pool), [*pool.discarded]) == ((0, 0, 0), [1])
 
 
 def test_closing_an_empty_pool() -> None:
     """Closing an empty pool changes nothing."""
     pool = make()
     pool.close()
-    assert (counts(pool), pool.discarded) == ((0, 0, 0), [])
+    assert (counts(pool), [*pool.discarded]) == ((0, 0, 0), [])
 
 
 def test_used_after_closing() -> None:
@@ -467,7 +467,7 @@ def test_used_after_closing() -> None:
     now, waiting = hold(pool, A, 2), pool.acquire(A, 0.0)
     before.connection = 1  # it was being opened meanwhile
     pool.release(before, 0.0, keep=True)
-    assert (waiting.state, pool.discarded, counts(pool)) == (WAITING, [1], (1, 0, 1))
+    assert (waiting.state, [*pool.discarded], counts(pool)) == (WAITING, [1], (1, 0, 1))
     pool.release(now, 0.0, keep=True)
     assert (waiting.connection, counts(pool)) == (2, (1, 0, 0))
 
@@ -479,7 +479,7 @@ def test_released_after_closing(keep: bool) -> None:
     request = hold(pool, A, 1)
     pool.close()
     pool.release(request, 0.0, keep=keep)
-    assert (pool.discarded, counts(pool)) == ([1], (0, 0, 0))
+    assert ([*pool.discarded], counts(pool)) == ([1], (0, 0, 0))
 
 
 def test_no_replacement_after_closing() -> None:
@@ -491,7 +491,7 @@ def test_no_replacement_after_closing() -> None:
     let_idle(pool, (A, 2))
     if request.connection is not None:
         pool.replace_stale(request, 0.0)
-    assert (request.connection, pool.discarded, counts(pool)) == (None, [1], (0, 1, 0))
+    assert (request.connection, [*pool.discarded], counts(pool)) == (None, [1], (0, 1, 0))
 
 
 # --- What is left behind
@@ -749,7 +749,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def close_discarded(self) -> None:
         """Close the discarded connections."""
-        self.closed += self.pool.discarded
+        self.closed += [*self.pool.discarded]
         self.pool.discarded.clear()
 
     @invariant()
@@ -765,7 +765,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert (request.state is GRANTED) is (each.state == "held")
                 assert request.connection == each.connection
         assert self.resolved == self.expected_to_resolve
-        assert Counter(self.closed + self.pool.discarded) == Counter(self.discarded)
+        assert Counter([*self.closed, *self.pool.discarded]) == Counter(self.discarded)
 
     @invariant()
     def breaks_no_rule(self) -> None:
@@ -777,7 +777,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert not (waiting and held < self.max_connections)
         somewhere = [each.connection for each in self.requests if each.connection is not None]
         somewhere += [connection for connection, _, _, _ in self.idle]
-        somewhere += self.closed + self.pool.discarded
+        somewhere += [*self.closed, *self.pool.discarded]
         assert len(somewhere) == len(set(somewhere))
         assert set(somewhere) == set(range(len(somewhere)))
 
@@ -795,7 +795,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.pool.close()
         assert counts(self.pool) == (0, 0, 0)
         opened = next(self.opened)
-        assert sorted(self.closed + self.pool.discarded) == list(range(opened))
+        assert sorted([*self.closed, *self.pool.discarded]) == list(range(opened))
 
 
 class AnyOrderWithClosing(AnyOrder):

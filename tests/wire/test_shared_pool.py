@@ -205,7 +205,7 @@ def test_idle_and_used_again() -> None:
     assert counts(pool) == (0, 1, 0, 0)
     assert not any(pool.holds(each) for each in requests)
     assert used(*ask(pool, 3)) == [1, 1, 1]
-    assert (counts(pool), pool.discarded) == ((1, 0, 0, 3), [])
+    assert (counts(pool), [*pool.discarded]) == ((1, 0, 0, 3), [])
 
 
 def test_last_with_room_first() -> None:
@@ -236,7 +236,7 @@ def test_giving_up() -> None:
     assert used(waiting[1], other) == [1, "waiting"]
     end(pool, waiting[1])
     assert used(other) == [None]
-    assert pool.discarded == [1]
+    assert [*pool.discarded] == [1]
 
 
 # --- What the server changes
@@ -264,9 +264,9 @@ def test_no_requests_at_all() -> None:
     waiting = ask(pool, 2)
     assert used(*waiting) == ["waiting", "waiting"]
     end(pool, first)
-    assert (used(*waiting), pool.discarded) == ([None, "waiting"], [1])
+    assert (used(*waiting), [*pool.discarded]) == ([None, "waiting"], [1])
     pool.set_max_requests(1, 5)  # too late
-    pool.retire(1)
+    pool.retire(1, "a reason")
     assert counts(pool) == (1, 0, 1, 0)
 
 
@@ -287,22 +287,22 @@ def test_retired_while_used() -> None:
     pool = make(max_connections=2)
     first, second = share(pool, A, 1), pool.acquire(A, 0.0)
     for _ in range(2):
-        pool.retire(1)
+        pool.retire(1, "a reason")
     third = pool.acquire(A, 0.0)
     pool.set_max_requests(1, 200)
     assert (used(first, second, third), counts(pool)) == ([1, 1, None], (2, 0, 0, 2))
     end(pool, first)
-    assert pool.discarded == []
+    assert [*pool.discarded] == []
     end(pool, second)
-    assert (pool.discarded, counts(pool)) == ([1], (1, 0, 0, 0))
+    assert ([*pool.discarded], counts(pool)) == ([1], (1, 0, 0, 0))
 
 
 def test_retired_while_idle() -> None:
     """An idle connection that is retired is discarded at once."""
     pool = make()
     end(pool, share(pool, A, 1))
-    pool.retire(1)
-    assert (pool.discarded, counts(pool), used(pool.acquire(A, 0.0))) == ([1], (0, 0, 0, 0), [None])
+    pool.retire(1, "a reason")
+    assert ([*pool.discarded], counts(pool), used(pool.acquire(A, 0.0))) == ([1], (0, 0, 0, 0), [None])
 
 
 def test_retired_by_a_request() -> None:
@@ -311,9 +311,9 @@ def test_retired_by_a_request() -> None:
     first, second = share(pool, A, 1), pool.acquire(A, 0.0)
     pool.release(first, 0.0, keep=False)
     waiting = pool.acquire(A, 0.0)
-    assert (used(second, waiting), pool.discarded) == ([1, "waiting"], [])
+    assert (used(second, waiting), [*pool.discarded]) == ([1, "waiting"], [])
     pool.release(second, 0.0, keep=False)
-    assert (used(waiting), pool.discarded) == ([None], [1])
+    assert (used(waiting), [*pool.discarded]) == ([None], [1])
 
 
 def test_moved_to_another_connection() -> None:
@@ -321,12 +321,12 @@ def test_moved_to_another_connection() -> None:
     pool = make()
     first, second = share(pool, A, 1, 2), pool.acquire(A, 0.0)
     other = share(pool, A, 2, 2)
-    pool.retire(1)
+    pool.retire(1, "a reason")
     pool.replace_stale(first, 0.0)
     assert (used(first, second, other), counts(pool)) == ([2, 1, 2], (2, 0, 0, 3))
     assert pool.holds(first)
     pool.replace_stale(second, 0.0)
-    assert (used(second), pool.discarded, counts(pool)) == ([None], [1], (2, 0, 0, 2))
+    assert (used(second), [*pool.discarded], counts(pool)) == ([None], [1], (2, 0, 0, 2))
 
 
 def test_moved_to_the_front() -> None:
@@ -334,13 +334,13 @@ def test_moved_to_the_front() -> None:
     pool = make(max_connections=2)
     first, second, other = share(pool, A, 1, 2), pool.acquire(A, 0.0), share(pool, A, 2, 1)
     waiting = pool.acquire(A, 0.0)
-    pool.retire(1)
+    pool.retire(1, "a reason")
     pool.replace_stale(first, 0.0)
     assert used(first, second, waiting) == ["waiting", 1, "waiting"]
     end(pool, other)
     assert used(first, second, waiting) == [2, 1, "waiting"]
     pool.replace_stale(second, 0.0)
-    assert (used(second, waiting), pool.discarded) == ([None, "waiting"], [1])
+    assert (used(second, waiting), [*pool.discarded]) == ([None, "waiting"], [1])
 
 
 def test_moved_when_there_are_fewer() -> None:
@@ -353,7 +353,7 @@ def test_moved_when_there_are_fewer() -> None:
     end(pool, first)
     assert used(second, waiting) == [1, "waiting"]
     end(pool, second)
-    assert (used(waiting), pool.discarded) == ([1], [])
+    assert (used(waiting), [*pool.discarded]) == ([1], [])
 
 
 @each_row(("max_connections", "others"), [(2, 0), (2, 1), (1, 0), (1, 1)])
@@ -380,7 +380,7 @@ def test_expiry() -> None:
     assert used(pool.acquire(A, 4.75)) == [1]
     pool = make(expiry=5.0)
     end(pool, share(pool, A, 1))
-    assert (used(pool.acquire(A, 5.0)), pool.discarded) == ([None], [1])
+    assert (used(pool.acquire(A, 5.0)), [*pool.discarded]) == ([None], [1])
 
 
 @each_row(("max_idle", "discarded"), [(0, [1, 2]), (1, [1]), (2, [])])
@@ -391,14 +391,14 @@ def test_max_idle(max_idle: int, discarded: list[int]) -> None:
     third = pool.acquire(A, 0.0)
     assert used(third) == [1]
     end(pool, first, third, second)
-    assert (pool.discarded, pool.idle) == (discarded, max_idle)
+    assert ([*pool.discarded], pool.idle) == (discarded, max_idle)
 
 
 def test_longest_idle_makes_room() -> None:
     """At max_connections, the connection that has been idle longest is discarded for another origin."""
     pool = make(max_connections=2)
     end(pool, share(pool, A, 1), share(pool, B, 2))
-    assert (used(pool.acquire(C, 0.0)), pool.discarded) == ([None], [1])
+    assert (used(pool.acquire(C, 0.0)), [*pool.discarded]) == ([None], [1])
     assert used(pool.acquire(B, 0.0), pool.acquire(A, 0.0)) == [2, "waiting"]
 
 
@@ -433,7 +433,7 @@ def test_no_origin_waits_forever(backlog: int) -> None:
         end(pool, using.pop(0))
         overtakings += 1
     assert overtakings > 90
-    assert (used(other), pool.discarded) == ([None], [1])
+    assert (used(other), [*pool.discarded]) == ([None], [1])
 
 
 def test_overtaking_is_counted_for_each_that_waits() -> None:
@@ -446,7 +446,7 @@ def test_overtaking_is_counted_for_each_that_waits() -> None:
             using.append(pool.acquire(A, 0.0))
             end(pool, using.pop(0))
         end(pool, other)
-    assert (counts(pool), pool.discarded) == ((1, 0, 0, 1), [])
+    assert (counts(pool), [*pool.discarded]) == ((1, 0, 0, 1), [])
 
 
 # --- Closing
@@ -457,7 +457,7 @@ def test_closing() -> None:
     pool = make(max_connections=4)
     requests = [share(pool, A, 1, 1), *ask(pool, 2)]
     retired = share(pool, B, 2)
-    pool.retire(2)
+    pool.retire(2, "a reason")
     end(pool, share(pool, C, 3))
     more = pool.acquire(B, 0.0)
     pool.close()
@@ -466,7 +466,7 @@ def test_closing() -> None:
     assert not any(pool.holds(each) for each in (*requests, retired, more))
     end(pool, *requests, retired, more)
     pool.set_max_requests(1, 5)
-    pool.retire(1)
+    pool.retire(1, "a reason")
     assert (sorted(pool.discarded), counts(pool)) == ([1, 2, 3], (0, 0, 0, 0))
     assert used(*ask(pool, 2)) == [None, "waiting"]
 
@@ -523,7 +523,7 @@ def retire(count: int) -> int:
     pool, _, _ = crowd(count, 1)
 
     def do() -> object:
-        pool.retire(3)
+        pool.retire(3, "a reason")
         return pool.in_use, pool.idle, pool.waiting
 
     return steps(do)
@@ -688,7 +688,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Retire a connection."""
         connection = list(self.limits)[position % len(self.limits)]
         self.retired.add(connection)
-        self.pool.retire(connection)
+        self.pool.retire(connection, "a reason")
 
     @precondition(lambda self: self.sharing())
     @rule(position=st.integers(0, 9))
@@ -698,7 +698,7 @@ class AnyOrder(RuleBasedStateMachine):
         request = sharing[position % len(sharing)]
         assert request.connection is not None
         self.retired.add(request.connection)
-        self.pool.retire(request.connection)
+        self.pool.retire(request.connection, "a reason")
         self.wanted[request.origin].insert(0, request)
         request.on_resolved = lambda: self.resolved(request)
         self.pool.replace_stale(request, self.now)
@@ -712,7 +712,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def close_discarded(self) -> None:
         """Close the discarded connections."""
-        self.closed += self.pool.discarded
+        self.closed += [*self.pool.discarded]
         self.pool.discarded.clear()
 
     @invariant()
@@ -725,7 +725,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert sharing == len(self.sharing())
         using = {each.connection for each in self.having(GRANTED) if each.connection is not None}
         assert in_use == len(using) + len(self.opening())
-        away = self.closed + self.pool.discarded
+        away = [*self.closed, *self.pool.discarded]
         assert len(away) == len(set(away))
         assert not using & set(away)
         assert len(using) + idle + len(away) == len(self.owners)
@@ -753,7 +753,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert counts(self.pool)[2:] == (0, 0)
         self.pool.close()
         assert counts(self.pool) == (0, 0, 0, 0)
-        assert sorted(self.closed + self.pool.discarded) == list(range(next(self.opened)))
+        assert sorted([*self.closed, *self.pool.discarded]) == list(range(next(self.opened)))
         assert not self.pool._shared_origins  # pyright: ignore[reportPrivateUsage]
 
 

@@ -150,6 +150,11 @@ class H2Connection:
         return len(self._streams.by_id)
 
     @property
+    def has_goaway(self) -> bool:
+        """Whether the server said GOAWAY."""
+        return self._goaway is not None
+
+    @property
     def is_drained(self) -> bool:
         """Whether it is going away and no stream is open: send what is left, then close it."""
         return self.is_going_away and not self._streams.by_id

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import anyio
@@ -30,11 +30,22 @@ import httpx
 from anyio.abc import ByteStream
 
 from prefect_http._concurrency.backend import Event, new_cancel_scope, new_event, spawn_root_task, wait_shielded
+from prefect_http._wire.close_reasons import (
+    BROKEN_OFF,
+    GOAWAY,
+    NETWORK_FAILED,
+    NO_LIFE,
+    RULE_BROKEN,
+    STREAM_FAILED,
+    TRANSPORT_CLOSED,
+    USED_UP,
+)
 from prefect_http._wire.h2.connection import H2Connection
 from prefect_http._wire.h2.errors import FailureKind
 from prefect_http._wire.h2.stream import Stream
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.observed_connection import ObservedConnection
 from prefect_http._wire.raw_socket import abandon
 from prefect_http._wire.timeouts import Timed, TimeoutWatcher
 
@@ -53,7 +64,7 @@ class SessionOwner(Protocol):
         """Take note of how many requests the session can serve at once."""
 
     def going_away(self, session: Session) -> None:
-        """Take note that the session takes no more requests."""
+        """Take note that the session takes no more requests; its ``reason`` says why."""
 
     def ended(self, session: Session) -> None:
         """Take note that the tasks of the session have ended."""
@@ -80,7 +91,11 @@ class Session:
         deadline: when to see whether the connection is alive; see TimeoutWatcher.
         has_served: whether the connection has carried a response, or a part of one.
         is_closed: whether it was closed on this side.
+        reason: why it takes no more requests.
+        observed: tells of the connection; None: nothing is to be told.
     """
+
+    observed: ObservedConnection | None = None
 
     def __init__(
         self,
@@ -90,7 +105,7 @@ class Session:
         now: Callable[[], float],
         max_bytes: int,
         owner: SessionOwner,
-        discarded: Sequence[object],
+        discarded: Collection[object],
     ) -> None:
         self._stream = stream
         self.peer = peer
@@ -98,6 +113,7 @@ class Session:
         self.deadline = math.inf
         self.has_served = False
         self.is_closed = False
+        self.reason = ""
         self._connection = H2Connection()
         self._watcher = watcher
         self._now = now
@@ -212,7 +228,7 @@ class Session:
         began = self._now() - seconds
         if self._received_at <= began or self._sending_since <= began:
             self._connection.ping()
-            self._go_away()
+            self._go_away(NO_LIFE)
             self._react()
 
     @property
@@ -246,7 +262,7 @@ class Session:
         """Look whether the connection is alive: see the top of the file."""
         connection, now = self._connection, self._now()
         if self._probed_at != math.inf and self._received_at < self._probed_at:
-            self._end(f"{self.peer} has not answered a PING within {_PROBE_TIMEOUT:g} s", httpx.ReadError)
+            self._end(f"{self.peer} has not answered a PING within {_PROBE_TIMEOUT:g} s", httpx.ReadError, NO_LIFE)
             self.deadline = math.inf
             await self._close_discarded()
             return
@@ -278,7 +294,7 @@ class Session:
             try:
                 await self._say_goodbye()
             finally:
-                self._end(f"the connection to {self.peer} was closed locally", httpx.ReadError)
+                self._end(f"the connection to {self.peer} was closed locally", httpx.ReadError, TRANSPORT_CLOSED)
                 await close_forcefully(self._stream)
 
     async def wait_ended(self) -> None:
@@ -292,6 +308,7 @@ class Session:
         connection, receive = self._connection, self._stream.receive
         message = f"the connection to {self.peer} was given up"
         failure: type[httpx.TransportError] = httpx.RemoteProtocolError
+        reason = STREAM_FAILED
         try:
             while connection.error is None:
                 data = await receive(self._max_bytes)
@@ -304,17 +321,18 @@ class Session:
                 if self._discarded:
                     await self._close_discarded()
         except anyio.EndOfStream as error:
-            message = f"{self.peer} closed the connection before the response was complete"
+            message, reason = f"{self.peer} closed the connection before the response was complete", BROKEN_OFF
             forget_frames(error)
         except NETWORK_ERRORS as error:
             message, failure = f"receiving from {self.peer} failed: {reason_for(error)}", httpx.ReadError
+            reason = NETWORK_FAILED
             forget_frames(error)
         except Exception as error:
             self._unexpected = error
             if not connection.open_streams:  # nobody else will tell
                 _logger.warning("reading from an HTTP/2 connection failed unexpectedly", exc_info=True)
         finally:
-            self._end(message, failure)
+            self._end(message, failure, reason)
         if self._discarded:
             await self._close_discarded()
 
@@ -335,15 +353,15 @@ class Session:
                     await self._to_send.wait()
         except NETWORK_ERRORS as error:
             # The server may have said why; so the reader ends the connection. It notices as well that it is broken.
-            self._go_away()
+            self._go_away(NETWORK_FAILED)
             forget_frames(error)
         except Exception as error:
             self._unexpected = error
             if not connection.open_streams:
                 _logger.warning("writing to an HTTP/2 connection failed unexpectedly", exc_info=True)
-            self._end(f"the connection to {self.peer} was given up", httpx.WriteError)
+            self._end(f"the connection to {self.peer} was given up", httpx.WriteError, STREAM_FAILED)
         except BaseException:
-            self._end(f"the connection to {self.peer} was given up", httpx.WriteError)
+            self._end(f"the connection to {self.peer} was given up", httpx.WriteError, STREAM_FAILED)
             raise
         if self._discarded:
             await self._close_discarded()
@@ -389,7 +407,7 @@ class Session:
             self._settings.set()
             self._settings = None
         if connection.is_going_away:
-            self._go_away()
+            self._go_away(self.reason or _reason_of(connection))
             return
         room = connection.max_open_streams
         if room != self._room:
@@ -400,14 +418,16 @@ class Session:
         self._to_send = None
         waiting.set()
 
-    def _go_away(self) -> None:
+    def _go_away(self, reason: str) -> None:
         if not self._is_going_away:
             self._is_going_away = True
+            self.reason = reason
             self._owner.going_away(self)
 
-    def _end(self, message: str, failure: type[httpx.TransportError]) -> None:
+    def _end(self, message: str, failure: type[httpx.TransportError], reason: str) -> None:
         """End the connection, unless it has ended."""
         if not self.has_ended:
+            self.reason = self.reason or reason
             self._has_broken_off = not self.is_closed
             self._failure = failure
             self._connection.close(message)
@@ -417,3 +437,10 @@ class Session:
         self.deadline = deadline
         if deadline < self._watcher.next_wakeup:
             self._watcher.wake_by(deadline)
+
+
+def _reason_of(connection: H2Connection) -> str:
+    """Return why a connection takes no more streams, which has not been ended on this side."""
+    if connection.has_goaway:
+        return GOAWAY
+    return USED_UP if connection.error is None else RULE_BROKEN
