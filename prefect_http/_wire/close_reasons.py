@@ -24,8 +24,7 @@ TRAILING_DATA = "the server sent more than a response"
 
 # HTTP/2.
 GOAWAY = "the server said GOAWAY"
-BROKEN_OFF = "the server closed it"
-NETWORK_FAILED = "the network failed"
+BROKEN_OFF = "the server closed it, or the network failed"
 NO_LIFE = "the server no longer answers"
 RULE_BROKEN = "the server broke a rule of HTTP/2"
 USED_UP = "the numbers of its streams are used up, or too many of them were cancelled"

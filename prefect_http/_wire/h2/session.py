@@ -33,7 +33,7 @@ from prefect_http._concurrency.backend import Event, new_cancel_scope, new_event
 from prefect_http._wire.close_reasons import (
     BROKEN_OFF,
     GOAWAY,
-    NETWORK_FAILED,
+    LOOP_ENDED,
     NO_LIFE,
     RULE_BROKEN,
     STREAM_FAILED,
@@ -308,7 +308,7 @@ class Session:
         connection, receive = self._connection, self._stream.receive
         message = f"the connection to {self.peer} was given up"
         failure: type[httpx.TransportError] = httpx.RemoteProtocolError
-        reason = STREAM_FAILED
+        reason = LOOP_ENDED  # unless it ends by itself, the task is cancelled only then
         try:
             while connection.error is None:
                 data = await receive(self._max_bytes)
@@ -325,10 +325,10 @@ class Session:
             forget_frames(error)
         except NETWORK_ERRORS as error:
             message, failure = f"receiving from {self.peer} failed: {reason_for(error)}", httpx.ReadError
-            reason = NETWORK_FAILED
+            reason = BROKEN_OFF
             forget_frames(error)
         except Exception as error:
-            self._unexpected = error
+            self._unexpected, reason = error, STREAM_FAILED
             if not connection.open_streams:  # nobody else will tell
                 _logger.warning("reading from an HTTP/2 connection failed unexpectedly", exc_info=True)
         finally:
@@ -353,7 +353,7 @@ class Session:
                     await self._to_send.wait()
         except NETWORK_ERRORS as error:
             # The server may have said why; so the reader ends the connection. It notices as well that it is broken.
-            self._go_away(NETWORK_FAILED)
+            self._go_away(BROKEN_OFF)
             forget_frames(error)
         except Exception as error:
             self._unexpected = error
@@ -361,7 +361,7 @@ class Session:
                 _logger.warning("writing to an HTTP/2 connection failed unexpectedly", exc_info=True)
             self._end(f"the connection to {self.peer} was given up", httpx.WriteError, STREAM_FAILED)
         except BaseException:
-            self._end(f"the connection to {self.peer} was given up", httpx.WriteError, STREAM_FAILED)
+            self._end(f"the connection to {self.peer} was given up", httpx.WriteError, LOOP_ENDED)
             raise
         if self._discarded:
             await self._close_discarded()
