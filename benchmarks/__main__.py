@@ -24,6 +24,7 @@ from benchmarks import (
     proxy,
     resources,
     success,
+    telemetry,
     testing,
     throttle,
     tls,
@@ -63,6 +64,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "http2": http2.run,
     "testing": _on_both(testing.run),
     "many_requests": many_requests.run,
+    "telemetry": _on_both(telemetry.run),
 }
 
 

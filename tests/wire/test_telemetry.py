@@ -312,16 +312,22 @@ class Scene:
     """What a connection is closed in.
 
     Attributes:
+        network: has the server.
         api: the server.
         transport: sends requests, over HTTP/1.1 or HTTP/2.
     """
 
+    network: FakeNetwork
     api: FakeServer
     transport: HTTPTransport
 
     async def get(self, url: str = URL) -> None:
         """Send a request, and read the response."""
         await fetch(self.transport, url)
+
+    async def arrival(self) -> None:
+        """Wait until a request has arrived at the server."""
+        await until(lambda: self.network.requests)
 
 
 async def response_closes(scene: Scene) -> None:
@@ -347,9 +353,9 @@ async def left_early(scene: Scene) -> None:
 async def never_closed(scene: Scene) -> None:
     """A response is not closed at all."""
     scene.api.get("/").drip(content=b"much", every=1)
+    response = await open_response(scene.transport)
     with pytest.warns(ResourceWarning, match="unclosed response"):
-        await open_response(scene.transport)
-        gc.collect()
+        del response
     await until(lambda: figures(scene.transport) == (0, 0, 0))
 
 
@@ -379,7 +385,7 @@ async def cancelled(scene: Scene) -> None:
     scene.api.get("/").hang()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.get)
-        await anyio.wait_all_tasks_blocked()
+        await scene.arrival()
         tasks.cancel_scope.cancel()
 
 
@@ -394,7 +400,6 @@ async def idle_for_long(scene: Scene) -> None:
     """A connection expires."""
     scene.api.get("/").reply(times=2)
     await scene.get()
-    await anyio.sleep(0.002)
     await scene.get()
 
 
@@ -410,7 +415,7 @@ async def handed_on(scene: Scene) -> None:
     scene.api.any("/").reply(delay=0.001).reply()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.get)
-        await anyio.wait_all_tasks_blocked()
+        await scene.arrival()
         tasks.start_soon(scene.get, URL.replace("https", "http").replace(".com/", ".com:443/"))
 
 
@@ -444,14 +449,14 @@ async def transport_closed(scene: Scene) -> None:
                 await scene.get()
 
         tasks.start_soon(fail)
-        await anyio.wait_all_tasks_blocked()
+        await scene.arrival()
         await scene.transport.aclose()
 
 
 CLOSED, ONE = "the transport was closed", httpx.Limits(max_connections=1)
 FAILED = "a request on it failed"
 KEEP_ONE, KEEP_NONE = httpx.Limits(max_keepalive_connections=1), httpx.Limits(max_keepalive_connections=0)
-SHORT = httpx.Limits(keepalive_expiry=0.001)
+SHORT = httpx.Limits(keepalive_expiry=0)
 
 
 @pytest.mark.anyio
@@ -495,7 +500,7 @@ async def test_reasons(
     transport, recorder = observed(on(network, limits, http2=http2))
     with anyio.fail_after(5):
         async with transport:
-            await scenario(Scene(api, transport))
+            await scenario(Scene(network, api, transport))
     assert recorder.reasons == reasons
     assert recorder.figures() == (0, 0, 0)
 
@@ -684,7 +689,7 @@ async def test_closed_while_it_opens(*, http2: bool) -> None:
                     await fetch(transport, URL)
 
             tasks.start_soon(fail)
-            await anyio.wait_all_tasks_blocked()
+            await until(lambda: network.connections)
             await transport.aclose()
             is_closed.set()
     assert recorder.told == []
