@@ -115,6 +115,11 @@ class Telemetry:
     The methods are called in the task that does what they are told of, and are not async, so they should not take long.
     An exception that one of them raises is logged by the logger ``prefect_http.telemetry``, and changes nothing. One
     object may serve several clients.
+
+    It is told of the connections of every HTTPTransport that the client makes or is given, also behind a throttle, if
+    they are opened after that, whichever client uses them; and once, even if several clients share both. A request
+    acquires its connection in its own task. The end of that, and of the connection, may be told in another task, such
+    as one of an HTTP/2 connection.
     """
 
     def attempt(self, request: httpx.Request, resend_count: int) -> AttemptObserver:
@@ -138,14 +143,11 @@ class Telemetry:
             reason: why, in words.
         """
 
-    # Of the connections of the HTTPTransports that the client makes or is given, also behind a throttle, if they are
-    # opened while it exists. Not of those in a transport of another class, nor of an app's.
-
     def connection_opened(self, info: ConnectionInfo) -> None:
         """Called when a connection has been opened; not if that fails."""
 
     def connection_acquired(self, info: ConnectionInfo) -> None:
-        """Called when a request begins to use a connection; ``info.requests`` is 0 if it is a new one.
+        """Called in a request's task when it begins to use a connection; ``info.requests`` is 0 if it is a new one.
 
         Over HTTP/2, several requests may use a connection at the same time. If the server closes a connection just as
         it is reused, or has not processed a request, that request may acquire another one.
