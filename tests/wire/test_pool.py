@@ -24,6 +24,14 @@ from hypothesis.stateful import (
 from support.rows import each_row
 from support.steps import steps
 
+from prefect_http._wire.close_reasons import (
+    CLOSED_BY_SERVER,
+    EXPIRED,
+    LOOP_ENDED,
+    MAKES_ROOM,
+    TOO_MANY_IDLE,
+    TRANSPORT_CLOSED,
+)
 from prefect_http._wire.origin import Origin
 from prefect_http._wire.pool import Pool
 from prefect_http._wire.pool_request import PoolRequest, RequestState
@@ -320,6 +328,35 @@ def test_giving_up(which: int) -> None:
         assert each.connection == 1
         request = each
     assert (gone.state, counts(pool)) == (WAITING, (1, 0, 0))
+
+
+def test_why_connections_are_discarded() -> None:
+    """The pool says why it discards a connection; what is released tells that itself."""
+    pool = make(max_connections=3, max_idle=2, expiry=2.0)
+    let_idle(pool, (A, 1), (A, 2), (B, 3))
+    assert pool.discarded == {1: TOO_MANY_IDLE}
+    stale = pool.acquire(A, 0.0)
+    pool.replace_stale(stale, 0.0)
+    stale.connection = 4
+    more = [pool.acquire(C, 0.0) for _ in range(2)]
+    assert pool.discarded == {1: TOO_MANY_IDLE, 2: CLOSED_BY_SERVER, 3: MAKES_ROOM}
+    pool.release(stale, 0.0, keep=False, reason="a reason")
+    more[0].connection = 5
+    pool.release(more[0], 0.0, keep=True)
+    held = pool.acquire(A, 2.0)
+    held.connection = 6
+    more[1].connection = 7
+    pool.release(more[1], 2.0, keep=True)
+    pool.close()
+    late = pool.acquire(A, 2.0)
+    late.connection = 8
+    pool.close(silently=True)
+    late.connection = 9
+    pool.release(late, 2.0, keep=True)
+    assert list(pool.discarded.items())[3:] == [
+        *((4, "a reason"), (5, EXPIRED), (7, TRANSPORT_CLOSED), (6, TRANSPORT_CLOSED)),
+        *((8, LOOP_ENDED), (9, TRANSPORT_CLOSED)),
+    ]
 
 
 @pytest.mark.parametrize(("keep", "connection", "discarded"), [(True, 1, []), (False, None, [1])])

@@ -305,6 +305,17 @@ def test_retired_while_idle() -> None:
     assert ([*pool.discarded], counts(pool), used(pool.acquire(A, 0.0))) == ([1], (0, 0, 0, 0), [None])
 
 
+def test_why_shared_connections_are_discarded() -> None:
+    """The first reason to retire a connection holds, whatever happens until its last request ends."""
+    pool = make(max_connections=1)
+    request = share(pool, A, 1)
+    pool.acquire(C, 0.0)
+    for reason in "first", "second":
+        pool.retire(1, reason)
+    end(pool, request)
+    assert pool.discarded == {1: "first"}
+
+
 def test_retired_by_a_request() -> None:
     """A request that breaks its connection retires it; the others find that out by themselves."""
     pool = make(max_connections=1)

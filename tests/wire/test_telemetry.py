@@ -50,7 +50,7 @@ from prefect_http._wire.pool_request import PoolRequest
 from prefect_http._wire.transport import tell
 from prefect_http.testing import FakeNetwork, FakeServer, Route
 
-URL = "https://api.example.com/"
+URL, OTHER_URL = "https://api.example.com/", "https://other.example.com/"
 
 
 class Recorder(Telemetry):
@@ -405,18 +405,20 @@ async def idle_for_long(scene: Scene) -> None:
 
 async def to_another_origin(scene: Scene) -> None:
     """There is only room for one connection."""
-    scene.api.any("/").reply(times=2)
+    scene.api.get("/").reply()
+    scene.network.serve(OTHER_URL).get("/").reply()
     await scene.get()
-    await scene.get(URL.replace("https", "http").replace(".com/", ".com:443/"))
+    await scene.get(OTHER_URL)
 
 
 async def handed_on(scene: Scene) -> None:
     """The same, and the request for the other origin waits."""
-    scene.api.any("/").reply(delay=0.001).reply()
+    scene.api.get("/").reply(delay=0.001)
+    scene.network.serve(OTHER_URL).get("/").reply()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.get)
         await scene.arrival()
-        tasks.start_soon(scene.get, URL.replace("https", "http").replace(".com/", ".com:443/"))
+        tasks.start_soon(scene.get, OTHER_URL)
 
 
 async def too_many_idle(scene: Scene) -> None:
