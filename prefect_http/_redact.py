@@ -28,9 +28,15 @@ def safe_url(url: httpx.URL) -> str:
 
 
 def safe_exception(exception: BaseException) -> str:
-    """Return an exception in one line: its class and its message, without credentials.
+    """Return an exception in one line: its class and its message, without credentials."""
+    text = safe_message(exception)
+    return f"{type(exception).__name__}{text and ': '}{text}"
 
-    The message of a protocol error quotes the header that is invalid, which may be the ``Authorization`` or a cookie.
+
+def safe_message(exception: BaseException) -> str:
+    """Return the message of an exception in one line, without credentials.
+
+    That of a protocol error quotes the header that is invalid, which may be the ``Authorization`` or a cookie.
     """
     try:
         text = str(exception)
@@ -43,8 +49,7 @@ def safe_exception(exception: BaseException) -> str:
     if isinstance(exception, httpx.RequestError):
         with contextlib.suppress(RuntimeError):  # it has no request
             text = without_credentials(text, exception.request)
-    text = one_line(text, limit=_MAX_MESSAGE)
-    return f"{type(exception).__name__}{text and ': '}{text}"
+    return one_line(text, limit=_MAX_MESSAGE)
 
 
 def without_credentials(text: str, request: httpx.Request) -> str:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 # A request with this extension, a function of the request, has an attempt that begins when a throttle lets it through.
 ON_ADMITTED = "prefect_http.on_admitted"
+# The function of a request with this extension is called before an app in this process is, in the same context.
+ON_APP_CALL = "prefect_http.on_app_call"
 
 _logger = logging.getLogger("prefect_http.telemetry")
 

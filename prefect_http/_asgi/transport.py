@@ -19,6 +19,7 @@ from prefect_http._asgi.streamed_response import UNWINDING, StreamedResponse
 from prefect_http._concurrency.backend import Event, new_event, wait_shielded
 from prefect_http._httpx_requests import check_request
 from prefect_http._request_timeouts import checked_timeouts
+from prefect_http._telemetry import ON_APP_CALL, call_safely
 from prefect_http._types import ASGIApp
 
 _MAX_CACHED_HEADS = 16
@@ -101,6 +102,8 @@ class ASGITransport(httpx.AsyncBaseTransport):
         return httpx.Response(head.status, headers=head.headers, stream=response)
 
     def _new_call(self, request: httpx.Request, sink: ResponseSink) -> AppCall:
+        if ON_APP_CALL in request.extensions:
+            call_safely(request.extensions.pop(ON_APP_CALL))
         head = self._read_head(request.method, tuple(request.headers.raw))
         scope = http_scope(request, head.headers, root_path=self.root_path, client=self.client, state=self.state)
         body = request_body(request, head.content_length)

@@ -201,7 +201,7 @@ class SendCall:
             request, first = following, None
 
     def _too_many_redirects(self, request: httpx.Request) -> httpx.TooManyRedirects:
-        error = httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
+        error = _too_many_redirects(request)
         self._explain(error, request)
         return error
 
@@ -279,6 +279,8 @@ class SendCall:
                 if self._leads_on(response):
                     if response.status_code != _UNAUTHORIZED:  # with a 401, the flow comes first
                         await self._within_total_timeout(read_up_to(response, ERROR_BYTES))
+                        if self._observed is not None and len(history) >= self._client.max_redirects:
+                            self._observed.end(_too_many_redirects(request))
                     return response
             except httpx.RequestError as error:
                 if self._observed is not None:
@@ -447,6 +449,10 @@ class SendCall:
         if cut is not None:
             error.add_note(f"The response body is incomplete: {cut}.")
         return error
+
+
+def _too_many_redirects(request: httpx.Request) -> httpx.TooManyRedirects:
+    return httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
 
 
 def _request_of(error: httpx.RequestError, default: httpx.Request) -> httpx.Request:

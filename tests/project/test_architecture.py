@@ -48,11 +48,11 @@ LAYERS = (
         "_version",
     },
     {"_concurrency", "_fields"},
-    {"_body_iterator", "_bounded_body", "_error_limits", "_response", "_retry"},
+    {"_body_iterator", "_bounded_body", "_error_limits", "_otel", "_response", "_retry"},
     {"_lifespan", "_throttle", "_wire"},
     {"_asgi", "_streams"},
     {"_client"},
-    {"__init__", "httpx2", "progress"},
+    {"__init__", "httpx2", "otel", "progress"},
     {"testing"},
 )
 
@@ -119,6 +119,7 @@ PURE = {
     "_fields.structured_fields",
     "_lifespan.outcome",
     "_lifespan.protocol",
+    "_otel.conventions",
     "_retry.decision",
     "_retry.policy",
     "_streams.sse_parser",
@@ -193,7 +194,7 @@ PURE = {
     "testing._steps",
     "testing._verdicts",
 }
-PUBLIC_MODULES = {"__init__", "httpx2", "progress", "testing"}
+PUBLIC_MODULES = {"__init__", "httpx2", "otel", "progress", "testing"}
 
 # What knows trio and asyncio: one file for all, what asyncio alone needs, the streams of each of them, and an event
 # loop for tests.
@@ -312,7 +313,9 @@ def test_import_is_quick() -> None:
     """The import leaves out what connects to networks, the throttle, the apps' side, and asyncio."""
     imported = asyncio_program().imported
     assert "prefect_http._client.client" in imported
-    assert_none(name for name in imported if name.split(".")[0] in {"asyncio", "decimal", "http_sf", "trio"})
+    assert_none(
+        name for name in imported if name.split(".")[0] in {"asyncio", "decimal", "http_sf", "opentelemetry", "trio"}
+    )
     assert_none(
         name
         for name in imported

@@ -16,13 +16,14 @@ from support.source import MODULES, ROOT, assert_none
 
 import prefect_http
 import prefect_http.httpx2
+import prefect_http.otel
 import prefect_http.progress
 import prefect_http.testing
 
 PUBLIC = {name: getattr(prefect_http, name) for name in prefect_http.__all__}
 PUBLIC |= {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (prefect_http.httpx2, prefect_http.progress, prefect_http.testing)
+    for module in (prefect_http.httpx2, prefect_http.otel, prefect_http.progress, prefect_http.testing)
     for name in module.__all__
 }
 CLASSES = {name: item for name, item in PUBLIC.items() if inspect.isclass(item)}
