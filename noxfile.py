@@ -61,7 +61,8 @@ PYTHONS = ["3.11", "3.12", "3.13", *filter(_is_installed, (f"3.{minor}" for mino
 
 # What the benchmarks compare the package with, and draw with.
 PEERS = [
-    *("aiohttp", "asgi-lifespan", "h2", "httpx-retries", "httpx2", "hypercorn", "matplotlib", "pyreqwest", "respx"),
+    *("aiohttp", "asgi-lifespan", "h2", "httpx-retries", "httpx2", "hypercorn", "matplotlib"),
+    *("opentelemetry-instrumentation-httpx", "opentelemetry-sdk", "pyreqwest", "respx"),
     *("stamina", "starlette", "tenacity", "trustme", "uvloop; sys_platform != 'win32'"),
 ]
 

@@ -1,6 +1,6 @@
 """Run the benchmarks and print their tables: all of them, or those named, as in ``python -m benchmarks wire tls``.
 
-All take about twenty-four minutes.
+All take about twenty-five minutes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from benchmarks import (
     testing,
     throttle,
     tls,
+    tracing,
     whole_lifespan,
     wire,
 )
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
-    *("httptools", "httpx2", "h2", "respx", "aiohttp", "pyreqwest"),
+    *("httptools", "httpx2", "h2", "respx", "aiohttp", "pyreqwest", "opentelemetry-instrumentation-httpx"),
 )
 
 
@@ -65,6 +66,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "testing": _on_both(testing.run),
     "many_requests": many_requests.run,
     "telemetry": _on_both(telemetry.run),
+    "tracing": _on_both(tracing.run),
 }
 
 
