@@ -190,7 +190,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the examples."""
-    install_wheel(session, "fastapi", "pytest", "pytest-trio", "starlette")
+    install_wheel(session, "fastapi", "opentelemetry-sdk", "pytest", "pytest-trio", "starlette")
     for example in sorted(Path("examples").glob("*.py")):
         session.run("pytest" if example.stem.startswith("testing_") else "python", str(example))
 

@@ -29,6 +29,7 @@ from benchmarks import (
     throttle,
     tls,
     tracing,
+    waterfall,
     whole_lifespan,
     wire,
 )
@@ -67,6 +68,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "many_requests": many_requests.run,
     "telemetry": _on_both(telemetry.run),
     "tracing": _on_both(tracing.run),
+    "waterfall": lambda: anyio.run(waterfall.run),
 }
 
 

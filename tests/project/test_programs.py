@@ -29,6 +29,7 @@ NAMES = {
     "testing_a_client",
     "testing_an_app",
     "thousand_requests",
+    "tracing",
 }
 # Without the warning that pytest cannot rewrite the assertions of plugins that have been imported before it, and
 # without pytest-asyncio, which warns if it is not configured.
