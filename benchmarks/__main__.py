@@ -68,7 +68,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "many_requests": many_requests.run,
     "telemetry": _on_both(telemetry.run),
     "tracing": _on_both(tracing.run),
-    "waterfall": lambda: anyio.run(waterfall.run),
+    "waterfall": waterfall.run,
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import anyio
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -54,8 +55,15 @@ class Row:
     note: str
 
 
-async def run(file: Path = _FILE) -> None:
+def run(file: Path = _FILE) -> None:
     """Trace a call, and draw it."""
+    spans = anyio.run(_traced)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(_drawn(_rows(spans)), "utf-8")
+    print(f"Drawn: {file}")
+
+
+async def _traced() -> tuple[ReadableSpan, ...]:
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     network = FakeNetwork()
@@ -68,9 +76,7 @@ async def run(file: Path = _FILE) -> None:
         exporter.clear()
         with provider.get_tracer("shop").start_as_current_span("list flows"):
             await client.get(f"{_API}/flows")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(_drawn(_rows(exporter.get_finished_spans())), "utf-8")
-    print(f"Drawn: {file}")
+    return exporter.get_finished_spans()
 
 
 def _rows(spans: tuple[ReadableSpan, ...]) -> list[Row]:
