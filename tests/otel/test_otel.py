@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -37,6 +38,7 @@ from opentelemetry.semconv.attributes import url_attributes as url
 from opentelemetry.semconv.metrics import http_metrics
 from opentelemetry.trace import SpanKind, StatusCode
 from support.asgi_apps import hello
+from support.garbage import garbage_of
 from support.recorded_telemetry import Recorded
 from support.rows import each_row
 from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server
@@ -211,6 +213,8 @@ async def test_scenario(
         assert span.status.status_code is (StatusCode.ERROR if ERROR in wanted else StatusCode.UNSET)
         assert span.parent is None
         assert sent_ids(received) == ids_of(span)
+    assert recorded.value(dev_metrics.HTTP_CLIENT_ACTIVE_REQUESTS) == 0
+    assert recorded.value(dev_metrics.HTTP_CLIENT_OPEN_CONNECTIONS) == 0
     measured = recorded.points(http_metrics.HTTP_CLIENT_REQUEST_DURATION)
     assert sum(point.count for point in measured.values() if isinstance(point, HistogramDataPoint)) == len(expected)
 
@@ -821,6 +825,35 @@ async def test_exception_of_an_app() -> None:
         StatusCode.ERROR,
         None,
     )
+
+
+# --- Without garbage
+
+
+@pytest.mark.anyio
+@each_row("answers", [[200], [503, 200], [httpx.ConnectTimeout("slow"), 200], [404]])
+async def test_nothing_is_left(answers: list[Any]) -> None:
+    """Neither the span of a good attempt nor that of a failed one leaves anything to the garbage collector."""
+    telemetry, baseline = Recorded(ALWAYS_OFF).telemetry, list[list[int]]()
+    for each in None, telemetry:
+        script = itertools.cycle(answers)
+        transport = httpx.MockTransport(lambda request, script=script: respond(next(script)))
+        async with PrefectHttpxClient(transport=transport, telemetry=each, retry=AT_ONCE) as client:
+
+            async def get(client: PrefectHttpxClient = client) -> None:
+                with contextlib.suppress(PrefectHTTPStatusError):
+                    await client.get(URL)
+
+            baseline.append(await garbage_of(get))
+    without, within = baseline
+    assert max(within) <= max(without)
+
+
+def respond(answer: int | Exception) -> httpx.Response:
+    """Return a response, or raise an exception."""
+    if isinstance(answer, int):
+        return httpx.Response(answer)
+    raise answer
 
 
 # --- Without OpenTelemetry
