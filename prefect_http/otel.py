@@ -19,10 +19,10 @@ try:
     from opentelemetry.context import get_current
     from opentelemetry.metrics import MeterProvider, get_meter
     from opentelemetry.trace import TracerProvider, get_current_span, get_tracer
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "prefect_http.otel needs the package opentelemetry-api; install it with: pip install 'prefect_http[otel]'"
-    ) from error
+    ) from _error
 
 from prefect_http._otel.attempt import AttemptSpan, Instruments, current_attempt, is_suppressed
 from prefect_http._otel.connections import OpenConnections

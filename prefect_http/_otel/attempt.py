@@ -84,7 +84,7 @@ class AttemptSpan(AttemptObserver):
         self, instruments: Instruments, request: httpx.Request, resend_count: int, surrounding: Context
     ) -> None:
         self._instruments = instruments
-        self._request: httpx.Request | None = request
+        self._request = request
         self._response: httpx.Response | None = None
         self._resend_count = resend_count
         self._surrounding = surrounding
@@ -95,7 +95,6 @@ class AttemptSpan(AttemptObserver):
 
     def __enter__(self) -> Self:
         """Begin the span, and make it the current one."""
-        assert self._request is not None
         attributes, name = self._describe(self._request)
         self._started = time.perf_counter()
         self._started_at = time.time_ns()
@@ -191,9 +190,10 @@ class AttemptSpan(AttemptObserver):
             self._end()
         finally:
             context.detach(self._token)
-            if self._request is not None:
-                self._request.extensions.pop(ON_APP_CALL, None)
-            self._request = self._response = None
+            self._request.extensions.pop(ON_APP_CALL, None)
+            # The context, and this with it, lives on in the task of an HTTP/2 connection that was opened in it.
+            del self._request
+            self._response = None
 
     def _end(self) -> None:
         # The duration is the same in the metric and the span, and not taken from a clock that may be set meanwhile.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
 
 import httpx
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 @contextmanager
-def instrumented(recorded: Recorded) -> Iterator[None]:
+def instrumented(recorded: Recorded) -> Generator[None]:
     """Instrument httpx as a whole, with the same provider."""
     instrumentor = HTTPXClientInstrumentor()
     instrumentor.instrument(tracer_provider=recorded.tracers)

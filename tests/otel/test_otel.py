@@ -13,7 +13,7 @@ import dataclasses
 import importlib
 import itertools
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any
 
 import anyio
@@ -539,7 +539,7 @@ async def test_broken_propagator(set_propagator: SetPropagator, caplog: pytest.L
 
 
 @contextlib.contextmanager
-def suppressed_by_key() -> Any:
+def suppressed_by_key() -> Generator[None]:
     """Suppress instrumentation with the key that other languages share."""
     token = context.attach(context.set_value("suppress_instrumentation", True))
     try:
@@ -701,6 +701,15 @@ def test_open_connections() -> None:
     assert list(point.explicit_bounds) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
 
 
+def test_connection_duration_is_in_development() -> None:
+    """By default, how long connections were open is not reported."""
+    recorded = Recorded()
+    recorded.telemetry.connection_opened(info())
+    recorded.telemetry.connection_closed(info())
+    assert recorded.points(dev_metrics.HTTP_CLIENT_OPEN_CONNECTIONS)
+    assert not recorded.points(dev_metrics.HTTP_CLIENT_CONNECTION_DURATION)
+
+
 @pytest.mark.anyio
 @each_row(
     "changes, expected",
@@ -710,17 +719,21 @@ async def test_connection_of_an_attempt(changes: dict[str, Any], expected: tuple
     """The span has the other end of the connection, also if there is no response."""
     recorded = Recorded()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def fail(request: httpx.Request) -> httpx.Response:
         recorded.telemetry.connection_acquired(info(**changes))
         raise httpx.ReadError("broken")
 
-    async with PrefectHttpxClient(transport=Server(answer), telemetry=recorded.telemetry, retry=ONCE) as client:
-        with pytest.raises(httpx.ReadError):
-            await client.get(URL)
-    [attributes] = recorded.attributes
-    names = network_names.NETWORK_PEER_ADDRESS, network_names.NETWORK_PEER_PORT
-    assert tuple(map(attributes.get, names)) == expected
-    assert attributes[network_names.NETWORK_PROTOCOL_VERSION] == "2"
+    async def answer(request: httpx.Request) -> httpx.Response:
+        recorded.telemetry.connection_acquired(info(**changes))
+        return httpx.Response(200, extensions={"http_version": b"HTTP/2"})
+
+    transport = Server(fail, answer)
+    async with PrefectHttpxClient(transport=transport, telemetry=recorded.telemetry, retry=AT_ONCE) as client:
+        await client.get(URL)
+    for attributes in recorded.attributes:
+        names = network_names.NETWORK_PEER_ADDRESS, network_names.NETWORK_PEER_PORT
+        assert tuple(map(attributes.get, names)) == expected
+        assert attributes[network_names.NETWORK_PROTOCOL_VERSION] == "2"
 
 
 @pytest.mark.anyio
