@@ -100,7 +100,8 @@ class HTTP2:
 
     def response_of(self, exchange: StreamExchange, response_class: type[ReadyResponse]) -> httpx.Response:
         """Make the response of an exchange on a stream."""
-        stream, request, trailers = exchange.stream, exchange.request, list[tuple[bytes, bytes]]()
+        stream, request = exchange.stream, exchange.request
+        trailers: list[tuple[bytes, bytes]] = []
         extensions: dict[str, object] = {
             "http_version": b"HTTP/2",
             "network_stream": exchange.session.network_stream,
