@@ -5,8 +5,6 @@ https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpclient
 
 from __future__ import annotations
 
-import time
-
 from opentelemetry.metrics import Histogram, UpDownCounter
 
 from prefect_http._otel.conventions import Attributes, protocol_version
@@ -54,8 +52,8 @@ class OpenConnections:
         connection = self._connections.pop(info.number, None)
         if connection is not None:
             self._counter.add(-1, connection.active if connection.requests else connection.idle)
-            if self._duration is not None:
-                self._duration.record(time.perf_counter() - connection.opened, connection.attributes)
+            if self._duration is not None and info.open_seconds is not None:
+                self._duration.record(info.open_seconds, connection.attributes)
 
 
 class _Connection:
@@ -74,4 +72,3 @@ class _Connection:
         self.idle: Attributes = {**self.attributes, "http.connection.state": "idle"}
         self.active: Attributes = {**self.attributes, "http.connection.state": "active"}
         self.requests = 0
-        self.opened = time.perf_counter()

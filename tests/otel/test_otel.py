@@ -649,19 +649,21 @@ async def test_active_requests() -> None:
 
 def info(requests: int = 0, number: int = 1, **changes: Any) -> ConnectionInfo:
     """Return what a transport tells of a connection."""
-    arguments: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(ConnectionInfo))
-    arguments |= {
-        "number": number,
-        "scheme": "https",
-        "host": "a",
-        "port": 443,
-        "peer_address": "10.0.0.1",
-        "peer_port": 443,
-        "protocol": "HTTP/2",
-        "requests": requests,
-        **changes,
-    }
-    return ConnectionInfo(**arguments)
+    known = ConnectionInfo(
+        number=number,
+        scheme="https",
+        host="a",
+        port=443,
+        peer_address="10.0.0.1",
+        peer_port=443,
+        protocol="HTTP/2",
+        lookup_seconds=None,
+        connect_seconds=0.1,
+        tunnel_seconds=None,
+        tls_seconds=0.1,
+        requests=requests,
+    )
+    return dataclasses.replace(known, **changes)
 
 
 def test_open_connections() -> None:
@@ -681,12 +683,12 @@ def test_open_connections() -> None:
         *(telemetry.connection_opened, telemetry.connection_acquired, telemetry.connection_acquired),
         *(telemetry.connection_released, telemetry.connection_released, telemetry.connection_closed),
     ):
-        step(info())
+        step(info(open_seconds=1.5 if step == telemetry.connection_closed else None))
         look()
     assert states == [(0, 1), (1, 0), (1, 0), (1, 0), (0, 1), (0, 0)]
     telemetry.connection_opened(info(number=2))
     telemetry.connection_acquired(info(number=2))
-    telemetry.connection_closed(info(number=2))
+    telemetry.connection_closed(info(number=2, open_seconds=3.0))
     telemetry.connection_released(info(number=2))
     look()
     for step in telemetry.connection_acquired, telemetry.connection_released, telemetry.connection_closed:
@@ -697,7 +699,7 @@ def test_open_connections() -> None:
     names = server.SERVER_ADDRESS, server.SERVER_PORT, network_names.NETWORK_PROTOCOL_VERSION
     assert dict(attributes) == dict(zip(names, ("a", 443, "2"), strict=True))
     assert isinstance(point, HistogramDataPoint)
-    assert point.count == 2
+    assert (point.count, point.sum) == (2, 4.5)
     assert list(point.explicit_bounds) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
 
 
@@ -708,6 +710,34 @@ def test_connection_duration_is_in_development() -> None:
     recorded.telemetry.connection_closed(info())
     assert recorded.points(dev_metrics.HTTP_CLIENT_OPEN_CONNECTIONS)
     assert not recorded.points(dev_metrics.HTTP_CLIENT_CONNECTION_DURATION)
+
+
+@pytest.mark.anyio
+@each_row("http2, version", [(False, "1.1"), (True, "2")])
+async def test_connections_of_a_transport(http2: bool, version: str) -> None:
+    """The connections of an HTTPTransport are counted while they are open, and spans have their other end."""
+    recorded, (network, api) = Recorded(development=True), new_network()
+    api.get("/").drip(content=b"ab", every=1, times=None)
+
+    def states() -> tuple[float, float]:
+        name = dev_metrics.HTTP_CLIENT_OPEN_CONNECTIONS
+        common = {"server__address": "api.example.com", "server__port": 443, "network__protocol__version": version}
+        active = recorded.value(name, http__connection__state="active", **common)
+        return active, recorded.value(name, http__connection__state="idle", **common)
+
+    async with network.client(PrefectHttpxClient, telemetry=recorded.telemetry, http2=http2) as client:
+        async with client.stream("GET", f"{API}/") as response:
+            assert states() == (1, 0)
+            async with client.stream("GET", f"{API}/"):
+                assert states() == ((1, 0) if http2 else (2, 0))
+            await response.aread()
+        await client.get(f"{API}/")
+        assert states() == (0, 1)
+    assert states() == (0, 0)
+    for attributes in recorded.attributes:
+        assert attributes[network_names.NETWORK_PEER_ADDRESS]
+        assert attributes[network_names.NETWORK_PEER_PORT] == 443
+    assert recorded.points(dev_metrics.HTTP_CLIENT_CONNECTION_DURATION)
 
 
 @pytest.mark.anyio
