@@ -80,7 +80,9 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
         self._wire = new_wire(arguments, connect)
-        self._stand_in = StandIn(httpx2, lambda: httpx2.AsyncHTTPTransport(**arguments))
+        self._stand_in = StandIn(
+            httpx2, lambda: httpx2.AsyncHTTPTransport(**arguments), has_connect=connect is not None
+        )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, and return its response, with the body still to be read."""

@@ -43,13 +43,19 @@ class StandIn(Generic[T]):
     Args:
         library: httpx or httpx2.
         make: makes an AsyncHTTPTransport of the library; called when one is needed.
+        has_connect: whether connections are opened by a ``connect=`` of the user's, which the library's transport
+            cannot have. Then tracers are passed by: they call the library's method, which would connect past it.
     """
 
-    __slots__ = ("_library", "_make", "_own_of_the_pool", "_own_of_the_transport", "_pool_package", "_transports")
+    __slots__ = (
+        *("_has_connect", "_library", "_make", "_own_of_the_pool", "_own_of_the_transport", "_pool_package"),
+        "_transports",
+    )
 
-    def __init__(self, library: ModuleType, make: Callable[[], T]) -> None:
+    def __init__(self, library: ModuleType, make: Callable[[], T], *, has_connect: bool = False) -> None:
         self._library = library
         self._make = make
+        self._has_connect = has_connect
         self._pool_package = _POOLS.get(library.__name__, "")
         self._own_of_the_transport: object = _UNKNOWN
         self._own_of_the_pool: object = _UNKNOWN
@@ -82,16 +88,20 @@ class StandIn(Generic[T]):
     def _replaced(self, kind: object, pool: object) -> str | None:
         """Return the name of the method that has been replaced, and remember those that have not."""
         method = getattr(kind, _METHOD, None)
-        if not is_own(method, self._library.__name__):
+        if not self._is_passed(method, self._library.__name__):
             return f"{self._library.__name__}.AsyncHTTPTransport.{_METHOD}"
         self._own_of_the_transport = method
         if pool is None:
             return None
         method = getattr(pool, _METHOD, None)
-        if not is_own(method, self._pool_package):
+        if not self._is_passed(method, self._pool_package):
             return f"{self._pool_package}.AsyncConnectionPool.{_METHOD}"
         self._own_of_the_pool = method
         return None
+
+    def _is_passed(self, method: object, package: str) -> bool:
+        """Whether requests need not go through a method."""
+        return is_own(method, package) or (self._has_connect and is_traced(method, package))
 
     async def aclose(self) -> None:
         """Close the transports that the running event loop has used. They may be used again afterwards, like httpx's.
@@ -123,3 +133,11 @@ def is_own(method: object, package: str) -> bool:
         and not hasattr(method, "__wrapped__")
         and str(method.__module__).partition(".")[0] == package
     )
+
+
+def is_traced(method: object, package: str) -> bool:
+    """Return whether a method is a proxy of wrapt's for one that the package itself defines, as tracers make them.
+
+    Recorders and mocks make functions, or objects without ``__wrapped__``.
+    """
+    return type(method) is not FunctionType and is_own(getattr(method, "__wrapped__", None), package)

@@ -125,7 +125,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             socket_options=None if socket_options is None else list(socket_options),  # it may be needed twice
         )
         self._wire = new_wire(arguments, connect)
-        self._stand_in = StandIn(httpx, lambda: httpx.AsyncHTTPTransport(**arguments))
+        self._stand_in = StandIn(httpx, lambda: httpx.AsyncHTTPTransport(**arguments), has_connect=connect is not None)
 
     def statistics(self) -> TransportStatistics:
         """Return the number of connections, of waiting requests, and of streams."""

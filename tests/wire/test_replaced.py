@@ -33,6 +33,7 @@ from support.wire import trusting_context
 
 from prefect_http import HTTPTransport, PrefectHttpxClient, RetryPolicy, Throttle, ThrottledTransport
 from prefect_http._wire.network_stream import NetworkStream
+from prefect_http.testing import FakeNetwork
 
 pytestmark = pytest.mark.anyio
 
@@ -339,6 +340,15 @@ async def test_opentelemetry(spans: InMemorySpanExporter) -> None:
             200,
         ]
         assert all("traceparent" in request.headers for request in server.requests)
+
+
+async def test_a_tracer_does_not_lead_past_connect(spans: InMemorySpanExporter) -> None:
+    """It calls the library's own method, which would connect to the host itself: to DNS, or past a tunnel."""
+    async with FakeNetwork() as network:
+        network.serve("http://api.example.com").get("/").reply(text="fake")
+        async with network.client(PrefectHttpxClient, base_url="http://api.example.com") as client:
+            assert (await client.get("/")).text == "fake"
+    assert spans.get_finished_spans() == ()
 
 
 async def _no_connection(host: str, port: int) -> ByteStream:
