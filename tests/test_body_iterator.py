@@ -319,7 +319,7 @@ async def test_closing_leaves_a_generator_that_is_running_alone() -> None:
 @pytest.mark.anyio
 async def test_all_iterators_stay_at_their_end() -> None:
     """Beyond the end there is nothing, of a body that is at hand as well."""
-    iterators = [iterate(PrefectResponse(200, stream=Body([b"one"]))) for iterate in ITERATORS.values()]
+    iterators = [iterate(PrefectResponse(200, stream=Body([b"", b"one"]))) for iterate in ITERATORS.values()]
     for iterator in (*iterators, OneChunk(b"one")):
         assert [piece async for piece in iterator] != []
         assert [piece async for piece in iterator] == []
