@@ -42,7 +42,7 @@ class OneChunk:
 
 
 class BodyReading:
-    """The reading of a body, which takes place once. The response has it as well as the iterator.
+    """The state of reading a body, which can be done only once. The response shares it with the iterator.
 
     Args:
         chunks: what is read.

@@ -113,7 +113,7 @@ def check_size(size: int | None) -> None:
 
 
 class _Pieces(Generic[AnyStr]):
-    """Puts parts together to pieces of a size."""
+    """Joins parts into pieces of a given size."""
 
     def __init__(self, size: int | None, join: Callable[[list[AnyStr]], AnyStr]) -> None:
         self._size = size

@@ -73,7 +73,7 @@ class PrefectResponse(ReadyResponse):
         return await read_whole_within(self, self._max_bytes)
 
     def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """Return an iterator over the body as it arrives. All these iterators may be left at any time.
+        """Return an iterator over the body as it arrives. Like all iterators here, it may be left at any time.
 
         Args:
             chunk_size: the size of each piece but the last, 1 or more; None: what arrives at a time.
@@ -83,7 +83,7 @@ class PrefectResponse(ReadyResponse):
         return chunks if chunk_size is None else PieceIterator(chunks, lambda: BytesSplitter(chunk_size))
 
     def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """Return an iterator over the body, decoded. Of compressed data, it makes a bounded amount at a time.
+        """Return an iterator over the body, decoded. Compressed data is unpacked in bounded steps.
 
         Args:
             chunk_size: the size of each piece but the last, 1 or more; None: what arrives, or is decoded, at a time.

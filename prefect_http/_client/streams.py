@@ -67,7 +67,7 @@ class ClientWithStreams(VerbsWithRetry):
                 an event stream may be quiet for long.
 
         Returns:
-            The events, to be entered. That makes the first connection.
+            The event stream. Entering it makes the first connection.
 
         Raises:
             TypeError: ``retry`` is not a RetryPolicy.

@@ -65,7 +65,7 @@ class EventStream:
         self._client = client
         self._requests = EventRequests(client, method, url, arguments)
         self._policy = policy
-        # Who lets a stream reconnect lets its request be repeated, whatever the method.
+        # Letting a stream reconnect means that its request may be repeated, whatever the method.
         self._policy_afterwards = dataclasses.replace(policy, retry_non_idempotent=True)
         self._max_wait = max_wait
         self._telemetry = telemetry
