@@ -10,7 +10,9 @@ import anyio
 import httpx
 
 from prefect_http._attempt import drop_tracebacks
+from prefect_http._httpx_details import ReadyResponse, copy_of
 from prefect_http._redact import safe_exception, safe_url, without_credentials
+from prefect_http._response import PrefectResponse
 from prefect_http._throttle.body_beginning import readable_beginning
 from prefect_http._throttle.replayed_body import Library
 
@@ -35,17 +37,22 @@ async def ask(
     Cancellation:
         Passed on to ``is_throttled``.
     """
+    asked = response
+    if type(response) in (ReadyResponse, httpx.Response):
+        asked = copy_of(response, PrefectResponse)  # a loop over its body may be left early
     try:
-        verdict: object = is_throttled(response)
+        verdict: object = is_throttled(asked)
         if isinstance(verdict, bool) or not inspect.isawaitable(verdict):
             return bool(verdict)
-        with anyio.move_on_after(_MAX_SECONDS), readable_beginning(response, library):
+        with anyio.move_on_after(_MAX_SECONDS), readable_beginning(asked, library):
             return bool(await verdict)
     except Exception as error:
         _warn(response, safe_exception(error))
         drop_tracebacks(error)  # the body may hold it, to raise it again
     else:
         _warn(response, f"it took longer than {_MAX_SECONDS:g} s")
+    finally:
+        response.stream = asked.stream  # what was read of it is read again
     return False
 
 

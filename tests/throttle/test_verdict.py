@@ -44,6 +44,13 @@ async def stream_reads(response: httpx.Response) -> bool:
     return TEXT.decode() in [line async for line in response.aiter_lines()]
 
 
+async def leaves_early(response: httpx.Response) -> bool:
+    """Tell a rejection by its first line, and leave the loop there."""
+    async for line in response.aiter_lines():
+        return line == TEXT.decode()
+    raise AssertionError
+
+
 async def does_not_read(response: httpx.Response) -> bool:
     """Tell a rejection by its status."""
     await anyio.sleep(0.5)
@@ -81,8 +88,8 @@ def counts(throttle: Throttle) -> tuple[int, int, int]:
 
 @each_row(
     "is_throttled",
-    [reads, stream_reads, returns_an_awaitable, partial(reads), Asks()],
-    ids=["async", "stream", "awaitable", "partial", "object"],
+    [reads, stream_reads, leaves_early, returns_an_awaitable, partial(reads), Asks()],
+    ids=["async", "stream", "beginning", "awaitable", "partial", "object"],
 )
 @each_row("how", ["aread", "raw", "bytes"])
 @each_row("rest", [b"", b"x" * 200_000], ids=["short", "long"])
