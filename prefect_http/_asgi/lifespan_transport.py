@@ -48,7 +48,8 @@ class AppTransport(ASGITransport):
         with self._told("entered"):
             lifespan = await context.enter(self._on_crash)
         if self._closed is not None:
-            await context.leave(None, None, None)
+            with self._told("left"):
+                await context.leave(None, None, None)
             raise RuntimeError("the client was closed while it was being entered")
         self.state = lifespan.state
         self._context, self._lifespan = context, lifespan

@@ -389,3 +389,18 @@ async def test_the_lifespan_of_an_app(fails: str, told: list[str]) -> None:
     assert [event.kind + " failed" * (event.error is not None) for event in events] == told
     assert events[-1].error is error
     assert all(event.seconds >= 0 for event in events)
+
+
+@pytest.mark.anyio
+async def test_a_lifespan_that_is_left_as_soon_as_it_is_entered() -> None:
+    """If the client is closed while it is being entered, that is told as well."""
+    telemetry = Recorder()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await client.aclose()
+        await app_that("")(scope, receive, send)
+
+    client = PrefectHttpxClient(app=app, telemetry=telemetry)
+    with anyio.fail_after(5), pytest.raises(RuntimeError, match="closed while it was being entered"):
+        await client.__aenter__()
+    assert [each.kind for each in telemetry.told if isinstance(each, LifespanEvent)] == ["entered", "left"]
