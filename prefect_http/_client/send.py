@@ -117,6 +117,10 @@ class SendCall:
             if self._options.on_attempt is not None or _logger.isEnabledFor(logging.DEBUG):
                 await self._report(response.attempts[-1], response.request, response)
             return response
+        except BaseException as error:
+            if self._observed is not None:  # the attempt may go on while an auth flow has its response
+                self._observed.end(error)
+            raise
         finally:
             # They hold the errors of the attempts, and on newer Pythons these hold this frame.
             self._state = self._failed = response = None
@@ -221,6 +225,8 @@ class SendCall:
         except httpx.RequestError as error:
             self._explain(error, response.request)
             raise
+        if self._observed is not None:
+            self._observed.end()
 
     async def _note_answer(self, response: PrefectResponse, reason: str) -> None:
         """Note an attempt whose response is not that of the ``send()``, and call ``on_attempt``."""
@@ -261,6 +267,7 @@ class SendCall:
         self._is_repeated = False
         is_limited = self._options.max_response_bytes is not None
         while True:
+            is_read_later = False
             try:
                 if response is None:
                     self._started = self._now()
@@ -275,6 +282,7 @@ class SendCall:
                 if self._is_accepted(response):
                     if self._reads_now and (is_limited or not read_held_body(response)):
                         await self._within_total_timeout(read_whole(response))
+                    is_read_later = not self._reads_now and not self._stream  # an auth flow gets it first
                     return response
                 if self._leads_on(response):
                     if response.status_code != _UNAUTHORIZED:  # with a 401, the flow comes first
@@ -299,7 +307,7 @@ class SendCall:
                 renew_cookies(request, response, self._client.cookies)
                 await discard(response, delay=attempt.delay)
             finally:
-                if self._observed is not None:
+                if self._observed is not None and not is_read_later:
                     self._observed.end()
             response = None
             self._is_repeated = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
@@ -136,22 +137,76 @@ async def test_redirects_and_challenges_are_counted() -> None:
     ]
 
 
+class TwoSteps(httpx.Auth):
+    """Sends two requests, and notes during which attempts it runs. Afterwards it may fail."""
+
+    def __init__(self, fails: bool = False, requires_response_body: bool = False) -> None:
+        self.fails = fails
+        self.requires_response_body = requires_response_body
+        self.seen: list[str | None] = []
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        self.seen.append(CURRENT.get())
+        yield request
+        self.seen.append(CURRENT.get())
+        yield request
+        self.seen.append(CURRENT.get())
+        if self.fails:
+            raise LookupError
+
+
 @pytest.mark.anyio
-async def test_an_auth_flow_runs_between_the_attempts() -> None:
-    """What it does itself, as to get a token, belongs to no attempt."""
-    telemetry, seen = Recorder(), list[str | None]()
-
-    class Flow(httpx.Auth):
-        async def async_auth_flow(self, request: httpx.Request) -> Any:
-            seen.append(CURRENT.get())
-            yield request
-            seen.append(CURRENT.get())
-
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_auth_flow_runs_around_the_attempts(fails: bool) -> None:
+    """What it does first belongs to no attempt, nor what it does with a challenge; it may read a good response."""
+    telemetry, flow = Recorder(), TwoSteps(fails)
     with anyio.fail_after(5):
-        async with PrefectHttpxClient(transport=Server(200), telemetry=telemetry) as client:
-            await client.get(URL, auth=Flow())
-    assert seen == [None, None]
-    assert telemetry.texts[-1] == "GET /path #0 ends"
+        async with PrefectHttpxClient(transport=Server(401, 200), telemetry=telemetry) as client:
+            with pytest.raises(LookupError) if fails else contextlib.nullcontext():
+                await client.get(URL, auth=flow)
+    assert flow.seen == [None, None, "GET /path #1"]
+    end = ["GET /path #1 has LookupError", "GET /path #1 ends with LookupError"] if fails else ["GET /path #1 ends"]
+    assert telemetry.texts == [
+        *("GET /path #0 begins", "GET /path #0 has 401", "GET /path #0 ends"),
+        *("GET /path #1 begins", "GET /path #1 has 200", *end),
+    ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_good_response_that_leads_an_auth_flow_on(reads: bool) -> None:
+    """Its attempt ends before the next one begins, whether the flow wants its body or not."""
+    telemetry = Recorder()
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(200, 200), telemetry=telemetry) as client:
+            await client.get(URL, auth=TwoSteps(requires_response_body=reads))
+    assert telemetry.texts == [
+        f"GET /path #{number} {what}" for number in range(2) for what in ("begins", "has 200", "ends")
+    ]
+
+
+AUTHS: dict[str, Any] = {
+    "none": None,
+    "basic": ("user", "password"),
+    "function": lambda request: request,  # pyright: ignore[reportUnknownLambdaType]
+    "digest": httpx.DigestAuth("user", "password"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("auth", AUTHS.values(), ids=AUTHS)
+async def test_a_body_breaks_off_behind_an_auth_flow(auth: Any) -> None:
+    """The attempt has the error, although the flow gets the response before its body is read."""
+    telemetry = Recorder()
+    server = Server(httpx.Response(200, stream=Body([b"half", httpx.ReadError("broken")])), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, telemetry=telemetry, retry=AT_ONCE) as client:
+            await client.get(URL, auth=auth)
+    assert telemetry.texts == [
+        *("GET /path #0 begins", "GET /path #0 has 200", "GET /path #0 has ReadError"),
+        *("GET /path #0 ends with ReadError", "/path waits 0 s: backoff of 0 s"),
+        *("GET /path #1 begins", "GET /path #1 has 200", "GET /path #1 ends"),
+    ]
 
 
 @pytest.mark.anyio
