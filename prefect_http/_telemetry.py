@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, ParamSpec, Self, TypeVar
@@ -15,8 +16,9 @@ import prefect_http
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# A request with this extension, a function of the request, has an attempt that begins when a throttle lets it through.
-ON_ADMITTED = "prefect_http.on_admitted"
+# What begins the attempt of the request that is being sent. A throttle takes it away, and calls it with the request
+# when it lets that through. It is not in the request, because several tasks may be sending the same one.
+ON_ADMITTED = ContextVar[Callable[[httpx.Request], None] | None]("prefect_http.on_admitted", default=None)
 # The function of a request with this extension is called before an app in this process is, in the same context.
 ON_APP_CALL = "prefect_http.on_app_call"
 
@@ -98,7 +100,7 @@ class AttemptObserver:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
     ) -> None:
-        """Called at the end of the attempt."""
+        """Called at the end of the attempt: when the body has been read, unless the response is streamed or bad."""
 
     def set_response(self, response: httpx.Response) -> None:
         """Called when the headers of the response have arrived. Unless it is streamed, the body is read after that."""

@@ -19,7 +19,7 @@ class ObservedExchange:
         is_throttled: whether a throttle may hold the request back, and says when the attempt begins.
     """
 
-    __slots__ = ("_attempt", "_exchange", "_has_begun", "_is_throttled", "_sent", "_telemetry")
+    __slots__ = ("_attempt", "_exchange", "_is_throttled", "_sent", "_telemetry")
 
     def __init__(
         self,
@@ -32,27 +32,32 @@ class ObservedExchange:
         self._telemetry = telemetry
         self._is_throttled = is_throttled
         self._attempt: AttemptObserver | None = None
-        self._has_begun = False
         self._sent = 0
 
     async def send(self, request: httpx.Request) -> PrefectResponse:
         """Begin an attempt, and send the request."""
-        self._has_begun = False
         if self._is_throttled:
-            request.extensions = {**request.extensions, ON_ADMITTED: self._begin}
+            response = await self._send_throttled(request)
         else:
             self._begin(request)
-        response = await self._exchange(request)
-        if not self._has_begun:  # something has replaced the transport, and the throttle with it
-            self._begin(request)
+            response = await self._exchange(request)
         if self._attempt is not None:
             call_safely(self._attempt.set_response, response)
         return response
 
+    async def _send_throttled(self, request: httpx.Request) -> PrefectResponse:
+        token = ON_ADMITTED.set(self._begin)
+        try:
+            return await self._exchange(request)
+        finally:
+            # An event hook has failed, or something has replaced the transport, and the throttle with it.
+            if ON_ADMITTED.get() is not None:
+                self._begin(request)
+            ON_ADMITTED.reset(token)
+
     def _begin(self, request: httpx.Request) -> None:
         attempt = call_safely(self._telemetry.attempt, request, self._sent)
         self._sent += 1
-        self._has_begun = True
         if attempt is not None and call_safely(_enter, attempt):
             self._attempt = attempt
 
@@ -72,6 +77,10 @@ class ObservedExchange:
             call_safely(attempt.__exit__, type(error), error, error.__traceback__)
 
 
-def _enter(attempt: AttemptObserver) -> bool:
+def _enter(attempt: object) -> bool:
+    if not isinstance(attempt, AttemptObserver):
+        raise TypeError(
+            f"attempt() must return an AttemptObserver, not an object of the class {type(attempt).__name__}"
+        )
     attempt.__enter__()
     return True

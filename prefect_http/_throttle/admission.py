@@ -74,14 +74,15 @@ class Admissions:
         goes_first = _GOES_FIRST in request.extensions
         if goes_first:
             del request.extensions[_GOES_FIRST]
+        begin = None if self.telemetry is None else _take_begin()
         route = MethodType(_route, request)  # half the cost of a partial
         ticket = gate.enter_nowait(route)
         if ticket is None:
             ticket = await self._wait(gate, request, route, goes_first=goes_first)
-        if self.telemetry is not None:
-            _begin_attempt(request)
         response = None
         try:
+            if begin is not None:
+                begin(request)
             response = await self._transport.handle_async_request(request)
             if gates.is_throttled is None:
                 is_rejection = response.status_code in THROTTLED
@@ -159,10 +160,10 @@ class Admissions:
                     _log(gate, request)
 
 
-def _begin_attempt(request: httpx.Request) -> None:
-    begin = request.extensions.pop(ON_ADMITTED, None)
-    if begin is not None:
-        begin(request)
+def _take_begin() -> Callable[[httpx.Request], None] | None:
+    begin = ON_ADMITTED.get()
+    ON_ADMITTED.set(None)
+    return begin
 
 
 def _record_rejection(

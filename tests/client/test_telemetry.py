@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
@@ -266,6 +266,16 @@ async def test_total_timeout(autojump_clock: MockClock) -> None:
 # --- Errors
 
 
+def no_observer(*_: object) -> object:
+    """Return something that is not an AttemptObserver."""
+    return contextlib.nullcontext()
+
+
+def interrupt(*_: object) -> None:
+    """Raise what a Ctrl-C raises."""
+    raise KeyboardInterrupt
+
+
 def raising(*_: object) -> Any:
     """Fail as a telemetry may."""
     raise ZeroDivisionError
@@ -291,14 +301,33 @@ async def test_errors_of_a_telemetry_change_nothing(
 @pytest.mark.anyio
 async def test_a_keyboard_interrupt_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only exceptions are logged."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(Recorder, "attempt", interrupt)
     client = PrefectHttpxClient(transport=Server(200), telemetry=Recorder())
     with anyio.fail_after(5), pytest.raises(KeyboardInterrupt):
         await client.get(URL)
+
+
+@pytest.mark.anyio
+async def test_a_keyboard_interrupt_takes_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that a throttle has let through, and that ends so, is not in flight any more."""
+    monkeypatch.setattr(Recorder, "attempt", interrupt)
+    throttle = Throttle()
+    client = PrefectHttpxClient(transport=Server(200), telemetry=Recorder(), throttle=throttle)
+    with anyio.fail_after(5), pytest.raises(KeyboardInterrupt):
+        await client.get(URL)
+    assert throttle.statistics(URL).in_flight == 0
+
+
+@pytest.mark.anyio
+async def test_an_attempt_that_is_no_observer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If ``attempt()`` returns something else, that is logged, and the request goes its way."""
+    monkeypatch.setattr(Recorder, "attempt", no_observer)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(200), telemetry=Recorder()) as client:
+            assert (await client.get(URL)).status_code == 200
+    assert "must return an AttemptObserver, not an object of the class nullcontext" in caplog.text
 
 
 def test_a_telemetry_is_a_telemetry() -> None:
@@ -396,16 +425,54 @@ async def test_a_request_that_a_throttle_does_not_send_has_no_attempt(autojump_c
     assert [text for text in telemetry.texts if "begins" in text] == ["GET /path #0 begins"] * 2
 
 
-@pytest.mark.anyio
-async def test_attempts_of_a_transport_that_was_put_in() -> None:
-    """If something has replaced the transport, and the throttle with it, each attempt is told all the same."""
+@pytest.mark.trio
+async def test_one_request_sent_by_several_tasks(autojump_clock: MockClock) -> None:
+    """Each task has its own attempt, also if a throttle holds the same request back several times."""
     telemetry = Recorder()
-    client: Any = PrefectHttpxClient(transport=Server(), telemetry=telemetry, throttle=Throttle())
-    client._transport = httpx.MockTransport(lambda _: httpx.Response(200))
+    async with PrefectHttpxClient(
+        transport=Server(200, ...), telemetry=telemetry, throttle=Throttle(rate=0.5)
+    ) as client:
+        request = client.build_request("GET", URL)
+        async with client.send_many([request] * 3) as outcomes:
+            assert [outcome.error async for outcome in outcomes] == [None] * 3
+    assert telemetry.texts == [
+        *("GET /path #0 begins", "GET /path #0 has 200", "GET /path #0 ends"),
+        "/path waits 2 s: it was in the queue of the throttle",
+        *("GET /path #0 begins", "GET /path #0 has 200", "GET /path #0 ends"),
+        "/path waits 4 s: it was in the queue of the throttle",
+        *("GET /path #0 begins", "GET /path #0 has 200", "GET /path #0 ends"),
+    ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("throttled", [False, True])
+async def test_attempts_that_no_throttle_has_seen(throttled: bool) -> None:
+    """They are told all the same if a hook fails, or if something has replaced the transport, and the throttle too."""
+    telemetry, throttle = Recorder(), Throttle() if throttled else None
+    client: Any = PrefectHttpxClient(transport=Server(), telemetry=telemetry, throttle=throttle, retry=AT_ONCE)
+    client._transport = Server(httpx.ReadError("broken"), 200)
+    client.event_hooks = {"request": [raising_once(httpx.ConnectTimeout("slow"))]}
     with anyio.fail_after(5):
         async with client:
             await client.get(URL)
-    assert telemetry.texts == ["GET /path #0 begins", "GET /path #0 has 200", "GET /path #0 ends"]
+    assert telemetry.texts == [
+        *("GET /path #0 begins", "GET /path #0 has ConnectTimeout", "GET /path #0 ends with ConnectTimeout"),
+        "/path waits 0 s: backoff of 0 s",
+        *("GET /path #1 begins", "GET /path #1 has ReadError", "GET /path #1 ends with ReadError"),
+        "/path waits 0 s: backoff of 0 s",
+        *("GET /path #2 begins", "GET /path #2 has 200", "GET /path #2 ends"),
+    ]
+
+
+def raising_once(error: Exception) -> Callable[[httpx.Request], Awaitable[None]]:
+    """Return an event hook that raises an error the first time."""
+    errors = [error]
+
+    async def hook(_: httpx.Request) -> None:
+        if errors:
+            raise errors.pop()
+
+    return hook
 
 
 # --- The lifespan
