@@ -79,12 +79,15 @@ def as_file_body(content: object) -> FileBody | None:
     seekable = getattr(wrapped, "seekable", None)
     if not all(map(callable, [*methods, seekable])):
         return None
-    if isinstance(wrapped, io.TextIOBase):
+    if hasattr(wrapped, "encoding"):  # also behind the wrapper of a temporary file, which is no io.TextIOBase
         raise TypeError("the request body is a file that is open in text mode; open it in binary mode, 'rb'")
     file = cast(AsyncFile, content)
     if not wrapped.seekable():
         return FileBody(file, None, None)
     start: int = wrapped.tell()
-    size: int = wrapped.seek(0, io.SEEK_END) - start
+    try:
+        size: int = wrapped.seek(0, io.SEEK_END) - start
+    except OSError:  # as for files in /proc
+        return FileBody(file, start, None)
     wrapped.seek(start)
     return FileBody(file, start, max(size, 0))

@@ -29,6 +29,15 @@ class Pipe(io.BytesIO):
         return False
 
 
+class WithoutEnd(io.BytesIO):
+    """A file that cannot tell where it ends, as those in /proc."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_END:
+            raise OSError("invalid argument")
+        return super().seek(offset, whence)
+
+
 class Broken(io.BytesIO):
     """A file that cannot be read beyond its beginning."""
 
@@ -90,8 +99,11 @@ def test_what_only_looks_like_a_file() -> None:
 def test_a_text_file_is_an_error() -> None:
     """A file that is open in text mode is refused at once, and the message says what to do."""
     client = PrefectHttpxClient()
-    with pytest.raises(TypeError, match="open it in binary mode, 'rb'"):
-        client.build_request("PUT", URL, content=anyio.wrap_file(io.StringIO("text")))  # type: ignore[arg-type]
+    with tempfile.TemporaryFile("w+") as file, tempfile.NamedTemporaryFile("w+") as named:
+        for each in (io.StringIO("text"), file, named):
+            content: Any = anyio.wrap_file(each)
+            with pytest.raises(TypeError, match="open it in binary mode, 'rb'"):
+                client.build_request("PUT", URL, content=content)
 
 
 @each_row(
@@ -107,9 +119,7 @@ def test_length(given: dict[str, str], expected: dict[str, str], of_client: bool
     """The length is announced, unless the headers of the request or of the client say something else."""
     client = PrefectHttpxClient(headers=given if of_client else None)
     request = client.build_request("PUT", URL, content=FILES["half read"](), headers=None if of_client else given)
-    framing = {
-        name: value for name, value in request.headers.items() if name in ("content-length", "transfer-encoding")
-    }
+    framing = {name: value for name, value in request.headers.items() if name in FRAMING}
     assert framing == expected
 
 
@@ -139,6 +149,15 @@ async def test_a_pipe_is_sent_once() -> None:
             await client.put(URL, content=anyio.wrap_file(Pipe(WHOLE)))
     assert [(seen.body, seen.headers["transfer-encoding"]) for seen in server.seen] == [(WHOLE, "chunked")]
     assert "one-shot" in raised.value.__notes__[0]
+
+
+@pytest.mark.anyio
+async def test_a_file_of_unknown_size() -> None:
+    """A file without a known end is sent without a length, and again after a rejection."""
+    server = Server(503, 200)
+    async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+        await client.put(URL, content=anyio.wrap_file(WithoutEnd(WHOLE)))
+    assert [(seen.body, seen.headers.get("transfer-encoding")) for seen in server.seen] == [(WHOLE, "chunked")] * 2
 
 
 @pytest.mark.anyio
