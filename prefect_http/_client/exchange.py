@@ -10,7 +10,7 @@ import httpx
 from prefect_http._client.error_body import close
 from prefect_http._client.options import SendOptions
 from prefect_http._client.routes import Routes
-from prefect_http._redact import safe_url
+from prefect_http._redact import safe_url, without_credentials
 from prefect_http._response import PrefectResponse, take_over
 
 # A part of httpx's behaviour that it documents, here without credentials: https://www.python-httpx.org/logging/
@@ -62,7 +62,7 @@ async def exchange(
                 safe_url(request.url),
                 response.http_version,
                 response.status_code,
-                response.reason_phrase,
+                without_credentials(response.reason_phrase, request),
             )
         for hook in hooks["response"]:
             await hook(response)

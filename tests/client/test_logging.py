@@ -217,6 +217,19 @@ async def test_no_credentials_of_headers_are_shown(failure: str, arguments: dict
 
 
 @pytest.mark.anyio
+async def test_the_line_of_httpx_has_no_credentials(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor has httpx's own line, even if the server echoes them in its reason phrase."""
+    caplog.set_level(logging.INFO, logger=httpx.__name__)
+    response = httpx.Response(200, extensions={"reason_phrase": f"Hello {SECRET}".encode()})
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(response)) as client:
+            await client.get(f"http://user:{SECRET}@server/path")
+    assert [record.getMessage() for record in caplog.records if record.name == httpx.__name__] == [
+        'HTTP Request: GET http://server/path "HTTP/1.1 200 Hello [secure]"'
+    ]
+
+
+@pytest.mark.anyio
 async def test_no_cookies_of_a_response_are_shown(lines: Lines) -> None:
     """Nor are the cookies that a server sets."""
     answers = [httpx.Response(status, headers={"Set-Cookie": f"session={SECRET}"}) for status in (503, 404)]
