@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
@@ -13,7 +14,9 @@ import anyio
 import httpx
 import pytest
 import trio
+from support.cancelling import MOST, Way, run_cancelled
 from support.scripted_transport import AT_ONCE, URL, Body, Server
+from support.virtual_time import virtual_time_backend
 from trio.testing import MockClock
 
 from prefect_http import (
@@ -228,6 +231,69 @@ async def test_an_attempt_may_set_context_variables() -> None:
             async with client.stream("GET", URL):
                 await note(None)
     assert seen == ["GET /path #0"] * 3 + [None]
+
+
+class Marking(Telemetry):
+    """Marks each request with its number."""
+
+    def attempt(self, request: httpx.Request, resend_count: int) -> AttemptObserver:
+        request.headers["X-Resent"] = str(resend_count)
+        return AttemptObserver()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("throttled", [False, True])
+async def test_an_attempt_may_change_headers(throttled: bool) -> None:
+    """Each request is sent with those of its own attempt, as tracing needs it."""
+    server = Server(503, httpx.Response(307, headers={"Location": "/other"}), 200)
+    throttle = Throttle() if throttled else None
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=server, telemetry=Marking(), throttle=throttle, retry=AT_ONCE, follow_redirects=True
+        ) as client:
+            await client.get(URL)
+    assert [seen.headers["X-Resent"] for seen in server.seen] == ["0", "1", "2"]
+
+
+WAYS: list[Any] = [("scope", "asyncio"), ("scope", "trio"), ("task", "asyncio")]
+
+
+@pytest.mark.parametrize(("way", "backend"), WAYS, ids=["asyncio-scope", "trio-scope", "asyncio-task"])
+def test_an_attempt_that_is_cancelled_at_each_step(way: Way, backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Each attempt that has begun ends once, before the next one begins, and in the context in which it has begun."""
+
+    async def main() -> None:
+        for when in ("waiting", "woken"):
+            number, begun = 0, list[str]()
+            for number in range(1, MOST):
+                telemetry = Recorder()
+                if not await run_cancelled(number, way, when, functools.partial(send, telemetry)):
+                    break
+                steps = [text.partition("#")[2].split()[:2] for text in telemetry.texts if "#" in text]
+                begun = [step[0] for step in steps if step[1] == "begins"]
+                assert [step for step in steps if step[1] != "has"] == [
+                    [each, what] for each in begun for what in ("begins", "ends")
+                ]
+            assert number > 10
+            assert begun == ["0", "1", "2", "3", "4"]
+
+    async def send(telemetry: Recorder) -> None:
+        challenge = httpx.Response(401, headers={"WWW-Authenticate": 'Digest realm="a", nonce="b", qop="auth"'})
+        moved = httpx.Response(307, headers={"Location": "/other"})
+        broken = httpx.Response(200, stream=Body([b"half", httpx.ReadError("broken")]))
+        good = httpx.Response(200, stream=Body([b"who", 1.0, b"le"]))
+        async with PrefectHttpxClient(
+            transport=Server(challenge, 503, broken, moved, good),
+            telemetry=telemetry,
+            throttle=Throttle(rate=1),
+            auth=httpx.DigestAuth("user", "password"),
+            follow_redirects=True,
+        ) as client:
+            await client.get(URL)
+
+    name, options = virtual_time_backend(backend)
+    anyio.run(main, backend=name, backend_options=options)
+    assert "has raised an exception" not in caplog.text
 
 
 @pytest.mark.anyio
