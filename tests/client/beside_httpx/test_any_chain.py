@@ -20,7 +20,7 @@ _CHALLENGES = [
 _COOKIES = ["a=1", "a=2; Path=/", "b=1; Path=/b", "a=; Max-Age=0", "s=1; Secure", "o=1; Domain=other"]
 _LOCATIONS = [
     *("/b", "b?c#d", URL, "http://other/b", "https://server/", "//other/", "http://server:8080/", "#f", ""),
-    *("http://u:p@other/", "custom://server/x"),
+    "http://u:p@other/",
 ]
 _BODIES: list[dict[str, Any]] = [{}, {"content": b"body"}, {"json": {"a": 1}}, {"data": {"a": "1"}}]
 
