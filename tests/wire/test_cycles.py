@@ -73,6 +73,7 @@ class Case:
         headers: added to it.
         timeouts: those that are not 5 s.
         is_crowded: whether another request has the only connection.
+        step: the step in which it is cancelled, as a trace event says; "": the one that it has come to.
     """
 
     error: type[Exception] | None
@@ -83,12 +84,20 @@ class Case:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     timeouts: Mapping[str, float] = field(default_factory=dict[str, float])
     is_crowded: bool = False
+    step: str = ""
 
     async def fail(self, transport: httpx.AsyncBaseTransport, port: int) -> None:
         """Make the request."""
         request = new_request(self.url.format(port=port), self.method, self.content(), **self.timeouts)
         request.headers.update(self.headers)
-        with anyio.move_on_after(SHORT if self.error is None else 10) as scope:
+        with anyio.move_on_after(10 if self.error or self.step else SHORT) as scope:
+            if self.step:
+
+                async def trace(event: str, _: object) -> None:
+                    if event == self.step:
+                        scope.deadline = anyio.current_time() + SHORT
+
+                request.extensions["trace"] = trace
             with contextlib.suppress(*(() if self.error is None else (self.error,))):
                 await fetch(transport, request)
                 assert not self.error, "the request did not fail"
@@ -117,7 +126,7 @@ CASES = {
     "bad-scheme": Case(httpx.UnsupportedProtocol, url="ftp://127.0.0.1/"),
     "failing-body": Case(LookupError, method="POST", content=failing),
     "cancelled": Case(None),
-    "cancelled-in-the-handshake": Case(None, url=SECURE),
+    "cancelled-in-the-handshake": Case(None, url=SECURE, step="connection.start_tls.started"),
     "cancelled-upload": Case(None, method="POST", content=endless),
     "cancelled-while-waiting": Case(None, is_crowded=True),
 }
