@@ -27,6 +27,10 @@ if sys.platform == "win32":
             file.seek(0)
         return True
 
+    def close_locked(file: BinaryIO) -> None:
+        """Close a file, which ends its lock."""
+        file.close()
+
     def remove_locked(file: BinaryIO, path: Path) -> None:
         """Close a file, which ends its lock, and remove it; Windows does not remove what is open."""
         file.close()
@@ -46,6 +50,13 @@ else:
                 raise
             # This file system has no locks, as some for clusters; a download is better than none.
         return True
+
+    def close_locked(file: BinaryIO) -> None:
+        """End the lock of a file, and close it."""
+        # A process that was forked meanwhile has the file open as well, so closing it here would not end the lock.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+        file.close()
 
     def remove_locked(file: BinaryIO, path: Path) -> None:
         """Remove a file and close it, which ends its lock. Another one may make it anew as soon as it is removed."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prefect_http._streams.download_plan import Kept, is_validator
-from prefect_http._streams.file_lock import open_file, open_locked, remove_locked
+from prefect_http._streams.file_lock import close_locked, open_file, open_locked, remove_locked
 
 _MAX_RECORD = 64 * 1024
 _HASHED_AT_ONCE = 16 * 1024 * 1024
@@ -237,7 +237,7 @@ class PartFile:
                 with contextlib.suppress(OSError):
                     self._remove_if_empty(self._record)
             if self._record is not None:
-                self._record.close()
+                close_locked(self._record)
                 self._record = None
 
     def _remove_if_empty(self, record: BinaryIO) -> None:

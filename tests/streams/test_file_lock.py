@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
-from prefect_http._streams.file_lock import open_locked, remove_locked
+from prefect_http._streams.file_lock import close_locked, open_locked, remove_locked
 
 
 def test_second_one_is_refused(tmp_path: Path) -> None:
@@ -74,3 +75,16 @@ def test_folder_is_missing(tmp_path: Path) -> None:
     """The error of the file system is raised."""
     with pytest.raises(FileNotFoundError):
         open_locked(tmp_path / "missing" / "lock")
+
+
+def test_process_that_is_forked(tmp_path: Path) -> None:
+    """A process that is forked meanwhile has the file open as well, and does not keep it locked."""
+    path = tmp_path / "lock"
+    file = open_locked(path)
+    assert file is not None
+    its_copy = os.dup(file.fileno())
+    close_locked(file)
+    again = open_locked(path)
+    assert again is not None
+    close_locked(again)
+    os.close(its_copy)
