@@ -14,8 +14,9 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,6 +58,7 @@ class PartFile:
         self._hashed = 0
         self._record: BinaryIO | None = None
         self._file: BinaryIO | None = None
+        self._was_opened = False
         self._mutex = threading.Lock()
         self._is_closed = False
 
@@ -73,7 +75,7 @@ class PartFile:
         Raises:
             FileExistsError: there is a file already, and ``overwrite`` is False.
             IsADirectoryError: there is a folder.
-            OSError: the part cannot be opened.
+            OSError: there is something else that is no file, such as a device, or the part cannot be opened.
         """
         with self._mutex:
             if self._is_closed:
@@ -85,6 +87,7 @@ class PartFile:
                 return False
             self._check_path()
             self._file = self._open_part()
+            self._was_opened = True
             self._read_record(self._record)
             if self.kept is None:
                 self.size = 0
@@ -96,11 +99,15 @@ class PartFile:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         if not self._overwrite and os.path.lexists(self.path):
             raise FileExistsError(errno.EEXIST, "File exists (overwrite=True replaces it)", str(self.path))
+        if self.path.exists() and not self.path.is_file():  # such as /dev/null, which root could replace
+            raise _not_a_file(self.path)
 
     def _open_part(self) -> BinaryIO:
         file = open_file(self.part)
         try:
             found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise _not_a_file(self.part)
             self.size = found.st_size
             if found.st_nlink < 2:
                 file.seek(self.size)
@@ -128,7 +135,7 @@ class PartFile:
 
     def hash_some(self) -> bool:
         """Hash the next few MiB of what was there before, and return whether there is more."""
-        with self._mutex:
+        with self._mutex, _naming(self.part):
             if self._file is None or self._hash is None or self._hashed == self.size:
                 return False
             self._file.seek(self._hashed)
@@ -136,7 +143,7 @@ class PartFile:
             while self._hashed < end:
                 block = self._file.read(min(_READ_AT_ONCE, end - self._hashed))
                 if not block:
-                    raise OSError(errno.EIO, "The file has been truncated", str(self.part))
+                    raise OSError(errno.EIO, "The file has been truncated")
                 self._hash.update(block)
                 self._hashed += len(block)
             self._file.seek(self.size)
@@ -149,7 +156,7 @@ class PartFile:
             validator: of the version; None if it has none, so that it cannot be continued.
             total: its size; None if that is not known.
         """
-        with self._mutex:
+        with self._mutex, _naming(self.part):
             if self._file is None or self._record is None:
                 return
             self._file.seek(0)
@@ -166,7 +173,7 @@ class PartFile:
 
     def write(self, blocks: Iterable[bytes]) -> None:
         """Append to what is there."""
-        with self._mutex:
+        with self._mutex, _naming(self.part):
             self._write(blocks)
 
     def _write(self, blocks: Iterable[bytes]) -> None:
@@ -191,7 +198,7 @@ class PartFile:
             FileExistsError: there is a file meanwhile, and ``overwrite`` is False. The part stays.
             OSError: writing it to the disk, or moving it, fails. The part stays.
         """
-        with self._mutex:
+        with self._mutex, _naming(self.part):
             if self._file is None or self._record is None:
                 return
             os.fsync(self._file.fileno())
@@ -224,7 +231,7 @@ class PartFile:
                 self._remove_record(self._record)
 
     def close(self, last: Sequence[bytes] = ()) -> None:
-        """Append to what is there, as far as that is possible, and close it. If there is nothing, remove it."""
+        """Append to what is there, as far as that is possible, and close it. What is empty is removed."""
         with self._mutex:
             self._is_closed = True
             if self._file is not None:
@@ -235,19 +242,36 @@ class PartFile:
                 self._file = None
             if self._record is not None:
                 with contextlib.suppress(OSError):
-                    self._remove_if_empty(self._record)
+                    self._remove_what_is_empty(self._record)
             if self._record is not None:
                 close_locked(self._record)
                 self._record = None
 
-    def _remove_if_empty(self, record: BinaryIO) -> None:
-        if not self.part.exists() or self.part.stat().st_size == 0:
-            self.part.unlink(missing_ok=True)
+    def _remove_what_is_empty(self, record: BinaryIO) -> None:
+        # What could not be opened as a part is somebody else's.
+        if self._was_opened and self.part.exists() and self.part.stat().st_size == 0:
+            self.part.unlink()
+        if os.fstat(record.fileno()).st_size == 0 or not os.path.lexists(self.part):
             self._remove_record(record)
 
     def _remove_record(self, record: BinaryIO) -> None:
         self._record = None
         remove_locked(record, self._record_path)
+
+
+def _not_a_file(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Let the errors of an open file say which file it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _write(file: BinaryIO, block: bytes) -> None:

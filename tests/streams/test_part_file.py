@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,11 @@ def opened(path: Path, source: str = "a", *, overwrite: bool = False, with_diges
     assert part.open()
     yield part
     part.close()
+
+
+def link_to_nowhere(path: Path) -> None:
+    """Make a link that leads nowhere."""
+    path.symlink_to("nowhere")
 
 
 @pytest.fixture
@@ -107,7 +113,7 @@ def test_hashed_in_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert part.digest() == hashlib.sha256(b"x").hexdigest()
     with opened(path, with_digest=True) as part:
         os.truncate(part.part, 0)
-        with pytest.raises(OSError, match="truncated"):
+        with pytest.raises(OSError, match=r"truncated: '.*file\.part'$"):
             part.hash_some()
 
 
@@ -367,14 +373,66 @@ def test_folder(path: Path) -> None:
     assert files(path) == {"file"}
 
 
-def test_folder_in_the_place_of_the_part(path: Path) -> None:
-    """The error of the file system is raised, and nothing is left locked."""
-    (path.parent / "file.part").mkdir()
-    for _ in range(2):
-        part = new_part(path)
-        with pytest.raises(IsADirectoryError):
-            part.open()
-        part.close()
+def test_no_file_in_the_place_of_the_part(path: Path) -> None:
+    """The error of the file system is raised; nothing is left locked, nothing is removed, and nothing is added."""
+    place = path.parent / "file.part"
+    for make, remove in ((Path.mkdir, Path.rmdir), (os.mkfifo, Path.unlink), (link_to_nowhere, Path.unlink)):
+        make(place)
+        for _ in range(2):
+            part = new_part(path)
+            with pytest.raises(OSError, match=r"file\.part'$"):
+                part.open()
+            part.close()
+            assert files(path) == {"file.part"}
+        remove(place)
+
+
+def test_errors_name_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of an open file, such as that the disk is full, says which file it is."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with opened(path) as part:
+        part.begin(ETAG, 1)
+        part.write([b"1"])
+        with pytest.raises(OSError, match=r"device: '.*file\.part'$"):
+            part.finish()
+
+
+def test_somebody_elses_part(path: Path) -> None:
+    """A file that has the name of a part, without a record, stays as it is until there is something better."""
+    (path.parent / "file.part").write_text("mine")
+    with opened(path) as part:
+        assert part.kept is None
+    assert files(path) == {"file.part"}
+
+
+def test_device(path: Path) -> None:
+    """A device or a pipe is never replaced, nor is a link to one."""
+    os.mkfifo(path)
+    link = path.parent / "link"
+    link.symlink_to("file")
+    for place in (path, link):
+        for overwrite, error in ((True, "Not a regular file"), (False, "File exists")):
+            part = new_part(place, overwrite=overwrite)
+            with pytest.raises(OSError, match=rf"{error}.*{place}'$"):
+                part.open()
+            part.close()
+    assert files(path) == {"file", "link"}
+
+
+def test_link_is_replaced(path: Path) -> None:
+    """With overwrite, a link is replaced, and not what it leads to."""
+    (path.parent / "target").write_text("old")
+    path.symlink_to("target")
+    with opened(path, overwrite=True) as part:
+        part.begin(None, None)
+        part.write([b"new"])
+        part.finish()
+    assert (path.is_symlink(), path.read_text()) == (False, "new")
+    assert (path.parent / "target").read_text() == "old"
 
 
 def test_missing_folder(tmp_path: Path) -> None:
