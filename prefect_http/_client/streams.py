@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import httpx
 
@@ -16,7 +16,6 @@ from prefect_http._client.arguments import BodyArguments, RequestArguments
 from prefect_http._client.one_shot_body import mark_one_shot_body
 from prefect_http._client.options import SendOptions, checked_policy
 from prefect_http._client.verbs import VerbsWithRetry
-from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._types import Requests
 
@@ -157,27 +156,11 @@ class ClientWithStreams(VerbsWithRetry):
         Cancellation:
             Ends the download as soon as what has been received is written to ``path.part``.
         """
-        from prefect_http._streams.download import DownloadCall, DownloadOptions, check_headers
+        from prefect_http._streams.download import DownloadCall, DownloadOptions
 
         options = DownloadOptions(progress, sha256, overwrite, max_bytes)
-        arguments: dict[str, Any] = {**request}
-        auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
-        follow_redirects = arguments.pop("follow_redirects", httpx.USE_CLIENT_DEFAULT)
-        headers = httpx.Headers(arguments.pop("headers", None))
-        check_headers(headers)
-        extensions = dict(arguments.pop("extensions", None) or {})
-        extensions["retry"] = policy = self._policy_for(retry, extensions)
-
-        def build(more: dict[str, str]) -> httpx.Request:
-            merged = headers.copy()
-            merged.update(more)
-            return self.build_request("GET", url, headers=merged, extensions={**extensions}, **arguments)
-
-        def send(more: dict[str, str]) -> Awaitable[PrefectResponse]:
-            sending = self.send(build(more), stream=True, auth=auth, follow_redirects=follow_redirects)
-            return cast("Awaitable[PrefectResponse]", sending)
-
-        return await DownloadCall(send, build({}), Path(path), options, policy).run()
+        policy = self._policy_for(retry, request.get("extensions"))
+        return await DownloadCall(self, url, request, Path(path), options, policy).run()
 
     def send_many(
         self, requests: Requests, *, max_at_once: int = 100, ordered: bool = False

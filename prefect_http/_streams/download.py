@@ -13,11 +13,11 @@ import logging
 import math
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 import httpx
@@ -46,9 +46,9 @@ from prefect_http._streams.download_plan import (
 )
 from prefect_http._streams.download_retries import DownloadRetries
 from prefect_http._streams.part_file import PartFile
+from prefect_http._streams.repeated_request import RepeatedRequest
 
 Progress = Callable[[int, int | None], object]
-Send = Callable[[dict[str, str]], Awaitable[PrefectResponse]]
 
 PROGRESS_MUST_BE = "progress must be a sync function that takes the bytes received and the total, or None"
 
@@ -107,43 +107,38 @@ class DownloadOptions:
             raise ValueError(f"max_bytes must be None or an integer, 0 or more, not {limit!r}")
 
 
-def check_headers(headers: httpx.Headers) -> None:
-    """Refuse headers of a request with which no file could be downloaded.
-
-    Raises:
-        ValueError: they ask for a range, or for a content coding.
-    """
-    for name in _RESERVED:
-        if name in headers:
-            raise ValueError(f"the header {name} cannot be given, because the download sets it")
-    coding = headers.get("Accept-Encoding", "identity")
-    if coding.strip().lower() != "identity":
-        raise ValueError(
-            f"the Accept-Encoding of a download must be 'identity', not {coding!r}, so that it can be resumed"
-        )
-
-
 class DownloadCall:
     """One ``download()``.
 
     Args:
-        send: sends the request, with these headers in addition, and returns the response, still to be read.
-        request: the request, as it is sent but for these headers.
+        client: the client.
+        url: of the file.
+        arguments: keywords of the client's ``get()``.
         path: where the file will be.
         options: what else the user has given.
         policy: how often to go on, and when.
+
+    Raises:
+        ValueError: the headers ask for a range, or for a content coding.
     """
 
     def __init__(
-        self, send: Send, request: httpx.Request, path: Path, options: DownloadOptions, policy: RetryPolicy
+        self,
+        client: httpx.AsyncClient,
+        url: httpx.URL | str,
+        arguments: Mapping[str, Any],
+        path: Path,
+        options: DownloadOptions,
+        policy: RetryPolicy,
     ) -> None:
-        self._send = send
-        self._request = request
+        self._requests = RepeatedRequest(client, "GET", url, arguments)
         self._options = options
         self._policy = policy
+        self._request = self._build({})
+        _check_headers(self._requests.headers, self._request.headers)
         self._part = PartFile(
             path,
-            _source(request.url),
+            _source(self._request.url),
             overwrite=options.overwrite,
             with_digest=options.sha256 is not None,
         )
@@ -174,6 +169,11 @@ class DownloadCall:
                 await run_blocking(partial(part.close, self._chunks))
 
     # --- One request
+
+    def _build(self, more: dict[str, str]) -> httpx.Request:
+        headers = self._requests.headers.copy()
+        headers.update(more)
+        return self._requests.build(headers, self._policy)
 
     async def _fetch(self) -> PrefectResponse | None:
         """Send a request for what is missing; return its response if the file is whole."""
@@ -210,17 +210,19 @@ class DownloadCall:
     async def _response(self, kept: Kept | None) -> PrefectResponse:
         """Send a request, and return a response that is good, or a 416 if that may be good as well."""
         try:
-            response = await self._send(range_headers(kept))
-        except PrefectHTTPStatusError as error:
-            if kept is None or error.response.status_code != _UNSATISFIED:
+            response = await self._requests.send(self._build(range_headers(kept)))
+            if is_success(response):
+                return response
+            # With raise_on_all_errors=False, any other response comes here.
+            with anyio.move_on_after(seconds_for_error()), contextlib.suppress(httpx.RequestError):
+                await read_up_to(response, STREAMED_ERROR_BYTES)
+            raise status_error(response, response.attempts)
+        except (PrefectHTTPStatusError, httpx.RequestError) as error:
+            if kept is None:
                 raise
-            return PrefectResponse.from_httpx_response(error.response)
-        # With raise_on_all_errors=False, any other response comes here as well.
-        if is_success(response) or (kept is not None and response.status_code == _UNSATISFIED):
-            return response
-        with anyio.move_on_after(seconds_for_error()), contextlib.suppress(httpx.RequestError):
-            await read_up_to(response, STREAMED_ERROR_BYTES)
-        raise status_error(response, response.attempts)
+            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code == _UNSATISFIED:
+                return PrefectResponse.from_httpx_response(error.response)
+            raise
 
     def _plan(self, kept: Kept | None, response: PrefectResponse) -> Receive | Finished | AskAgain | Refuse:
         if REJECTED in response.extensions:
@@ -373,6 +375,23 @@ class DownloadCall:
     def _error(self, reason: str) -> DownloadError:
         message = f"cannot download {safe_url(self._request.url)} to {self._part.path}: {reason}"
         return DownloadError(message, request=self._request)
+
+
+def _check_headers(given: httpx.Headers, sent: httpx.Headers) -> None:
+    """Refuse headers with which no file could be downloaded.
+
+    Args:
+        given: those of the call.
+        sent: with those of the client, of which the Accept-Encoding is for its other requests.
+    """
+    for name in _RESERVED:
+        if name in sent:
+            raise ValueError(f"the header {name} cannot be given, because the download sets it")
+    coding = given.get("Accept-Encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise ValueError(
+            f"the Accept-Encoding of a download must be 'identity', not {coding!r}, so that it can be resumed"
+        )
 
 
 def _source(url: httpx.URL) -> str:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import httpx
 
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
-from prefect_http._types import Headers
+from prefect_http._streams.repeated_request import RepeatedRequest
 
 _LAST_EVENT_ID = b"Last-Event-ID"
 _DEFAULTS = ((b"Accept", b"text/event-stream"), (b"Cache-Control", b"no-store"))
-# Arguments of send(); the others are those of build_request().
-_SENDING = frozenset({"auth", "follow_redirects"})
 
 
 class EventRequests:
     """Makes and sends the requests of an event stream, which are alike but for the last event ID.
+
+    Without a ``timeout`` of the caller's, they have no read timeout: an event stream may be quiet for any time.
 
     Args:
         client: the client.
@@ -33,12 +33,12 @@ class EventRequests:
     def __init__(
         self, client: httpx.AsyncClient, method: str, url: httpx.URL | str, arguments: Mapping[str, Any]
     ) -> None:
-        self._client = client
-        self._method = method
-        self._url = url
-        self._sending = {name: value for name, value in arguments.items() if name in _SENDING}
-        self._building = {name: value for name, value in arguments.items() if name not in _SENDING}
-        given = httpx.Headers(cast("Headers | None", self._building.pop("headers", None)))
+        if "timeout" not in arguments and "timeout" not in (arguments.get("extensions") or {}):
+            timeout = client.timeout
+            quiet = httpx.Timeout(connect=timeout.connect, read=None, write=timeout.write, pool=timeout.pool)
+            arguments = {**arguments, "timeout": quiet}
+        self._requests = RepeatedRequest(client, method, url, arguments)
+        given = self._requests.headers
         names = {name.lower() for name, _ in given.raw}
         # As bytes: an httpx.Headers may encode text as ASCII.
         self._headers = [pair for pair in given.raw if pair[0].lower() != _LAST_EVENT_ID.lower()]
@@ -49,26 +49,16 @@ class EventRequests:
     def build(self, last_event_id: str, policy: RetryPolicy) -> httpx.Request:
         """Build a request.
 
-        Without a ``timeout`` of the caller's, there is no read timeout: an event stream may be quiet for any time.
-
         Args:
             last_event_id: the last event ID in force; "": none.
             policy: how the request is retried.
         """
-        headers, building = self._headers, dict(self._building)
+        headers = self._headers
         if last_event_id:
             # No header has whitespace at its ends.
             headers = [*headers, (_LAST_EVENT_ID, last_event_id.strip(" \t").encode())]
-        given: Mapping[str, object] = building.pop("extensions", None) or {}
-        extensions = {**given, "retry": policy}
-        if "timeout" not in building and "timeout" not in extensions:
-            timeout = self._client.timeout
-            building["timeout"] = httpx.Timeout(
-                connect=timeout.connect, read=None, write=timeout.write, pool=timeout.pool
-            )
-        return self._client.build_request(self._method, self._url, headers=headers, extensions=extensions, **building)
+        return self._requests.build(headers, policy)
 
     async def send(self, request: httpx.Request) -> PrefectResponse:
         """Send a request through the client, and return the response, open at the start of its body."""
-        response = await self._client.send(request, stream=True, **self._sending)
-        return PrefectResponse.from_httpx_response(response)
+        return await self._requests.send(request)

@@ -653,6 +653,14 @@ async def test_invalid_arguments(error: type[Exception], arguments: dict[str, An
             await client.download(URL, tmp_path / "missing" / "f", **arguments)
 
 
+@each_row("name", ["Range", "If-Range"])
+async def test_headers_of_the_client(name: str, tmp_path: Path) -> None:
+    """Nor can the client have headers that the download sets."""
+    async with PrefectHttpxClient(headers={name: "bytes=0-"}) as client:
+        with pytest.raises(ValueError, match=f"the header {name} cannot"):
+            await client.download(URL, tmp_path / "f")
+
+
 async def test_progress_that_turns_out_to_be_async(network: FakeNetwork, api: FakeServer, path: Path) -> None:
     """An async function in disguise is refused when it is called."""
     api.get("/flows.zip").reply(content=CONTENT)
