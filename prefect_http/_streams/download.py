@@ -69,7 +69,7 @@ class Download:
     """A file that has been downloaded.
 
     Attributes:
-        path: where it is.
+        path: where it is, as an absolute path.
         bytes: its size.
         resumed: whether the file has data of more than one response: what an earlier download had left, or what had
             been received before a connection broke.
@@ -137,7 +137,7 @@ class DownloadCall:
         self._request = self._build({})
         _check_headers(self._requests.headers, self._request.headers)
         self._part = PartFile(
-            path,
+            path.absolute(),  # so that the program may change to another folder meanwhile
             _source(self._request.url),
             overwrite=options.overwrite,
             with_digest=options.sha256 is not None,

@@ -774,6 +774,17 @@ async def test_old_file_stays_until_the_end(network: FakeNetwork, api: FakeServe
     assert path.read_bytes() == CONTENT
 
 
+async def test_another_working_directory(
+    network: FakeNetwork, api: FakeServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is one of the folder in which the download has begun."""
+    monkeypatch.chdir(path.parent)
+    api.get("/flows.zip").drop(after=HALF, content=CONTENT, headers=WITH_ETAG).call(FileServer(), times=1)
+    result = await fetch(network, Path("flows.zip"), sha256=DIGEST, progress=lambda *_: monkeypatch.chdir("/"))
+    assert result.path == path
+    assert files(path) == {"flows.zip"}
+
+
 async def test_two_at_once(network: FakeNetwork, api: FakeServer, path: Path) -> None:
     """The second download to a path is an error at once, and does not disturb the first."""
     api.get("/flows.zip").drip(every=1, size=1000, content=CONTENT)
