@@ -149,7 +149,8 @@ class ClientWithStreams(VerbsWithRetry):
                 and nothing of it is left; the download has started again too often; the response is not a file; or
                 another download to the same path is running, in this process or another one.
             PrefectHTTPStatusError: the status is bad; see ``send()``.
-            httpx.RequestError: the error that ended the last attempt. A note says what is left.
+            httpx.RequestError: the error that ended the last attempt. A note says what is left, as it does for a bad
+                status.
             TypeError: ``progress`` is not callable, or is async.
             ValueError: ``sha256`` or ``max_bytes`` is invalid, or the headers ask for a range or an encoding.
 

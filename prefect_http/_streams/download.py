@@ -222,6 +222,7 @@ class DownloadCall:
                 raise
             if isinstance(error, PrefectHTTPStatusError) and error.response.status_code == _UNSATISFIED:
                 return PrefectResponse.from_httpx_response(error.response)
+            error.add_note(self._kept_note())
             raise
 
     def _plan(self, kept: Kept | None, response: PrefectResponse) -> Receive | Finished | AskAgain | Refuse:
@@ -335,13 +336,15 @@ class DownloadCall:
         )
         return delay
 
-    def _kept_note(self, reason: str) -> str:
+    def _kept_note(self, reason: str = "") -> str:
         part = self._part
+        why = f": {reason}" if reason else ""
+        note = f"prefect_http gave up the download of {part.path}{why}."
         if part.kept is None:
-            return f"prefect_http gave up the download of {part.path}: {reason}."
+            return note
         return (
-            f"prefect_http gave up the download of {part.path}: {reason}. {part.size} bytes of it are in {part.part}; "
-            "another download of the same URL to the same path resumes there."
+            f"{note} {part.size} bytes of it are in {part.part}; another download of the same URL to the same path "
+            "resumes there."
         )
 
     async def _restart(self, reason: str, *, is_other_version: bool) -> None:

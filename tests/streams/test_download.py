@@ -234,6 +234,39 @@ async def test_breaks_without_progress(network: FakeNetwork, api: FakeServer, pa
     assert files(path) == {"flows.zip.part", "flows.zip.part.json"}
 
 
+@each_row(
+    "fail, error",
+    [
+        (lambda rule: rule.reset(times=None), httpx.ReadError),
+        (lambda rule: rule.refuse(times=None), httpx.ConnectError),
+        (lambda rule: rule.reply(503, times=None), PrefectHTTPStatusError),
+    ],
+)
+async def test_note_of_a_request_that_fails(
+    fail: Callable[[Any], object], error: type[Exception], tmp_path: Path
+) -> None:
+    """When the request for the rest fails, a note says what is left as well; without anything left there is none."""
+    path = tmp_path / "flows.zip"
+    for raise_on_all_errors in (True, False):
+        for is_something_left in (False, True):
+            if is_something_left:
+                leave(path)
+            network = FakeNetwork()
+            fail(network.serve(API).get("/flows.zip"))
+            async with network.client(
+                PrefectHttpxClient, retry=RetryPolicy(max_retries=1), raise_on_all_errors=raise_on_all_errors
+            ) as client:
+                with pytest.raises(error) as caught:
+                    await client.download(URL, path)
+            notes = [note for note in getattr(caught.value, "__notes__", []) if "gave up the download" in note]
+            assert len(notes) == is_something_left
+            if is_something_left:
+                assert notes[0].startswith(
+                    f"prefect_http gave up the download of {path}. {HALF} bytes of it are in {path}.part; "
+                )
+        (tmp_path / "flows.zip.part").unlink()
+
+
 async def test_max_retries_0(network: FakeNetwork, api: FakeServer, path: Path) -> None:
     """Without retries it does not go on at all, but leaves what is there."""
     api.get("/flows.zip").drop(after=HALF, content=CONTENT, headers=WITH_ETAG)
