@@ -165,8 +165,11 @@ class DownloadCall:
             await run_blocking(part.finish)
             return Download(part.path, part.size, self._resumed, response)
         finally:
-            with anyio.CancelScope(shield=True):  # closing a file ends in bounded time
-                await run_blocking(partial(part.close, self._chunks))
+            try:
+                with anyio.CancelScope(shield=True):  # closing a file ends in bounded time
+                    await run_blocking(partial(part.close, self._chunks))
+            finally:  # an asyncio task may be cancelled a second time, which no scope shields from
+                part.close(self._chunks)
 
     # --- One request
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from support.cancelling import MOST, WAYS, Way, When, run_cancelled
 from support.file_server import CONTENT, ETAG, FileServer
@@ -55,4 +58,39 @@ async def test_cancelling(way: Way, when: When, tmp_path: Path, monkeypatch: pyt
         else:
             pytest.fail("it never ended")
     assert number > 10
+    gc.collect()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_cancelled_twice(tmp_path: Path) -> None:
+    """A task that is cancelled once more while it closes the part leaves nothing open, and loses nothing."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield CONTENT[:5000]
+        await anyio.sleep_forever()
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"ETag": ETAG, "Content-Length": str(len(CONTENT))}, content=body())
+
+    async with PrefectHttpxClient(transport=httpx.MockTransport(answer)) as client:
+        for number in range(20):
+            received = anyio.Event()
+
+            def note(size: int, _: int | None, received: anyio.Event = received) -> None:
+                if size == 5000:
+                    received.set()
+
+            path = tmp_path / str(number)
+            task = asyncio.create_task(client.download(URL, path, progress=note))
+            await received.wait()
+            await asyncio.sleep(0)
+            task.cancel()
+            for _ in range(number):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert (tmp_path / f"{number}.part").read_bytes() == CONTENT[:5000]
+    del task
     gc.collect()
