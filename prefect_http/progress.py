@@ -9,6 +9,7 @@ A progress bar is a function that is passed to ``download()``::
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,7 +49,8 @@ class Bars:
 def bars() -> Generator[Bars]:
     """Draw progress bars on stderr during the block, any number of them. They stay there when it ends.
 
-    If stderr is not a terminal, nothing is written.
+    If stderr is not a terminal, nothing is written. If stdout is a terminal as well, what is printed meanwhile goes
+    above the bars.
 
     Raises:
         ImportError: rich is not installed.
@@ -77,6 +79,8 @@ def bars() -> Generator[Bars]:
         TimeRemainingColumn(),
         console=console,
         disable=not is_terminal,
+        # What the program prints goes above the bars; but not if it is for a file or another program.
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     )
     with progress if is_terminal else contextlib.nullcontext():  # some versions end with an empty line in any case
         yield Bars(partial(_Bar, progress))

@@ -137,6 +137,20 @@ def test_no_terminal(variable: str) -> None:
     assert output.getvalue() == ""
 
 
+@each_row("is_terminal", [False, True])
+def test_print(is_terminal: bool, terminal: Output) -> None:
+    """What is printed goes above the bars, but stays out of them where stdout is a file or a pipe."""
+    stdout = Output(is_terminal)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        with terminal.bars() as bars:
+            bars.bar("a")(0, 5)
+            sys.stdout.write("printed\n")
+    assert (stdout.getvalue(), "printed" in terminal.getvalue()) == (
+        ("", True) if is_terminal else ("printed\n", False)
+    )
+
+
 def test_error_ends_the_bars(terminal: Output) -> None:
     """An exception is raised as it is, and the terminal is left as it was."""
     with pytest.raises(ZeroDivisionError), terminal.bars() as bars:
