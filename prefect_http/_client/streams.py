@@ -143,8 +143,8 @@ class ClientWithStreams(VerbsWithRetry):
         Raises:
             FileExistsError: there is a file, and ``overwrite`` is False. If it is there from the start, nothing is
                 sent.
-            OSError: the file system refuses something: the folder does not exist, the disk is full. If that can be
-                known before, nothing is sent.
+            OSError: the file system refuses something: the folder does not exist, the disk is full, there is a device
+                at the path. If that is known beforehand, nothing is sent.
             DownloadError: the file is larger than ``max_bytes``, or than the server announced, or has another digest,
                 and nothing of it is left; the download has started again too often; the response is not a file; or
                 another download to the same path is running, in this process or another one.

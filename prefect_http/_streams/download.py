@@ -1,7 +1,7 @@
 """One ``download()``: its requests, one after the other, until the file is whole.
 
-What is there is in a `PartFile`. What is to be done with a response says `plan_response()`, and what follows a break
-says `decide()`, as for any request.
+What has been received is in a `PartFile`. `plan_response()` says what to do with a response, and `decide()` what to do
+after a break, as for any request.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ Progress = Callable[[int, int | None], object]
 
 PROGRESS_MUST_BE = "progress must be a sync function that takes the bytes received and the total, or None"
 
-# Written at once: fewer calls of threads are not measurably faster.
+# Written at once; larger blocks, which need fewer calls in threads, are not measurably faster.
 _BLOCK = 1024 * 1024
-# Of small chunks, not more objects than this are held, and none for longer than a second.
+# Not more chunks than this are held, and when one arrives, none of them for longer than this.
 _MAX_CHUNKS = 256
 _MAX_SECONDS = 1.0
 _UNSATISFIED = 416
@@ -401,5 +401,5 @@ def _check_headers(given: httpx.Headers, sent: httpx.Headers) -> None:
 
 
 def _source(url: httpx.URL) -> str:
-    """Return what tells a URL from others, and tells nobody what it is: its query may be a credential."""
+    """Return what identifies a URL without disclosing it: its query may be a credential."""
     return hashlib.sha256(str(url.copy_with(userinfo=b"", fragment=None)).encode()).hexdigest()
