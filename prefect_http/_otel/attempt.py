@@ -177,7 +177,10 @@ class AttemptSpan(AttemptObserver):
                 self._response = response
 
     def set_error(self, error: BaseException) -> None:
-        """Note an error; of its message only if that is known to hold no secrets."""
+        """Note an error, but for a cancellation; of its message only if that is known to hold no secrets."""
+        if not isinstance(error, Exception):
+            # https://opentelemetry.io/docs/specs/semconv/http/http-spans/#status: a cancellation is not an error.
+            return
         self._error_type = error_type(error)
         if isinstance(error, httpx.RequestError):
             self._error_message = safe_message(error)

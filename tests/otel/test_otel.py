@@ -240,14 +240,20 @@ async def test_connection_error() -> None:
 
 @pytest.mark.anyio
 async def test_cancellation() -> None:
-    """A cancelled attempt is an error, and takes as long as it took."""
+    """A cancellation is not an error; if the status was one, it still is."""
     recorded, (network, api) = Recorded(), new_network()
-    api.get("/").hang()
-    async with network.client(PrefectHttpxClient, telemetry=recorded.telemetry) as client:
-        await get_cancelled(client)
-    [span], [attributes] = recorded.spans, recorded.attributes
-    assert attributes[ERROR] in {"asyncio.exceptions.CancelledError", "trio.Cancelled"}
-    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, None)
+    api.get("/").hang().drip(content=b"slowly", every=1).drip(content=b"slowly", every=1, status=404)
+    async with network.client(
+        PrefectHttpxClient, telemetry=recorded.telemetry, raise_on_all_errors=False, retry=ONCE
+    ) as client:
+        for _ in range(3):
+            await get_cancelled(client)
+    assert [(each.get(STATUS), each.get(ERROR)) for each in recorded.attributes] == [
+        (None, None),
+        (200, None),
+        (404, "404"),
+    ]
+    assert [span.status.status_code.name for span in recorded.spans] == ["UNSET", "UNSET", "ERROR"]
     assert recorded.value(dev_metrics.HTTP_CLIENT_ACTIVE_REQUESTS) == 0
 
 
