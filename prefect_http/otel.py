@@ -97,9 +97,9 @@ class OpenTelemetry(Telemetry):
                 "http.client.active_requests", "{request}", "Number of active HTTP requests."
             ),
             known_methods=known_methods(os.environ),
-            sensitive=frozenset(sensitive_query_parameters),
-            request_headers=_lower(request_headers, "request_headers"),
-            response_headers=_lower(response_headers, "response_headers"),
+            sensitive=frozenset(_names(sensitive_query_parameters, "sensitive_query_parameters")),
+            request_headers=tuple(map(str.lower, _names(request_headers, "request_headers"))),
+            response_headers=tuple(map(str.lower, _names(response_headers, "response_headers"))),
             development=development,
         )
         open_connections = meter.create_up_down_counter(
@@ -158,7 +158,7 @@ class OpenTelemetry(Telemetry):
             self._throttle_events.add(1, {"prefect_http.throttle.event": event.kind})
 
 
-def _lower(names: Iterable[str], argument: str) -> tuple[str, ...]:
+def _names(names: Iterable[str], argument: str) -> Iterable[str]:
     if isinstance(names, str):
-        raise TypeError(f"{argument} must be names, such as ('x-request-id',), not the string {names!r}")
-    return tuple(name.lower() for name in names)
+        raise TypeError(f"{argument} must be names, such as [{names!r}], not the string {names!r}")
+    return names

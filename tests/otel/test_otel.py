@@ -419,10 +419,12 @@ async def test_captured_headers() -> None:
     }
 
 
-def test_headers_are_names() -> None:
-    """A string in place of names is an error that says so."""
-    with pytest.raises(TypeError, match=r"^request_headers must be names, such as \('x-request-id',\), not the str"):
-        Recorded(request_headers="x-id")
+@each_row("argument", ["request_headers", "response_headers", "sensitive_query_parameters"])
+def test_a_string_in_place_of_names(argument: str) -> None:
+    """It is an error that says so, and not taken for one name a letter."""
+    arguments: dict[str, Any] = {argument: "token"}
+    with pytest.raises(TypeError, match=rf"^{argument} must be names, such as \['token'\], not the string 'token'$"):
+        Recorded(**arguments)
 
 
 class FakeStream:

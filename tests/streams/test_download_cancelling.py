@@ -73,24 +73,25 @@ async def test_cancelled_twice(tmp_path: Path) -> None:
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"ETag": ETAG, "Content-Length": str(len(CONTENT))}, content=body())
 
+    async def cancel_twice(client: PrefectHttpxClient, number: int) -> None:
+        received = anyio.Event()
+
+        def note(size: int, _: int | None) -> None:
+            if size == 5000:
+                received.set()
+
+        task = asyncio.create_task(client.download(URL, tmp_path / str(number), progress=note))
+        await received.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        for _ in range(number):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert (tmp_path / f"{number}.part").read_bytes() == CONTENT[:5000]
+
     async with PrefectHttpxClient(transport=httpx.MockTransport(answer)) as client:
         for number in range(20):
-            received = anyio.Event()
-
-            def note(size: int, _: int | None, received: anyio.Event = received) -> None:
-                if size == 5000:
-                    received.set()
-
-            path = tmp_path / str(number)
-            task = asyncio.create_task(client.download(URL, path, progress=note))
-            await received.wait()
-            await asyncio.sleep(0)
-            task.cancel()
-            for _ in range(number):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-            assert task.cancelled()
-            assert (tmp_path / f"{number}.part").read_bytes() == CONTENT[:5000]
-    del task
+            await cancel_twice(client, number)
     gc.collect()
