@@ -161,7 +161,8 @@ class ClientWithStreams(VerbsWithRetry):
 
         options = DownloadOptions(progress, sha256, overwrite, max_bytes)
         policy = self._policy_for(retry, request.get("extensions"))
-        return await DownloadCall(self, url, request, Path(path), options, policy).run()
+        telemetry = self._send_options.telemetry
+        return await DownloadCall(self, url, request, Path(path), options, policy, telemetry).run()
 
     def send_many(
         self, requests: Requests, *, max_at_once: int = 100, ordered: bool = False

@@ -47,6 +47,7 @@ from prefect_http._streams.download_plan import (
 from prefect_http._streams.download_retries import DownloadRetries
 from prefect_http._streams.part_file import PartFile
 from prefect_http._streams.repeated_request import RepeatedRequest
+from prefect_http._telemetry import Telemetry, call_safely
 
 Progress = Callable[[int, int | None], object]
 
@@ -117,6 +118,7 @@ class DownloadCall:
         path: where the file will be.
         options: what else the user has given.
         policy: how often to go on, and when.
+        telemetry: is told of each wait; None: nothing is.
 
     Raises:
         ValueError: the headers ask for a range, or for a content coding.
@@ -130,7 +132,9 @@ class DownloadCall:
         path: Path,
         options: DownloadOptions,
         policy: RetryPolicy,
+        telemetry: Telemetry | None,
     ) -> None:
+        self._telemetry = telemetry
         self._requests = RepeatedRequest(client, "GET", url, arguments)
         self._options = options
         self._policy = policy
@@ -337,6 +341,8 @@ class DownloadCall:
             safe_exception(error),
             format_seconds(delay),
         )
+        if self._telemetry is not None and delay:
+            call_safely(self._telemetry.wait, self._request, delay, decision.reason)
         return delay
 
     def _kept_note(self, reason: str = "") -> str:

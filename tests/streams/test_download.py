@@ -29,6 +29,7 @@ from prefect_http import (
     PrefectHttpxClient,
     PrefectResponse,
     RetryPolicy,
+    Telemetry,
     Throttle,
 )
 from prefect_http._streams import download as download_module
@@ -232,6 +233,23 @@ async def test_breaks_without_progress(network: FakeNetwork, api: FakeServer, pa
     assert note.endswith(f" are in {path}.part; another download of the same URL to the same path resumes there.")
     assert (path.parent / "flows.zip.part").read_bytes() == CONTENT[:size]
     assert files(path) == {"flows.zip.part", "flows.zip.part.json"}
+
+
+async def test_a_telemetry_is_told_of_the_waits(network: FakeNetwork, api: FakeServer, path: Path) -> None:
+    """Each wait without progress is told, as those between attempts are."""
+    waits: list[tuple[str, float, str]] = []
+
+    class Waits(Telemetry):
+        def wait(self, request: httpx.Request, delay: float, reason: str) -> None:
+            waits.append((str(request.url), delay, reason))
+
+    leave(path)
+    headers = part_headers(HALF, TOTAL, TOTAL)
+    api.get("/flows.zip").drip(206, every=100, headers=headers, content=CONTENT[HALF:], times=2)
+    api.get("/flows.zip").call(FileServer(), times=1)
+    async with network, network.client(PrefectHttpxClient, retry=STEADY, telemetry=Waits()) as client:
+        await client.download(URL, path)
+    assert waits == [(URL, 2.0, "backoff of 2 s"), (URL, 4.0, "backoff of 4 s")]
 
 
 @each_row(
