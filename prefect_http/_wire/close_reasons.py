@@ -17,10 +17,10 @@ UNCLOSED = "a response was never closed"
 UNREAD = "a response was not read to its end"
 UNSENT = "a request was not sent to its end"
 REQUEST_CLOSES = "a request said Connection: close"
-RESPONSE_CLOSES = "a response said Connection: close, or something like it"
-ENDED_RESPONSE = "a response has no other end"
+RESPONSE_CLOSES = "a response did not allow it to be reused, as with Connection: close"
+ENDED_RESPONSE = "a response had no length, and so ended with the connection"
 TUNNEL = "it was used for another protocol"
-TRAILING_DATA = "the server sent more than a response"
+TRAILING_DATA = "the server sent more data than a response"
 
 # HTTP/2.
 GOAWAY = "the server said GOAWAY"

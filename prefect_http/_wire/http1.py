@@ -64,9 +64,10 @@ def response_of(
         hold_body(response, initial_body)
         return response
 
-    async def release(can_reuse: bool) -> None:
+    async def release(can_reuse: bool, failure: str) -> None:
         keep = can_reuse and may_keep
-        await connections.release(pool_request, keep=keep, reason="" if keep else _why_not_kept(exchange, request))
+        reason = "" if keep else failure or _why_not_kept(exchange, request)
+        await connections.release(pool_request, keep=keep, reason=reason)
 
     def drop() -> None:
         connections.drop(pool_request)

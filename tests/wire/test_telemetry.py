@@ -366,6 +366,13 @@ async def failing(scene: Scene) -> None:
         await scene.get()
 
 
+async def breaking_off(scene: Scene) -> None:
+    """A response breaks off."""
+    scene.api.get("/").drop(after=200, content=b"x" * 1000)
+    with pytest.raises(httpx.RemoteProtocolError, match="in the middle of the response body"):
+        await scene.get()
+
+
 async def garbage(scene: Scene) -> None:
     """What comes is no response."""
     scene.api.get("/").garbage(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
@@ -387,6 +394,15 @@ async def cancelled(scene: Scene) -> None:
         tasks.start_soon(scene.get)
         await scene.arrival()
         tasks.cancel_scope.cancel()
+
+
+async def cancelled_in_the_body(scene: Scene) -> None:
+    """A request is cancelled when the head of its response has arrived."""
+    scene.api.get("/").drip(content=b"much", every=1)
+    response = await open_response(scene.transport)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await response.aread()
 
 
 async def closed_by_server(scene: Scene) -> None:
@@ -465,14 +481,16 @@ SHORT = httpx.Limits(keepalive_expiry=0)
 @each_row(
     ("http2", "limits", "scenario", "reasons"),
     [
-        (False, None, response_closes, ["a response said Connection: close, or something like it"]),
+        (False, None, response_closes, ["a response did not allow it to be reused, as with Connection: close"]),
         (False, None, request_closes, ["a request said Connection: close"]),
         (False, None, left_early, ["a response was not read to its end"]),
         (False, None, never_closed, ["a response was never closed"]),
         (False, None, failing, [FAILED]),
+        (False, None, breaking_off, [FAILED]),
         (False, None, garbage, [FAILED]),
         (False, None, timeout, [FAILED]),
         (False, None, cancelled, ["a request on it was cancelled"]),
+        (False, None, cancelled_in_the_body, ["a request on it was cancelled"]),
         (False, None, closed_by_server, ["the server closed it while it was idle", CLOSED]),
         (False, SHORT, idle_for_long, ["it was idle for longer than keepalive_expiry", CLOSED]),
         (False, ONE, to_another_origin, [MAKES_ROOM, CLOSED]),
@@ -511,8 +529,8 @@ async def test_reasons(
 @each_row(
     ("act", "reason"),
     [
-        (send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nmore"), "the server sent more than a response"),
-        (send_and_close(b"HTTP/1.1 200 OK\r\n\r\nfine"), "a response has no other end"),
+        (send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nmore"), "the server sent more data than a response"),
+        (send_and_close(b"HTTP/1.1 200 OK\r\n\r\nfine"), "a response had no length, and so ended with the connection"),
     ],
 )
 async def test_reasons_of_responses(act: Act, reason: str) -> None:

@@ -8,6 +8,7 @@ from typing import Self
 import httpx
 
 from prefect_http._errors import InvalidResponse
+from prefect_http._wire.close_reasons import CANCELLED, FAILED
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.response_parser import ResponseParser
 from prefect_http._wire.trace import Trace
@@ -23,7 +24,8 @@ class ResponseBody(httpx.AsyncByteStream):
         parser: has parsed the head.
         initial_body: the part of the body that arrived along with the head.
         read_timeout: in seconds, for each part; None: no limit.
-        release: called once, when the body is closed, with whether the connection can be reused.
+        release: called once, when the body is closed: with whether the connection can be reused, and with why not if
+            receiving the body has failed, else "".
         drop: called instead if the body is never closed, when it is freed, perhaps in another thread.
         trace: what listens.
     """
@@ -38,7 +40,7 @@ class ResponseBody(httpx.AsyncByteStream):
         parser: ResponseParser,
         initial_body: bytes,
         read_timeout: float | None,
-        release: Callable[[bool], Awaitable[None]],
+        release: Callable[[bool, str], Awaitable[None]],
         drop: Callable[[], None],
         trace: Trace | None,
     ) -> None:
@@ -46,7 +48,7 @@ class ResponseBody(httpx.AsyncByteStream):
         self._parser = parser
         self._initial_body = initial_body
         self._read_timeout = read_timeout
-        self._release: Callable[[bool], Awaitable[None]] | None = release
+        self._release: Callable[[bool, str], Awaitable[None]] | None = release
         self._drop = drop
         self._trace = trace
         self._has_started = False
@@ -63,8 +65,8 @@ class ResponseBody(httpx.AsyncByteStream):
             raise StopAsyncIteration if self._parser.is_complete else httpx.StreamClosed
         try:
             chunk = await (self._next() if self._trace is None else self._traced_next(self._trace))
-        except BaseException:
-            await self.aclose()
+        except BaseException as error:
+            await self._close(FAILED if isinstance(error, Exception) else CANCELLED)
             raise
         if not chunk:
             raise StopAsyncIteration
@@ -97,14 +99,17 @@ class ResponseBody(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Let the connection serve another request if the body has been read to its end; else close the connection."""
+        await self._close("")
+
+    async def _close(self, failure: str) -> None:
         if self._release is None:
             return
         release, self._release = self._release, None
         can_reuse = self._parser.can_reuse_connection
         if self._trace is None:
-            await release(can_reuse)
+            await release(can_reuse, failure)
         else:
-            await self._trace.close(lambda: release(can_reuse))
+            await self._trace.close(lambda: release(can_reuse, failure))
 
 
 class WholeBody(httpx.AsyncByteStream):
