@@ -1,7 +1,7 @@
 """The addresses of a host, and connecting to whichever of them is first to accept (RFC 8305).
 
-As anyio does, whose streams do not give away what they are on, and which does not say how long the lookup took; and
-uvloop tries one address after the other.
+anyio.connect_tcp() does the same, but its streams hide the transport that they are on, and it does not say how long the
+lookup took. uvloop's own connections try one address after the other.
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ async def connect_to_first(
                 race.tasks.start_soon(race.attempt, address, port, local_address, has_ended)
                 with anyio.move_on_after(_NEXT_ADDRESS_AFTER):
                     await has_ended.wait()
+                if connections:
+                    break  # a task of asyncio begins to connect even if it is cancelled before its first step
         if not connections:
             raise OSError("no address accepts a connection") from (
-                failures[0] if len(failures) == 1 else ExceptionGroup("no address accepts a connection", failures)
+                failures[0] if len(failures) == 1 else ExceptionGroup("no address accepts a connection", list(failures))
             )
         return connections.pop()
     finally:

@@ -56,10 +56,14 @@ async def nothing(_: str) -> None:
 
 @pytest.mark.anyio
 async def test_the_first_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one to be tried is one of IPv6; an address is taken as it is; the local host decides the family."""
+    """The first one to be tried is one of IPv6; an address is taken as it is; the local host decides the family.
+
+    If it accepts, no other one is connected to.
+    """
     network = Network(monkeypatch, nothing)
     assert [await network.run(), await network.run("127.0.0.3")] == ["::1", "127.0.0.3"]
     await network.run(local_host="local")
+    assert network.asked == ["::1", "127.0.0.3", "::1"]
     assert network.families == [socket.AF_UNSPEC, 0, socket.AF_INET]
     assert network.closed == []
 
@@ -98,6 +102,7 @@ async def test_all_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         await network.run()
     assert isinstance(caught.value.__cause__, ExceptionGroup)
     assert [str(each) for each in caught.value.__cause__.exceptions] == [f"refused by {each}" for each in network.asked]
+    assert "refused by ::1" in repr(caught.value.__cause__)
     with pytest.raises(OSError, match="no address accepts a connection") as caught:
         await network.run("::2")
     assert str(caught.value.__cause__) == "refused by ::2"
