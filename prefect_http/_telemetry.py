@@ -120,10 +120,11 @@ class Telemetry:
     An exception that one of them raises is logged by the logger ``prefect_http.telemetry``, and changes nothing. One
     object may serve several clients.
 
-    It is told of the connections of every HTTPTransport that the client makes or is given, also behind a throttle, if
-    they are opened after that, whichever client uses them; and once, even if several clients share both. A request
-    acquires its connection in its own task. The end of that, and of the connection, may be told in another task, such
-    as one of an HTTP/2 connection.
+    It is told of the connections of each HTTPTransport that the client makes or is given, including one behind a
+    throttle: of all that are opened from then on, whichever client uses them. If several clients share the transport
+    and the telemetry, it is told once. ``connection_acquired()`` is called in the task of the request;
+    ``connection_released()`` and ``connection_closed()`` may be called in another one, such as that of an HTTP/2
+    connection.
     """
 
     def attempt(self, request: httpx.Request, resend_count: int) -> AttemptObserver:
