@@ -14,7 +14,7 @@ from prefect_http._httpx_details import ReadyResponse, copy_of
 from prefect_http._redact import safe_exception, safe_url, without_credentials
 from prefect_http._response import PrefectResponse
 from prefect_http._throttle.body_beginning import readable_beginning
-from prefect_http._throttle.replayed_body import Library
+from prefect_http._throttle.replayed_body import HTTPX, Library
 
 # The statuses of rejections, unless the user has a function that tells.
 THROTTLED = frozenset({429, 503})
@@ -38,7 +38,7 @@ async def ask(
         Passed on to ``is_throttled``.
     """
     asked = response
-    if type(response) in (ReadyResponse, httpx.Response):
+    if library is HTTPX and type(response) in (ReadyResponse, httpx.Response):
         asked = copy_of(response, PrefectResponse)  # a loop over its body may be left early
     try:
         verdict: object = is_throttled(asked)
