@@ -210,8 +210,7 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
 
 async def connect_tcp(host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object]) -> ByteStream:
     """Connect to a host; see ``connect_to_first()``."""
-    _, stream = await connect_to_first(host, port, local_host, on_looked_up, _connect, lambda made: made[1].close())
-    return stream
+    return (await connect_to_first(host, port, local_host, on_looked_up, _connect, lambda made: made[1].close()))[1]
 
 
 def _connect(

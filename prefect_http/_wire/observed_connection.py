@@ -89,5 +89,6 @@ class ObservedConnection:
         for number in list(self._active):
             self._end(number)
         info = self._info(requests=self._requests, open_seconds=self._times.now() - self._since, reason=reason)
-        for telemetry in self._telemetries:
+        telemetries, self._telemetries = self._telemetries, ()  # something may still refer to the connection
+        for telemetry in telemetries:
             call_safely(telemetry.connection_closed, info)
