@@ -94,7 +94,7 @@ class AppTransport(ASGITransport):
 
     @contextlib.contextmanager
     def _told(self, kind: Literal["entered", "left"]) -> Generator[None]:
-        """Tell the telemetry how long it takes to enter or to leave the lifespan, and whether that fails."""
+        """Report to the telemetry how long entering or leaving the lifespan takes, and whether it fails."""
         if self._telemetry is None:
             yield
             return

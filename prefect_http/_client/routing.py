@@ -99,7 +99,7 @@ def _new_transport(
 
 
 def _tell(transport: httpx.AsyncBaseTransport | None, telemetry: Telemetry) -> None:
-    """Tell a telemetry of the connections of a transport, if it is an HTTPTransport, or has one behind a throttle."""
+    """Report the connections of an HTTPTransport, also of one behind a throttle, to a telemetry; ignore others."""
     from prefect_http._throttle.transport import transport_behind
     from prefect_http._wire.transport import HTTPTransport, tell
 

@@ -79,7 +79,7 @@ class AskAgain(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """Give up: the response is not the file.
+    """The response is not the file, so the download ends.
 
     Attributes:
         reason: why.

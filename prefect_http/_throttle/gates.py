@@ -129,7 +129,7 @@ class Gates:
         return {key: statistics_of(gate.limiter, waiting=gate.waiting) for key, gate in self._gates.items()}
 
     def tell(self, telemetry: Telemetry) -> None:
-        """Tell a telemetry of all events from now on, once, as long as something else refers to it."""
+        """Report each event from now on to a telemetry, once, as long as something else refers to it."""
         self._telemetries[id(telemetry)] = telemetry
 
     def report_changes(self) -> None:

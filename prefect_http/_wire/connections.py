@@ -11,6 +11,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import anyio.lowlevel
 import httpx
@@ -230,21 +231,20 @@ class Connections:
 
     async def release(self, pool_request: PoolRequest[AnyConnection], *, keep: bool, reason: str = "") -> None:
         """Let the next request have a connection if it can be kept; else close it, for a reason."""
+        self.release_nowait(pool_request, keep=keep, reason=reason)
+        if self.pool.discarded:
+            await self.close_discarded()
+
+    def release_nowait(self, pool_request: PoolRequest[AnyConnection], *, keep: bool, reason: str = "") -> None:
+        """Do the same, but for closing what the pool has discarded."""
         self.pool.release(pool_request, self.now(), keep=keep, reason=reason)
         if pool_request.on_released is not None:
             pool_request.on_released()
-        if self.pool.discarded:
-            await self.close_discarded()
 
     def drop(self, pool_request: PoolRequest[AnyConnection]) -> None:
         """Release a request whose response was never closed, from a finalizer, which may run anywhere."""
         if self.pool.holds(pool_request):  # not closed with the transport, nor dropped with its event loop
-
-            def release() -> None:
-                self.pool.release(pool_request, self.now(), keep=False, reason=UNCLOSED)
-                if pool_request.on_released is not None:
-                    pool_request.on_released()
-
+            release = partial(self.release_nowait, pool_request, keep=False, reason=UNCLOSED)
             self.end_unclosed(release, f"{pool_request.origin.peer}; its connection is closed now")
 
     def end_unclosed(self, end: Callable[[], object], what: str) -> None:

@@ -48,12 +48,7 @@ class HTTP2:
         Raises:
             SendAgain: it can be sent again, and should be.
         """
-
-        def release() -> None:
-            self._pool.release(pool_request, self._connections.now(), keep=True)
-            if pool_request.on_released is not None:
-                pool_request.on_released()
-
+        release = functools.partial(self._connections.release_nowait, pool_request, keep=True)
         is_sent_once = not isinstance(request.body, bytes)
         if is_sent_once:
             # The server may accept fewer streams than are assumed until it has said so, and would refuse the others.

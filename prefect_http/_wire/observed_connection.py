@@ -60,13 +60,13 @@ class ObservedConnection:
         self._is_closed = False
 
     def open(self) -> None:
-        """Tell that it is open."""
+        """Report that the connection has been opened."""
         info = self._info(requests=0)
         for telemetry in self._telemetries:
             call_safely(telemetry.connection_opened, info)
 
     def begin(self, request: PoolRequest[C]) -> None:
-        """Tell that a request uses it, and let the end of that be told when the request is released."""
+        """Report that a request has acquired the connection, and arrange for its release to be reported."""
         if self._is_closed:
             return
         number, self._requests = self._requests, self._requests + 1
@@ -82,7 +82,7 @@ class ObservedConnection:
                 call_safely(telemetry.connection_released, info)
 
     def close(self, reason: str) -> None:
-        """Tell that it is closed, unless that has been told."""
+        """Report that the connection has been closed, unless that has been reported already."""
         if self._is_closed:
             return
         self._is_closed = True

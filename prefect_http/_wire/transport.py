@@ -170,7 +170,7 @@ def answer_with(transport: HTTPTransport, response_class: type[ReadyResponse]) -
 
 
 def tell(transport: HTTPTransport, telemetry: Telemetry) -> None:
-    """Tell a telemetry of the connections that a transport opens from now on, once, if something else refers to it."""
+    """Report the connections that a transport opens from now on to a telemetry, once, while something refers to it."""
     transport._wire.tell(telemetry)  # pyright: ignore[reportPrivateUsage]
 
 

@@ -139,7 +139,7 @@ class Wire(httpx.AsyncBaseTransport):
         return exchange
 
     def tell(self, telemetry: Telemetry) -> None:
-        """Tell a telemetry of the connections that are opened from now on, as long as something else refers to it."""
+        """Report the connections that are opened from now on to a telemetry, as long as something else refers to it."""
         self._connections.telemetries[id(telemetry)] = telemetry
 
     async def aclose(self) -> None:
