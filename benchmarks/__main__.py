@@ -36,7 +36,7 @@ from benchmarks import (
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
-    *("httptools", "httpx2", "h2", "respx", "aiohttp", "pyreqwest", "opentelemetry-instrumentation-httpx"),
+    *("httpx2", "h2", "respx", "aiohttp", "pyreqwest", "opentelemetry-instrumentation-httpx"),
 )
 
 
