@@ -27,8 +27,10 @@ class Closure:
         allows_early_probes: whether the response to a probe opens the gate even if it was sent before ``until``.
         backoff: the first backoff, in seconds.
         evidence: the doubtful rejections that it is due to; None if it is due to a rejection that is not doubtful.
+        is_of_others: whether another process has closed the gate.
 
     Attributes:
+        own_until: until when the server has told this process to wait; minus infinity if it has not.
         early_probe_at: when a probe may be sent although ``until`` has not passed; infinity if none may.
         backoff: seconds to wait after the next rejection, unless the server asks for more.
         setbacks: how many probes have been rejected, or have failed.
@@ -46,9 +48,11 @@ class Closure:
         allows_early_probes: bool,
         backoff: float = FIRST_BACKOFF,
         evidence: Evidence | None = None,
+        is_of_others: bool = False,
     ) -> None:
         self.began_at = now
         self.until = until if evidence is None else max(until, evidence.retry_after_until)
+        self.own_until = -math.inf if is_of_others else self.until
         self.hit_at = hit_at if evidence is None else evidence.first_sent_at
         self.rate = rate
         self.is_low = is_low
@@ -64,6 +68,11 @@ class Closure:
     def shut_until(self) -> float:
         """The earliest time at which the gate may open; minus infinity if a probe may open it at any time."""
         return self.until if self._probe is None and math.isinf(self.early_probe_at) else -math.inf
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether a probe is in flight."""
+        return self._probe is not None
 
     def next_probe(self, lease: float) -> float:
         """Return when the next probe may be sent.
@@ -115,6 +124,11 @@ class Closure:
 
     def extend(self, until: float) -> None:
         """Move the opening to a later time; an earlier one changes nothing."""
+        self.until = max(self.until, until)
+        self.own_until = max(self.own_until, until)
+
+    def follow(self, until: float) -> None:
+        """Move the opening to a later time, because another process was told so."""
         self.until = max(self.until, until)
 
     def back_off(self) -> None:

@@ -8,6 +8,7 @@ from prefect_http._attempt import format_seconds
 
 NONE_LEFT = "the server said that no requests are left"
 IGNORED = ", which is ignored because it is more than a day"
+OTHERS = "another process was rejected"
 PROBE_FAILED = "a request failed on the network"
 # In seconds. A gate that closes for longer is worth a line in the log.
 _LONG = 10.0

@@ -39,17 +39,17 @@ class Curve:
     ceiling: float
     span: float
 
-    def rate(self, done: int) -> float:
+    def rate(self, done: float) -> float:
         """Return the rate after ``done`` answers."""
         return self.ceiling - (self.ceiling - self.base) * (1 - done / self.span) ** 3
 
-    def is_low(self, done: int) -> bool:
+    def is_low(self, done: float) -> bool:
         """Return whether less than half of the way to the ceiling lies behind after ``done`` answers."""
         return done < self.span / 2
 
 
 def learn_curve(
-    *, accepted: int, busy: float, whole: float, closed_for: float, last_rate: float, accepted_share: float = 1.0
+    *, accepted: float, busy: float, whole: float, closed_for: float, last_rate: float, accepted_share: float = 1.0
 ) -> Curve:
     """Return the curve that the end of a closure teaches.
 

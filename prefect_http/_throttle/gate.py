@@ -25,6 +25,7 @@ from prefect_http._errors import ThrottleTimeout
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.closure_reason import (
     NONE_LEFT,
+    OTHERS,
     PROBE_FAILED,
     ClosureReason,
     no_requests_for,
@@ -73,11 +74,13 @@ class Gate:
     Attributes:
         limiter: likewise.
         notice: what is to be logged: that the gate has closed for long; None if there is nothing to log.
+        on_dispatch: called when anything has changed that other processes may have to know; None: there are none.
     """
 
     def __init__(self, limiter: Limiter, max_wait: float, now: Callable[[], float]) -> None:
         self.limiter = limiter
         self.notice: str | None = None
+        self.on_dispatch: Callable[[], object] | None = None
         self._max_wait = max_wait
         self._now = now
         self._queue: OrderedDict[_Waiter, None] = OrderedDict()
@@ -197,6 +200,8 @@ class Gate:
             self._advertised(ticket, rate_limit, now)
         if self._queue:
             self._dispatch(now)
+        elif self.on_dispatch is not None:
+            self.on_dispatch()
 
     def rejected(
         self,
@@ -236,6 +241,17 @@ class Gate:
         self._note_closure(PROBE_FAILED, before, now)
         self._dispatch(now)
 
+    def follow_others(self, change: Callable[[float], object]) -> None:
+        """Let other processes change the Limiter, and send the requests that may be sent now.
+
+        Args:
+            change: changes it; its argument is the time.
+        """
+        now, before = self._now(), self.limiter.closed_until
+        change(now)
+        self._note_closure(OTHERS, before, now)
+        self._dispatch(now)
+
     def _note_closure(self, reason: str, before: float | None, now: float) -> None:
         until = self.limiter.closed_until
         if self._reason.update(reason, now, before=before, until=until):
@@ -249,6 +265,8 @@ class Gate:
             self._serve(now)
         if not self._queue:
             self._deadlines.clear()  # so that requests which are no longer queued are not kept alive
+        if self.on_dispatch is not None:
+            self.on_dispatch()
 
     def _serve(self, now: float) -> None:
         while self._queue:

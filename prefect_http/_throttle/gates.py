@@ -12,10 +12,14 @@ import httpx
 
 from prefect_http._concurrency.backend import clock, has_ended, loop_getter
 from prefect_http._telemetry import Telemetry, call_safely
+from prefect_http._throttle.fleet import Fleet
+from prefect_http._throttle.fleet_state import KnownRate
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.limiter import Change, Limiter
+from prefect_http._throttle.share import Share
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics, statistics_of
+from prefect_http._throttle.store import Store
 
 _MAX_KEYS = 1000
 # How many keys are looked at to find one that can be forgotten; if none can, there are more than _MAX_KEYS for a while.
@@ -36,6 +40,8 @@ class Gates:
         slow_start: likewise.
         early_probe: likewise.
         known: returns what is known of the limit of a new key.
+        shared: where the gates are shared with other processes; None if they are not.
+        known_rate: what is known of their limit then.
         on_event: called with each event.
 
     Attributes:
@@ -55,6 +61,8 @@ class Gates:
         slow_start: bool,
         early_probe: bool,
         known: Callable[[], KnownLimit | None],
+        shared: Store | None = None,
+        known_rate: KnownRate = KnownRate(),
         on_event: Callable[[ThrottleEvent], object] | None,
     ) -> None:
         self.is_throttled = is_throttled
@@ -65,6 +73,9 @@ class Gates:
         self._slow_start = slow_start
         self._early_probe = early_probe
         self._known = known
+        self._shared = shared
+        self._known_rate = known_rate
+        self._fleet: Fleet | None = None
         self._on_event = on_event
         self._gates: OrderedDict[Hashable, Gate] = OrderedDict()
         self.changes: list[tuple[Change, Hashable]] = []
@@ -100,8 +111,9 @@ class Gates:
         except TypeError as error:
             raise TypeError(f"key must return a hashable value: {error}") from error
         if gate is None:
+            gate = self._new_gate(key)
             self._forget_one()
-            gate = self._gates[key] = Gate(self._new_limiter(key), self.max_wait, self._now)
+            self._gates[key] = gate
         elif gate is not last:
             self._gates.move_to_end(key)
         self._last_gate = gate
@@ -178,13 +190,35 @@ class Gates:
             self.changes.clear()
         self._current_loop = loop_getter()
         self._loop, self._now = self._current_loop(), clock()
+        if self._shared is not None:
+            self._fleet = Fleet(self._shared, self._known_rate, self._now, self._changed_by_others)
 
-    def _new_limiter(self, key: Hashable) -> Limiter:
+    def _changed_by_others(self, kind: str | None, key: Hashable) -> None:
+        """Report changes that no request has caused, so that no request can raise what ``on_event`` raises."""
+        if kind is not None:
+            self.changes.append((Change(kind), key))
+        if self.changes:
+            try:
+                self.report_changes()
+            except Exception:
+                _logger.exception("on_event has raised an exception")
+
+    def _new_gate(self, key: Hashable) -> Gate:
+        fleet = self._fleet
+        if fleet is None:
+            return Gate(self._new_limiter(key), self.max_wait, self._now)
+        part = fleet.new_part(key)
+        gate = Gate(self._new_limiter(key, part.share), self.max_wait, self._now)
+        fleet.watch(part, gate, key)
+        return gate
+
+    def _new_limiter(self, key: Hashable, share: Share | None = None) -> Limiter:
         return Limiter(
             max_in_flight=self._max_in_flight,
             slow_start=self._slow_start,
             early_probe=self._early_probe,
-            known=self._known(),
+            known=self._known() if self._shared is None else None,
+            share=share,
             on_change=lambda change: self.changes.append((change, key)),
         )
 

@@ -45,6 +45,7 @@ from prefect_http._throttle.evidence import Evidence, FaultShare, LimitTest
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.quota import Quota
 from prefect_http._throttle.routes import RouteStreaks
+from prefect_http._throttle.share import Share
 from prefect_http._throttle.ticket import Ticket
 from prefect_http._throttle.trial import Outcome, Trial
 
@@ -68,6 +69,8 @@ class Change(enum.Enum):
     CLOSED = "closed"
     OPENED = "opened"
     LEARNED = "learned"
+    ALONE = "alone"
+    SHARED = "shared"
 
 
 class Limiter:
@@ -78,10 +81,13 @@ class Limiter:
         slow_start: whether the number in flight starts low while nothing is known.
         early_probe: whether one request per closure may be sent before the server's Retry-After has passed.
         known: the limit that the user knows; None if there is none.
+        share: the part that this process has of a key which it shares with others, and of what the user knows of it;
+            None if it shares nothing.
         on_change: called at each change.
 
     Attributes:
         known: likewise.
+        share: likewise.
         in_flight: how many requests are in flight: sent, but not answered yet.
         accepted: how many requests were answered with something other than a rejection.
         rejections: how many requests were rejected.
@@ -96,6 +102,7 @@ class Limiter:
         slow_start: bool = True,
         early_probe: bool = False,
         known: KnownLimit | None = None,
+        share: Share | None = None,
         on_change: Callable[[Change], object] = lambda change: None,
     ) -> None:
         self.in_flight: int = 0
@@ -103,16 +110,17 @@ class Limiter:
         self.rejections: int = 0
         self.sure_room: float = 0
         self.known: KnownLimit | None = known
+        self.share: Share | None = share
         self._max_in_flight = max_in_flight
         self._most_in_flight: float = max(1, max_in_flight)  # fewer if the server says so
-        self._slow_start = slow_start and known is None
+        self._slow_start = slow_start and math.isinf(self.known_rate)
         self._early_probes = EarlyProbes(is_allowed=early_probe)
         self._on_change = on_change
         self._routes = RouteStreaks()
         self._quota = Quota()
         self._window = _FIRST_WINDOW if self._slow_start else math.inf
         self._curve: Curve | None = None
-        self._done = 0  # answers that have moved the curve
+        self._done: float = 0  # answers that have moved the curve
         self._latency: float | None = None
         self._last_sent = -math.inf
         self._last_ended = -math.inf
@@ -122,6 +130,9 @@ class Limiter:
         self._trial: Trial | None = None
         self._cycle = Cycle()
         self._closure: Closure | None = None
+        # What the other processes have been told of this cycle.
+        self._told_accepted = 0.0
+        self._told_done = 0.0
 
     @property
     def closed_until(self) -> float | None:
@@ -134,12 +145,24 @@ class Limiter:
         return -math.inf if self._closure is None else self._closure.shut_until
 
     @property
+    def own_until(self) -> float:
+        """Until when the server has told this process to wait; minus infinity if it has not."""
+        return -math.inf if self._closure is None else self._closure.own_until
+
+    @property
+    def known_rate(self) -> float:
+        """Requests per second of the known limit; infinity if there is none."""
+        if self.share is not None:
+            return self.share.known.rate
+        return math.inf if self.known is None else self.known.rate
+
+    @property
     def rate(self) -> float:
         """Requests per second, at most those of the known limit; infinity while no rate has been learned."""
         if self._curve is None:
             return math.inf
         rate = self._curve.rate(self._done) if self._trial is None else self._trial.rate
-        return rate if self.known is None else min(rate, self.known.rate)
+        return min(rate, self.known_rate)
 
     @property
     def limit(self) -> int:
@@ -159,25 +182,34 @@ class Limiter:
 
     def next_send(self, now: float) -> float:
         """Return when the next request may be sent: by ``now``, later, or infinity if that depends on a response."""
-        if self.in_flight >= self._most_in_flight:
+        share = self.share
+        if self.in_flight >= self._most_in_flight or (share is not None and not share.is_valid(now)):
             return math.inf
         if self._closure is not None:
+            if share is not None and not share.may_probe(self._closure.until):
+                return math.inf
             due = self._closure.next_probe(max(_SHORTEST_LEASE, _LATENCIES_TO_WAIT * (self._latency or 0.0)))
         else:
             if self._curve is None:
                 due, window = self._last_sent, self._window
-                if self.known is None and not self._quota.is_known:
+                if share is not None:
+                    if share.known.rate < math.inf:
+                        due = share.next_turn(now, share.known.rate, self._last_sent)
+                elif self.known is None and not self._quota.is_known:
                     # It holds until the gate closes, or the server says something: the window only grows until then.
                     self.sure_room = min(window, self._most_in_flight)
             else:
                 rate = self.rate
-                due, window = self._last_sent + 1 / rate, self._learned_window(rate)
+                due = self._last_sent + 1 / rate if share is None else share.next_turn(now, rate, self._last_sent)
+                window = self._learned_window(rate)
             if self.in_flight >= window:
                 # A latency that has grown would never be seen if the full window stopped everything; and the responses
                 # may be late on purpose.
                 due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
             if self._quota.is_known:
-                due = max(due, self._quota.next_room_at(self.in_flight, now))
+                # The others have as many on their way.
+                others = 1 if share is None else share.members
+                due = max(due, self._quota.next_room_at(self.in_flight * others, now))
         return due if self.known is None else max(due, self.known.due)
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
@@ -190,6 +222,8 @@ class Limiter:
             self.known.reserve()
         if closure is not None:
             closure.begin_probe(ticket)
+        elif self.share is not None:
+            self.share.sent()
         if not cycle.has_begun:
             cycle.sent(now)
         if closure is None and not (has_waited or self.in_flight) and now - self._last_ended > _SHORTEST_PAUSE:
@@ -304,6 +338,8 @@ class Limiter:
         self.dropped(ticket, now, has_failed=False)
         if self.known is not None:
             self.known.release()
+        if self.share is not None and not ticket.is_probe:
+            self.share.withdrawn(now)
 
     def advertised(self, ticket: Ticket, now: float, limit: RateLimit) -> None:
         """Record what the response to a request says about the server's limits; see Quota.update()."""
@@ -311,7 +347,73 @@ class Limiter:
         none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=self._cycle.began_at)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
-        self._most_in_flight = max(1, min(self._max_in_flight, self._quota.concurrency))
+        members = 1 if self.share is None else self.share.members
+        self._most_in_flight = max(1, min(self._max_in_flight, self._quota.concurrency // members))
+
+    # --- What is shared with other processes
+
+    def to_tell(self) -> tuple[float, float]:
+        """Return how many requests of this cycle were accepted, and moved the curve, since the last ``told()``."""
+        return self._cycle.accepted - self._told_accepted, self._done - self._told_done
+
+    def told(self, accepted: float, done: float) -> None:
+        """Record that the other processes know of so many accepted requests, and of so many that moved the curve."""
+        self._told_accepted += accepted
+        self._told_done += done
+
+    def close_with_others(self, now: float, until: float) -> None:
+        """Close the gate, or keep it closed until then, because another process was rejected."""
+        if self._closure is None:
+            self._close(now, until, hit_at=now, teaches=True, is_of_others=True)
+        else:
+            self._closure.follow(until)
+
+    def open_with_others(self, now: float, began: float, *, begins_cycle: bool) -> None:
+        """Open the gate, because the probe of another process was accepted.
+
+        Args:
+            now: the time.
+            began: when that was sent.
+            begins_cycle: whether a new cycle began with it.
+        """
+        self._trial = None
+        if begins_cycle:
+            self._cycle.begin(began)
+            self._cycle.accepted = 0
+            self._told_accepted = 0.0
+        if self._closure is not None and self._closure.own_until <= now:
+            self._closure = None
+            self._on_change(Change.OPENED)
+
+    @property
+    def curve(self) -> Curve | None:
+        """What has been learned; None if nothing has."""
+        return self._curve
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether a probe is in flight."""
+        return self._closure is not None and self._closure.is_probing
+
+    def follow(self, curve: Curve | None, done: float, *, accepted: float | None) -> None:
+        """Take over the curve of all processes, unless it is on trial.
+
+        Args:
+            curve: the curve; None if there is none.
+            done: how many answers have moved it.
+            accepted: how many requests all processes have had accepted, if the gate has never been closed.
+        """
+        assert self.share is not None
+        if self._trial is not None:
+            return
+        has_changed, self._curve = curve != self._curve, curve
+        untold = 0.0 if has_changed else self._done - self._told_done
+        self._told_done = done
+        self._done = done + untold
+        if accepted is not None and self._slow_start:
+            self._window = max(1.0, (_FIRST_WINDOW + _WINDOW_STEP * accepted) / self.share.members)
+        if has_changed and curve is not None:
+            self._on_change(Change.LEARNED)
 
     def _take_back(self, ticket: Ticket, now: float) -> None:
         assert ticket.is_out, _ENDS_ONCE
@@ -333,6 +435,7 @@ class Limiter:
         teaches: bool,
         backoff: float = FIRST_BACKOFF,
         evidence: Evidence | None = None,
+        is_of_others: bool = False,
     ) -> None:
         if self._closure is not None:
             self._closure.extend(until)
@@ -349,6 +452,7 @@ class Limiter:
             teaches=teaches,
             allows_early_probes=self._early_probes.is_allowed,
             backoff=backoff,
+            is_of_others=is_of_others,
         )
         self._trial = None  # not before: its rate was the one that met with the rejection
         if teaches and backoff == FIRST_BACKOFF and self._early_probes.is_next(until - now, FIRST_BACKOFF):
@@ -367,6 +471,9 @@ class Limiter:
             self._trial = Trial(closure.evidence, opened_at=probe.sent_at, latency=self._latency or 0.0)
             has_learned = False
         self._closure = None
+        if self.share is not None:
+            self.share.opened(probe.sent_at, begins_cycle=self._cycle.began_at == probe.sent_at)
+            self._told_accepted, self._told_done = self._cycle.accepted, self._done
         self._on_change(Change.OPENED)
         if has_learned:
             self._on_change(Change.LEARNED)
@@ -377,6 +484,8 @@ class Limiter:
             return
         self._trial = None
         self._done = 0
+        if self.share is not None:
+            self.share.learned()
         if outcome is Outcome.LIMIT:
             self._on_change(Change.LEARNED)
         else:
@@ -399,9 +508,13 @@ class Limiter:
     def _learn(self, closure: Closure, probe: Ticket) -> bool:
         """Begin a new cycle, and return whether the last one has taught a rate."""
         assert self._latency is not None
-        has_learned = bool(self._cycle.accepted)
+        share, cycle = self.share, self._cycle
+        if share is None:
+            began, accepted = cycle.busiest_part(closure.hit_at, probe.sent_at)
+        else:
+            began, accepted = share.cycle_so_far(cycle.accepted - self._told_accepted, cycle.began_at, probe.sent_at)
+        has_learned = accepted > 0
         if has_learned:
-            began, accepted = self._cycle.busiest_part(closure.hit_at, probe.sent_at)
             self._curve = learn_curve(
                 accepted=accepted,
                 busy=max(closure.hit_at - began, self._latency),

@@ -40,13 +40,15 @@ class ThrottleEvent:
 
     Attributes:
         kind: "closed": all requests wait after a rejection, or because the server said that none are left; "opened":
-            the first request that was sent afterwards has been accepted; "learned": there is a new rate.
+            the first request that was sent afterwards has been accepted; "learned": there is a new rate; "alone": what
+            is shared with other processes cannot be reached, so this one goes on with its last share; "shared": it can
+            be reached again.
         key: the key.
         time: of the change, in seconds on the event loop's clock.
         statistics: the state of the key afterwards.
     """
 
-    kind: Literal["closed", "opened", "learned"]
+    kind: Literal["closed", "opened", "learned", "alone", "shared"]
     key: Hashable
     time: float
     statistics: ThrottleStatistics
@@ -56,7 +58,7 @@ def statistics_of(limiter: Limiter, *, waiting: int) -> ThrottleStatistics:
     """Return the statistics of a key with this limiter, and this many requests in its queue."""
     return ThrottleStatistics(
         closed_until=limiter.closed_until,
-        rate=limiter.rate if limiter.known is None else min(limiter.rate, limiter.known.rate),
+        rate=min(limiter.rate, limiter.known_rate),
         limit=limiter.limit,
         in_flight=limiter.in_flight,
         waiting=waiting,

@@ -11,9 +11,11 @@ import httpx
 
 from prefect_http._callbacks import is_async
 from prefect_http._ports import DEFAULT_PORTS
+from prefect_http._throttle.fleet_state import KnownRate
 from prefect_http._throttle.gates import Gates
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
+from prefect_http._throttle.store import SharedBackend, store_of
 
 _LEAST, _MOST = 1e-6, 1e9
 _ALL_KEYS = object()
@@ -58,7 +60,12 @@ class Throttle:
         slow_start: whether to begin with few requests in flight while the limit is unknown, and allow more with each
             response. False begins with ``max_in_flight``, and learns from the first rejection.
         on_event: called with each ThrottleEvent. It must not be async. An exception from it is raised by the request
-            that caused the event; if one request causes several events, further exceptions are logged.
+            that caused the event; if one request causes several events, further exceptions are logged. So are those for
+            what other processes have caused.
+        shared: shares all this with the Throttles of other processes, as a ``prefect_http.redis.RedisBackend``; None:
+            with none. They need the same arguments. ``rate`` and ``burst`` are then for all processes together, and
+            ``max_in_flight`` is for each. ``key`` must return something of which the ``repr()`` is the same in each
+            process.
 
     Raises:
         ValueError: ``max_in_flight``, ``max_wait``, ``rate``, ``per`` or ``burst`` is out of range, or ``per`` or
@@ -96,6 +103,7 @@ class Throttle:
         early_probe: bool = False,
         slow_start: bool = True,
         on_event: Callable[[ThrottleEvent], object] | None = None,
+        shared: SharedBackend | None = None,
     ) -> None:
         _check_function("key", key)
         if is_throttled is not None and not callable(is_throttled):
@@ -117,6 +125,8 @@ class Throttle:
             early_probe=early_probe,
             known=known,
             on_event=on_event,
+            shared=None if shared is None else store_of(shared),
+            known_rate=KnownRate() if rate is None else KnownRate(rate / per, burst),
         )
 
     @overload

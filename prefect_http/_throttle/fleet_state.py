@@ -1,0 +1,365 @@
+"""FleetState: what the throttles of several processes share of one key. Pure: times are arguments.
+
+All that one process does is to send a Report now and then, and to get a Lease back:
+
+    process ── Report: my answers, my queue, my closure ──> synced() ── Lease: my turns, and what all know ──> process
+                                                           │    ^
+                                                           v    │
+                                                     the state, as a text, in a Store
+
+- Closing is commutative: the latest time that any process was asked to wait for holds for all of them.
+- Opening is not. The process that closed the gate is the learner of this closure: it alone sends the probe, and learns
+  from what all processes have sent. If it has nothing left to send, or is not heard of any more, the next one that
+  wants to send takes its place, and finds all that is known here.
+- While a rate is known, requests are sent in turns: moments that lie ``1 / rate`` apart, and of which each process gets
+  a few at a time, for as many requests as it has in its queue, but no more than its share of a second. So the server
+  sees the same as from a single process, and nobody waits for a process that has nothing to send.
+- While none is known, each process begins with its share of the requests in flight with which a single one begins.
+- What a process does not say again within LEASE seconds is forgotten: the process itself, and its turns.
+
+All times here are those of the store's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from prefect_http._throttle.curve import Curve
+
+# For how many seconds a process is remembered, and may go on without asking again.
+LEASE = 1.0
+# How many seconds' worth of turns all processes together may have before them.
+HORIZON = 1.0
+# More processes than that share nothing further: the state must not grow without bounds.
+MAX_MEMBERS = 1000
+# A clock that goes back by less is a rounding error, or two servers of one cluster.
+_SMALLEST_STEP_BACK = 0.1
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Moments at which a process may send a request each.
+
+    Attributes:
+        start: the first; from then on, or later.
+        step: how many seconds later the next one is.
+        count: how many there are.
+    """
+
+    start: float = 0.0
+    step: float = 0.0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A process.
+
+    Attributes:
+        until: when it is forgotten.
+        report: the number of its last report, so that one which arrives twice counts once.
+        turns: those that it got for that.
+    """
+
+    until: float
+    report: int
+    turns: Turns = Turns()
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """What all processes know.
+
+    Attributes:
+        at: when it was written.
+        cycle: how many times the gate has been opened.
+        closed_until: when a probe may be sent; None while the gate is open.
+        learner: which process sends the probe; empty: any that wants to.
+        learner_until: when another process may take its place.
+        curve: the rate that has been learned; None if there is none.
+        done: how many answers have moved it.
+        began: when this cycle began.
+        accepted: how many requests of this cycle were accepted.
+        next_turn: the first moment that is nobody's turn.
+        members: the processes that use it.
+    """
+
+    at: float = 0.0
+    cycle: int = 0
+    closed_until: float | None = None
+    learner: str = ""
+    learner_until: float = 0.0
+    curve: Curve | None = None
+    done: float = 0.0
+    began: float = 0.0
+    accepted: float = 0.0
+    next_turn: float = 0.0
+    members: dict[str, Member] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """That a probe was accepted.
+
+    Attributes:
+        probed_at: when it was sent.
+        begins_cycle: whether a new cycle begins: what was accepted before counts no more.
+    """
+
+    probed_at: float
+    begins_cycle: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a process tells the others.
+
+    Attributes:
+        member: its name.
+        number: of the report. A report that is sent again has the same one.
+        cycle: the cycle that the counts belong to.
+        accepted: how many requests of this cycle were accepted since the last report.
+        done: how many answers have moved the curve since then.
+        closed_until: until when its own gate is closed by what it was told by the server; None if it is not.
+        opening: that its probe was accepted; None if none was.
+        has_learned: whether it is the learner, and ``curve`` is news.
+        curve: the curve that it has.
+        is_waiting: whether it has a request in its queue, or a probe on its way.
+        wants: for how many requests it would like to have turns.
+        unused: how many of its turns it still has.
+        is_leaving: whether this is its last report.
+    """
+
+    member: str
+    number: int
+    cycle: int = 0
+    accepted: float = 0.0
+    done: float = 0.0
+    closed_until: float | None = None
+    opening: Opening | None = None
+    has_learned: bool = False
+    curve: Curve | None = None
+    is_waiting: bool = False
+    wants: int = 0
+    unused: int = 0
+    is_leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a process is told.
+
+    Attributes:
+        state: what all know.
+        turns: further turns for it.
+        is_learner: whether it may send the probe.
+    """
+
+    state: FleetState
+    turns: Turns
+    is_learner: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRate:
+    """A limit that the users know, of all processes together.
+
+    Attributes:
+        rate: in requests per second.
+        burst: how many requests may be sent at once after a pause.
+    """
+
+    rate: float = math.inf
+    burst: int = 1
+
+
+def synced(state: FleetState, report: Report, known: KnownRate, now: float) -> tuple[FleetState, Lease]:
+    """Return the state with a report, and what the process is told.
+
+    Args:
+        state: as it was stored, or a new one.
+        report: of one process.
+        known: the limit that the users know.
+        now: the time.
+    """
+    state = _at(state, now)
+    before = state.members.get(report.member)
+    if before is not None and before.report == report.number:  # only the answer to it was lost
+        return state, Lease(state, before.turns, _is_learner(state, report.member))
+    state = _counted(state, report)
+    if report.opening is not None and state.closed_until is not None and state.learner == report.member:
+        state = _opened(state, report, report.opening, known, now)
+    elif report.has_learned and state.learner == report.member and report.cycle == state.cycle:
+        state = replace(state, curve=report.curve, done=0.0)
+    if report.closed_until is not None:
+        state = _closed(state, report, report.closed_until, now)
+    if state.closed_until is not None:
+        state = _with_learner(state, report, state.closed_until, now)
+    turns = Turns()
+    members = {name: member for name, member in state.members.items() if name != report.member}
+    if report.is_leaving:
+        state = _without_unused_turns(state, report, before, now)
+    elif len(members) < MAX_MEMBERS:
+        state, turns = _allotted(state, report, known, len(members) + 1, now)
+        until = now if state.closed_until is None else max(now, state.closed_until)
+        members[report.member] = Member(until + LEASE, report.number, turns)
+    state = replace(state, members=members)
+    return state, Lease(state, turns, _is_learner(state, report.member))
+
+
+def rate_of(state: FleetState, known: KnownRate) -> float:
+    """Return how many requests all processes may send per second; infinity if no rate is known."""
+    learned = math.inf if state.curve is None else state.curve.rate(state.done)
+    return min(learned, known.rate)
+
+
+def _at(state: FleetState, now: float) -> FleetState:
+    """Return the state without the processes that were not heard of, and in terms of a clock that has gone back."""
+    if state.at == 0.0:
+        return FleetState(at=now, began=now)
+    back = state.at - now
+    if back > _SMALLEST_STEP_BACK:  # another server has taken over
+        closed_until = state.closed_until
+        state = replace(
+            state,
+            closed_until=None if closed_until is None else closed_until - back,
+            learner_until=state.learner_until - back,
+            began=state.began - back,
+            next_turn=state.next_turn - back,
+            members={name: replace(member, until=member.until - back) for name, member in state.members.items()},
+        )
+    return replace(state, at=now, members={name: m for name, m in state.members.items() if m.until > now})
+
+
+def _counted(state: FleetState, report: Report) -> FleetState:
+    if report.cycle != state.cycle:
+        return state
+    return replace(state, accepted=state.accepted + report.accepted, done=state.done + report.done)
+
+
+def _opened(state: FleetState, report: Report, opening: Opening, known: KnownRate, now: float) -> FleetState:
+    state = replace(
+        state,
+        cycle=state.cycle + 1,
+        closed_until=None,
+        curve=report.curve,
+        done=0.0,
+        began=opening.probed_at if opening.begins_cycle else state.began,
+        accepted=1.0 if opening.begins_cycle else state.accepted + 1.0,
+    )
+    return replace(state, next_turn=min(opening.probed_at, now) + 1 / rate_of(state, known))
+
+
+def _closed(state: FleetState, report: Report, until: float, now: float) -> FleetState:
+    if state.closed_until is not None:
+        until = max(state.closed_until, until)
+    elif report.cycle != state.cycle and until <= now:  # it has not heard yet that the gate has been opened since
+        return state
+    else:
+        state = replace(state, learner=report.member, learner_until=0.0)
+    # Meanwhile the others have nothing to ask. They must not be forgotten, or the first to come back would take all.
+    members = {name: replace(m, until=max(m.until, until + LEASE)) for name, m in state.members.items()}
+    return replace(state, closed_until=until, members=members)
+
+
+def _with_learner(state: FleetState, report: Report, closed_until: float, now: float) -> FleetState:
+    """Return the state with a learner for this closure, if there is a process that wants to send."""
+    learner = state.learner
+    is_away = bool(learner) and learner != report.member and state.learner_until <= now
+    is_waiting = report.is_waiting and not report.is_leaving
+    if learner == report.member and not is_waiting:
+        return replace(state, learner="")
+    if is_waiting and (not learner or learner == report.member or is_away):
+        return replace(state, learner=report.member, learner_until=max(closed_until, now) + LEASE)
+    return state
+
+
+def _is_learner(state: FleetState, member: str) -> bool:
+    return state.learner == member
+
+
+def _allotted(
+    state: FleetState, report: Report, known: KnownRate, members: int, now: float
+) -> tuple[FleetState, Turns]:
+    """Return the state with further turns for a process, and those."""
+    rate = rate_of(state, known)
+    if state.closed_until is not None or math.isinf(rate):
+        return state, Turns()
+    unused = report.unused if report.cycle == state.cycle else 0
+    count = min(report.wants, max(1, int(rate * HORIZON / members))) - unused
+    if count <= 0:
+        return state, Turns()
+    step = 1 / rate
+    first = max(state.next_turn, now)
+    return replace(state, next_turn=first + count * step), Turns(first - (known.burst - 1) * step, step, count)
+
+
+def _without_unused_turns(state: FleetState, report: Report, before: Member | None, now: float) -> FleetState:
+    """Return the state in which the last turns of a process that leaves are free again, if nobody's come after them."""
+    if before is None or not report.unused or report.cycle != state.cycle:
+        return state
+    turns = before.turns
+    if not math.isclose(turns.start + turns.count * turns.step, state.next_turn, abs_tol=1e-6):
+        return state
+    return replace(state, next_turn=max(now, state.next_turn - min(report.unused, turns.count) * turns.step))
+
+
+def to_text(state: FleetState) -> str:
+    """Return a state as a text."""
+    curve = state.curve
+    return json.dumps(
+        [
+            _FORMAT,
+            state.at,
+            state.cycle,
+            state.closed_until,
+            state.learner,
+            state.learner_until,
+            None if curve is None else [curve.base, curve.ceiling, curve.span],
+            state.done,
+            state.began,
+            state.accepted,
+            state.next_turn,
+            {
+                name: [m.until, m.report, m.turns.start, m.turns.step, m.turns.count]
+                for name, m in state.members.items()
+            },
+        ],
+        separators=(",", ":"),
+    )
+
+
+def from_text(text: str) -> FleetState:
+    """Return the state that a text stands for; a new one for an empty text.
+
+    Raises:
+        ValueError: it is no state, or one of another version of the package.
+    """
+    if not text:
+        return FleetState()
+    try:
+        form, at, cycle, until, learner, learner_until, curve, done, began, accepted, next_turn, members = json.loads(text)
+        if form != _FORMAT:
+            raise ValueError("written by another version of prefect_http; give it another prefix")
+        return FleetState(
+            at=float(at),
+            cycle=int(cycle),
+            closed_until=None if until is None else float(until),
+            learner=str(learner),
+            learner_until=float(learner_until),
+            curve=None if curve is None else Curve(*map(float, curve)),
+            done=float(done),
+            began=float(began),
+            accepted=float(accepted),
+            next_turn=float(next_turn),
+            members={
+                str(name): Member(float(m[0]), int(m[1]), Turns(float(m[2]), float(m[3]), int(m[4])))
+                for name, m in cast("dict[str, list[float]]", members).items()
+            },
+        )
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"the shared state cannot be read: {error}") from error

@@ -1,0 +1,302 @@
+"""Share: what one process may send of a key that it shares with others, and what it has to tell them. Pure.
+
+It stands between the Limiter of the process and the FleetState, and between two clocks: that of the event loop, in
+which all its own times are, and that of the store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from prefect_http._throttle.curve import Curve
+from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, Lease, Opening, Report, Turns
+
+# Of the offsets between the two clocks that were seen last, the smallest is the one with the least delay in it.
+_OFFSETS = 8
+# The least time between two reports, in seconds, unless there is news.
+_SHORTEST_PAUSE = 0.01
+# How much later than the learner the others look whether the gate has been opened, if nothing has told them.
+_LATER = 0.25
+# The learner may not probe before it knows what the others had sent by then.
+_EARLY = 0.02
+# Further turns are asked for when less than this share of those that one may have is left.
+_FEW_LEFT = 0.25
+
+
+@dataclass(slots=True)
+class _Block:
+    """Turns that lie next to each other; see Turns. They may be used late, but not after ``until``."""
+
+    due: float
+    step: float
+    count: int
+    until: float
+
+
+class Share:
+    """The part of one process.
+
+    Args:
+        member: the name of the process, different from all others.
+        known: the limit that the users know, of all processes together.
+
+    Attributes:
+        known: likewise.
+        members: how many processes share the key, this one included.
+        state: what all processes knew when this one asked last.
+        is_alone: whether the store cannot be reached: then the process goes on with the share that it had last.
+        is_learner: whether this process may send the probe.
+    """
+
+    def __init__(self, member: str, known: KnownRate) -> None:
+        self.known = known
+        self.members: int = 1
+        self.state = FleetState()
+        self.is_alone: bool = False
+        self.is_learner: bool = False
+        self._member = member
+        self._number = 0
+        self._lease_until = -math.inf
+        self._blocks: deque[_Block] = deque()
+        self._allotted = 0
+        self._offsets: deque[float] = deque(maxlen=_OFFSETS)
+        self._asked_at = self._synced_at = -math.inf
+        self._sent = 0
+        self._sent_before = 0.0
+        self._told_until = -math.inf
+        self._opening: tuple[float, bool] | None = None
+        self._has_learned = False
+        self._hurry_at = math.inf
+
+    # --- What the Limiter asks
+
+    def is_valid(self, now: float) -> bool:
+        """Return whether anything may be sent without asking the others first."""
+        return self.is_alone or now <= self._lease_until
+
+    def may_probe(self, until: float) -> bool:
+        """Return whether this process may send the probe of a closure that ends at ``until``."""
+        return self.is_alone or (self.is_learner and self._synced_at >= until - _EARLY)
+
+    def next_turn(self, now: float, rate: float, last_sent: float) -> float:
+        """Return when the next request may be sent at this rate of all processes; infinity if they must be asked."""
+        if self.is_alone:
+            return last_sent + self.members / rate
+        while self._blocks and self._blocks[0].until < now:
+            self._blocks.popleft()
+        if not self._blocks:
+            return math.inf
+        block = self._blocks[0]
+        # Late turns are not made up for all at once.
+        return block.due if self.known.burst > 1 else max(block.due, last_sent + block.step / 2)
+
+    def sent(self) -> None:
+        """Record that a request is sent, which uses up a turn if there is any."""
+        self._sent += 1
+        if self._blocks:
+            block = self._blocks[0]
+            block.due += block.step
+            block.count -= 1
+            if not block.count:
+                self._blocks.popleft()
+
+    def withdrawn(self, now: float) -> None:
+        """Record that a request which was recorded as sent is not sent; its turn can be used by the next one."""
+        self._sent -= 1
+        if not self.is_alone and self._allotted:
+            self._blocks.appendleft(_Block(now, 0.0, 1, now + LEASE))
+
+    def cycle_so_far(self, own: float, own_began: float, now: float) -> tuple[float, float]:
+        """Return since when the cycle lasts, and how many requests of it were accepted.
+
+        Args:
+            own: how many of this process, that are not yet in the state.
+            own_began: when the cycle began as this process saw it.
+            now: the time.
+        """
+        if self.is_alone or not self._offsets:
+            return own_began, own * self.members
+        return min(self.state.began + self._offset, now), self.state.accepted + own
+
+    # --- What happens to the gate
+
+    def opened(self, probed_at: float, *, begins_cycle: bool) -> None:
+        """Record that the probe was accepted: the others are to hear of it."""
+        self._blocks.clear()
+        if not self.is_alone:
+            self._opening = probed_at, begins_cycle
+            self._lease_until = -math.inf
+
+    def learned(self) -> None:
+        """Record that there is another curve, or none."""
+        self._has_learned = True
+
+    def hurry(self, at: float) -> None:
+        """Record that the others have news."""
+        self._hurry_at = min(self._hurry_at, at)
+
+    # --- The exchange with the others
+
+    @property
+    def _offset(self) -> float:
+        """What is to be added to a time of the store."""
+        return min(self._offsets)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the others do not know yet that the gate was opened, or what was learned."""
+        return self._opening is not None or self._has_learned
+
+    @property
+    def knows_clock(self) -> bool:
+        """Whether the clock of the store is known."""
+        return bool(self._offsets)
+
+    def store_time(self, now: float) -> float:
+        """Return the time of the store's clock."""
+        return now - self._offset
+
+    def local_time(self, stored: float) -> float:
+        """Return a time of the store's clock on that of the event loop."""
+        return stored + self._offset
+
+    def saw_clock(self, stored: float, now: float) -> None:
+        """Record a time of the store's clock which was read before ``now``."""
+        if self._offsets and abs(now - stored - self._offset) > LEASE:
+            self._offsets.clear()  # another server has taken over
+        self._offsets.append(now - stored)
+
+    def unused(self, now: float) -> int:
+        """Return how many turns are left."""
+        return sum(block.count for block in self._blocks if block.until >= now)
+
+    def next_report(
+        self, now: float, *, waiting: int, in_flight: int, own_until: float, closed_until: float | None, has_rate: bool
+    ) -> float:
+        """Return when the others are to be asked, or told; infinity if there is nothing to ask.
+
+        Args:
+            now: the time.
+            waiting: how many requests are in the queue.
+            in_flight: how many have been sent and not been answered.
+            own_until: until when the server has told this process to wait; minus infinity if it has not.
+            closed_until: until when the gate is closed; None if it is open.
+            has_rate: whether a rate is known, so that turns are needed.
+        """
+        soon = self._asked_at + _SHORTEST_PAUSE
+        if self.is_alone:
+            return self._asked_at + LEASE if waiting or in_flight else math.inf
+        if own_until > self._told_until or self.has_news:
+            return soon
+        if self.is_learner and closed_until is not None and not (waiting or in_flight):
+            return soon
+        if not (waiting or in_flight):
+            return math.inf
+        hurry = max(self._hurry_at, soon)
+        due = self._asked_at + LEASE / 2
+        if closed_until is not None:
+            if waiting:
+                look_at = closed_until if self.is_learner else closed_until + _LATER
+                if now < look_at:
+                    due = look_at
+                elif self.is_learner and not self.may_probe(closed_until):
+                    due = soon
+        elif waiting and not self.is_valid(now):
+            due = soon
+        elif waiting and has_rate and self.unused(now) <= self._allotted * _FEW_LEFT:
+            due = soon
+        return min(due, hurry)
+
+    def report(
+        self,
+        now: float,
+        *,
+        accepted: float,
+        done: float,
+        own_until: float,
+        curve: Curve | None,
+        waiting: int,
+        is_waiting: bool,
+        is_leaving: bool = False,
+    ) -> Report:
+        """Return what is to be told.
+
+        Args:
+            now: the time.
+            accepted: how many requests of this cycle were accepted since the last report.
+            done: how many answers have moved the curve since then.
+            own_until: as for ``next_report()``.
+            curve: the present one.
+            waiting: how many requests are in the queue.
+            is_waiting: whether there are any, or a probe is on its way.
+            is_leaving: whether this is the last report.
+        """
+        self._number += 1
+        self._hurry_at = math.inf
+        elapsed = max(now - self._asked_at, _SHORTEST_PAUSE)
+        recently = self._sent if elapsed >= LEASE / 2 else max(self._sent, self._sent_before * (1 - elapsed / LEASE))
+        self._sent, self._sent_before = 0, recently
+        opening = None
+        if self._opening is not None:
+            opening = Opening(self.store_time(self._opening[0]), self._opening[1])
+        is_closed = own_until > self._told_until
+        return Report(
+            member=self._member,
+            number=self._number,
+            cycle=self.state.cycle,
+            accepted=accepted,
+            done=done,
+            closed_until=self.store_time(own_until) if is_closed else None,
+            opening=opening,
+            has_learned=self._has_learned,
+            curve=curve,
+            is_waiting=is_waiting,
+            wants=waiting + math.ceil(recently / 2),
+            unused=self.unused(now),
+            is_leaving=is_leaving,
+        )
+
+    def asked(self, now: float) -> None:
+        """Record that the others are being asked."""
+        self._asked_at = now
+
+    def apply(self, report: Report, lease: Lease, asked_at: float, now: float) -> None:
+        """Take over what the others have answered to a report.
+
+        Args:
+            report: the report.
+            lease: the answer.
+            asked_at: when they were asked.
+            now: the time.
+        """
+        state, turns = lease.state, lease.turns
+        if state.cycle != self.state.cycle or state.closed_until is not None:
+            self._blocks.clear()
+        self.state, self.is_learner = state, lease.is_learner
+        self.members = max(1, len(state.members))
+        self._lease_until = asked_at + LEASE
+        self._synced_at = now
+        if report.closed_until is not None:
+            self._told_until = max(self._told_until, self.local_time(report.closed_until) + 1e-6)
+        if report.opening is not None:
+            self._opening = None
+        if report.has_learned:
+            self._has_learned = False
+        self._add(turns, now)
+
+    def _add(self, turns: Turns, now: float) -> None:
+        if turns.count:
+            start = self.local_time(turns.start)
+            end = start + turns.count * turns.step
+            self._blocks.append(_Block(start, turns.step, turns.count, max(end, now) + LEASE))
+        self._allotted = self.unused(now)
+
+    def found(self) -> None:
+        """Record that the others can be reached."""
+        self.is_alone = False
+
+    def lost(self) -> None:
+        """Record that the others cannot be reached."""
+        self.is_alone = True

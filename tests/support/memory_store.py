@@ -1,0 +1,78 @@
+"""A store in this process, which can be slow, lose messages, and be away."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.lowlevel
+
+from prefect_http._throttle.store import SharedBackend, Stored
+
+
+@dataclass
+class MemoryStore:
+    """See Store. Several throttles may share one.
+
+    Attributes:
+        texts: the version and the text of each name.
+        delay: how many seconds each way of a call takes.
+        loss: the share of calls whose answer is lost, and of news that do not arrive, from 0 to 1.
+        error: raised by all calls, if there is one.
+        calls: how many calls there were.
+        shift: what its clock shows at zero.
+    """
+
+    delay: float = 0.0
+    loss: float = 0.0
+    error: Exception | None = None
+    shift: float = 1000.0
+    calls: int = 0
+    seed: int = 0
+    texts: dict[str, tuple[int, str]] = field(default_factory=dict)
+    listeners: list[Callable[[str], object]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
+        self.calls += 1
+        await self._travel()
+        now = anyio.current_time() + self.shift
+        before, stored = self.texts.get(name, (0, ""))
+        if before != version:
+            answer = Stored(False, before, stored, now)
+        else:
+            self.texts[name] = version + 1, text
+            answer = Stored(True, version + 1, "", now)
+            for listener in list(self.listeners) if news else ():
+                if self._random.random() >= self.loss:
+                    listener(news)
+        await self._travel()
+        if self._random.random() < self.loss:
+            await anyio.sleep_forever()
+        return answer
+
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+        await self._travel()
+        self.listeners.append(on_news)
+        on_ready()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.listeners.remove(on_news)
+
+    async def _travel(self) -> None:
+        if self.delay:
+            await anyio.sleep(self.delay)
+        else:
+            await anyio.lowlevel.checkpoint()
+        if self.error is not None:
+            raise self.error
+
+
+def memory_backend(store: MemoryStore) -> SharedBackend:
+    """Return a backend for a Throttle."""
+    return SharedBackend(store)
