@@ -128,20 +128,21 @@ class LimitTest:
         self.has_doubts: bool
         self.begin()
 
-    def accepted(self, now: float, *, counts: bool) -> None:
+    def accepted(self, now: float, *, counts: bool, number: int = 1) -> None:
         """Weigh an accepted request.
 
         Args:
             now: the time.
             counts: whether it counts for the share of faults.
+            number: how many it stands for.
         """
         if counts:
-            self._share.new_answers += 1
+            self._share.new_answers += number
         if self._evidence.rejected:
             usual = self._share.value
-            self._evidence.accepted += 1
+            self._evidence.accepted += number
             self._evidence.last_at = now
-            self._bits += math.log2((1 - _limited(usual)) / (1 - usual))
+            self._bits += number * math.log2((1 - _limited(usual)) / (1 - usual))
             if self._bits <= 0:
                 self.begin()
 

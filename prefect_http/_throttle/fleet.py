@@ -38,28 +38,62 @@ from prefect_http._throttle.share import Share
 from prefect_http._throttle.store import Store, Stored
 
 # In seconds. A store that takes longer to answer holds up requests more than it helps.
-_TIMEOUT = 0.5
+_TIMEOUT = 1.0
 # How often a swap is tried again because another process was faster.
 _ATTEMPTS = 50
 # After how many seconds without any use the store may forget a key. Its longest use is a closure of an hour.
 _KEPT = 2 * 3600.0
 # In seconds: the processes that hear of news at the same time do not all ask at the same time.
-_SPREAD_PER_MEMBER, _LONGEST_SPREAD = 0.002, 0.05
+_MOST_DOUBTS = 100
+_SPREAD_PER_MEMBER = 0.005
+# In seconds: how long the first pause is at most after another process was faster; then twice as long, and so on.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 
 _logger = logging.getLogger("prefect_http.throttle")
 
 
 class _News(NamedTuple):
-    """That the gate of a key was closed, or opened, by a member."""
+    """What other processes are told at once.
+
+    Attributes:
+        name: of the key.
+        member: who tells it.
+        cycle: in which it was.
+        what: "closed"; "opened"; "doubts", if there were rejections that may be faults; "joined".
+        value: until when the gate is closed; how many doubts there are; 0 for the others.
+    """
 
     name: str
     member: str
     cycle: int
-    closed_until: float | None
+    what: str
+    value: float
 
     def __str__(self) -> str:
-        until = "open" if self.closed_until is None else repr(self.closed_until)
-        return f"{self.name} {self.member} {self.cycle} {until}"
+        return f"{self.name} {self.member} {self.cycle} {self.what} {self.value!r}"
+
+    @classmethod
+    def parse(cls, text: str) -> _News | None:
+        """Return the news that a text stands for; None if it is of another version of the package."""
+        try:
+            name, member, cycle, what, value = text.split(" ")
+            return cls(name, member, int(cycle), what, float(value))
+        except ValueError:
+            return None
+
+
+def _news(part: Part, before: FleetState, after: FleetState, doubts: int) -> str:
+    """Return what the others are to be told of a change; nothing for most changes."""
+    what, value = "", 0.0
+    if after.closed_until is not None and after.closed_until != before.closed_until:
+        what, value = "closed", after.closed_until
+    elif after.cycle != before.cycle:
+        what = "opened"
+    elif doubts:
+        what, value = "doubts", doubts
+    elif len(after.members) > len(before.members) and len(after.members).bit_count() == 1:
+        what = "joined"  # each time that they have become twice as many
+    return str(_News(part.name, part.member, after.cycle, what, value)) if what else ""
 
 
 class Part:
@@ -73,7 +107,7 @@ class Part:
         version: what is known of the store's; -1: nothing.
         state: what the store had then.
         pending: a report of which it is not known whether it has arrived.
-        task: the task that keeps it up to date; None if there is none.
+        task: tells the task that keeps it up to date from an earlier one; None if there is none.
     """
 
     def __init__(self, key: Hashable, known: KnownRate) -> None:
@@ -157,7 +191,7 @@ class Fleet:
         self._parts: dict[str, Part] = {}
         self._is_away = False
         self._listener: CancelScope | None = None
-        self._listening: object = None
+        self._tasks: dict[object, object] = {}  # held, because asyncio does not
 
     def new_part(self, key: Hashable) -> Part:
         """Return a part for a key; its gate is to be set, and then ``watch()`` to be called.
@@ -179,25 +213,32 @@ class Fleet:
         if part.task is not None:
             part.wake(self._now())
         elif part.gate.waiting or part.gate.limiter.in_flight:
-            part.task = spawn_root_task(
-                partial(self._keep, part, key),
+            part.task = task = object()
+            self._tasks[task] = spawn_root_task(
+                partial(self._keep, part, key, task),
                 "prefect_http shared throttle",
-                partial(self._task_ended, part),
+                partial(self._task_ended, part, task),
                 contextvars.Context(),
             )
             if self._listener is None:
                 self._listener = new_cancel_scope()
-                self._listening = spawn_root_task(
-                    partial(self._listen, self._listener), "prefect_http throttle news", context=contextvars.Context()
+                self._tasks[self._listener] = spawn_root_task(
+                    partial(self._listen, self._listener),
+                    "prefect_http throttle news",
+                    partial(self._tasks.pop, self._listener, None),
+                    contextvars.Context(),
                 )
 
-    def _task_ended(self, part: Part) -> None:
-        part.task = None
-        if self._listener is not None and all(part.task is None for part in self._parts.values()):
-            self._listener.cancel()
-            self._listener = None
+    def _task_ended(self, part: Part, task: object) -> None:
+        """Take note that a task has ended, or will in a moment; it may be told twice."""
+        self._tasks.pop(task, None)
+        if part.task is task:
+            part.task = None
+            if self._listener is not None and all(part.task is None for part in self._parts.values()):
+                self._listener.cancel()
+                self._listener = None
 
-    async def _keep(self, part: Part, key: Hashable) -> None:
+    async def _keep(self, part: Part, key: Hashable, task: object) -> None:
         """Keep a part up to date as long as it is used."""
         try:
             while True:
@@ -210,11 +251,14 @@ class Fleet:
                 await part.wait_until(now + LEASE if is_idle else due)
                 if is_idle and part.next_report(self._now()) == math.inf:
                     await self._leave(part)
-                    return
+                    if part.next_report(self._now()) == math.inf:
+                        return
         except Exception:
             _logger.exception("the throttle can no longer share; it goes on alone")
             part.share.lost()
             part.gate.follow_others(lambda now: None)
+        finally:
+            self._task_ended(part, task)  # here, since a request may come before the task has really ended
 
     async def _exchange_or_go_on_alone(self, part: Part, key: Hashable) -> None:
         part.share.asked(self._now())
@@ -250,6 +294,7 @@ class Fleet:
             _logger.warning("what the throttle shares with other processes can be reached again")
 
     async def _leave(self, part: Part) -> None:
+        part.share.left()
         try:
             with anyio.move_on_after(_TIMEOUT):
                 await self._exchange(part, is_leaving=True)
@@ -261,27 +306,25 @@ class Fleet:
         share, state, version = part.share, part.state, part.version
         asked_at = self._now()
         if not share.knows_clock:
-            state, version = self._read(part, await self._store.swap(part.name, -1, "", _KEPT, ""))
+            stored = await self._store.swap(part.name, -1, "", _KEPT, "")
+            share.saw_clock(stored.now, asked_at, self._now())
+            state, version = _read(part, stored)
         report = part.pending = part.pending or part.report(self._now(), is_leaving=is_leaving)
-        for _ in range(_ATTEMPTS):
+        doubts = share.take_doubts()
+        for attempt in range(_ATTEMPTS):
             after, lease = synced(state, report, self._known, share.store_time(self._now()))
-            news = ""
-            if (after.cycle, after.closed_until) != (state.cycle, state.closed_until):
-                news = str(_News(part.name, part.member, after.cycle, after.closed_until))
+            news = _news(part, state, after, doubts)
+            sent_at = self._now()
             stored = await self._store.swap(part.name, version, to_text(after), _KEPT, news)
+            share.saw_clock(stored.now, sent_at, self._now())
             if stored.is_swapped:
-                share.saw_clock(stored.now, self._now())
                 part.version, part.state, part.pending = stored.version, after, None
                 part.gate.follow_others(partial(_apply, part, report, lease, asked_at))
                 return
-            state, version = self._read(part, stored)
+            state, version = _read(part, stored)
+            if attempt > 1:
+                await anyio.sleep(random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)))
         raise TimeoutError(f"{_ATTEMPTS} times in a row, another process was faster")
-
-    def _read(self, part: Part, stored: Stored) -> tuple[FleetState, int]:
-        part.share.saw_clock(stored.now, self._now())
-        # If the store has lost everything, this process still knows what it knew; the others will come again.
-        state = from_text(stored.text) if stored.text else replace(part.share.state, members={})
-        return state, stored.version
 
     async def _listen(self, scope: CancelScope) -> None:
         with scope:
@@ -294,21 +337,32 @@ class Fleet:
 
     def _hear(self, text: str) -> None:
         """Close the gate if another process has, and ask soon."""
-        try:
-            name, member, cycle, until = text.split(" ")
-            news = _News(name, member, int(cycle), None if until == "open" else float(until))
-        except ValueError:
-            return  # of another version of the package
-        part = self._parts.get(news.name)
-        if part is None or part.member == news.member or part.task is None or not part.share.knows_clock:
+        news = _News.parse(text)
+        part = None if news is None else self._parts.get(news.name)
+        if news is None or part is None or part.member == news.member or part.task is None:
             return
-        share, limiter, closed_until = part.share, part.gate.limiter, news.closed_until
-        if closed_until is not None and news.cycle == share.state.cycle and not share.has_news:
-            part.gate.follow_others(lambda now: limiter.close_with_others(now, share.local_time(closed_until)))
-        spread = min(_LONGEST_SPREAD, _SPREAD_PER_MEMBER * share.members)
-        share.hurry(self._now() + random.uniform(0, spread))
+        if part.share.knows_clock and not part.share.has_news and news.cycle == part.share.state.cycle:
+            part.gate.follow_others(partial(_apply_news, part, news))
+        if news.what != "doubts":
+            spread = _SPREAD_PER_MEMBER * part.share.members
+            part.share.hurry(self._now() + random.uniform(0, spread))
         part.wake(self._now())
         self._on_change(None, None)
+
+
+def _read(part: Part, stored: Stored) -> tuple[FleetState, int]:
+    # If the store has lost everything, this process still knows what it knew; the others will come again.
+    state = from_text(stored.text) if stored.text else replace(part.share.state, members={})
+    return state, stored.version
+
+
+def _apply_news(part: Part, news: _News, now: float) -> None:
+    limiter = part.gate.limiter
+    if news.what == "closed":
+        limiter.close_with_others(now, part.share.local_time(news.value))
+    elif news.what == "doubts":
+        for _ in range(min(int(news.value), _MOST_DOUBTS)):
+            limiter.doubt_with_others(now, random.random())
 
 
 def _apply(part: Part, report: Report, lease: Lease, asked_at: float, now: float) -> None:

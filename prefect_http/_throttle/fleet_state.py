@@ -15,7 +15,7 @@ All that one process does is to send a Report now and then, and to get a Lease b
   a few at a time, for as many requests as it has in its queue, but no more than its share of a second. So the server
   sees the same as from a single process, and nobody waits for a process that has nothing to send.
 - While none is known, each process begins with its share of the requests in flight with which a single one begins.
-- What a process does not say again within LEASE seconds is forgotten: the process itself, and its turns.
+- A process says for how long it is to be remembered. If it is not heard of by then, it is forgotten.
 
 All times here are those of the store's clock.
 """
@@ -29,12 +29,14 @@ from typing import cast
 
 from prefect_http._throttle.curve import Curve
 
-# For how many seconds a process is remembered, and may go on without asking again.
+# For how many seconds at least a process is remembered, and may go on without asking again.
 LEASE = 1.0
-# How many seconds' worth of turns all processes together may have before them.
-HORIZON = 1.0
 # More processes than that share nothing further: the state must not grow without bounds.
 MAX_MEMBERS = 1000
+# How many seconds all processes together have turns for at the beginning of a cycle; later, as long as their lease.
+_FIRST_HORIZON, _FIRST_HORIZON_EACH = 0.1, 0.02
+# In seconds: by then, a process that was alone has heard that it no longer is.
+_UNTIL_HEARD = 0.05
 # A clock that goes back by less is a rounding error, or two servers of one cluster.
 _SMALLEST_STEP_BACK = 0.1
 _FORMAT = 1
@@ -128,6 +130,7 @@ class Report:
         opening: that its probe was accepted; None if none was.
         has_learned: whether it is the learner, and ``curve`` is news.
         curve: the curve that it has.
+        lease: for how many seconds it will not ask again.
         is_waiting: whether it has a request in its queue, or a probe on its way.
         wants: for how many requests it would like to have turns.
         unused: how many of its turns it still has.
@@ -143,6 +146,7 @@ class Report:
     opening: Opening | None = None
     has_learned: bool = False
     curve: Curve | None = None
+    lease: float = LEASE
     is_waiting: bool = False
     wants: int = 0
     unused: int = 0
@@ -206,7 +210,7 @@ def synced(state: FleetState, report: Report, known: KnownRate, now: float) -> t
     elif len(members) < MAX_MEMBERS:
         state, turns = _allotted(state, report, known, len(members) + 1, now)
         until = now if state.closed_until is None else max(now, state.closed_until)
-        members[report.member] = Member(until + LEASE, report.number, turns)
+        members[report.member] = Member(until + report.lease, report.number, turns)
     state = replace(state, members=members)
     return state, Lease(state, turns, _is_learner(state, report.member))
 
@@ -262,7 +266,7 @@ def _closed(state: FleetState, report: Report, until: float, now: float) -> Flee
     else:
         state = replace(state, learner=report.member, learner_until=0.0)
     # Meanwhile the others have nothing to ask. They must not be forgotten, or the first to come back would take all.
-    members = {name: replace(m, until=max(m.until, until + LEASE)) for name, m in state.members.items()}
+    members = {name: replace(m, until=max(m.until, until + report.lease)) for name, m in state.members.items()}
     return replace(state, closed_until=until, members=members)
 
 
@@ -274,7 +278,7 @@ def _with_learner(state: FleetState, report: Report, closed_until: float, now: f
     if learner == report.member and not is_waiting:
         return replace(state, learner="")
     if is_waiting and (not learner or learner == report.member or is_away):
-        return replace(state, learner=report.member, learner_until=max(closed_until, now) + LEASE)
+        return replace(state, learner=report.member, learner_until=max(closed_until, now) + report.lease)
     return state
 
 
@@ -289,12 +293,17 @@ def _allotted(
     rate = rate_of(state, known)
     if state.closed_until is not None or math.isinf(rate):
         return state, Turns()
+    if members == 1 and math.isinf(known.rate):
+        return state, Turns()  # it keeps to the rate by itself, and need not know each moment long before
     unused = report.unused if report.cycle == state.cycle else 0
-    count = min(report.wants, max(1, int(rate * HORIZON / members))) - unused
+    # A rate that was learned a moment ago may be far too high: then the first to come would get all that there is.
+    horizon = min(max(now - state.began, _FIRST_HORIZON, _FIRST_HORIZON_EACH * members), report.lease)
+    count = min(report.wants, max(1, int(rate * horizon / members))) - unused
     if count <= 0:
         return state, Turns()
     step = 1 / rate
-    first = max(state.next_turn, now)
+    is_second = members == 2 and report.member not in state.members
+    first = max(state.next_turn, now + _UNTIL_HEARD if is_second else now)
     return replace(state, next_turn=first + count * step), Turns(first - (known.burst - 1) * step, step, count)
 
 

@@ -253,9 +253,10 @@ class Limiter:
         elif self._trial is not None:
             self._try(self._trial, self._trial.accepted(ticket.sent_at))
         elif self._limit_test.has_doubts:
-            self._limit_test.accepted(now, counts=self._is_low)
+            self._limit_test.accepted(now, counts=self._is_low, number=1 if self.share is None else self.share.members)
         elif self._curve is None or self._is_low:
-            self._faults.new_answers += 1
+            # The rejections of the other processes count here as well: so this stands for an accepted one of each.
+            self._faults.new_answers += 1 if self.share is None else self.share.members
         if ticket.has_waited:
             self._done += 1
         cycle = self._cycle
@@ -304,6 +305,8 @@ class Limiter:
             pass  # what it says about the last cycle is known already
         else:
             evidence = self._weigh(ticket, now, retry_after) if is_doubtful else None
+            if evidence is None and is_doubtful and self.share is not None:
+                self.share.doubted()
             if evidence is not None or not is_doubtful:
                 until = now + _wait(retry_after, first, jitter)
                 self._close(now, until, hit_at=ticket.sent_at, teaches=not is_late, backoff=first, evidence=evidence)
@@ -368,6 +371,20 @@ class Limiter:
         else:
             self._closure.follow(until)
 
+    def doubt_with_others(self, now: float, jitter: float) -> None:
+        """Weigh a doubtful rejection of another process, unless something else is going on.
+
+        Args:
+            now: the time.
+            jitter: as for ``rejected()``.
+        """
+        if self._closure is not None or self._trial is not None:
+            return
+        sent_at = now - (self._latency or 0.0)
+        evidence = self._limit_test.rejected(now, sent_at=sent_at, retry_after_until=-math.inf, counts=self._is_low)
+        if evidence is not None:
+            self._close(now, now + _wait(None, FIRST_BACKOFF, jitter), hit_at=sent_at, teaches=True, evidence=evidence)
+
     def open_with_others(self, now: float, began: float, *, begins_cycle: bool) -> None:
         """Open the gate, because the probe of another process was accepted.
 
@@ -406,6 +423,8 @@ class Limiter:
         assert self.share is not None
         if self._trial is not None:
             return
+        if curve is None and self._curve is not None:
+            self._forget_rate()
         has_changed, self._curve = curve != self._curve, curve
         untold = 0.0 if has_changed else self._done - self._told_done
         self._told_done = done
@@ -494,7 +513,8 @@ class Limiter:
 
     def _forget_rate(self) -> None:
         """Start slowly again, from the number of requests in flight that is allowed now."""
-        self._window = self.limit if self._slow_start else math.inf
+        members = 1 if self.share is None else self.share.members
+        self._window = max(1.0, self.limit / members) if self._slow_start else math.inf
         self._curve = None
 
     def _diagnose(self, closure: Closure) -> Diagnosis:
@@ -509,11 +529,13 @@ class Limiter:
         """Begin a new cycle, and return whether the last one has taught a rate."""
         assert self._latency is not None
         share, cycle = self.share, self._cycle
-        if share is None:
-            began, accepted = cycle.busiest_part(closure.hit_at, probe.sent_at)
+        accepted: float
+        if share is None or share.members == 1:
+            has_learned = cycle.accepted > 0
+            began, accepted = cycle.busiest_part(closure.hit_at, probe.sent_at) if has_learned else (0.0, 0)
         else:
             began, accepted = share.cycle_so_far(cycle.accepted - self._told_accepted, cycle.began_at, probe.sent_at)
-        has_learned = accepted > 0
+            has_learned = accepted > 0
         if has_learned:
             self._curve = learn_curve(
                 accepted=accepted,
@@ -523,8 +545,8 @@ class Limiter:
                 last_rate=closure.rate,
                 accepted_share=closure.accepted_share,
             )
-        elif self._slow_start:
-            self._window = _FIRST_WINDOW  # an outage: begin anew
+        elif self._slow_start:  # an outage: begin anew
+            self._window = max(1.0, _FIRST_WINDOW / (1 if share is None else share.members))
         self._done = 0
         self._cycle.begin(probe.sent_at)
         return has_learned

@@ -15,6 +15,10 @@ from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, Lea
 
 # Of the offsets between the two clocks that were seen last, the smallest is the one with the least delay in it.
 _OFFSETS = 8
+# A lease is longer if there are many processes, or the store is slow: each exchange takes the store at least one round
+# trip, in which no other one gets through. So many seconds, and so many round trips, for each process:
+_LEASE_PER_MEMBER, _TRIPS_PER_MEMBER = 0.05, 4.0
+_LONGEST_LEASE = 10.0
 # The least time between two reports, in seconds, unless there is news.
 _SHORTEST_PAUSE = 0.01
 # How much later than the learner the others look whether the gate has been opened, if nothing has told them.
@@ -62,12 +66,14 @@ class Share:
         self._blocks: deque[_Block] = deque()
         self._allotted = 0
         self._offsets: deque[float] = deque(maxlen=_OFFSETS)
+        self._trips: deque[float] = deque(maxlen=_OFFSETS)
         self._asked_at = self._synced_at = -math.inf
         self._sent = 0
         self._sent_before = 0.0
         self._told_until = -math.inf
         self._opening: tuple[float, bool] | None = None
         self._has_learned = False
+        self._doubts = 0
         self._hurry_at = math.inf
 
     # --- What the Limiter asks
@@ -82,7 +88,7 @@ class Share:
 
     def next_turn(self, now: float, rate: float, last_sent: float) -> float:
         """Return when the next request may be sent at this rate of all processes; infinity if they must be asked."""
-        if self.is_alone:
+        if self.is_alone or self._is_by_itself:
             return last_sent + self.members / rate
         while self._blocks and self._blocks[0].until < now:
             self._blocks.popleft()
@@ -91,6 +97,11 @@ class Share:
         block = self._blocks[0]
         # Late turns are not made up for all at once.
         return block.due if self.known.burst > 1 else max(block.due, last_sent + block.step / 2)
+
+    @property
+    def _is_by_itself(self) -> bool:
+        """Whether no turns are needed, because there is nobody else. A limit that the users know is kept by turns."""
+        return self.members == 1 and math.isinf(self.known.rate)
 
     def sent(self) -> None:
         """Record that a request is sent, which uses up a turn if there is any."""
@@ -133,6 +144,16 @@ class Share:
         """Record that there is another curve, or none."""
         self._has_learned = True
 
+    def doubted(self) -> None:
+        """Record a rejection that may be a fault: whether it is one, all that the others see will tell."""
+        if self.members > 1:
+            self._doubts += 1
+
+    def take_doubts(self) -> int:
+        """Return how many such rejections there were since the last time."""
+        doubts, self._doubts = self._doubts, 0
+        return doubts
+
     def hurry(self, at: float) -> None:
         """Record that the others have news."""
         self._hurry_at = min(self._hurry_at, at)
@@ -162,11 +183,18 @@ class Share:
         """Return a time of the store's clock on that of the event loop."""
         return stored + self._offset
 
-    def saw_clock(self, stored: float, now: float) -> None:
-        """Record a time of the store's clock which was read before ``now``."""
+    def saw_clock(self, stored: float, asked_at: float, now: float) -> None:
+        """Record a time of the store's clock which was read between two of the event loop's."""
         if self._offsets and abs(now - stored - self._offset) > LEASE:
             self._offsets.clear()  # another server has taken over
         self._offsets.append(now - stored)
+        self._trips.append(now - asked_at)
+
+    @property
+    def lease(self) -> float:
+        """For how many seconds this process asks for."""
+        each = max(_LEASE_PER_MEMBER, _TRIPS_PER_MEMBER * min(self._trips, default=0.0))
+        return min(max(LEASE, self.members * each), _LONGEST_LEASE)
 
     def unused(self, now: float) -> int:
         """Return how many turns are left."""
@@ -188,14 +216,14 @@ class Share:
         soon = self._asked_at + _SHORTEST_PAUSE
         if self.is_alone:
             return self._asked_at + LEASE if waiting or in_flight else math.inf
-        if own_until > self._told_until or self.has_news:
+        if own_until > self._told_until or self.has_news or self._doubts:
             return soon
         if self.is_learner and closed_until is not None and not (waiting or in_flight):
             return soon
         if not (waiting or in_flight):
             return math.inf
         hurry = max(self._hurry_at, soon)
-        due = self._asked_at + LEASE / 2
+        due = self._asked_at + self.lease / 2
         if closed_until is not None:
             if waiting:
                 look_at = closed_until if self.is_learner else closed_until + _LATER
@@ -205,7 +233,7 @@ class Share:
                     due = soon
         elif waiting and not self.is_valid(now):
             due = soon
-        elif waiting and has_rate and self.unused(now) <= self._allotted * _FEW_LEFT:
+        elif waiting and has_rate and not self._is_by_itself and self.unused(now) <= self._allotted * _FEW_LEFT:
             due = soon
         return min(due, hurry)
 
@@ -236,7 +264,7 @@ class Share:
         self._number += 1
         self._hurry_at = math.inf
         elapsed = max(now - self._asked_at, _SHORTEST_PAUSE)
-        recently = self._sent if elapsed >= LEASE / 2 else max(self._sent, self._sent_before * (1 - elapsed / LEASE))
+        recently = max(self._sent, self._sent_before * (1 - elapsed / self.lease))
         self._sent, self._sent_before = 0, recently
         opening = None
         if self._opening is not None:
@@ -252,6 +280,7 @@ class Share:
             opening=opening,
             has_learned=self._has_learned,
             curve=curve,
+            lease=self.lease,
             is_waiting=is_waiting,
             wants=waiting + math.ceil(recently / 2),
             unused=self.unused(now),
@@ -276,7 +305,7 @@ class Share:
             self._blocks.clear()
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
-        self._lease_until = asked_at + LEASE
+        self._lease_until = asked_at + report.lease
         self._synced_at = now
         if report.closed_until is not None:
             self._told_until = max(self._told_until, self.local_time(report.closed_until) + 1e-6)
@@ -292,6 +321,11 @@ class Share:
             end = start + turns.count * turns.step
             self._blocks.append(_Block(start, turns.step, turns.count, max(end, now) + LEASE))
         self._allotted = self.unused(now)
+
+    def left(self) -> None:
+        """Record that the others count on this process no longer: before it sends anything, it has to ask."""
+        self._lease_until = -math.inf
+        self._blocks.clear()
 
     def found(self) -> None:
         """Record that the others can be reached."""
