@@ -49,6 +49,9 @@ _SPREAD_PER_MEMBER = 0.005
 # In seconds: how long the first pause is at most after another process was faster; then twice as long, and so on.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 
+# What a Fleet calls when something has changed: "alone" or "shared", and the key; None if the gates know what.
+OnChange = Callable[[str | None, Hashable], object]
+
 _logger = logging.getLogger("prefect_http.throttle")
 
 
@@ -173,8 +176,7 @@ class Fleet:
         store: where it is shared.
         known: the limit that the user knows, of all processes together.
         now: returns the event loop's time.
-        on_change: called when something has changed that may have to be reported: "alone" or "shared" and the key, or
-            None if the gates know what.
+        on_change: called when something has changed that may have to be reported.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class Fleet:
         store: Store,
         known: KnownRate,
         now: Callable[[], float],
-        on_change: Callable[[str | None, Hashable], object],
+        on_change: OnChange,
     ) -> None:
         self._store = store
         self._known = known
@@ -221,17 +223,20 @@ class Fleet:
                 contextvars.Context(),
             )
             if self._listener is None:
-                self._listener = new_cancel_scope()
-                self._tasks[self._listener] = spawn_root_task(
-                    partial(self._listen, self._listener),
+                self._listener = scope = new_cancel_scope()
+                self._tasks[scope] = spawn_root_task(
+                    partial(self._listen, scope),
                     "prefect_http throttle news",
-                    partial(self._tasks.pop, self._listener, None),
+                    lambda: self._forget_task(scope),
                     contextvars.Context(),
                 )
 
+    def _forget_task(self, task: object) -> None:
+        self._tasks.pop(task, None)
+
     def _task_ended(self, part: Part, task: object) -> None:
         """Take note that a task has ended, or will in a moment; it may be told twice."""
-        self._tasks.pop(task, None)
+        self._forget_task(task)
         if part.task is task:
             part.task = None
             if self._listener is not None and all(part.task is None for part in self._parts.values()):
@@ -287,11 +292,11 @@ class Fleet:
         self._is_away = bool(problem)
         if problem:
             _logger.warning(
-                "what the throttle shares with other processes cannot be reached, so it goes on with its last share: %s",
+                "the throttle cannot reach what it shares with other processes, and goes on with its last share: %s",
                 problem,
             )
         else:
-            _logger.warning("what the throttle shares with other processes can be reached again")
+            _logger.warning("the throttle can reach again what it shares with other processes")
 
     async def _leave(self, part: Part) -> None:
         part.share.left()

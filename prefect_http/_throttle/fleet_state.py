@@ -351,7 +351,9 @@ def from_text(text: str) -> FleetState:
     if not text:
         return FleetState()
     try:
-        form, at, cycle, until, learner, learner_until, curve, done, began, accepted, next_turn, members = json.loads(text)
+        form, at, cycle, until, learner, learner_until, curve, done, began, accepted, next_turn, members = json.loads(
+            text
+        )
         if form != _FORMAT:
             raise ValueError("written by another version of prefect_http; give it another prefix")
         return FleetState(

@@ -12,14 +12,12 @@ import httpx
 
 from prefect_http._concurrency.backend import clock, has_ended, loop_getter
 from prefect_http._telemetry import Telemetry, call_safely
-from prefect_http._throttle.fleet import Fleet
-from prefect_http._throttle.fleet_state import KnownRate
+from prefect_http._throttle.fleet import Fleet, OnChange
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.limiter import Change, Limiter
 from prefect_http._throttle.share import Share
 from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics, statistics_of
-from prefect_http._throttle.store import Store
 
 _MAX_KEYS = 1000
 # How many keys are looked at to find one that can be forgotten; if none can, there are more than _MAX_KEYS for a while.
@@ -40,8 +38,7 @@ class Gates:
         slow_start: likewise.
         early_probe: likewise.
         known: returns what is known of the limit of a new key.
-        shared: where the gates are shared with other processes; None if they are not.
-        known_rate: what is known of their limit then.
+        new_fleet: makes what shares the gates with other processes; None if they are not shared.
         on_event: called with each event.
 
     Attributes:
@@ -61,8 +58,7 @@ class Gates:
         slow_start: bool,
         early_probe: bool,
         known: Callable[[], KnownLimit | None],
-        shared: Store | None = None,
-        known_rate: KnownRate = KnownRate(),
+        new_fleet: Callable[[Callable[[], float], OnChange], Fleet] | None,
         on_event: Callable[[ThrottleEvent], object] | None,
     ) -> None:
         self.is_throttled = is_throttled
@@ -73,8 +69,7 @@ class Gates:
         self._slow_start = slow_start
         self._early_probe = early_probe
         self._known = known
-        self._shared = shared
-        self._known_rate = known_rate
+        self._new_fleet = new_fleet
         self._fleet: Fleet | None = None
         self._on_event = on_event
         self._gates: OrderedDict[Hashable, Gate] = OrderedDict()
@@ -190,8 +185,8 @@ class Gates:
             self.changes.clear()
         self._current_loop = loop_getter()
         self._loop, self._now = self._current_loop(), clock()
-        if self._shared is not None:
-            self._fleet = Fleet(self._shared, self._known_rate, self._now, self._changed_by_others)
+        if self._new_fleet is not None:
+            self._fleet = self._new_fleet(self._now, self._changed_by_others)
 
     def _changed_by_others(self, kind: str | None, key: Hashable) -> None:
         """Report changes that no request has caused, so that no request can raise what ``on_event`` raises."""
@@ -217,7 +212,7 @@ class Gates:
             max_in_flight=self._max_in_flight,
             slow_start=self._slow_start,
             early_probe=self._early_probe,
-            known=self._known() if self._shared is None else None,
+            known=self._known() if self._new_fleet is None else None,
             share=share,
             on_change=lambda change: self.changes.append((change, key)),
         )

@@ -25,6 +25,8 @@ _SHORTEST_PAUSE = 0.01
 _LATER = 0.25
 # The learner may not probe before it knows what the others had sent by then.
 _EARLY = 0.02
+# A lease is renewed when this share of it is over.
+_RENEW_AFTER = 0.75
 # Further turns are asked for when less than this share of those that one may have is left.
 _FEW_LEFT = 0.25
 
@@ -223,7 +225,7 @@ class Share:
         if not (waiting or in_flight):
             return math.inf
         hurry = max(self._hurry_at, soon)
-        due = self._asked_at + self.lease / 2
+        due = self._asked_at + self.lease * _RENEW_AFTER
         if closed_until is not None:
             if waiting:
                 look_at = closed_until if self.is_learner else closed_until + _LATER
@@ -231,9 +233,9 @@ class Share:
                     due = look_at
                 elif self.is_learner and not self.may_probe(closed_until):
                     due = soon
-        elif waiting and not self.is_valid(now):
-            due = soon
-        elif waiting and has_rate and not self._is_by_itself and self.unused(now) <= self._allotted * _FEW_LEFT:
+        elif (waiting and not self.is_valid(now)) or (
+            waiting and has_rate and not self._is_by_itself and self.unused(now) <= self._allotted * _FEW_LEFT
+        ):
             due = soon
         return min(due, hurry)
 

@@ -11,6 +11,7 @@ import httpx
 
 from prefect_http._callbacks import is_async
 from prefect_http._ports import DEFAULT_PORTS
+from prefect_http._throttle.fleet import Fleet
 from prefect_http._throttle.fleet_state import KnownRate
 from prefect_http._throttle.gates import Gates
 from prefect_http._throttle.known_limit import KnownLimit
@@ -70,7 +71,8 @@ class Throttle:
     Raises:
         ValueError: ``max_in_flight``, ``max_wait``, ``rate``, ``per`` or ``burst`` is out of range, or ``per`` or
             ``burst`` is given without ``rate``.
-        TypeError: ``key`` or ``on_event`` is async, or one of the functions is not callable.
+        TypeError: ``key`` or ``on_event`` is async, one of the functions is not callable, or ``shared`` is no
+            RedisBackend.
 
     Requests raise:
         ThrottleTimeout: the request cannot be sent in time.
@@ -115,6 +117,7 @@ class Throttle:
         if max_wait is not None and not _is_positive(max_wait):
             raise ValueError(f"max_wait must be a positive number of seconds, or None, not {max_wait!r}")
         known = _known_limit(rate, per, burst)
+        known_rate = KnownRate() if rate is None else KnownRate(rate / per, burst)
         self._gates = Gates(
             key=key,
             is_key_of_url=key is origin,
@@ -125,8 +128,7 @@ class Throttle:
             early_probe=early_probe,
             known=known,
             on_event=on_event,
-            shared=None if shared is None else store_of(shared),
-            known_rate=KnownRate() if rate is None else KnownRate(rate / per, burst),
+            new_fleet=None if shared is None else partial(Fleet, store_of(shared), known_rate),
         )
 
     @overload
