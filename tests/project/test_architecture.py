@@ -52,7 +52,7 @@ LAYERS = (
     {"_lifespan", "_throttle", "_wire"},
     {"_asgi", "_streams"},
     {"_client"},
-    {"__init__", "httpx2", "otel", "progress"},
+    {"__init__", "httpx2", "otel", "progress", "redis"},
     {"testing"},
 )
 

@@ -1,0 +1,137 @@
+"""One throttle for many processes, through Redis or Valkey; needs coredis (``pip install 'prefect_http[redis]'``).
+
+::
+
+    async with coredis.Redis(host="redis.example.org") as redis:
+        throttle = Throttle(shared=RedisBackend(redis))
+        async with PrefectHttpxClient(throttle=throttle) as client:
+            ...
+
+coredis, because it runs on trio as well as on asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+from prefect_http._throttle.store import SharedBackend, Stored
+
+try:
+    import coredis
+except ImportError as _error:
+    raise ImportError(
+        "prefect_http.redis needs the package coredis; install it with: pip install 'prefect_http[redis]'"
+    ) from _error
+
+__all__ = ["RedisBackend"]
+
+_Client: TypeAlias = (
+    "coredis.Redis[bytes] | coredis.Redis[str] | coredis.RedisCluster[bytes] | coredis.RedisCluster[str]"
+)
+
+_LONGEST_PREFIX = 100
+# A thousand processes need a tenth of it.
+_LONGEST_TEXT = 1024 * 1024
+
+# The version is a time in microseconds, and always grows: after all has been lost, it is no version of before.
+_SWAP = """
+local time = redis.call('TIME')
+local version = redis.call('HGET', KEYS[1], 'version') or '0'
+if version ~= ARGV[1] then
+    return {0, version, redis.call('HGET', KEYS[1], 'state') or '', time[1], time[2]}
+end
+local now = time[1] * 1000000 + time[2]
+version = string.format('%.0f', math.max(version + 1, now))
+redis.call('HSET', KEYS[1], 'version', version, 'state', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+if ARGV[4] ~= '' then
+    redis.call('PUBLISH', ARGV[5], ARGV[4])
+end
+return {1, version, '', time[1], time[2]}
+"""
+
+
+class RedisBackend(SharedBackend):
+    """Where Throttles of any number of processes and machines share what they know: for ``Throttle(shared=)``.
+
+    If Redis cannot be reached, or takes longer than a second, no request fails: each process goes on with its last
+    share, logs a warning, and reports the event "alone". When Redis is back, it reports "shared".
+
+    Each key of a throttle is one hash in Redis, whose name is the prefix and a hash of the key, so that it contains no
+    URL and no credential. It takes some 100 bytes for each process, and expires two hours after its last use. There is
+    one channel for all keys.
+
+    Args:
+        client: a client of coredis 6 or later, for a server or a cluster of Redis 5 or later, or Valkey. It must have
+            been entered, in the event loop in which the throttle is used, and be left only when no more requests are
+            sent. A Throttle uses two of its connections at a time, and one more for each further key.
+        prefix: what the names of all keys in Redis begin with. Throttles share what they know if they have the same
+            prefix, so it has to tell those with different arguments apart. 1 to 100 characters, without braces and
+            whitespace.
+
+    Raises:
+        TypeError: ``client`` is no client of coredis, or ``prefix`` is no string.
+        ValueError: the prefix is empty, too long, or contains a character that is not allowed.
+    """
+
+    def __init__(self, client: _Client, *, prefix: str = "prefect_http") -> None:
+        if not isinstance(client, coredis.Redis | coredis.RedisCluster):
+            raise TypeError(
+                f"client must be a coredis.Redis or coredis.RedisCluster, which run on trio and asyncio, not {client!r}"
+            )
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a string, not {prefix!r}")
+        if not 1 <= len(prefix) <= _LONGEST_PREFIX or any(char in "{}" or char.isspace() for char in prefix):
+            raise ValueError(
+                f"prefix must have 1 to {_LONGEST_PREFIX} characters, without braces and whitespace, not {prefix!r}"
+            )
+        super().__init__(_RedisStore(client, prefix))
+
+
+class _RedisStore:
+    """See Store."""
+
+    def __init__(self, client: _Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._channel = f"{prefix}:news"
+        self._swap = client.register_script(_SWAP)
+
+    async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
+        """Run the script.
+
+        Raises:
+            coredis.exceptions.RedisError: Redis cannot be reached, or refuses it.
+            OSError: likewise.
+            ValueError: there is something else under this name.
+        """
+        key = f"{self._prefix}:{{{name}}}"  # in braces, for clusters
+        arguments = [str(version), text, str(round(seconds * 1000)), news, self._channel]
+        answer: object = await self._swap([key], arguments)
+        try:
+            is_swapped, stored, state, whole, microseconds = cast("list[int | str | bytes]", answer)
+            if len(_text(state)) > _LONGEST_TEXT:
+                raise ValueError(f"it is larger than the limit of {_LONGEST_TEXT:,} characters")
+            now = int(_text(whole)) + int(_text(microseconds)) / 1e6
+            return Stored(bool(is_swapped), int(_text(stored)), _text(state), now)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"what Redis holds under {key!r} cannot be read: {error}") from error
+
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+        """Subscribe to the channel.
+
+        Raises:
+            Exception: as ``swap()``, in an ExceptionGroup.
+        """
+        # Whoever listens tries again; coredis would not say that it has missed something.
+        async with self._client.pubsub(
+            channels=[self._channel], ignore_subscribe_messages=True, retry_policy=None
+        ) as subscription:
+            on_ready()
+            async for message in subscription:
+                on_news(_text(message["data"]))
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
