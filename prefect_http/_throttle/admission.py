@@ -129,6 +129,10 @@ class Admissions:
         for scope in self._waits:
             scope.cancel()
 
+    async def settle(self) -> None:
+        """Let other processes have what the throttle does not need at present; see Gates.settle()."""
+        await self._gates.settle()
+
     async def _end(
         self,
         gate: Gate,

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import anyio
 
 from prefect_http._concurrency.backend import CancelScope, Event, new_cancel_scope, new_event, spawn_root_task
+from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._redact import safe_exception
 from prefect_http._throttle.fleet_state import (
     LEASE,
@@ -110,6 +111,7 @@ class Part:
         version: what is known of the store's; -1: nothing.
         state: what the store had then.
         pending: a report of which it is not known whether it has arrived.
+        is_settling: whether the task is to end as soon as it can.
         task: tells the task that keeps it up to date from an earlier one; None if there is none.
     """
 
@@ -122,6 +124,7 @@ class Part:
         self.state = FleetState()
         self.pending: Report | None = None
         self.task: object = None
+        self.is_settling = False
         self._due = -math.inf
         self._event: Event | None = None
 
@@ -157,6 +160,17 @@ class Part:
         if self._event is not None and self.next_report(now) < self._due:
             self._event.set()
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether any request waits or is in flight."""
+        return self.gate.waiting > 0 or self.gate.limiter.in_flight > 0
+
+    def settle(self) -> None:
+        """Let the task end as soon as it has told what there is to tell."""
+        self.is_settling = True
+        if self._event is not None:
+            self._event.set()
+
     async def wait_until(self, due: float) -> None:
         """Wait until then, or until ``wake()``."""
         self._due, self._event = due, new_event()
@@ -190,10 +204,11 @@ class Fleet:
         self._known = known
         self._now = now
         self._on_change = on_change
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, Part] = {}  # those that have a task
         self._is_away = False
         self._listener: CancelScope | None = None
         self._tasks: dict[object, object] = {}  # held, because asyncio does not
+        self._ended = RepeatedEvent()
 
     def new_part(self, key: Hashable) -> Part:
         """Return a part for a key; its gate is to be set, and then ``watch()`` to be called.
@@ -208,14 +223,14 @@ class Fleet:
     def watch(self, part: Part, gate: Gate, key: Hashable) -> None:
         """Keep a part up to date, from its first request on."""
         part.gate = gate
-        self._parts[part.name] = part
         gate.on_dispatch = partial(self._wake, part, key)
 
     def _wake(self, part: Part, key: Hashable) -> None:
         if part.task is not None:
             part.wake(self._now())
-        elif part.gate.waiting or part.gate.limiter.in_flight:
+        elif part.is_in_use:
             part.task = task = object()
+            self._parts[part.name] = part
             self._tasks[task] = spawn_root_task(
                 partial(self._keep, part, key, task),
                 "prefect_http shared throttle",
@@ -233,15 +248,34 @@ class Fleet:
 
     def _forget_task(self, task: object) -> None:
         self._tasks.pop(task, None)
+        self._ended.notify()
 
     def _task_ended(self, part: Part, task: object) -> None:
         """Take note that a task has ended, or will in a moment; it may be told twice."""
-        self._forget_task(task)
         if part.task is task:
             part.task = None
-            if self._listener is not None and all(part.task is None for part in self._parts.values()):
+            if self._parts.get(part.name) is part:
+                del self._parts[part.name]
+            if self._listener is not None and not self._parts:
                 self._listener.cancel()
                 self._listener = None
+        self._forget_task(task)
+
+    async def settle(self) -> None:
+        """Tell the others now, and not in a second, that what is not used at present is not needed; end its tasks.
+
+        Cancellation:
+            They end nevertheless.
+        """
+        idle = [part for part in self._parts.values() if not part.is_in_use]
+        tasks = [part.task for part in idle]
+        if len(idle) == len(self._parts):
+            tasks.append(self._listener)
+        for part in idle:
+            part.settle()
+        with anyio.move_on_after(_TIMEOUT):
+            while any(task in self._tasks for task in tasks):
+                await self._ended.wait()
 
     async def _keep(self, part: Part, key: Hashable, task: object) -> None:
         """Keep a part up to date as long as it is used."""
@@ -253,10 +287,12 @@ class Fleet:
                     await self._exchange_or_go_on_alone(part, key)
                     continue
                 is_idle = due == math.inf
-                await part.wait_until(now + LEASE if is_idle else due)
-                if is_idle and part.next_report(self._now()) == math.inf:
+                if not (is_idle and part.is_settling):
+                    await part.wait_until(now + LEASE if is_idle else due)
+                if is_idle and not part.is_in_use:
+                    part.is_settling = False
                     await self._leave(part)
-                    if part.next_report(self._now()) == math.inf:
+                    if not part.is_in_use:
                         return
         except Exception:
             _logger.exception("the throttle can no longer share; it goes on alone")
@@ -336,7 +372,7 @@ class Fleet:
             while True:
                 try:
                     await self._store.listen(lambda: None, self._hear)
-                except Exception as error:
+                except* Exception as error:  # it may come together with a cancellation
                     _logger.debug("the throttle hears no news from other processes: %s", safe_exception(error))
                 await anyio.sleep(LEASE)
 

@@ -168,6 +168,19 @@ class Gates:
         finally:
             error = None  # its traceback holds this frame
 
+    async def settle(self) -> None:
+        """Tell the other processes that what is not used at present is not needed.
+
+        Cancellation:
+            They will be told nevertheless, or forget this one in a few seconds.
+        """
+        try:
+            is_own_loop = self._current_loop() is self._loop
+        except RuntimeError:  # another backend
+            is_own_loop = False
+        if is_own_loop and self._fleet is not None:
+            await self._fleet.settle()
+
     def _find(self, key: Hashable, rule: str) -> Gate | None:
         """Return the gate of a key, if there is one; the rule is what an error says that ``key`` must do."""
         try:

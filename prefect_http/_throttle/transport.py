@@ -70,12 +70,18 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         tb: TracebackType | None = None,
     ) -> None:
         self._admissions.end_waits()
-        await self._transport.__aexit__(exc_type, exc, tb)
+        try:
+            await self._transport.__aexit__(exc_type, exc, tb)
+        finally:
+            await self._admissions.settle()
 
     async def aclose(self) -> None:
         """Close the other transport; requests that still wait for their turn are not sent."""
         self._admissions.end_waits()
-        await self._transport.aclose()
+        try:
+            await self._transport.aclose()
+        finally:
+            await self._admissions.settle()
 
 
 def observed_transport(

@@ -194,7 +194,7 @@ PURE = {
     "testing._steps",
     "testing._verdicts",
 }
-PUBLIC_MODULES = {"__init__", "httpx2", "otel", "progress", "testing"}
+PUBLIC_MODULES = {"__init__", "httpx2", "otel", "progress", "redis", "testing"}
 
 # What knows trio and asyncio: one file for all, what asyncio alone needs, the streams of each of them, and an event
 # loop for tests.
