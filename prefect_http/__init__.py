@@ -35,6 +35,7 @@ if typing.TYPE_CHECKING:
     from prefect_http._streams.sse_parser import ServerSentEvent
     from prefect_http._throttle.github import is_throttled_by_github
     from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
+    from prefect_http._throttle.store import SharedBackend
     from prefect_http._throttle.throttle import Throttle
     from prefect_http._throttle.transport import ThrottledTransport
     from prefect_http._wire.statistics import TransportStatistics
@@ -50,6 +51,7 @@ else:
         "Lifespan": "_lifespan.lifespan",
         "ServerSentEvent": "_streams.sse_parser",
         "Outcome": "_streams.outcome",
+        "SharedBackend": "_throttle.store",
         "Throttle": "_throttle.throttle",
         "ThrottleEvent": "_throttle.statistics",
         "ThrottleStatistics": "_throttle.statistics",
@@ -101,6 +103,7 @@ __all__ = [
     "Scope",
     "Send",
     "ServerSentEvent",
+    "SharedBackend",
     "Telemetry",
     "Throttle",
     "ThrottleEvent",

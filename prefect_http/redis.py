@@ -86,7 +86,7 @@ class RedisBackend(SharedBackend):
             raise ValueError(
                 f"prefix must have 1 to {_LONGEST_PREFIX} characters, without braces and whitespace, not {prefix!r}"
             )
-        super().__init__(_RedisStore(client, prefix))
+        self._store = _RedisStore(client, prefix)
 
 
 class _RedisStore:

@@ -57,14 +57,12 @@ class Store(Protocol):
 
 
 class SharedBackend:
-    """What ``Throttle(shared=)`` takes: RedisBackend is one.
+    """What ``Throttle(shared=)`` takes: where Throttles of several processes share what they know.
 
-    Args:
-        store: holds what is shared.
+    ``prefect_http.redis.RedisBackend`` is one; there are no others yet.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    _store: Store
 
 
 def store_of(backend: SharedBackend) -> Store:
