@@ -138,6 +138,7 @@ PURE = {
     "_throttle.store",
     "_throttle.evidence",
     "_throttle.known_limit",
+    "_throttle.news",
     "_throttle.limiter",
     "_throttle.quota",
     "_throttle.routes",
