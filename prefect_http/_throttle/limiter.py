@@ -52,6 +52,8 @@ from prefect_http._throttle.trial import Outcome, Trial
 _FIRST_WINDOW = 10.0
 # A little under one half: with one half, early probes came to 5 % of rejections on a window of 100.
 _WINDOW_STEP = 0.47
+# What several processes have in flight when the first of them is rejected comes to more.
+_SHARED_WINDOW_STEP = 0.25
 # How fast the latency follows the answers: it must follow (when it rose tenfold, a fixed one stalled us), but no single
 # answer may move it far.
 _LATENCY_WEIGHT = 1 / 32
@@ -245,7 +247,7 @@ class Limiter:
         latency, known = now - ticket.sent_at, self._latency
         self._latency = latency if known is None else known + (latency - known) * _LATENCY_WEIGHT
         if self._curve is None:
-            self._window += _WINDOW_STEP
+            self._window += self._window_step
         closure = self._closure
         if closure is not None:
             closure.end_probe(ticket)
@@ -322,6 +324,11 @@ class Limiter:
         # A fault shows, as well as any response, that the server took a request.
         self._cycle.accepted += 1 if evidence is None else 1 - evidence.rejected
         return evidence
+
+    @property
+    def _window_step(self) -> float:
+        """By how much each answer opens the window while no rate is known."""
+        return _WINDOW_STEP if self.share is None or self.share.members == 1 else _SHARED_WINDOW_STEP
 
     @property
     def _is_low(self) -> bool:
@@ -430,7 +437,7 @@ class Limiter:
         self._told_done = done
         self._done = done + untold
         if accepted is not None and self._slow_start:
-            self._window = max(1.0, (_FIRST_WINDOW + _WINDOW_STEP * accepted) / self.share.members)
+            self._window = max(1.0, (_FIRST_WINDOW + self._window_step * accepted) / self.share.members)
         if has_changed and curve is not None:
             self._on_change(Change.LEARNED)
 
