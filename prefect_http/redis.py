@@ -12,9 +12,12 @@ coredis, because it runs on trio as well as on asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
+import anyio
+
+from prefect_http._concurrency.backend import new_cancel_scope, new_event, spawn_root_task
 from prefect_http._throttle.store import SharedBackend, Stored
 
 try:
@@ -31,6 +34,8 @@ _Client: TypeAlias = (
 )
 
 _LONGEST_PREFIX = 100
+_LOOK_EACH = 0.1
+"""Seconds after which an abandoned call looks whether the client has been left."""
 # A thousand processes need a tenth of it.
 _LONGEST_TEXT = 1024 * 1024
 
@@ -90,13 +95,20 @@ class RedisBackend(SharedBackend):
 
 
 class _RedisStore:
-    """See Store."""
+    """See Store.
+
+    It works around three faults of coredis 6.9, each of which takes a connection out of the pool for good, until calls
+    hang rather than fail: a call of a client that is not entered; a call that is cancelled while it connects, on
+    asyncio; and a subscription whose connection breaks.
+    """
 
     def __init__(self, client: _Client, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
         self._channel = f"{prefix}:news"
-        self._swap = client.register_script(_SWAP)
+        self._script = client.register_script(_SWAP)
+        self._abandoned: set[_Call] = set()
+        self._lost_subscriptions = 0
 
     async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
         """Run the script.
@@ -104,11 +116,24 @@ class _RedisStore:
         Raises:
             coredis.exceptions.RedisError: Redis cannot be reached, or refuses it.
             OSError: likewise.
+            RuntimeError: the client is not entered.
             ValueError: there is something else under this name.
+
+        Cancellation:
+            What has been sent to Redis is not taken back. As long as it has no answer, no further call is sent.
         """
+        while self._abandoned:
+            await next(iter(self._abandoned)).ended.wait()
+        self._check_entered()
         key = f"{self._prefix}:{{{name}}}"  # in braces, for clusters
         arguments = [str(version), text, str(round(seconds * 1000)), news, self._channel]
-        answer: object = await self._swap([key], arguments)
+        call = _Call(lambda: self._script([key], arguments), self._is_entered, self._abandoned.discard)
+        try:
+            answer = await call.answer()
+        finally:
+            if not call.ended.is_set():
+                self._abandoned.add(call)
+                call.abandon()
         try:
             is_swapped, stored, state, whole, microseconds = cast("list[int | str | bytes]", answer)
             if len(_text(state)) > _LONGEST_TEXT:
@@ -119,18 +144,95 @@ class _RedisStore:
             raise ValueError(f"what Redis holds under {key!r} cannot be read: {error}") from error
 
     async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
-        """Subscribe to the channel.
+        """Subscribe to the channel. When a quarter of the pool has been lost to broken subscriptions, only wait.
 
         Raises:
             Exception: as ``swap()``, in an ExceptionGroup.
         """
-        # Whoever listens tries again; coredis would not say that it has missed something.
-        async with self._client.pubsub(
-            channels=[self._channel], ignore_subscribe_messages=True, retry_policy=None
-        ) as subscription:
-            on_ready()
-            async for message in subscription:
-                on_news(_text(message["data"]))
+        self._check_entered()
+        if self._lost_subscriptions > self._client.connection_pool.max_connections // 4:
+            await anyio.sleep_forever()
+        is_ready = False
+        try:
+            # Whoever listens tries again; coredis would not say that it has missed something.
+            async with self._client.pubsub(
+                channels=[self._channel], ignore_subscribe_messages=True, retry_policy=None
+            ) as subscription:
+                is_ready = True
+                on_ready()
+                async for message in subscription:
+                    on_news(_text(message["data"]))
+        except BaseException as error:
+            # Lost: the connection of a subscription that breaks, and one that is cancelled before it is there.
+            self._lost_subscriptions += is_ready == isinstance(error, Exception)
+            raise
+
+    def _check_entered(self) -> None:
+        if not self._is_entered():
+            raise RuntimeError("the Redis client is not entered: use the throttle inside of 'async with client:'")
+
+    def _is_entered(self) -> bool:
+        try:
+            return bool(self._client.connection_pool.task_group)
+        except RuntimeError:
+            return False
+
+
+class _Call:
+    """A call of coredis in a task of its own, which is not cancelled with the caller's.
+
+    Args:
+        call: what is called.
+        is_entered: whether the client is still entered; otherwise, the call is cancelled.
+        on_exit: called with this object when the call has ended.
+    """
+
+    def __init__(
+        self, call: Callable[[], Awaitable[object]], is_entered: Callable[[], bool], on_exit: Callable[[_Call], object]
+    ) -> None:
+        self._call = call
+        self._is_entered = is_entered
+        self._on_exit = on_exit
+        self._answer: object = None
+        self._error: Exception | None = RuntimeError("the Redis client has been left")
+        self._scope = new_cancel_scope()
+        self.ended = new_event()
+        self._watcher: object = None
+        self._task = spawn_root_task(self._run, "prefect_http Redis", self._end)
+
+    async def answer(self) -> object:
+        """Wait for the answer.
+
+        Raises:
+            Exception: that of coredis.
+            RuntimeError: the client has been left.
+        """
+        await self.ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+    def abandon(self) -> None:
+        """Let it go on without its caller, until the client is left, which on trio waits for what connects."""
+        self._watcher = spawn_root_task(self._watch, "prefect_http Redis client")
+
+    async def _run(self) -> None:
+        with self._scope:
+            try:
+                self._answer = await self._call()
+                self._error = None
+            except Exception as error:
+                self._error = error
+
+    async def _watch(self) -> None:
+        while self._is_entered() and not self.ended.is_set():
+            with anyio.move_on_after(_LOOK_EACH):
+                await self.ended.wait()
+        self._scope.cancel()
+
+    def _end(self) -> None:
+        self.ended.set()
+        self._on_exit(self)
 
 
 def _text(value: object) -> str:

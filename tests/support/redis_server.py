@@ -38,7 +38,8 @@ class RedisServer:
         Args:
             arguments: further ones, for this run.
         """
-        assert REDIS_SERVER is not None and self.process is None
+        assert REDIS_SERVER is not None
+        assert self.process is None
         command = [REDIS_SERVER, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--save", "", "--appendonly", "no", "--logfile", "redis.log", *self.arguments, *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
