@@ -16,12 +16,14 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from prefect_http._streams.download_plan import Kept, is_validator
 from prefect_http._streams.file_lock import close_locked, open_file, open_locked, remove_locked
+
+Block = bytes | memoryview
 
 _MAX_RECORD = 64 * 1024
 _HASHED_AT_ONCE = 16 * 1024 * 1024
@@ -171,12 +173,12 @@ class PartFile:
                 record = {"url": self._source, "validator": validator, "total": total}
                 _write(self._record, json.dumps(record).encode())
 
-    def write(self, blocks: Iterable[bytes]) -> None:
+    def write(self, blocks: Iterable[Block]) -> None:
         """Append to what is there."""
         with self._mutex, _naming(self.part):
             self._write(blocks)
 
-    def _write(self, blocks: Iterable[bytes]) -> None:
+    def _write(self, blocks: Iterable[Block]) -> None:
         if self._file is None:
             return
         for block in blocks:
@@ -230,7 +232,7 @@ class PartFile:
                 self.part.unlink(missing_ok=True)
                 self._remove_record(self._record)
 
-    def close(self, last: Sequence[bytes] = ()) -> None:
+    def close(self, last: Iterable[Block] = ()) -> None:
         """Append to what is there, as far as that is possible, and close it. What is empty is removed."""
         with self._mutex:
             self._is_closed = True
@@ -274,7 +276,7 @@ def _naming(path: Path) -> Generator[None]:
         raise
 
 
-def _write(file: BinaryIO, block: bytes) -> None:
+def _write(file: BinaryIO, block: Block) -> None:
     written = file.write(block)
     if written < len(block):  # as when the disk is nearly full
         view = memoryview(block)

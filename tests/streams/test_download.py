@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -871,11 +872,11 @@ async def test_slow_file(network: FakeNetwork, api: FakeServer, path: Path) -> N
 
 
 async def test_blocks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks are written together, when they are large enough or numerous enough."""
+    """Chunks are written together, and with them the one that there is no more room for."""
 
     async def chunks() -> AsyncIterator[bytes]:
-        for chunk in [b"x" * 3000] * 3 + [b"y"] * 5:
-            yield chunk
+        for size in [2000, 2000, 2000, 1000, 4000, 1, 9000, 1, 1, 1]:
+            yield b"x" * size
 
     written: list[list[int]] = []
     write = PartFile.write
@@ -886,12 +887,44 @@ async def test_blocks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(PartFile, "write", note)
     monkeypatch.setattr(download_module, "_BLOCK", 5000)
-    monkeypatch.setattr(download_module, "_MAX_CHUNKS", 4)
     async with PrefectHttpxClient(
         transport=httpx.MockTransport(lambda _: httpx.Response(200, content=chunks()))
     ) as client:
-        await client.download(URL, path)
-    assert written == [[3000, 3000], [3000, 1, 1, 1], [1, 1]]
+        result = await client.download(URL, path)
+    assert written == [[4000, 2000], [5000, 1], [0, 9000], [3]]
+    assert result.bytes == path.stat().st_size == 20_004
+
+
+@each_row("sizes", [[700, 300, 64], [1, 999, 1500, 24], [1001], [3, 2500]])
+async def test_breaks_anywhere(sizes: list[int], path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the connection breaks, in a chunk, in a block or between two, what has arrived is there, and no more."""
+    monkeypatch.setattr(download_module, "_BLOCK", 1000)
+    edges = [edge for edge in itertools.accumulate(sizes * 5) if edge < TOTAL]
+    edges += range(1000, TOTAL, 1000)
+    cut = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        start = 0
+        for size in itertools.cycle(sizes):
+            yield CONTENT[start : min(start + size, cut)]
+            start += size
+            if start >= cut:
+                raise httpx.ReadError("broken off")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "Range" in request.headers:
+            start = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            return httpx.Response(206, headers=part_headers(start, TOTAL, TOTAL), content=CONTENT[start:])
+        return httpx.Response(200, headers={"Content-Length": str(TOTAL), **WITH_ETAG}, content=body())
+
+    policy = RetryPolicy(max_retries=0)
+    async with PrefectHttpxClient(transport=httpx.MockTransport(answer), retry=policy) as client:
+        for cut in sorted({edge + more for edge in edges for more in (-1, 0, 1)} - {0}):
+            with pytest.raises(httpx.ReadError):
+                await client.download(URL, path)
+            assert (path.parent / "flows.zip.part").read_bytes() == CONTENT[:cut]
+            assert (await client.download(URL, path, sha256=DIGEST)).resumed
+            path.unlink()
 
 
 async def test_cancelled(network: FakeNetwork, api: FakeServer, path: Path) -> None:

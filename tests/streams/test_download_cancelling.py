@@ -47,10 +47,11 @@ async def cancel_at(number: int, way: Way, when: When, path: Path) -> bool:
 
 @WAYS
 @pytest.mark.parametrize("when", ["waiting", "woken"])
+@pytest.mark.parametrize("block", [4096, 8192], ids=["chunks are written", "chunks are held"])
 @pytest.mark.anyio
-async def test_cancelling(way: Way, when: When, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelling(way: Way, when: When, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a download is cancelled, nothing stays locked or open, and what is there is a beginning of the file."""
-    monkeypatch.setattr(download, "_BLOCK", 4096)
+    monkeypatch.setattr(download, "_BLOCK", block)
     with anyio.fail_after(30):
         for number in range(1, MOST):
             if not await cancel_at(number, way, when, tmp_path / "f"):
