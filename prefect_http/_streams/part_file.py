@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prefect_http._streams.download_plan import Kept, is_validator
+from prefect_http._streams.early_writeback import EarlyWriteback
 from prefect_http._streams.file_lock import close_locked, open_file, open_locked, remove_locked
 
 Block = bytes | memoryview
@@ -58,6 +59,7 @@ class PartFile:
         self._overwrite = overwrite
         self._hash = hashlib.sha256() if with_digest else None
         self._hashed = 0
+        self._writeback = EarlyWriteback(0)
         self._record: BinaryIO | None = None
         self._file: BinaryIO | None = None
         self._was_opened = False
@@ -93,6 +95,7 @@ class PartFile:
             self._read_record(self._record)
             if self.kept is None:
                 self.size = 0
+            self._writeback = EarlyWriteback(self.size)
             return True
 
     def _check_path(self) -> None:
@@ -164,6 +167,7 @@ class PartFile:
             self._file.seek(0)
             self._file.truncate()
             self.size = self._hashed = 0
+            self._writeback = EarlyWriteback(0)
             if self._hash is not None:
                 self._hash = hashlib.sha256()
             self._validator, self.total = validator, total
@@ -187,6 +191,7 @@ class PartFile:
             if self._hash is not None:
                 self._hash.update(block)
                 self._hashed = self.size
+        self._writeback.note_size(self._file, self.size)
 
     def digest(self) -> str:
         """Return the SHA-256 of what is there, in hexadecimal."""
