@@ -1,14 +1,16 @@
 """download() of 200 MiB over loopback: how fast it is beside reading the stream, and how much memory it adds.
 
-It is measured at 1 Gbit/s, and at full speed, where writing takes about as long as receiving. A loop that writes each
-chunk, without a thread, and without flushing the file to the disk, is what it would be by hand. The files are in the
-folder for temporary files; in the last row, they are in /dev/shm, if there is one, so without a disk.
+It is measured at 1 Gbit/s, and at full speed, where writing takes longer than receiving. A loop that writes each chunk,
+without a thread, is what it would be by hand, and with a flush of the file to the disk at the end, as download() makes
+it, what that may take. The files are in the folder for temporary files; in the last row, they are in /dev/shm, if there
+is one, so without a disk.
 
 Each is measured in a new process, since a process does not forget its peak.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,12 +34,13 @@ _MEMORY = Path("/dev/shm")
 
 _PLAIN = "read and dropped"
 _BY_HAND = "written by a loop"
+_FLUSHED = "written and flushed by a loop"
 _DOWNLOAD = "download()"
 _DIGEST = "download(sha256=)"
 _IN_MEMORY = "download() into memory"
 _KINDS = {
     "gigabit": ("1 Gbit/s", (_PLAIN, _DOWNLOAD, _DIGEST)),
-    "length": ("as fast as loopback is", (_PLAIN, _BY_HAND, _DOWNLOAD, _DIGEST, _IN_MEMORY)),
+    "length": ("as fast as loopback is", (_PLAIN, _BY_HAND, _FLUSHED, _DOWNLOAD, _DIGEST, _IN_MEMORY)),
 }
 
 
@@ -102,10 +105,12 @@ def _transfer(client: PrefectHttpxClient, way: str, url: str, folder: Path) -> C
         assert received == length
 
     async def write(length: int) -> None:
-        with (folder / f"{length}").open("wb") as file:
+        with (folder / f"{length}").open("wb", buffering=0) as file:
             async with client.stream("GET", f"{url}{length}") as response:
                 async for chunk in response.aiter_bytes():
                     file.write(chunk)
+            if way == _FLUSHED:
+                os.fsync(file.fileno())
 
     async def download(length: int) -> None:
         result = await client.download(f"{url}{length}", folder / f"{length}")
@@ -118,7 +123,8 @@ def _transfer(client: PrefectHttpxClient, way: str, url: str, folder: Path) -> C
             return
         raise AssertionError
 
-    return {_PLAIN: read, _BY_HAND: write, _DIGEST: download_with_digest}.get(way, download)
+    others = {_PLAIN: read, _BY_HAND: write, _FLUSHED: write, _DIGEST: download_with_digest}
+    return others.get(way, download)
 
 
 if __name__ == "__main__":
