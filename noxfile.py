@@ -61,7 +61,7 @@ PYTHONS = ["3.11", "3.12", "3.13", *filter(_is_installed, (f"3.{minor}" for mino
 
 # What the benchmarks compare the package with, and draw with.
 PEERS = [
-    *("aiohttp", "asgi-lifespan", "h2", "httpx-retries", "httpx2", "hypercorn", "matplotlib"),
+    *("aiohttp", "asgi-lifespan", "coredis", "h2", "httpx-retries", "httpx2", "hypercorn", "matplotlib"),
     *("opentelemetry-instrumentation-httpx", "opentelemetry-sdk", "pyreqwest", "respx"),
     *("stamina", "starlette", "tenacity", "trustme", "uvloop; sys_platform != 'win32'"),
 ]
@@ -190,7 +190,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the examples."""
-    install_wheel(session, "fastapi", "opentelemetry-sdk", "pytest", "pytest-trio", "starlette")
+    install_wheel(session, "coredis", "fastapi", "opentelemetry-sdk", "pytest", "pytest-trio", "starlette")
     for example in sorted(Path("examples").glob("*.py")):
         session.run("pytest" if example.stem.startswith("testing_") else "python", str(example))
 

@@ -16,6 +16,7 @@ from benchmarks import (
     bodies,
     downloads,
     flaky,
+    fleet,
     http2,
     import_time,
     in_process,
@@ -36,7 +37,7 @@ from benchmarks import (
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
-    *("httpx2", "h2", "respx", "aiohttp", "pyreqwest", "opentelemetry-instrumentation-httpx"),
+    *("httpx2", "h2", "respx", "aiohttp", "coredis", "pyreqwest", "opentelemetry-instrumentation-httpx"),
 )
 
 
@@ -58,6 +59,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "resources": resources.run,
     "crowds": throttle.run_crowds,
     "flaky": flaky.run,
+    "fleet": fleet.run,
     "wire": wire.run,
     "tls": tls.run,
     "bodies": bodies.run,

@@ -1,0 +1,288 @@
+"""What ``Throttle(shared=)`` does for several processes that call one server with a limit, through a real Redis.
+
+All is real: the clock, redis-server, a server on loopback with a token bucket (_bucket_server.py), and the processes
+(_fleet_member.py), every other one of which runs on trio and the others on asyncio. Without redis-server, this is left
+out. Processes with and without ``shared=`` run at the same time, each kind with a bucket of its own; most of the time
+all of them wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+import anyio
+
+from benchmarks._table import print_checked
+
+_REQUESTS, _RATE, _BURST = 600, 50, 50
+_IDEAL = (_REQUESTS - _BURST) / _RATE  # seconds
+# By the number of processes, the number of jobs of each kind; those in one pair of braces run at the same time.
+_ROUNDS = {1: 3, 4: 1}, {8: 1}
+_CHECKED = 8
+_ALONE, _SHARED = "a throttle each", "shared="
+_MAX_REJECTED, _MAX_RATIO, _MAX_SPREAD = 0.05, 1.15, 1.4
+_MAX_COST_OF_ONE = 1.05
+
+_FAST_REQUESTS, _FAST_RATE, _FAST_PROCESSES = 4_000, 500, 8
+_MAX_CALLS = 0.1
+
+_PROBING, _MAX_GAP = 4, 3.0
+_PATIENCE = 60.0  # seconds, after which a process is ended
+
+
+class _Servers(NamedTuple):
+    url: str
+    redis_socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """How a job ended.
+
+    Attributes:
+        rejected: requests, for each accepted one.
+        ratio: its time over the ideal.
+        spread: the time of the slowest process over that of the fastest.
+        failed: how many requests failed.
+    """
+
+    rejected: float
+    ratio: float
+    spread: float
+    failed: float
+
+    def __str__(self) -> str:
+        return f"{self.rejected:8.1%}{self.ratio:9.2f}{self.spread:9.2f}{self.failed:9.0f}"
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether it meets the targets."""
+        is_quick = self.ratio <= _MAX_RATIO and self.spread <= _MAX_SPREAD
+        return is_quick and self.rejected <= _MAX_REJECTED and not self.failed
+
+
+def run() -> None:
+    """Measure all of it, in less than 90 s."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        redis_socket = _start_redis(Path(folder), stack)
+        if redis_socket is None:
+            print("\nOne throttle for several processes: left out, since redis-server is not installed")
+            return
+        servers = _Servers(_start_server(stack), redis_socket)
+        _measure_jobs(servers)
+        _measure_calls(servers)
+        _kill_who_probes(servers)
+
+
+def _start_redis(folder: Path, stack: contextlib.ExitStack) -> str | None:
+    """Start redis-server; return the path of its socket, or None if it is not installed."""
+    program, path = shutil.which("redis-server"), folder / "redis.sock"
+    if program is None:
+        return None
+    options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    stack.enter_context(_running([program, *options], stdout=subprocess.DEVNULL))
+    end = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < end, "redis-server has not started"
+        time.sleep(0.01)
+    return str(path)
+
+
+def _start_server(stack: contextlib.ExitStack) -> str:
+    process = stack.enter_context(_running([sys.executable, "-m", "benchmarks._bucket_server"], stdout=subprocess.PIPE))
+    assert process.stdout is not None
+    return f"http://127.0.0.1:{int(process.stdout.readline())}"
+
+
+@contextlib.contextmanager
+def _running(command: list[str], *, stdout: int) -> Generator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class _Job:
+    """Processes that share a bucket, and perhaps a throttle; they begin when all are ready.
+
+    Args:
+        name: of the job, unlike that of any other.
+        servers: where the requests go.
+        processes: how many.
+        requests: of all of them.
+        rate: that the server accepts, per second.
+        burst: how many it accepts at once.
+        is_shared: whether the processes share a throttle.
+    """
+
+    def __init__(
+        self, name: str, servers: _Servers, processes: int, requests: int, rate: int, burst: int, *, is_shared: bool
+    ) -> None:
+        self.name = name
+        self._url = servers.url
+        self._each = requests // processes
+        arguments = [
+            *(f"{servers.url}/{name}/{rate}/{burst}", str(self._each)),
+            *(servers.redis_socket if is_shared else "", name),
+        ]
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks._fleet_member", ("trio", "asyncio")[number % 2], *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(processes)
+        ]
+
+    def __enter__(self) -> _Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            with process:
+                process.kill()
+
+    def wait_until_ready(self) -> None:
+        """Wait until all could begin."""
+        for process in self.processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", "a process has ended too early"
+
+    def begin(self) -> None:
+        """Let all begin."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+    def report(self) -> dict[str, float]:
+        """Return what the server has received so far."""
+        with urlopen(f"{self._url}/report/{self.name}", timeout=10) as response:
+            report: dict[str, float] = json.load(response)
+        return report
+
+    def wait(self) -> _Run:
+        """Wait until all have ended, and return how."""
+        seconds, failed, end = [], 0.0, time.monotonic() + _PATIENCE
+        for process in self.processes:
+            try:
+                output, _ = process.communicate(timeout=max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                output = f"{_PATIENCE} {self._each}"
+            took, failures = map(float, output.split())
+            seconds.append(took)
+            failed += failures
+        report = self.report()
+        rejected = report["rejected"] / max(1, report["accepted"])
+        return _Run(rejected, max(seconds) / _IDEAL, max(seconds) / min(seconds), failed)
+
+
+def _measure_jobs(servers: _Servers) -> None:
+    print(f"\n{_REQUESTS} requests by several processes to a server that accepts {_RATE}/s, burst {_BURST}")
+    print(f"  {'':28}{'rejected':>8}{'x ideal':>9}{'spread':>9}{'failed':>9}   (spread: slowest / fastest process)")
+    of_one: dict[str, float] = {}
+    for rounds in _ROUNDS:
+        for (processes, kind), result in _run_at_once(servers, rounds).items():
+            is_checked = processes == _CHECKED and kind == _SHARED
+            verdict = f"   {'ok' if result.is_fine else 'MISSED'}" if is_checked else ""
+            print(f"  {f'{processes}, {kind}':28}{result}{verdict}", flush=True)
+            of_one.setdefault(kind, result.ratio)
+    print(f"  targets: rejected {_MAX_REJECTED:.0%}, x ideal {_MAX_RATIO}, spread {_MAX_SPREAD}, failed 0")
+    cost = of_one[_SHARED] / of_one[_ALONE]
+    print_checked("one process, shared=", f"{cost:.3f} x the time without", cost, _MAX_COST_OF_ONE)
+
+
+def _run_at_once(servers: _Servers, rounds: Mapping[int, int]) -> dict[tuple[int, str], _Run]:
+    """Run jobs of both kinds at the same time; return the means."""
+    with contextlib.ExitStack() as stack:
+        jobs = {
+            (processes, kind): [
+                stack.enter_context(_new_job(f"{processes}-{kind == _SHARED:d}-{number}", servers, processes, kind))
+                for number in range(count)
+            ]
+            for processes, count in rounds.items()
+            for kind in (_ALONE, _SHARED)
+        }
+        every = [job for of_kind in jobs.values() for job in of_kind]
+        for job in every:
+            job.wait_until_ready()
+        for job in every:
+            job.begin()
+        return {kind: _mean([job.wait() for job in of_kind]) for kind, of_kind in jobs.items()}
+
+
+def _new_job(name: str, servers: _Servers, processes: int, kind: str) -> _Job:
+    return _Job(name, servers, processes, _REQUESTS, _RATE, _BURST, is_shared=kind == _SHARED)
+
+
+def _mean(runs: list[_Run]) -> _Run:
+    return _Run(
+        rejected=statistics.fmean(run.rejected for run in runs),
+        ratio=statistics.fmean(run.ratio for run in runs),
+        spread=statistics.fmean(run.spread for run in runs),
+        failed=sum(run.failed for run in runs),
+    )
+
+
+def _measure_calls(servers: _Servers) -> None:
+    """Count how often processes ask Redis while they are busy."""
+    before = anyio.run(_calls, servers.redis_socket)
+    fast = _FAST_PROCESSES, _FAST_REQUESTS, _FAST_RATE, _FAST_RATE // 10
+    with _Job("fast", servers, *fast, is_shared=True) as job:
+        job.wait_until_ready()
+        job.begin()
+        result = job.wait()
+    calls = (anyio.run(_calls, servers.redis_socket) - before) / _FAST_REQUESTS
+    title = f"{_FAST_PROCESSES} processes, {_FAST_RATE}/s"
+    print_checked(title, f"{calls:.3f} calls per request", calls, _MAX_CALLS)
+    print_checked("", f"{result.rejected:.1%} rejected, {result.failed:.0f} failed", result.failed, 0)
+
+
+async def _calls(redis_socket: str) -> int:
+    """Return how many scripts have been called, each of which is a round trip."""
+    import coredis
+
+    async with coredis.Redis(unix_socket_path=redis_socket) as redis:
+        commands = await redis.info("commandstats")
+    return sum(int(of["calls"]) for name, of in commands.items() if name.endswith("evalsha"))
+
+
+def _kill_who_probes(servers: _Servers) -> None:
+    """Kill the process that has just sent the probe, and measure when another one sends the next request."""
+    with _Job("probe", servers, _PROBING, _REQUESTS, _RATE, _BURST, is_shared=True) as job:
+        job.wait_until_ready()
+        job.begin()
+        prober = int(_wait_for(job, "probed_by", 0))
+        os.kill(prober, signal.SIGKILL)
+        killed_at = time.monotonic()
+        gap = _wait_for(job, "next_at", float("inf")) - killed_at
+    print_checked("the process with the probe is killed", f"{gap:.2f} s until the next", gap, _MAX_GAP, " s")
+
+
+def _wait_for(job: _Job, name: str, before: float) -> float:
+    """Return what the server reports as soon as it has changed."""
+    end = time.monotonic() + 15
+    while (value := job.report()[name]) == before and time.monotonic() < end:
+        time.sleep(0.01)
+    return value
+
+
+if __name__ == "__main__":
+    run()
