@@ -1,6 +1,6 @@
 """Run the benchmarks and print their tables: all of them, or those named, as in ``python -m benchmarks wire tls``.
 
-All take about twenty-five minutes.
+All take about twenty-six minutes.
 """
 
 from __future__ import annotations
