@@ -307,7 +307,7 @@ class Share:
             self._blocks.clear()
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
-        self._lease_until = asked_at + report.lease
+        self._lease_until = -math.inf if report.is_leaving else asked_at + report.lease
         self._synced_at = now
         if report.closed_until is not None:
             self._told_until = max(self._told_until, self.local_time(report.closed_until) + 1e-6)
