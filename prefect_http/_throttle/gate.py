@@ -111,6 +111,8 @@ class Gate:
         ticket = limiter.send(now, route, has_waited=False)
         if limiter.known is not None:
             limiter.known.book(now)
+        if self.on_dispatch is not None:
+            self.on_dispatch()
         return ticket
 
     async def queue(self, route: Callable[[], str], *, goes_first: bool = False) -> Ticket:
