@@ -270,7 +270,7 @@ def throttle_is_typed(throttle: Throttle, response: PrefectResponse, event: Thro
     assert_type(throttle.statistics(), dict[Hashable, ThrottleStatistics])
     throttle.statistics(["key"])  # type: ignore[call-overload]
     assert_type(statistics.closed_until, float | None)
-    assert_type(event.kind, Literal["closed", "opened", "learned"])
+    assert_type(event.kind, Literal["closed", "opened", "learned", "alone", "shared"])
     assert_type(response.rate_limit, RateLimit | None)
     event.time = 0.0  # type: ignore[misc]
 

@@ -121,6 +121,7 @@ class Limiter:
         self._routes = RouteStreaks()
         self._quota = Quota()
         self._window = _FIRST_WINDOW if self._slow_start else math.inf
+        self._window_step = _WINDOW_STEP
         self._curve: Curve | None = None
         self._done: float = 0  # answers that have moved the curve
         self._latency: float | None = None
@@ -326,11 +327,6 @@ class Limiter:
         return evidence
 
     @property
-    def _window_step(self) -> float:
-        """By how much each answer opens the window while no rate is known."""
-        return _WINDOW_STEP if self.share is None or self.share.members == 1 else _SHARED_WINDOW_STEP
-
-    @property
     def _is_low(self) -> bool:
         """Whether no rate is known, or it has not climbed far, so that a limit is not expected yet."""
         return self._curve is None or self._curve.is_low(self._done)
@@ -436,6 +432,7 @@ class Limiter:
         untold = 0.0 if has_changed else self._done - self._told_done
         self._told_done = done
         self._done = done + untold
+        self._window_step = _WINDOW_STEP if self.share.members == 1 else _SHARED_WINDOW_STEP
         if accepted is not None and self._slow_start:
             self._window = max(1.0, (_FIRST_WINDOW + self._window_step * accepted) / self.share.members)
         if has_changed and curve is not None:

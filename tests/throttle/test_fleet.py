@@ -9,21 +9,17 @@ import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 
 import anyio
 import httpx
 import pytest
 from support.memory_store import MemoryStore, memory_backend
-from support.rows import each_row
 from support.timed_transport import KEY, Server, ask, busy
 from support.virtual_time import virtual_time_backend
 
 from prefect_http import Throttle, ThrottledTransport, ThrottleEvent, ThrottleTimeout
 from prefect_http._throttle.fleet_state import FleetState, from_text, to_text
-from prefect_http._throttle.share import Share
-from prefect_http._throttle.store import Stored, store_of
 
 pytestmark = pytest.mark.anyio
 
@@ -133,7 +129,10 @@ async def test_a_rejection_closes_all(store: type[MemoryStore], within: float) -
         assert two.closed_until == pytest.approx(one.closed_until, abs=1e-3)
         assert two.kinds == ["closed"]
         now = anyio.current_time()
-        with anyio.fail_after(15), pytest.raises(ThrottleTimeout, match=r"\(another process was rejected\), and the dead"):
+        with (
+            anyio.fail_after(15),
+            pytest.raises(ThrottleTimeout, match=r"\(another process was rejected\), and the dead"),
+        ):
             await two.ask()
         assert anyio.current_time() == now, "a deadline that cannot be met fails a request at once"
         assert cast(Server, two.server).sent == []
