@@ -244,7 +244,7 @@ class Fleet:
         """Close the gate if another process has, and ask soon."""
         news = News.parse(text)
         part = None if news is None else self._parts.get(news.name)
-        if news is None or part is None or part.member == news.member or part.task is None:
+        if news is None or part is None or part.member == news.member:
             return
         if part.share.knows_clock and not part.share.has_news and news.cycle == part.share.state.cycle:
             part.gate.follow_others(partial(part.hear, news))
