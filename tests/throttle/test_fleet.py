@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import random
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -150,7 +151,7 @@ async def test_one_probe_for_all() -> None:
             tasks.start_soon(one.ask_often, 5)
             tasks.start_soon(two.ask_often, 5)
     rejected_at, probed_at, *others = server.sent
-    assert rejected_at + 0.3 + 2 <= probed_at <= rejected_at + 0.3 + 2.3
+    assert rejected_at + 0.3 + 2 <= probed_at <= rejected_at + 0.3 + 2.6
     assert len(others) == 9
     assert min(others) >= probed_at + 0.3, "they wait for the answer to the probe"
     assert max(others) <= probed_at + 6
@@ -465,3 +466,553 @@ async def test_store_that_loses_everything(when: str) -> None:
             assert third.closed_until == (None if when == "learned" else pytest.approx(one.closed_until, abs=0.01))
             assert (third.throttle.statistics(KEY).rate < math.inf) == (when == "learned")
     await end(store)
+
+
+class LockedStore(MemoryStore):
+    """A store in which another process is always faster, as long as it is told so.
+
+    Attributes:
+        faster: how many times more another process is faster.
+    """
+
+    faster = 0
+
+    async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
+        """Refuse to swap."""
+        if version >= 0 and self.faster > 0:
+            self.faster -= 1
+            before, stored = self.texts.get(name, (0, ""))
+            self.texts[name] = before + 1, stored
+        return await super().swap(name, version, text, seconds, news)
+
+
+@pytest.mark.parametrize(("faster", "kinds"), [(10, []), (1000, ["alone", "shared"])])
+async def test_others_that_are_always_faster(faster: int, kinds: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A swap is tried again for a while; then the process goes on alone, rather than for ever."""
+    store = LockedStore()
+    store.faster = faster
+    one = Process(store, Server())
+    with anyio.fail_after(3):
+        await one.ask()
+    store.faster = 0
+    async with in_use(one):
+        await anyio.sleep(2)
+    assert one.kinds == kinds
+    assert len(logged(caplog)) == len(kinds)
+    await end(store)
+
+
+async def test_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """If the task fails, that is logged, and the process goes on alone; the next request tries again."""
+    store = MemoryStore()
+    one = Process(store, Server())
+
+    def fail(_: Share) -> None:
+        raise AssertionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Share, "found", fail)
+        with anyio.fail_after(1):
+            await one.ask_often(20)
+    assert {record.message for record in caplog.records if record.levelno >= logging.ERROR} == {
+        "the throttle can no longer share; it goes on alone"
+    }
+    async with in_use(one):
+        await anyio.sleep(2 * LEASE)
+        assert own_tasks() != []
+        assert len(state_of(store).members) == 1
+        assert one.kinds[-1] == "shared"
+    await end(store)
+
+
+async def test_a_good_bye_that_does_not_arrive(caplog: pytest.LogCaptureFixture) -> None:
+    """It is worth no more than a line for debugging: the others forget the process by themselves."""
+    caplog.set_level(logging.DEBUG, "prefect_http.throttle")
+    store = MemoryStore()
+    one = Process(store, Server())
+    await one.ask()
+    store.error = ConnectionError("it is away")
+    await end(store)
+    assert one.kinds == []
+    assert "the throttle could not say that it needs its share no longer: ConnectionError: it is away" in caplog.messages
+    store.error = None
+    for _ in range(3):
+        await one.ask()
+    assert len(state_of(store).members) == 1
+    await end(store)
+    assert len(state_of(store).members) == 0
+
+
+async def test_a_good_bye_that_hangs() -> None:
+    """The task ends nevertheless."""
+    store = MemoryStore()
+    one = Process(store, Server())
+    await one.ask()
+    store.delay = 1e6
+    await end(store)
+    store.delay = 0.0
+    for _ in range(3):
+        await one.ask()
+    assert len(state_of(store).members) == 1
+    await end(store)
+    assert len(state_of(store).members) == 0
+
+
+# --- News
+
+
+class FailingNews(MemoryStore):
+    """A store from which no news can be had at first."""
+
+    attempts = 0
+
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+        """Fail twice."""
+        self.attempts += 1
+        if self.attempts <= 2:
+            raise ConnectionError("no news")
+        await super().listen(on_ready, on_news)
+
+
+async def test_listening_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """If it fails, that fails nothing else, and it is tried again after a second."""
+    caplog.set_level(logging.DEBUG, "prefect_http.throttle")
+    store = FailingNews()
+    one = Process(store, Server())
+    async with in_use(one):
+        assert store.listeners == []
+        await anyio.sleep(2)
+        assert (store.attempts, len(store.listeners)) == (3, 1)
+    assert caplog.messages == ["the throttle hears no news from other processes: ConnectionError: no news"] * 2
+    assert one.kinds == []
+    await end(store)
+
+
+@each_row(
+    "text",
+    {
+        "empty": "",
+        "other words": "hello",
+        "one field more": "{name} other 0 closed 1099.0 more",
+        "no number": "{name} other 0 closed soon",
+        "another kind": "{name} other 0 reset 0.0",
+        "another cycle": "{name} other 7 closed 1099.0",
+        "another key": "0123 other 0 closed 1099.0",
+        "its own": "{name} {member} 0 closed 1099.0",
+    },
+)
+async def test_news_that_change_nothing(text: str) -> None:
+    """News of another version, of other keys and from itself are ignored."""
+    store = MemoryStore()
+    one = Process(store, Server())
+    async with in_use(one):
+        (name,), (member,) = store.texts, state_of(store).members
+        store.listeners[0](text.format(name=name, member=member))
+        await anyio.sleep(LEASE)
+        assert one.closed_until is None
+        assert one.kinds == []
+    await end(store)
+
+
+async def test_news_that_come_too_late() -> None:
+    """News change nothing in a process that has nothing to send, and has left."""
+    store = MemoryStore()
+    one = Process(store, Server())
+    async with in_use(one):
+        (hear,), (name,) = store.listeners, store.texts
+    await end(store)
+    hear(f"{name} other 0 closed 1099.0")
+    assert one.closed_until is None
+    assert own_tasks() == []
+
+
+async def test_doubtful_rejections_are_counted_together() -> None:
+    """A few bare 503 of each process close the gates of all, as they would in one process."""
+    store = MemoryStore()
+    servers = [Server(*(busy(None, 503) for _ in range(2))) for _ in range(4)]
+    processes = [Process(store, server, slow_start=False) for server in servers]
+    async with in_use(*processes):
+        async with anyio.create_task_group() as tasks:
+            for process in processes:
+                tasks.start_soon(process.ask_often, 2)
+        await anyio.sleep(0.02)
+        assert all(process.closed_until is not None for process in processes)
+    await end(store)
+
+
+# --- Requests that end otherwise
+
+
+async def test_cancelled_waiters() -> None:
+    """They leave the queue, and hold up nobody."""
+    store = MemoryStore(delay=0.05)
+    one, two = Process(store, Server(busy(2))), Process(store, Server())
+    async with in_use(one, two):
+        assert await one.ask() == 429
+        await anyio.sleep(0.2)
+        async with anyio.create_task_group() as tasks:
+            for process in (one, two):
+                for _ in range(5):
+                    tasks.start_soon(process.ask)
+            await anyio.sleep(1)
+            assert one.throttle.statistics(KEY).waiting == 5
+            tasks.cancel_scope.cancel()
+        assert one.throttle.statistics(KEY).waiting == two.throttle.statistics(KEY).waiting == 0
+        with anyio.fail_after(5):
+            await two.ask()
+    await end(store)
+
+
+async def test_cancelled_before_the_first_answer_of_the_store() -> None:
+    """A request that is cancelled while its process asks for the first time leaves nothing."""
+    store = MemoryStore(delay=0.1)
+    one = Process(store, Server())
+    with anyio.move_on_after(0.1) as scope:
+        await one.ask()
+    assert scope.cancelled_caught
+    await end(store)
+    assert cast(Server, one.server).sent == []
+    assert state_of(store).members == {}
+
+
+@pytest.mark.parametrize("store", [MemoryStore, DeafStore], ids=["news", "no news"])
+async def test_cancelled_probe(store: type[MemoryStore]) -> None:
+    """If the process with the probe gives up, another one probes within 3 s."""
+    shared, slow = store(), Server(seconds=100)
+    one, two = Process(shared, Server(busy(2)), max_in_flight=2), Process(shared, Server())
+    async with in_use(one, two), anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as probing:
+            probing.start_soon(one.ask)
+            await anyio.sleep(0.01)
+            probing.start_soon(ask, ThrottledTransport(slow, one.throttle))
+            await anyio.sleep(LEASE)
+            assert slow.sent == []
+            tasks.start_soon(two.ask)
+            await anyio.sleep(2)
+            assert len(slow.sent) == 1, "the probe is on its way"
+            assert cast(Server, two.server).sent == []
+            cancelled_at = anyio.current_time()
+            probing.cancel_scope.cancel()
+    (sent_at,) = cast(Server, two.server).sent
+    assert cancelled_at <= sent_at <= cancelled_at + 3
+    await end(shared)
+
+
+async def test_a_probe_that_is_stopped_with_its_process() -> None:
+    """If the process with the probe is not heard of any more, another one probes within 3 s."""
+    store = MemoryStore()
+    one, two = Process(store, Server(busy(2))), Process(store, Server())
+    async with in_use(two):
+        async with in_use(one):
+            assert await one.ask() == 429
+            await anyio.sleep(0.05)
+            (name,) = store.texts
+            closed = state_of(store)
+            assert closed.closed_until is not None
+        await anyio.sleep(1)
+        # As if it had not said good-bye.
+        store.texts[name] = store.texts[name][0] + 1, to_text(closed)
+        await two.ask()
+        assert cast(Server, two.server).sent[0] <= closed.closed_until - store.shift + 3
+    await end(store)
+
+
+class StoppedStore(MemoryStore):
+    """A store for a process that is stopped: its calls wait until it goes on.
+
+    Attributes:
+        store: the store of the others.
+        until: when it goes on.
+    """
+
+    until = -math.inf
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__()
+        self.store = store
+
+    async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
+        """Wait, then ask."""
+        await anyio.sleep_until(max(self.until, anyio.current_time()))
+        return await self.store.swap(name, version, text, seconds, news)
+
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+        """Hear nothing."""
+        await anyio.sleep_forever()
+
+
+async def test_a_lease_that_is_over() -> None:
+    """A process that comes back after its lease sends nothing before it has asked."""
+    store = MemoryStore()
+    stopped = StoppedStore(store)
+    one, two = Process(store, Server(busy(5))), Process(stopped, Server())
+    async with in_use(one, two):
+        started = anyio.current_time() - 0.1
+        stopped.until = started + 1.5
+        assert await one.ask() == 429
+        await two.ask()
+        assert len(cast(Server, two.server).sent) == 1, "it has a lease, and no news"
+        await anyio.sleep_until(started + 1.1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(two.ask_often, 20)
+            await anyio.sleep_until(started + 1.49)
+            assert len(cast(Server, two.server).sent) == 1
+            assert two.throttle.statistics(KEY).waiting == 20
+    assert cast(Server, two.server).sent[1] >= 5.1
+    assert "alone" not in two.kinds
+    await end(store)
+
+
+# --- What the user gives it
+
+
+@pytest.mark.parametrize("burst", [1, 10])
+@pytest.mark.parametrize("delay", [0.0, 0.02])
+async def test_known_rate(burst: int, delay: float) -> None:
+    """All processes together send at most ``rate``, after a pause ``burst`` at once."""
+    store, server = MemoryStore(delay=delay), Server(seconds=0.03)
+    processes = [Process(store, server, rate=120, per=6, burst=burst) for _ in range(3)]
+    started = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for process, count in zip(processes, (60, 20, 40), strict=True):
+            tasks.start_soon(process.ask_often, count)
+    await anyio.sleep(2)
+    async with anyio.create_task_group() as tasks:
+        for process in processes:
+            tasks.start_soon(process.ask_often, 20)
+    sent = server.sent
+    assert len(sent) == 180
+    for first in range(len(sent)):
+        for last in range(first, len(sent)):
+            assert last - first + 1 <= burst + 20 * (sent[last] - sent[first] + 4 * delay) + 1e-6
+    assert sent[119] - started <= 1.2 * 120 / 20 + 1, "and not much less"
+    await end(store)
+
+
+async def test_max_wait() -> None:
+    """A request fails at once if the gate is closed for longer than ``max_wait``, whoever has closed it."""
+    store = MemoryStore()
+    one, two = (Process(store, Server(busy(20)), max_wait=10) for _ in "12")
+    async with in_use(one, two):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.ask)
+            await anyio.sleep(0.2)
+            now = anyio.current_time()
+            for process in (one, two):
+                with pytest.raises(ThrottleTimeout, match="max_wait ends in 10.0 s"):
+                    await process.ask()
+            assert anyio.current_time() == now
+    await end(store)
+
+
+async def test_news_fail_what_waits_in_vain() -> None:
+    """What waits already fails as soon as another process is told to wait for longer than it can."""
+    store = MemoryStore()
+    one, two = Process(store, Server(busy(2), busy(60)), max_in_flight=2), Process(store, Server())
+    async with in_use(one, two):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.ask_often, 2)
+            await anyio.sleep(0.2)
+            started = anyio.current_time()
+            with anyio.fail_after(30), pytest.raises(ThrottleTimeout, match="another process was rejected"):
+                await two.ask()
+            assert 2 <= anyio.current_time() - started < 3
+    await end(store)
+
+
+async def test_max_wait_while_the_store_hangs() -> None:
+    """A request waits for a store no longer than ``max_wait``."""
+    store = MemoryStore(delay=1e6)
+    one = Process(store, Server(), max_wait=0.5)
+    started = anyio.current_time()
+    with pytest.raises(ThrottleTimeout, match="max_wait, 0.5 s"):
+        await one.ask()
+    assert anyio.current_time() == pytest.approx(started + 0.5)
+    await end(store)
+
+
+async def test_on_event_that_raises_in_the_task(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and changes nothing else."""
+    store = MemoryStore()
+
+    def on_event(event: ThrottleEvent) -> None:
+        raise KeyError(event.kind)
+
+    one, two = Process(store, Server(busy(2)), max_in_flight=2), Process(store, Server(), on_event=on_event)
+    async with in_use(one, two):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.ask_often, 2)
+            await anyio.sleep(1)
+            await two.ask()
+        store.error = ConnectionError("it is away")
+        await anyio.sleep(2)
+        await two.ask()
+    raised = [record for record in caplog.records if record.message == "on_event has raised an exception"]
+    kinds = [record.exc_info[1].args[0] for record in raised if record.exc_info and record.exc_info[1]]
+    assert {"closed", "alone"} <= set(kinds)
+    await end(store)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_keyboard_interrupt(backend: str) -> None:
+    """A KeyboardInterrupt in the task ends the program, as anywhere else."""
+    store = MemoryStore(error=ConnectionError("it is away"))
+
+    def interrupt(_: ThrottleEvent) -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        one = Process(store, Server(), on_event=interrupt)
+        await one.ask()
+        await anyio.sleep(10)
+
+    name, options = virtual_time_backend(backend)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        anyio.run(main, backend=name, backend_options=options)
+    error: BaseException | None = caught.value
+    assert not isinstance(error, Exception) or "KeyboardInterrupt" in repr(error.__cause__)
+
+
+async def test_key_with_an_address() -> None:
+    """A key that looks different in each process is refused, and the message says what to do."""
+    store = MemoryStore()
+    one = Process(store, Server(), key=lambda request: ("a", object()))
+    with pytest.raises(
+        TypeError, match="key must return something that is the same in all processes, as a string, not .'a', <object"
+    ):
+        await one.ask()
+    assert own_tasks() == []
+    assert store.calls == 0
+
+
+@pytest.mark.parametrize("shared", [MemoryStore(), "redis://localhost", True], ids=["store", "URL", "bool"])
+def test_shared_with_something_else(shared: Any) -> None:
+    """Only a backend can be shared."""
+    with pytest.raises(TypeError, match="shared must be a RedisBackend, not "):
+        Throttle(shared=shared)
+
+
+async def test_many_keys() -> None:
+    """What is forgotten of a key is forgotten here as well; if it comes again, it is shared again."""
+    store = MemoryStore()
+    one = Process(store, Server(seconds=0))
+    for number in range(1100):
+        await one.ask(f"http://host{number}/")
+    await end(store)
+    assert len(one.throttle.statistics()) <= 1100
+    for number in range(2000, 3100):
+        await one.ask(f"http://host{number}/")
+    await end(store)
+    gc.collect()
+    shares = [each for each in gc.get_objects() if isinstance(each, Share)]
+    assert len(shares) <= 1100
+    async with in_use(one):
+        assert len(store.listeners) == 1
+    await end(store)
+
+
+# --- Whatever happens
+
+
+class ChaoticServer(httpx.AsyncBaseTransport):
+    """A server that answers as chance says."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer, or fail, after a while."""
+        await anyio.sleep(self.chance.choice([0, 0.01, self.chance.random()]))
+        status, seconds = self.chance.choice(
+            [(200, None)] * 12 + [(429, 1), (429, None), (503, None), (503, 2), (0, None)]
+        )
+        if not status:
+            raise httpx.ReadError("chaos")
+        return busy(seconds, status)
+
+
+class ChaoticStore(MemoryStore):
+    """A store that is slow, away, restarted and empty, as chance says."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(seed=chance.randrange(1000))
+        self.chance = chance
+
+    async def rage(self) -> None:
+        """Change how it is, for ever."""
+        while True:
+            await anyio.sleep(self.chance.random() * 2)
+            self.error = self.chance.choice([None, None, ConnectionError("it is away")])
+            self.delay = self.chance.choice([0.0, 0.0, 0.01, 0.3, 5.0])
+            self.loss = self.chance.choice([0.0, 0.0, 0.2])
+            if self.chance.random() < 0.2:
+                self.texts.clear()
+            if self.chance.random() < 0.1:
+                self.texts = {name: (version, "chaos") for name, (version, _) in self.texts.items()}
+            if self.chance.random() < 0.1:
+                self.shift += self.chance.choice([-500.0, -0.05, 0.05, 500.0])
+
+    def calm(self) -> None:
+        """Be as a store should be again."""
+        self.error, self.delay, self.loss = None, 0.0, 0.0
+        self.texts.clear()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("seed", range(10))
+def test_chaos(seed: int, backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the store and the server do, and whatever is cancelled, no request is stuck, and nothing is left."""
+    name, options = virtual_time_backend(backend)
+    anyio.run(chaos, random.Random(seed), backend=name, backend_options=options)
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def chaos(chance: random.Random) -> None:
+    """Send requests from several processes, and cancel some of them."""
+    store = ChaoticStore(chance)
+    arguments = {"rate": chance.choice([None, None, 50]), "early_probe": chance.random() < 0.5}
+    processes = [
+        Process(store, ChaoticServer(chance), max_in_flight=chance.choice([1, 3, 100]), **arguments) for _ in range(3)
+    ]
+    ended = Counter[str]()
+
+    async def send(process: Process) -> None:
+        with anyio.move_on_after(chance.choice([chance.random() * 3, math.inf, math.inf])) as scope:
+            try:
+                await process.ask(f"http://host{chance.randrange(2)}/")
+            except ThrottleTimeout:
+                ended["too late"] += 1
+            except httpx.ReadError:
+                ended["failed"] += 1
+            else:
+                ended["answered"] += 1
+        ended["cancelled"] += scope.cancelled_caught
+
+    async def send_some(process: Process) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(60):
+                tasks.start_soon(send, process)
+                await anyio.sleep(chance.choice([0.0, 0.0, 0.1, 0.5, 3.0]) * chance.random())
+
+    with anyio.fail_after(600):
+        async with anyio.create_task_group() as raging:
+            raging.start_soon(store.rage)
+            async with anyio.create_task_group() as tasks:
+                for process in processes:
+                    tasks.start_soon(send_some, process)
+            raging.cancel_scope.cancel()
+    assert sum(ended.values()) == 3 * 60
+    await anyio.sleep(15)
+    assert own_tasks() == []
+    for process in processes:
+        for statistics in process.throttle.statistics().values():
+            assert (statistics.in_flight, statistics.waiting) == (0, 0)
+    store.calm()
+    # Faults may have been counted as a limit; no request takes longer than the longest closure, and its share.
+    for process in processes:
+        with anyio.fail_after(60):
+            await ask(ThrottledTransport(Server(), process.throttle), "http://host0/")
+        assert store.error is None
+    await anyio.sleep(15)
+    assert own_tasks() == []
+    assert store.listeners == []
