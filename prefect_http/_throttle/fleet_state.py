@@ -31,7 +31,7 @@ from prefect_http._throttle.curve import Curve
 
 # For how many seconds at least a process is remembered, and may go on without asking again.
 LEASE = 1.0
-# More processes than that share nothing further: the state must not grow without bounds.
+# More processes than that are not remembered, although they get turns: the state must not grow without bounds.
 MAX_MEMBERS = 1000
 # How many seconds all processes together have turns for at the beginning of a cycle; later, as long as their lease.
 _FIRST_HORIZON, _FIRST_HORIZON_EACH = 0.1, 0.02
@@ -207,8 +207,9 @@ def synced(state: FleetState, report: Report, known: KnownRate, now: float) -> t
     members = {name: member for name, member in state.members.items() if name != report.member}
     if report.is_leaving:
         state = _without_unused_turns(state, report, before, now)
-    elif len(members) < MAX_MEMBERS:
+    else:
         state, turns = _allotted(state, report, known, len(members) + 1, now)
+    if not report.is_leaving and len(members) < MAX_MEMBERS:
         until = now if state.closed_until is None else max(now, state.closed_until)
         members[report.member] = Member(until + report.lease, report.number, turns)
     state = replace(state, members=members)

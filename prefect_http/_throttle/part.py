@@ -122,4 +122,8 @@ class Part:
             limiter.open_with_others(now, began, begins_cycle=state.began != before.began)
         if state.closed_until is not None:
             limiter.close_with_others(now, share.local_time(state.closed_until))
+        elif limiter.own_until > -math.inf:  # the store has lost it, and the others did not know
+            share.closure_was_lost()
+        elif limiter.closed_until is not None and limiter.closed_until <= now:
+            limiter.open_with_others(now, now, begins_cycle=False)
         limiter.follow(state.curve, state.done, accepted=None if state.cycle else state.accepted)

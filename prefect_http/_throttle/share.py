@@ -146,6 +146,10 @@ class Share:
         """Record that there is another curve, or none."""
         self._has_learned = True
 
+    def closure_was_lost(self) -> None:
+        """Record that the others do not know of this process's closure, although they have been told."""
+        self._told_until = -math.inf
+
     def doubted(self) -> None:
         """Record a rejection that may be a fault: whether it is one, all that the others see will tell."""
         if self.members > 1:
