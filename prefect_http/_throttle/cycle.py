@@ -56,7 +56,7 @@ class Cycle:
             until: the end of the cycle.
         """
         since_pause = self.accepted - self._accepted_before
-        if self._began < self._resumed_at <= hit_at and since_pause / (until - self._resumed_at) > self.accepted / (
+        if self._began < self._resumed_at <= hit_at < until and since_pause / (until - self._resumed_at) > self.accepted / (
             until - self._began
         ):
             return self._resumed_at, since_pause

@@ -540,6 +540,8 @@ class Limiter:
         else:
             began, accepted = share.cycle_so_far(cycle.accepted - self._told_accepted, cycle.began_at, probe.sent_at)
             has_learned = accepted > 0
+        # Another process may have begun the cycle at this very moment, or the clock of the store have gone back.
+        has_learned = has_learned and began < probe.sent_at
         if has_learned:
             self._curve = learn_curve(
                 accepted=accepted,
