@@ -73,11 +73,6 @@ class MemoryStore:
             raise self.error
 
 
-class _MemoryBackend(SharedBackend):
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-
 def memory_backend(store: MemoryStore) -> SharedBackend:
     """Return a backend for a Throttle."""
-    return _MemoryBackend(store)
+    return SharedBackend(store)

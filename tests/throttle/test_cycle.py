@@ -49,3 +49,12 @@ def test_a_pause_in_the_cycle_before() -> None:
     cycle.begin(20.0)
     cycle.accepted += 4
     assert cycle.busiest_part(25.0, 30.0) == (20.0, 5)
+
+
+def test_a_pause_that_ends_with_the_cycle() -> None:
+    """A part without any duration teaches nothing."""
+    cycle = Cycle()
+    cycle.sent(0.0)
+    cycle.accepted += 50
+    cycle.resumed(10.0)
+    assert cycle.busiest_part(10.0, 10.0) == (0.0, 50)
