@@ -19,6 +19,7 @@ NAMES = {
     "anyio_library",
     "custom_policy",
     "events",
+    "fleet",
     "in_process",
     "many_tasks",
     "mirror",
