@@ -179,7 +179,8 @@ class _Job:
 
     def wait(self) -> _Run:
         """Wait until all have ended, and return how."""
-        seconds, failed, end = [], 0.0, time.monotonic() + _PATIENCE
+        seconds: list[float] = []
+        failed, end = 0.0, time.monotonic() + _PATIENCE
         for process in self.processes:
             try:
                 output, _ = process.communicate(timeout=max(0.0, end - time.monotonic()))
