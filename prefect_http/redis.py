@@ -13,6 +13,7 @@ coredis, because it runs on trio as well as on asyncio.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias, cast
 
 import anyio
@@ -106,7 +107,8 @@ class _RedisStore:
         self._client = client
         self._prefix = prefix
         self._channel = f"{prefix}:news"
-        self._script = client.register_script(_SWAP)
+        script: object = client.register_script(_SWAP)
+        self._script = cast("Callable[[list[str], list[str]], Awaitable[object]]", script)
         self._abandoned: set[_Call] = set()
         self._lost_subscriptions = 0
 
@@ -127,7 +129,7 @@ class _RedisStore:
         self._check_entered()
         key = f"{self._prefix}:{{{name}}}"  # in braces, for clusters
         arguments = [str(version), text, str(round(seconds * 1000)), news, self._channel]
-        call = _Call(lambda: self._script([key], arguments), self._is_entered, self._abandoned.discard)
+        call = _Call(partial(self._script, [key], arguments), self._is_entered, self._abandoned.discard)
         try:
             answer = await call.answer()
         finally:

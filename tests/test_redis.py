@@ -13,6 +13,8 @@ from typing import cast
 import anyio
 import coredis
 import pytest
+from coredis.exceptions import ConnectionError as RedisConnectionError
+from coredis.exceptions import RedisError, ResponseError
 from support.redis_server import RedisServer, redis_server
 from support.rows import each_row
 
@@ -48,6 +50,13 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     """Run a server for one test."""
     with redis_server(tmp_path) as server:
         yield server
+
+
+def new_client(server: RedisServer, decode_responses: bool) -> coredis.Redis[bytes] | coredis.Redis[str]:
+    """Make a client whose answers are bytes or strings."""
+    if decode_responses:
+        return coredis.Redis(port=server.port, decode_responses=True)
+    return coredis.Redis(port=server.port)
 
 
 def store_on(client: coredis.Redis[bytes] | coredis.Redis[str], prefix: str = "prefect_http") -> Store:
@@ -88,7 +97,7 @@ async def test_bad_types() -> None:
 @each_row("decode_responses", [False, True])
 async def test_swap(shared_server: RedisServer, decode_responses: bool) -> None:
     """A text is stored if the version is the last one, and expires; the clock is Redis's."""
-    async with coredis.Redis(port=shared_server.port, decode_responses=decode_responses) as client:
+    async with new_client(shared_server, decode_responses) as client:
         await client.flushall()
         store = store_on(client)
         assert await read(store) == (0, "")
@@ -119,7 +128,7 @@ async def test_foreign_key(shared_server: RedisServer) -> None:
         await client.flushall()
         store = store_on(client)
         await client.set(KEY, "something else")
-        with pytest.raises(coredis.exceptions.ResponseError, match=r"WRONGTYPE|wrong kind"):
+        with pytest.raises(ResponseError, match=r"WRONGTYPE|wrong kind"):
             await read(store)
         await client.delete([KEY])
         await client.hset(KEY, {"version": "garbage", "state": "x"})
@@ -140,7 +149,7 @@ async def test_news(shared_server: RedisServer, decode_responses: bool) -> None:
         heard.append(news)
         has_heard.set()
 
-    async with coredis.Redis(port=shared_server.port, decode_responses=decode_responses) as client:
+    async with new_client(shared_server, decode_responses) as client:
         await client.flushall()
         store = store_on(client)
         with anyio.fail_after(5):
@@ -193,10 +202,11 @@ async def test_client_is_left_while_server_hangs(server: RedisServer, is_connect
         except Exception as error:
             errors.append(type(error).__name__)
 
+    client = coredis.Redis(port=server.port)
+    store = store_on(client)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            async with coredis.Redis(port=server.port) as client:
-                store = store_on(client)
+            async with client:
                 if is_connected:
                     await read(store)
                 server.pause()
@@ -216,7 +226,7 @@ async def test_server_restarts(server: RedisServer) -> None:
         store = store_on(client)
         assert (await store.swap("ab", 0, "one", 10, "")).is_swapped
         server.kill()
-        with pytest.raises(coredis.exceptions.ConnectionError):
+        with pytest.raises(RedisConnectionError):
             await read(store)
         server.start()
         assert await read(store) == (0, "")
@@ -232,7 +242,7 @@ async def test_subscription_breaks(server: RedisServer) -> None:
                 tasks.start_soon(partial(store.listen, is_ready.set, lambda news: None))
                 await is_ready.wait()
                 server.kill()
-        assert caught.group_contains(coredis.exceptions.ConnectionError)
+        assert caught.group_contains(RedisConnectionError)
         server.start()
 
     async with coredis.Redis(port=server.port, max_connections=3) as client:
@@ -260,7 +270,7 @@ async def test_server_refuses(tmp_path: Path, arguments: tuple[str, ...], messag
         async with coredis.Redis(port=server.port, max_connections=2) as client:
             store = store_on(client)
             for _ in range(4):
-                with anyio.fail_after(5), pytest.raises(coredis.exceptions.RedisError, match=message):
+                with anyio.fail_after(5), pytest.raises(RedisError, match=message):
                     await store.swap("ab", 0, "x", 10, "")
 
 

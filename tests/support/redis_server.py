@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -73,7 +73,7 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path, *arguments: str) -> Iterator[RedisServer]:
+def redis_server(folder: Path, *arguments: str) -> Generator[RedisServer]:
     """Run redis-server. The test is skipped if it is not installed.
 
     Args:
