@@ -56,8 +56,8 @@ class Cycle:
             until: the end of the cycle.
         """
         since_pause = self.accepted - self._accepted_before
-        if self._began < self._resumed_at <= hit_at < until and since_pause / (until - self._resumed_at) > self.accepted / (
-            until - self._began
-        ):
-            return self._resumed_at, since_pause
+        if self._began < self._resumed_at <= hit_at and self._resumed_at < until:
+            rate, rate_of_all = since_pause / (until - self._resumed_at), self.accepted / (until - self._began)
+            if rate > rate_of_all:
+                return self._resumed_at, since_pause
         return self._began, self.accepted

@@ -9,6 +9,7 @@ If the store cannot be reached, or takes too long, no request fails: each proces
 from __future__ import annotations
 
 import contextvars
+import itertools
 import logging
 import math
 import random
@@ -29,8 +30,6 @@ from prefect_http._throttle.store import Store, Stored
 
 # In seconds. A store that takes longer to answer holds up requests more than it helps.
 _TIMEOUT = 1.0
-# How often a swap is tried again because another process was faster.
-_ATTEMPTS = 50
 # After how many seconds without any use the store may forget a key. Its longest use is a closure of an hour.
 _KEPT = 2 * 3600.0
 # In seconds: the processes that hear of news at the same time do not all ask at the same time.
@@ -163,7 +162,8 @@ class Fleet:
             self._task_ended(part, task)  # here, since a request may come before the task has really ended
 
     async def _exchange_or_go_on_alone(self, part: Part, key: Hashable) -> None:
-        part.share.asked(self._now())
+        asked_at = self._now()
+        part.share.asked(asked_at)
         problem = f"it took longer than {_TIMEOUT:g} s"
         try:
             with anyio.move_on_after(_TIMEOUT):
@@ -171,6 +171,8 @@ class Fleet:
                 problem = ""
         except Exception as error:
             problem = safe_exception(error)
+        if problem and self._now() > asked_at + 2 * _TIMEOUT:
+            return  # it was this process that has been stopped: ask again, and send nothing before
         was_alone = part.share.is_alone
         if problem:
             part.share.lost()
@@ -216,7 +218,7 @@ class Fleet:
             state, version = _read(part, stored)
         report = part.pending = part.pending or part.report(self._now(), is_leaving=is_leaving)
         doubts = share.take_doubts()
-        for attempt in range(_ATTEMPTS):
+        for attempt in itertools.count():
             after, lease = synced(state, report, self._known, share.store_time(self._now()))
             news = news_of(part.name, part.member, state, after, doubts)
             sent_at = self._now()
@@ -228,15 +230,15 @@ class Fleet:
                 return
             state, version = _read(part, stored)
             if attempt > 1:
-                await anyio.sleep(random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)))
-        raise TimeoutError(f"{_ATTEMPTS} times in a row, another process was faster")
+                await anyio.sleep(random.uniform(0, min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE)))
 
     async def _listen(self, scope: CancelScope) -> None:
         with scope:
             while True:
                 try:
                     await self._store.listen(lambda: None, self._hear)
-                except* Exception as error:  # it may come together with a cancellation
+                except* Exception as group:  # it may come together with a cancellation
+                    error = _first(group)
                     _logger.debug("the throttle hears no news from other processes: %s", safe_exception(error))
                 await anyio.sleep(LEASE)
 
@@ -253,6 +255,12 @@ class Fleet:
             part.share.hurry(self._now() + random.uniform(0, spread))
         part.wake(self._now())
         self._on_change(None, None)
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first exception of a group, and of the groups in it."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _read(part: Part, stored: Stored) -> tuple[FleetState, int]:

@@ -232,9 +232,10 @@ class Share:
         due = self._asked_at + self.lease * _RENEW_AFTER
         if closed_until is not None:
             if waiting:
-                look_at = closed_until if self.is_learner else closed_until + _LATER
+                is_mine = self.is_learner or not self.state.learner
+                look_at = closed_until if is_mine else closed_until + _LATER
                 if now < look_at:
-                    due = look_at
+                    due = min(look_at, self._asked_at + _LONGEST_LEASE)
                 elif self.is_learner and not self.may_probe(closed_until):
                     due = soon
         elif (waiting and not self.is_valid(now)) or (

@@ -73,6 +73,11 @@ class MemoryStore:
             raise self.error
 
 
+class _MemoryBackend(SharedBackend):
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+
 def memory_backend(store: MemoryStore) -> SharedBackend:
     """Return a backend for a Throttle."""
-    return SharedBackend(store)
+    return _MemoryBackend(store)

@@ -16,10 +16,12 @@ from typing import Any, cast
 import anyio
 import httpx
 import pytest
+import trio
 from support.memory_store import MemoryStore, memory_backend
 from support.rows import each_row
 from support.timed_transport import KEY, Server, ask, busy
 from support.virtual_time import virtual_time_backend
+from trio.testing import MockClock
 
 from prefect_http import Throttle, ThrottledTransport, ThrottleEvent, ThrottleTimeout
 from prefect_http._throttle.fleet_state import FleetState, from_text, to_text
@@ -240,6 +242,83 @@ async def test_good_bye() -> None:
     assert own_tasks() == []
     assert store.listeners == []
     assert len(state_of(store).members) == 0
+
+
+async def test_closing_a_transport_says_good_bye_at_once() -> None:
+    """Whoever leaves the client of the store right after the client of the server leaves no task behind."""
+    store = MemoryStore(delay=0.01)
+    one = Process(store, Server(busy(20)))
+    assert await one.ask() == 429  # which is still to be told
+    before = anyio.current_time()
+    await one.transport.aclose()
+    assert anyio.current_time() - before < 0.2
+    assert own_tasks() == []
+    assert store.listeners == []
+    assert len(state_of(store).members) == 0
+    assert state_of(store).closed_until is not None
+
+
+async def test_closing_a_transport_leaves_the_others_alone() -> None:
+    """A throttle that is still in use by another transport goes on sharing."""
+    store = MemoryStore()
+    one = Process(store, Server())
+    async with in_use(one):
+        await one.ask("http://other/")
+        async with one.transport:
+            pass
+        assert len(own_tasks()) == 2
+        assert len(store.listeners) == 1
+        await anyio.sleep(0.1)
+        assert await one.ask() == 200
+    await end(store)
+
+
+async def test_closing_a_transport_while_the_store_hangs() -> None:
+    """It takes no longer than a call may take, and the tasks end a little later."""
+    store = MemoryStore()
+    one = Process(store, Server())
+    await one.ask()
+    store.delay = 3600
+    before = anyio.current_time()
+    await one.transport.aclose()
+    assert anyio.current_time() - before == pytest.approx(1.0, abs=0.1)
+    await end(store)
+
+
+def test_closing_a_transport_in_another_event_loop() -> None:
+    """What was shared in an event loop that has ended is of no concern to the next one."""
+    one = Process(MemoryStore(), Server(seconds=0))
+    anyio.run(one.ask, backend="trio")
+    anyio.run(one.transport.aclose, backend="asyncio")
+    anyio.run(one.transport.aclose, backend="trio")
+
+
+class StoppingStore(MemoryStore):
+    """A store in whose next call the process is stopped for so many seconds."""
+
+    stopped = 0.0
+
+    async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
+        """Stop the process, and let the answer come only after the time allowed for it."""
+        if self.stopped:
+            cast(MockClock, trio.lowlevel.current_clock()).jump(self.stopped)
+            self.stopped = 0.0
+            await anyio.sleep(0.01)
+        return await super().swap(name, version, text, seconds, news)
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_time_backend("trio")])
+async def test_a_process_that_is_stopped_while_it_asks() -> None:
+    """It does not go on alone for that, but asks again before it sends anything."""
+    store = StoppingStore()
+    one = Process(store, Server())
+    async with in_use(one):
+        store.stopped = 60.0
+        assert await one.ask() == 200
+        await anyio.sleep(2)
+        assert await one.ask() == 200
+        assert one.kinds == []
+    await end(store)
 
 
 async def test_an_idle_throttle_makes_no_calls() -> None:
