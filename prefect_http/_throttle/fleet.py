@@ -9,7 +9,6 @@ If the store cannot be reached, or takes too long, no request fails: each proces
 from __future__ import annotations
 
 import contextvars
-import itertools
 import logging
 import math
 import random
@@ -218,7 +217,8 @@ class Fleet:
             state, version = _read(part, stored)
         report = part.pending = part.pending or part.report(self._now(), is_leaving=is_leaving)
         doubts = share.take_doubts()
-        for attempt in itertools.count():
+        pause = _FIRST_PAUSE
+        while True:
             after, lease = synced(state, report, self._known, share.store_time(self._now()))
             news = news_of(part.name, part.member, state, after, doubts)
             sent_at = self._now()
@@ -229,8 +229,8 @@ class Fleet:
                 part.gate.follow_others(partial(part.apply, report, lease, asked_at))
                 return
             state, version = _read(part, stored)
-            if attempt > 1:
-                await anyio.sleep(random.uniform(0, min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE)))
+            await anyio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _listen(self, scope: CancelScope) -> None:
         with scope:

@@ -293,6 +293,20 @@ def test_closing_a_transport_in_another_event_loop() -> None:
     anyio.run(one.transport.aclose, backend="trio")
 
 
+async def test_a_key_that_comes_again_before_it_has_been_forgotten() -> None:
+    """What was shared of it before says good-bye; what is shared of it now is not touched by that."""
+    store = MemoryStore()
+    one = Process(store, Server(seconds=0))
+    await one.ask()
+    for number in range(1001):
+        await one.ask(f"http://host{number}/")
+    await anyio.sleep(LEASE / 2)
+    async with in_use(one):
+        await anyio.sleep(2 * LEASE)
+        assert len(own_tasks()) == 2
+    await end(store)
+
+
 class StoppingStore(MemoryStore):
     """A store in whose next call the process is stopped for so many seconds."""
 

@@ -137,9 +137,9 @@ def run(kind: Kind, processes: int, requests: int, store: MemoryStore) -> Outcom
 @pytest.mark.parametrize(
     ("name", "ratio", "rejected", "spread"),
     [
-        ("bucket", 1.35, 0.04, 1.2),
-        ("window", 1.35, 0.09, 1.7),
-        ("concurrency", 1.5, 0.05, 1.2),
+        ("bucket", 1.35, 0.06, 1.35),
+        ("window", 1.35, 0.1, 1.8),
+        ("concurrency", 1.6, 0.06, 1.35),
         ("bare 503", 1.3, 0.17, 1.7),
     ],
 )
