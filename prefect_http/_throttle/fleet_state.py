@@ -100,7 +100,7 @@ class FleetState:
     began: float = 0.0
     accepted: float = 0.0
     next_turn: float = 0.0
-    members: dict[str, Member] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict[str, Member])
 
 
 @dataclass(frozen=True, slots=True)

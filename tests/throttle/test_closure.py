@@ -85,6 +85,40 @@ def test_backoff(expected: list[float]) -> None:
     assert closure.setbacks == len(expected)
 
 
+@each_row(("is_of_others", "own_until"), [(False, [20.0, 20.0, 25.0]), (True, [-math.inf, -math.inf, 25.0])])
+def test_what_others_were_told(*, is_of_others: bool, own_until: list[float]) -> None:
+    """The opening is the latest that the server has asked anyone for; what it has asked this process for is apart."""
+    closure = Closure(
+        10.0,
+        20.0,
+        hit_at=9.0,
+        rate=5.0,
+        is_low=False,
+        teaches=True,
+        allows_early_probes=False,
+        is_of_others=is_of_others,
+    )
+    seen = [closure.own_until]
+    closure.follow(30.0)
+    closure.follow(15.0)
+    assert closure.until == 30.0
+    seen.append(closure.own_until)
+    closure.extend(25.0)
+    closure.extend(22.0)
+    assert closure.until == 30.0
+    assert [*seen, closure.own_until] == own_until
+
+
+def test_a_probe_is_in_flight() -> None:
+    """From the moment that it leaves until it has ended."""
+    closure = new_closure()
+    assert not closure.is_probing
+    ticket = probe(closure, 20.0)
+    assert closure.is_probing
+    closure.end_probe(ticket)
+    assert not closure.is_probing
+
+
 def test_evidence() -> None:
     """Doubtful rejections and accepted requests add to the evidence; a rejection that is not doubtful settles it."""
     evidence = Evidence(3, 1, first_sent_at=8.0, retry_after_until=25.0)

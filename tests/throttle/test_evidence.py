@@ -136,6 +136,24 @@ def test_what_counts_for_the_share() -> None:
     assert share.value == pytest.approx(0.15 / 103)
 
 
+@each_row("counts", [False, True])
+def test_an_accepted_request_that_stands_for_several(*, counts: bool) -> None:
+    """It weighs as much as each of those would."""
+    states = list[tuple[float, Evidence | None]]()
+    for numbers in ([4], [1] * 4):
+        share = share_of(5, 500)
+        test = LimitTest(share)
+        reject(test, counts=False)
+        reject(test, counts=False)
+        for number in numbers:
+            test.accepted(2.0, counts=counts, number=number)
+        states.append((share.value, reject(test, counts=False) or reject(test, counts=False)))
+    (one, evidence), (several, same) = states
+    assert evidence is not None
+    assert (evidence.accepted, evidence) == (4, same)
+    assert one == pytest.approx(several, rel=1e-12)
+
+
 @given(st.lists(st.booleans(), max_size=200), st.booleans())
 def test_a_limit_is_always_found(history: list[bool], counts: bool) -> None:
     """Whatever came before, 25 rejections in a row close the gate, and accepted requests never do."""

@@ -446,3 +446,68 @@ async def test_chaos(seed: int, autojump_clock: trio.testing.MockClock) -> None:
                 await trio.sleep(chance.expovariate(30))
     assert ended == 200
     assert idle(gate)
+
+
+# --- With other processes
+
+
+@pytest.mark.anyio
+async def test_others_may_have_to_know() -> None:
+    """on_dispatch is called when a request is sent at once, waits or leaves the queue, and at the end of each."""
+    crowd = Crowd(gate := new_gate())
+    seen: list[tuple[int, int]] = []
+    gate.on_dispatch = lambda: seen.append((gate.waiting, gate.limiter.in_flight))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(crowd.enter, 0)
+        await settle()
+        assert seen == [(0, 1)]  # there was nothing to wait for
+        seen.clear()
+        tasks.start_soon(crowd.enter, 1)
+        await settle()
+        assert seen == [(1, 1)]
+        gate.answered(crowd.tickets[0], None)
+        await settle()
+        assert seen == [(1, 1), (0, 1)]
+        gate.rejected(crowd.tickets[1], None, 1.0, is_doubtful=False)
+        assert seen == [(1, 1), (0, 1), (0, 0)]
+    seen.clear()
+    gate.follow_others(lambda now: None)
+    assert seen == [(0, 0)]
+
+
+@pytest.mark.anyio
+async def test_the_last_answer_is_told() -> None:
+    """Also if nothing waits: the others may have to know that it was accepted."""
+    gate = new_gate()
+    seen: list[int] = []
+    gate.on_dispatch = lambda: seen.append(gate.limiter.in_flight)
+    ticket = gate.enter_nowait(route)
+    assert ticket is not None
+    gate.answered(ticket, None)
+    assert seen == [1, 0]
+    ticket = gate.enter_nowait(route)
+    assert ticket is not None
+    gate.dropped(ticket, has_failed=False)
+    assert seen == [1, 0, 1, 0]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("seconds", "is_noticed"), [(5.0, False), (60.0, True)])
+async def test_another_process_closes_the_gate(seconds: float, is_noticed: bool) -> None:
+    """Requests wait, or fail if it is for too long; a long closure is noticed, and says why."""
+    crowd = Crowd(gate := new_gate(max_wait=30.0))
+    async with anyio.create_task_group() as tasks:
+        for number in range(2):
+            tasks.start_soon(crowd.enter, number)
+            await settle()
+        gate.follow_others(lambda now: gate.limiter.close_with_others(now, now + seconds))
+        await settle()
+        assert len(crowd.failures) == is_noticed
+        assert all("another process was rejected" in message for message in crowd.failures.values())
+        assert ("another process was rejected" in (gate.notice or "")) is is_noticed
+        gate.dropped(crowd.tickets[0], has_failed=False)
+        await settle()
+        assert gate.waiting == (not is_noticed)
+        gate.follow_others(lambda now: gate.limiter.open_with_others(now, now, begins_cycle=True))
+        await settle()
+        assert len(crowd.tickets) == 2 - is_noticed
