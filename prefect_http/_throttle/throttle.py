@@ -87,9 +87,9 @@ class Throttle:
     contain a credential.
 
     One Throttle may be shared by any number of clients and transports in one event loop, and with ``shared=`` by any
-    number of processes. About 1,000 keys, the most recently used, are remembered; a key whose requests have to wait, or that has
-    requests in flight, is never forgotten. If a server counts requests in time windows, and its responses say nothing
-    about these, the limit cannot be learned well: about one request in thirteen is rejected.
+    number of processes. About 1,000 keys, the most recently used, are remembered; a key whose requests have to wait, or
+    that has requests in flight, is never forgotten. If a server counts requests in time windows, and its responses say
+    nothing about these, the limit cannot be learned well: about one request in thirteen is rejected.
     """
 
     def __init__(

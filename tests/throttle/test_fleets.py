@@ -174,6 +174,7 @@ def test_calls_at_a_high_rate() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_hundred_processes_and_lost_messages() -> None:
     """A fiftieth of the calls have no answer, and of the news do not arrive: no request fails."""
-    outcome = run(KINDS["bucket"], 100, 1_000, MemoryStore(delay=0.0005, loss=0.02))
+    outcome = run(KINDS["bucket"], 100, 2_000, MemoryStore(delay=0.0005, loss=0.02))
     assert outcome.ratio <= 2.5
     assert outcome.rejected <= 0.15
+    assert outcome.spread <= 3
