@@ -373,5 +373,5 @@ def from_text(text: str) -> FleetState:
                 for name, m in cast("dict[str, list[float]]", members).items()
             },
         )
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"the shared state cannot be read: {error}") from error

@@ -637,11 +637,14 @@ def test_no_text() -> None:
         "[1,null,0,null,0,0,null,0,0,0,0,{}]",
         '[1,0,"x",null,0,0,null,0,0,0,0,{}]',
         "[1,0,NaN,null,0,0,null,0,0,0,0,{}]",
+        "[1,0,Infinity,null,0,0,null,0,0,0,0,{}]",
+        "[" * 100_000,
         "[1,0,0,null,0,0,5,0,0,0,0,{}]",
         "[1,0,0,null,0,0,[1,2],0,0,0,0,{}]",
         "[1,0,0,null,0,0,null,0,0,0,0,[]]",
         '[1,0,0,null,0,0,null,0,0,0,0,{"a":[1]}]',
         '[1,0,0,null,0,0,null,0,0,0,0,{"a":null}]',
+        '[1,0,0,null,0,0,null,0,0,0,0,{"a":{}}]',
     ],
 )
 def test_a_text_that_is_no_state(text: str) -> None:
