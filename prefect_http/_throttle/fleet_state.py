@@ -206,7 +206,7 @@ def synced(state: FleetState, report: Report, known: KnownRate, now: float) -> t
     turns = Turns()
     members = {name: member for name, member in state.members.items() if name != report.member}
     if report.is_leaving:
-        state = _without_unused_turns(state, report, before, now)
+        state = _without_unused_turns(state, report, before, known, now)
     else:
         state, turns = _allotted(state, report, known, len(members) + 1, now)
     if not report.is_leaving and len(members) < MAX_MEMBERS:
@@ -308,12 +308,15 @@ def _allotted(
     return replace(state, next_turn=first + count * step), Turns(first - (known.burst - 1) * step, step, count)
 
 
-def _without_unused_turns(state: FleetState, report: Report, before: Member | None, now: float) -> FleetState:
+def _without_unused_turns(
+    state: FleetState, report: Report, before: Member | None, known: KnownRate, now: float
+) -> FleetState:
     """Return the state in which the last turns of a process that leaves are free again, if nobody's come after them."""
     if before is None or not report.unused or report.cycle != state.cycle:
         return state
     turns = before.turns
-    if not math.isclose(turns.start + turns.count * turns.step, state.next_turn, abs_tol=1e-6):
+    end = turns.start + (turns.count + known.burst - 1) * turns.step
+    if not math.isclose(end, state.next_turn, abs_tol=1e-6):
         return state
     return replace(state, next_turn=max(now, state.next_turn - min(report.unused, turns.count) * turns.step))
 

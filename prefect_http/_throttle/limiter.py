@@ -226,7 +226,7 @@ class Limiter:
         if closure is not None:
             closure.begin_probe(ticket)
         elif self.share is not None:
-            self.share.sent()
+            self.share.sent(now)
         if not cycle.has_begun:
             cycle.sent(now)
         if closure is None and not (has_waited or self.in_flight) and now - self._last_ended > _SHORTEST_PAUSE:

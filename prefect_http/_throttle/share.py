@@ -67,6 +67,7 @@ class Share:
         self._lease_until = -math.inf
         self._blocks: deque[_Block] = deque()
         self._allotted = 0
+        self._booked = -math.inf  # as in KnownLimit, for this process alone
         self._offsets: deque[float] = deque(maxlen=_OFFSETS)
         self._trips: deque[float] = deque(maxlen=_OFFSETS)
         self._asked_at = self._synced_at = -math.inf
@@ -97,19 +98,22 @@ class Share:
         if not self._blocks:
             return math.inf
         block = self._blocks[0]
-        # Late turns are not made up for all at once.
-        return block.due if self.known.burst > 1 else max(block.due, last_sent + block.step / 2)
+        # Late turns are not made up for all at once, but no more than the users know to be accepted.
+        if self.known.burst > 1:
+            return max(block.due, self._booked - (self.known.burst - 1) * block.step)
+        return max(block.due, last_sent + block.step / 2)
 
     @property
     def _is_by_itself(self) -> bool:
         """Whether no turns are needed, because there is nobody else. A limit that the users know is kept by turns."""
         return self.members == 1 and math.isinf(self.known.rate)
 
-    def sent(self) -> None:
+    def sent(self, now: float) -> None:
         """Record that a request is sent, which uses up a turn if there is any."""
         self._sent += 1
         if self._blocks:
             block = self._blocks[0]
+            self._booked = max(self._booked, now) + block.step
             block.due += block.step
             block.count -= 1
             if not block.count:

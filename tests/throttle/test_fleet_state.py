@@ -542,6 +542,12 @@ def test_one_that_leaves_gives_back_its_turns(
     assert leaving(wants=wants, unused=unused, cycle=cycle, seconds=seconds) == next_turn
 
 
+@each_row(("burst", "next_turn"), [(1, 0.1875), (2, 0.1875), (20, 0.1875)])
+def test_turns_of_a_burst_are_given_back(burst: int, next_turn: float) -> None:
+    """Also those that could have been used before they were due."""
+    assert leaving(wants=(4, 0), unused=1, burst=burst) == next_turn
+
+
 def test_one_that_is_not_known_leaves() -> None:
     """It has been forgotten: there is nothing to give back."""
     fleet = Fleet("a", known=KnownRate(16.0))

@@ -191,10 +191,10 @@ def test_each_request_takes_a_turn() -> None:
     turns = list[float]()
     for _ in range(3):
         turns.append(share.next_turn(0.0, 8.0, -INF))
-        share.sent()
+        share.sent(0.0)
     assert turns == [0.5, 0.75, 1.5]
     assert (share.next_turn(0.0, 8.0, -INF), share.unused(0.0)) == (INF, 0)
-    share.sent()  # one that needs none, because no rate is known
+    share.sent(0.0)  # one that needs none, because no rate is known
     assert share.unused(0.0) == 0
 
 
@@ -229,7 +229,7 @@ def test_turns_expire() -> None:
 def test_a_turn_that_was_not_used() -> None:
     """The next request can use it at once, for a while, and it comes before the others."""
     share = answered(turns=turns_at(0.5, 0.25, 2))
-    share.sent()
+    share.sent(0.0)
     share.withdrawn(0.625)
     assert (share.unused(0.625), share.next_turn(0.625, 8.0, -INF)) == (2, 0.625)
     assert share.next_turn(0.625 + LEASE + SHORT, 8.0, -INF) == 0.75
@@ -240,7 +240,7 @@ def test_a_turn_that_was_not_used() -> None:
 def test_no_turn_was_used(members: int, *, is_alone: bool) -> None:
     """Where none are needed, none is given back."""
     share = answered(members=members, turns=turns_at(0.0, 0.25, 2) if is_alone else Turns())
-    share.sent()
+    share.sent(0.0)
     if is_alone:
         share.lost()
     share.withdrawn(0.5)
@@ -421,6 +421,17 @@ def test_during_a_closure(
     assert next_report(share, now, waiting=requests[0], in_flight=requests[1], closed_until=closed_until) == due
 
 
+def test_late_turns_of_a_known_limit() -> None:
+    """A process that comes late to its turns sends no more at once than the limit allows, and the others in time."""
+    share = answered(KnownRate(8.0, 2), turns=Turns(STORED, 0.125, 8))
+    sent, now = [], 1.0
+    for _ in range(4):
+        now = max(now, share.next_turn(now, 8.0, now))
+        share.sent(now)
+        sent.append(now)
+    assert sent == [1.0, 1.0, 1.125, 1.25]
+
+
 def test_a_closure_of_which_nobody_is_the_learner() -> None:
     """Whoever wants to send asks as soon as it is over."""
     share = new_share()
@@ -459,7 +470,7 @@ def test_further_turns(
     """They are asked for when most of them have been used, if a request waits for them."""
     share = answered(known, members=members, turns=turns_at(0.0, 0.125, 8))
     for _ in range(used):
-        share.sent()
+        share.sent(0.0)
     assert next_report(share, waiting=requests[0], in_flight=requests[1], has_rate=has_rate) == due
 
 
@@ -535,10 +546,10 @@ def test_how_many_turns_are_wanted() -> None:
     """For all that wait, and for half of what was sent lately, so that a request which comes now need not ask first."""
     share = answered()
     for _ in range(5):
-        share.sent()
+        share.sent(0.0)
     share.asked(0.25)
     assert tell(share, 0.25, waiting=2).wants == 2 + 3
-    share.sent()
+    share.sent(0.0)
     # That it has sent less since then counts only as far as time has passed.
     assert tell(share, 0.75).wants == 2
     assert tell(share, 0.25 + LEASE).wants == 0
