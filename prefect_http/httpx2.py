@@ -175,19 +175,13 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
         exc: BaseException | None = None,
         tb: TracebackType | None = None,
     ) -> None:
-        self._admissions.end_waits()
-        try:
+        async with self._admissions.closing():
             await self._transport.__aexit__(exc_type, exc, tb)
-        finally:
-            await self._admissions.settle()
 
     async def aclose(self) -> None:
         """Close the other transport; requests that still wait for their turn are not sent."""
-        self._admissions.end_waits()
-        try:
+        async with self._admissions.closing():
             await self._transport.aclose()
-        finally:
-            await self._admissions.settle()
 
 
 # --- From one library to the other and back

@@ -7,8 +7,9 @@ has a method of its own.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from types import MethodType
 
 import anyio
@@ -60,7 +61,7 @@ class Admissions:
 
         Raises:
             ThrottleTimeout: it cannot be sent in time; see Gate.queue().
-            httpx.ConnectError: ``end_waits()`` was called while it waited.
+            httpx.ConnectError: ``closing()`` was entered while it waited.
             RuntimeError: the throttle is used in another event loop, which has not ended.
             TypeError: the key cannot be hashed.
             Exception: whatever the key function, ``on_event`` or the transport raises.
@@ -124,14 +125,19 @@ class Admissions:
             await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
             raise httpx.ConnectError("the transport was closed while the request waited for its turn; it was not sent")
 
-    def end_waits(self) -> None:
-        """Fail the requests that are still waiting."""
+    @contextlib.asynccontextmanager
+    async def closing(self) -> AsyncGenerator[None]:
+        """Fail the requests that are still waiting; after the block, give up the shares that are not in use.
+
+        Cancellation:
+            See Gates.settle().
+        """
         for scope in self._waits:
             scope.cancel()
-
-    async def settle(self) -> None:
-        """Let other processes have what the throttle does not need at present; see Gates.settle()."""
-        await self._gates.settle()
+        try:
+            yield
+        finally:
+            await self._gates.settle()
 
     async def _end(
         self,

@@ -121,10 +121,10 @@ class Fleet:
         self._forget_task(task)
 
     async def settle(self) -> None:
-        """Tell the others now, and not in a second, that what is not used at present is not needed; end its tasks.
+        """Give up the shares of all idle keys at once, rather than in a second, and wait until their tasks have ended.
 
         Cancellation:
-            They end nevertheless.
+            The tasks end nevertheless.
         """
         idle = [part for part in self._parts.values() if not part.is_in_use]
         tasks = [part.task for part in idle]
@@ -155,8 +155,7 @@ class Fleet:
                         return
         except Exception:
             _logger.exception("the throttle can no longer share; it goes on alone")
-            part.share.lost()
-            part.gate.follow_others(lambda now: None)
+            part.gate.follow_others(lambda now: part.share.lost())
         finally:
             self._task_ended(part, task)  # here, since a request may come before the task has really ended
 
@@ -173,11 +172,8 @@ class Fleet:
         if problem and self._now() > asked_at + 2 * _TIMEOUT:
             return  # it was this process that has been stopped: ask again, and send nothing before
         was_alone = part.share.is_alone
-        if problem:
-            part.share.lost()
-        else:
-            part.share.found()
-        part.gate.follow_others(lambda now: None)
+        change = part.share.lost if problem else part.share.found
+        part.gate.follow_others(lambda now: change())
         if was_alone != part.share.is_alone:
             self._on_change("alone" if problem else "shared", key)
         else:
@@ -209,7 +205,7 @@ class Fleet:
 
     async def _exchange(self, part: Part, *, is_leaving: bool = False) -> None:
         """Report what has happened here, and take over what the others know."""
-        share, state, version = part.share, part.state, part.version
+        share, state, version = part.share, part.share.state, part.version
         asked_at = self._now()
         if not share.knows_clock:
             stored = await self._store.swap(part.name, -1, "", _KEPT, "")
@@ -225,7 +221,7 @@ class Fleet:
             stored = await self._store.swap(part.name, version, to_text(after), _KEPT, news)
             share.saw_clock(stored.now, sent_at, self._now())
             if stored.is_swapped:
-                part.version, part.state, part.pending = stored.version, after, None
+                part.version, part.pending = stored.version, None
                 part.gate.follow_others(partial(part.apply, report, lease, asked_at))
                 return
             state, version = _read(part, stored)

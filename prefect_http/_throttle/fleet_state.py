@@ -193,7 +193,7 @@ def synced(state: FleetState, report: Report, known: KnownRate, now: float) -> t
     state = _at(state, now)
     before = state.members.get(report.member)
     if before is not None and before.report == report.number:  # only the answer to it was lost
-        return state, Lease(state, before.turns, _is_learner(state, report.member))
+        return state, Lease(state, before.turns, state.learner == report.member)
     state = _counted(state, report)
     if report.opening is not None and state.closed_until is not None and state.learner == report.member:
         state = _opened(state, report, report.opening, known, now)
@@ -209,11 +209,11 @@ def synced(state: FleetState, report: Report, known: KnownRate, now: float) -> t
         state = _without_unused_turns(state, report, before, known, now)
     else:
         state, turns = _allotted(state, report, known, len(members) + 1, now)
-    if not report.is_leaving and len(members) < MAX_MEMBERS:
-        until = now if state.closed_until is None else max(now, state.closed_until)
-        members[report.member] = Member(until + report.lease, report.number, turns)
+        if len(members) < MAX_MEMBERS:
+            until = now if state.closed_until is None else max(now, state.closed_until)
+            members[report.member] = Member(until + report.lease, report.number, turns)
     state = replace(state, members=members)
-    return state, Lease(state, turns, _is_learner(state, report.member))
+    return state, Lease(state, turns, state.learner == report.member)
 
 
 def rate_of(state: FleetState, known: KnownRate) -> float:
@@ -281,10 +281,6 @@ def _with_learner(state: FleetState, report: Report, closed_until: float, now: f
     if is_waiting and (not learner or learner == report.member or is_away):
         return replace(state, learner=report.member, learner_until=max(closed_until, now) + report.lease)
     return state
-
-
-def _is_learner(state: FleetState, member: str) -> bool:
-    return state.learner == member
 
 
 def _allotted(

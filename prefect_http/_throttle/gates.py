@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 
 import httpx
 
-from prefect_http._concurrency.backend import clock, has_ended, loop_getter
+from prefect_http._concurrency.backend import clock, current_loop, has_ended, loop_getter
 from prefect_http._telemetry import Telemetry, call_safely
 from prefect_http._throttle.fleet import Fleet, OnChange
 from prefect_http._throttle.gate import Gate
@@ -169,16 +169,12 @@ class Gates:
             error = None  # its traceback holds this frame
 
     async def settle(self) -> None:
-        """Tell the other processes that what is not used at present is not needed.
+        """Give up the shares of the keys that no request is using; does nothing in another event loop.
 
         Cancellation:
-            They will be told nevertheless, or forget this one in a few seconds.
+            The shares are given up nevertheless, or expire in a few seconds.
         """
-        try:
-            is_own_loop = self._current_loop() is self._loop
-        except RuntimeError:  # another backend
-            is_own_loop = False
-        if is_own_loop and self._fleet is not None:
+        if self._fleet is not None and current_loop() is self._loop:
             await self._fleet.settle()
 
     def _find(self, key: Hashable, rule: str) -> Gate | None:

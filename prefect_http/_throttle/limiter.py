@@ -211,8 +211,7 @@ class Limiter:
                 due = max(due, self._last_sent + _LATENCIES_TO_WAIT * (self._latency or _UNKNOWN_LATENCY))
             if self._quota.is_known:
                 # The others have as many on their way.
-                others = 1 if share is None else share.members
-                due = max(due, self._quota.next_room_at(self.in_flight * others, now))
+                due = max(due, self._quota.next_room_at(self.in_flight * self._members, now))
         return due if self.known is None else max(due, self.known.due)
 
     def send(self, now: float, route: Callable[[], str] = str, *, has_waited: bool) -> Ticket:
@@ -256,9 +255,10 @@ class Limiter:
         elif self._trial is not None:
             self._try(self._trial, self._trial.accepted(ticket.sent_at))
         elif self._limit_test.has_doubts:
-            self._limit_test.accepted(now, counts=self._is_low, number=1 if self.share is None else self.share.members)
+            self._limit_test.accepted(now, counts=self._is_low, number=self._members)
         elif self._curve is None or self._is_low:
             # The rejections of the other processes count here as well: so this stands for an accepted one of each.
+            # Without _members, since most answers pass here.
             self._faults.new_answers += 1 if self.share is None else self.share.members
         if ticket.has_waited:
             self._done += 1
@@ -353,10 +353,15 @@ class Limiter:
         none_left_until = self._quota.update(now, limit, sent_at=ticket.sent_at, cycle_began=self._cycle.began_at)
         if none_left_until is not None:
             self._close(now, none_left_until, hit_at=now, teaches=False)
-        members = 1 if self.share is None else self.share.members
-        self._most_in_flight = max(1, min(self._max_in_flight, self._quota.concurrency // members))
+        if self._quota.concurrency < math.inf:
+            self._most_in_flight = max(1, min(self._max_in_flight, self._quota.concurrency // self._members))
 
     # --- What is shared with other processes
+
+    @property
+    def _members(self) -> int:
+        """How many processes send requests for this key, this one included."""
+        return 1 if self.share is None else self.share.members
 
     def to_tell(self) -> tuple[float, float]:
         """Return how many requests of this cycle were accepted, and moved the curve, since the last ``told()``."""
@@ -517,8 +522,7 @@ class Limiter:
 
     def _forget_rate(self) -> None:
         """Start slowly again, from the number of requests in flight that is allowed now."""
-        members = 1 if self.share is None else self.share.members
-        self._window = max(1.0, self.limit / members) if self._slow_start else math.inf
+        self._window = max(1.0, self.limit / self._members) if self._slow_start else math.inf
         self._curve = None
 
     def _diagnose(self, closure: Closure) -> Diagnosis:
@@ -552,7 +556,7 @@ class Limiter:
                 accepted_share=closure.accepted_share,
             )
         elif self._slow_start:  # an outage: begin anew
-            self._window = max(1.0, _FIRST_WINDOW / (1 if share is None else share.members))
+            self._window = max(1.0, _FIRST_WINDOW / self._members)
         self._done = 0
         self._cycle.begin(probe.sent_at)
         return has_learned

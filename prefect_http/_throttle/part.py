@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from hashlib import blake2b
 
 from prefect_http._concurrency.backend import Event, new_cancel_scope, new_event
-from prefect_http._throttle.fleet_state import FleetState, KnownRate, Lease, Report
+from prefect_http._throttle.fleet_state import KnownRate, Lease, Report
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.news import News
 from prefect_http._throttle.share import Share
@@ -27,7 +27,6 @@ class Part:
         gate: of the key in this process.
         share: the share of this process.
         version: what is known of the store's; -1: nothing.
-        state: what the store had then.
         pending: a report of which it is not known whether it has arrived.
         is_settling: whether the task is to end as soon as it can.
         task: tells the task that keeps it up to date from an earlier one; None if there is none.
@@ -39,7 +38,6 @@ class Part:
         self.share = Share(self.member, known)
         self.gate: Gate
         self.version = -1
-        self.state = FleetState()
         self.pending: Report | None = None
         self.task: object = None
         self.is_settling = False

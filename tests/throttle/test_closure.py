@@ -13,7 +13,9 @@ from prefect_http._throttle.evidence import Evidence
 from prefect_http._throttle.ticket import Ticket
 
 
-def new_closure(*, allows_early_probes: bool = False, backoff: float = FIRST_BACKOFF) -> Closure:
+def new_closure(
+    *, allows_early_probes: bool = False, backoff: float = FIRST_BACKOFF, is_of_others: bool = False
+) -> Closure:
     """Return a closure from 10 until 20."""
     return Closure(
         10.0,
@@ -24,6 +26,7 @@ def new_closure(*, allows_early_probes: bool = False, backoff: float = FIRST_BAC
         teaches=True,
         allows_early_probes=allows_early_probes,
         backoff=backoff,
+        is_of_others=is_of_others,
     )
 
 
@@ -88,16 +91,7 @@ def test_backoff(expected: list[float]) -> None:
 @each_row(("is_of_others", "own_until"), [(False, [20.0, 20.0, 25.0]), (True, [-math.inf, -math.inf, 25.0])])
 def test_what_others_were_told(*, is_of_others: bool, own_until: list[float]) -> None:
     """The opening is the latest that the server has asked anyone for; what it has asked this process for is apart."""
-    closure = Closure(
-        10.0,
-        20.0,
-        hit_at=9.0,
-        rate=5.0,
-        is_low=False,
-        teaches=True,
-        allows_early_probes=False,
-        is_of_others=is_of_others,
-    )
+    closure = new_closure(is_of_others=is_of_others)
     seen = [closure.own_until]
     closure.follow(30.0)
     closure.follow(15.0)
