@@ -12,6 +12,8 @@ coredis, because it runs on trio as well as on asyncio.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias, cast
@@ -19,6 +21,7 @@ from typing import TypeAlias, cast
 import anyio
 
 from prefect_http._concurrency.backend import new_cancel_scope, new_event, spawn_root_task
+from prefect_http._concurrency.exception_groups import first_exception
 from prefect_http._throttle.store import SharedBackend, Stored
 
 try:
@@ -37,6 +40,8 @@ _Client: TypeAlias = (
 _LONGEST_PREFIX = 100
 _LOOK_EACH = 0.1
 """Seconds after which an abandoned call looks whether the client has been left."""
+_SILENCE = 10.0
+"""Seconds without any answer after which a connection is given up."""
 # A thousand processes need a tenth of it.
 _LONGEST_TEXT = 1024 * 1024
 
@@ -57,6 +62,8 @@ end
 return {1, version, '', time[1], time[2]}
 """
 
+_logger = logging.getLogger("prefect_http.throttle")
+
 
 class RedisBackend(SharedBackend):
     """Where Throttles of any number of processes and machines share what they know: for ``Throttle(shared=)``.
@@ -65,7 +72,7 @@ class RedisBackend(SharedBackend):
     share, logs a warning, and reports the event "alone". When Redis is back, it reports "shared".
 
     Each key of a throttle is one hash in Redis, whose name is the prefix and a hash of the key, so that it contains no
-    URL and no credential. It takes some 100 bytes for each process, and expires two hours after its last use. There is
+    URL and no credential. It takes about 70 bytes for each process, and expires two hours after its last use. There is
     one channel for all keys.
 
     Args:
@@ -77,7 +84,7 @@ class RedisBackend(SharedBackend):
             whitespace.
 
     Raises:
-        TypeError: ``client`` is no client of coredis, or ``prefix`` is no string.
+        TypeError: ``client`` is not a coredis client, or ``prefix`` is not a string.
         ValueError: the prefix is empty, too long, or contains a character that is not allowed.
     """
 
@@ -98,12 +105,17 @@ class RedisBackend(SharedBackend):
 class _RedisStore:
     """See Store.
 
-    It works around three faults of coredis 6.9, each of which takes a connection out of the pool for good, until calls
+    It works around four faults of coredis 6.9. Three of them take a connection out of the pool for good, until calls
     hang rather than fail: a call of a client that is not entered; a call that is cancelled while it connects, on
-    asyncio; and a subscription whose connection breaks.
+    asyncio; and a subscription whose connection breaks. The fourth: a connection whose server has vanished stays in
+    the pool, and all further calls hang as well.
+
+    Attributes:
+        silence: seconds without any answer after which a connection is given up.
     """
 
     def __init__(self, client: _Client, prefix: str) -> None:
+        self.silence: float = _SILENCE
         self._client = client
         self._prefix = prefix
         self._channel = f"{prefix}:news"
@@ -111,6 +123,7 @@ class _RedisStore:
         self._script = cast("Callable[[list[str], list[str]], Awaitable[object]]", script)
         self._abandoned: set[_Call] = set()
         self._lost_subscriptions = 0
+        self._probe: _Call | None = None
 
     async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
         """Run the script.
@@ -129,7 +142,7 @@ class _RedisStore:
         self._check_entered()
         key = f"{self._prefix}:{{{name}}}"  # in braces, for clusters
         arguments = [str(version), text, str(round(seconds * 1000)), news, self._channel]
-        call = _Call(partial(self._script, [key], arguments), self._is_entered, self._abandoned.discard)
+        call = self._new_call(partial(self._script, [key], arguments), self._abandoned.discard)
         try:
             answer = await call.answer()
         finally:
@@ -153,6 +166,11 @@ class _RedisStore:
         """
         self._check_entered()
         if self._lost_subscriptions > self._client.connection_pool.max_connections // 4:
+            _logger.warning(
+                "no longer listening to the other processes: each broken subscription costs one of coredis's "
+                "connections, and %d have been lost; rejections reach this process up to a second later",
+                self._lost_subscriptions,
+            )
             await anyio.sleep_forever()
         is_ready = False
         try:
@@ -168,6 +186,24 @@ class _RedisStore:
             # Lost: the connection of a subscription that breaks, and one that is cancelled before it is there.
             self._lost_subscriptions += is_ready == isinstance(error, Exception)
             raise
+
+    def _new_call(self, call: Callable[[], Awaitable[object]], on_exit: Callable[[_Call], object]) -> _Call:
+        return _Call(call, self._is_entered, self._look_for_a_dead_connection, self.silence, on_exit)
+
+    def _look_for_a_dead_connection(self) -> None:
+        if self._probe is None or self._probe.ended.is_set():
+            self._probe = self._new_call(self._drop_if_dead, lambda call: None)
+            self._probe.abandon()
+
+    async def _drop_if_dead(self) -> None:
+        """Invalidate the connection that was used last, if it has answered nothing for long; then its calls fail."""
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()
+        pool.release(connection)  # before it is invalidated; or else the pool would have one connection less
+        statistics = connection.statistics
+        silent_since = max(statistics.connected_at, statistics.last_byte_received_at)
+        if statistics.requests_pending and time.perf_counter() - silent_since >= self.silence:
+            connection.invalidate(f"Redis has not answered for {self.silence:g} s")
 
     def _check_entered(self) -> None:
         if not self._is_entered():
@@ -186,14 +222,23 @@ class _Call:
     Args:
         call: what is called.
         is_entered: whether the client is still entered; otherwise, the call is cancelled.
+        on_silence: called each time that an abandoned call has had no answer for so long.
+        silence: seconds.
         on_exit: called with this object when the call has ended.
     """
 
     def __init__(
-        self, call: Callable[[], Awaitable[object]], is_entered: Callable[[], bool], on_exit: Callable[[_Call], object]
+        self,
+        call: Callable[[], Awaitable[object]],
+        is_entered: Callable[[], bool],
+        on_silence: Callable[[], object],
+        silence: float,
+        on_exit: Callable[[_Call], object],
     ) -> None:
         self._call = call
         self._is_entered = is_entered
+        self._on_silence = on_silence
+        self._silence = silence
         self._on_exit = on_exit
         self._answer: object = None
         self._error: Exception | None = RuntimeError("the Redis client has been left")
@@ -210,9 +255,13 @@ class _Call:
             RuntimeError: the client has been left.
         """
         await self.ended.wait()
-        if self._error is not None:
-            raise self._error
-        return self._answer
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._answer
+        finally:
+            error = None  # its traceback holds this frame
 
     def abandon(self) -> None:
         """Let it go on without its caller, until the client is left, which on trio waits for what connects."""
@@ -223,13 +272,17 @@ class _Call:
             try:
                 self._answer = await self._call()
                 self._error = None
-            except Exception as error:
-                self._error = error
+            except* Exception as group:  # it may come together with a cancellation
+                self._error = first_exception(group)
 
     async def _watch(self) -> None:
+        due = anyio.current_time() + self._silence
         while self._is_entered() and not self.ended.is_set():
             with anyio.move_on_after(_LOOK_EACH):
                 await self.ended.wait()
+            if anyio.current_time() >= due:
+                due += self._silence
+                self._on_silence()
         self._scope.cancel()
 
     def _end(self) -> None:

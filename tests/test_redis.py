@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import anyio
+import anyio.abc
 import coredis
 import pytest
+from anyio.abc import SocketStream, TaskStatus
 from coredis.exceptions import ConnectionError as RedisConnectionError
 from coredis.exceptions import RedisError, ResponseError
 from support.redis_server import RedisServer, redis_server
@@ -220,6 +223,79 @@ async def test_client_is_left_while_server_hangs(server: RedisServer, is_connect
         await read(store)
 
 
+class Relay:
+    """Passes on bytes between clients and a server, until the server vanishes, as a machine does that loses its power.
+
+    Attributes:
+        port: where it listens.
+        has_vanished: whether no more bytes of the connections that there are get through; new ones work.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self.port = 0
+        self._server = server
+        self._connections = 0
+        self._dead = 0
+
+    def vanish(self) -> None:
+        """Let the connections that there are hang for good."""
+        self._dead = self._connections
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Listen."""
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+            self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+            task_status.started()
+            await listener.serve(self._relay)
+
+    async def _relay(self, client: SocketStream) -> None:
+        self._connections += 1
+        number = self._connections
+        async with client, await anyio.connect_tcp("127.0.0.1", self._server.port) as server:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._pass_on, client, server, number)
+                tasks.start_soon(self._pass_on, server, client, number)
+
+    async def _pass_on(self, source: SocketStream, target: SocketStream, number: int) -> None:
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while True:
+                data = await source.receive()
+                if number > self._dead:
+                    await target.send(data)
+
+
+async def test_server_vanishes(shared_server: RedisServer) -> None:
+    """A connection on which nothing is answered any more is given up; without that, all further calls would hang."""
+    relay = Relay(shared_server)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(relay.serve)
+            async with coredis.Redis(port=relay.port, max_connections=2) as client:
+                store = store_on(client)
+                cast(Any, store).silence = 0.3
+                await read(store)
+                relay.vanish()
+                for _ in range(2):
+                    await assert_hangs(store)
+                await read(store)
+                for _ in range(3):  # and no connection has been lost to the pool
+                    await read(store)
+            tasks.cancel_scope.cancel()
+
+
+async def test_server_hangs_for_long_while_connecting(server: RedisServer) -> None:
+    """What connects is left alone: to cancel that would cost the pool a connection."""
+    async with coredis.Redis(port=server.port, max_connections=2) as client:
+        store = store_on(client)
+        cast(Any, store).silence = 0.05
+        server.pause()
+        await assert_hangs(store)
+        await anyio.sleep(0.4)
+        server.resume()
+        for _ in range(3):
+            await read(store)
+
+
 async def test_server_restarts(server: RedisServer) -> None:
     """Calls fail while the server is away, and work when it is back, which has lost everything."""
     async with coredis.Redis(port=server.port) as client:
@@ -232,7 +308,7 @@ async def test_server_restarts(server: RedisServer) -> None:
         assert await read(store) == (0, "")
 
 
-async def test_subscription_breaks(server: RedisServer) -> None:
+async def test_subscription_breaks(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """A lost connection ends listening; when that has cost a quarter of the pool, there is no news any more."""
 
     async def listen(store: Store) -> None:
@@ -253,6 +329,8 @@ async def test_subscription_breaks(server: RedisServer) -> None:
             await store.listen(lambda: None, lambda news: None)
         assert scope.cancelled_caught
         assert await read(store) == (0, "")
+        (warning,) = (each for each in caplog.messages if each.startswith("no longer listening to the other processes"))
+        assert "1 have been lost" in warning
 
 
 @each_row(

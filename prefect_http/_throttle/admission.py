@@ -8,7 +8,6 @@ has a method of its own.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Callable
 from types import MethodType
 
@@ -24,7 +23,7 @@ from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._telemetry import ON_ADMITTED, Telemetry, call_safely
 from prefect_http._throttle.closure_reason import IGNORED, rejection
 from prefect_http._throttle.gate import Gate
-from prefect_http._throttle.gates import Gates
+from prefect_http._throttle.gates import Gates, log_notice
 from prefect_http._throttle.replayed_body import HTTPX, Library
 from prefect_http._throttle.routes import route_of
 from prefect_http._throttle.ticket import Ticket
@@ -33,8 +32,6 @@ from prefect_http._throttle.verdict import BACKOFF, THROTTLED, ask
 _CLOSE_SECONDS = 5.0
 # A request with this extension was struck by a fault, and goes first when it is sent again.
 _GOES_FIRST = "prefect_http.goes_first"
-
-_logger = logging.getLogger("prefect_http.throttle")
 
 
 class Admissions:
@@ -100,7 +97,7 @@ class Admissions:
             else:
                 gate.answered(ticket, limit)
             if gate.notice is not None:
-                _log(gate, request)
+                log_notice(gate, request.url)
             if gates.changes:
                 gates.report_changes()
         except BaseException as error:
@@ -166,8 +163,7 @@ class Admissions:
         finally:
             if ticket.is_out:
                 gate.dropped(ticket, has_failed=isinstance(error, self._library.failure))
-                if gate.notice is not None:
-                    _log(gate, request)
+                log_notice(gate, request.url)
 
 
 def _take_begin() -> Callable[[httpx.Request], None] | None:
@@ -191,13 +187,6 @@ def _record_rejection(
     is_fault = gate.rejected(ticket, limit, wait, is_doubtful=not is_sure, backoff=backoff, reason=reason)
     if is_fault:
         request.extensions[_GOES_FIRST] = True
-
-
-def _log(gate: Gate, request: httpx.Request) -> None:
-    """Log what is to be told about the gate. The key may contain a credential, the origin not."""
-    url = request.url
-    _logger.info("%s://%s: %s", url.scheme, url.netloc.decode("ascii"), gate.notice)
-    gate.notice = None
 
 
 def _route(request: httpx.Request) -> str:

@@ -12,6 +12,7 @@ import contextvars
 import logging
 import math
 import random
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from functools import partial
 import anyio
 
 from prefect_http._concurrency.backend import CancelScope, new_cancel_scope, spawn_root_task
+from prefect_http._concurrency.exception_groups import first_exception
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._redact import safe_exception
 from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, from_text, synced, to_text
@@ -36,9 +38,6 @@ _SPREAD_PER_MEMBER = 0.005
 # In seconds: how long the first pause is at most after another process was faster; then twice as long, and so on.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 
-# What a Fleet calls when something has changed: "alone" or "shared", and the key; None if the gates know what.
-OnChange = Callable[[str | None, Hashable], object]
-
 _logger = logging.getLogger("prefect_http.throttle")
 
 
@@ -49,22 +48,15 @@ class Fleet:
         store: where it is shared.
         known: the limit that the user knows, of all processes together.
         now: returns the event loop's time.
-        on_change: called when something has changed that may have to be reported.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        known: KnownRate,
-        now: Callable[[], float],
-        on_change: OnChange,
-    ) -> None:
+    def __init__(self, store: Store, known: KnownRate, now: Callable[[], float]) -> None:
         self._store = store
         self._known = known
         self._now = now
-        self._on_change = on_change
         self._parts: dict[str, Part] = {}  # those that have a task
-        self._is_away = False
+        self._away: set[str] = set()  # those of them that have not been able to reach the store
+        self._is_away = False  # what the log has said last
         self._listener: CancelScope | None = None
         self._tasks: dict[object, object] = {}  # held, because asyncio does not
         self._ended = RepeatedEvent()
@@ -75,23 +67,30 @@ class Fleet:
         Raises:
             TypeError: the key looks different in each process.
         """
-        if " object at 0x" in repr(key):
+        if re.search(" at 0x[0-9a-f]", repr(key), re.IGNORECASE):
             raise TypeError(f"key must return something that is the same in all processes, as a string, not {key!r}")
         return Part(key, self._known)
 
-    def watch(self, part: Part, gate: Gate, key: Hashable) -> None:
-        """Keep a part up to date, from its first request on."""
-        part.gate = gate
-        gate.on_dispatch = partial(self._wake, part, key)
+    def watch(self, part: Part, gate: Gate, on_change: Callable[[str | None], object]) -> None:
+        """Keep a part up to date, from its first request on.
 
-    def _wake(self, part: Part, key: Hashable) -> None:
+        Args:
+            part: the part.
+            gate: its gate.
+            on_change: called when something has changed that may have to be reported: with "alone" or "shared", or with
+                None if the gate knows what.
+        """
+        part.gate, part.on_change = gate, on_change
+        gate.on_dispatch = partial(self._wake, part)
+
+    def _wake(self, part: Part) -> None:
         if part.task is not None:
             part.wake(self._now())
         elif part.is_in_use:
             part.task = task = object()
             self._parts[part.name] = part
             self._tasks[task] = spawn_root_task(
-                partial(self._keep, part, key, task),
+                partial(self._keep, part, task),
                 "prefect_http shared throttle",
                 partial(self._task_ended, part, task),
                 contextvars.Context(),
@@ -115,6 +114,7 @@ class Fleet:
             part.task = None
             if self._parts.get(part.name) is part:
                 del self._parts[part.name]
+                self._away.discard(part.name)
             if self._listener is not None and not self._parts:
                 self._listener.cancel()
                 self._listener = None
@@ -136,22 +136,23 @@ class Fleet:
             while any(task in self._tasks for task in tasks):
                 await self._ended.wait()
 
-    async def _keep(self, part: Part, key: Hashable, task: object) -> None:
+    async def _keep(self, part: Part, task: object) -> None:
         """Keep a part up to date as long as it is used."""
         try:
             while True:
                 now = self._now()
                 due = part.next_report(now)
                 if due <= now:
-                    await self._exchange_or_go_on_alone(part, key)
+                    await self._exchange_or_go_on_alone(part)
                     continue
                 is_idle = due == math.inf
                 if not (is_idle and part.is_settling):
                     await part.wait_until(now + LEASE if is_idle else due)
                 if is_idle and not part.is_in_use:
-                    part.is_settling = False
                     await self._leave(part)
-                    if not part.is_in_use:
+                    part.is_settling = False
+                    # It may have been in use meanwhile, and have something to tell.
+                    if not part.is_in_use and part.next_report(self._now()) == math.inf:
                         return
         except Exception:
             _logger.exception("the throttle can no longer share; it goes on alone")
@@ -159,7 +160,7 @@ class Fleet:
         finally:
             self._task_ended(part, task)  # here, since a request may come before the task has really ended
 
-    async def _exchange_or_go_on_alone(self, part: Part, key: Hashable) -> None:
+    async def _exchange_or_go_on_alone(self, part: Part) -> None:
         asked_at = self._now()
         part.share.asked(asked_at)
         problem = f"it took longer than {_TIMEOUT:g} s"
@@ -171,34 +172,42 @@ class Fleet:
             problem = safe_exception(error)
         if problem and self._now() > asked_at + 2 * _TIMEOUT:
             return  # it was this process that has been stopped: ask again, and send nothing before
+        self._has_reached(part, problem)
+
+    def _has_reached(self, part: Part, problem: str) -> None:
+        """Take note of whether a part has reached the store, and report it if that is new.
+
+        Args:
+            part: the part.
+            problem: why it has not; empty if it has.
+        """
         was_alone = part.share.is_alone
         change = part.share.lost if problem else part.share.found
         part.gate.follow_others(lambda now: change())
         if was_alone != part.share.is_alone:
-            self._on_change("alone" if problem else "shared", key)
+            part.on_change("alone" if problem else "shared")
         else:
-            self._on_change(None, key)
-        self._log(problem)
-
-    def _log(self, problem: str) -> None:
-        if self._is_away == bool(problem):
-            return
-        self._is_away = bool(problem)
+            part.on_change(None)
         if problem:
-            _logger.warning(
-                "the throttle cannot reach what it shares with other processes, and goes on with its last share: %s",
-                problem,
-            )
+            self._away.add(part.name)
+            if not self._is_away:
+                _logger.warning("cannot reach Redis; going on alone with the last share of the rate limit: %s", problem)
+            self._is_away = True
         else:
-            _logger.warning("the throttle can reach again what it shares with other processes")
+            self._away.discard(part.name)
+            if self._is_away and not self._away:
+                _logger.warning("reconnected to Redis; sharing the rate limit again")
+                self._is_away = False
 
     async def _leave(self, part: Part) -> None:
-        part.pending = None
         try:
             with anyio.move_on_after(_TIMEOUT):
+                if part.pending is not None:
+                    await self._exchange(part)
                 await self._exchange(part, is_leaving=True)
+                self._has_reached(part, "")
         except Exception as error:
-            _logger.debug("the throttle could not say that it needs its share no longer: %s", safe_exception(error))
+            _logger.debug("the throttle could not give up its share: %s", safe_exception(error))
         finally:
             part.pending = None
             part.share.left()
@@ -211,20 +220,23 @@ class Fleet:
             stored = await self._store.swap(part.name, -1, "", _KEPT, "")
             share.saw_clock(stored.now, asked_at, self._now())
             state, version = _read(part, stored)
-        report = part.pending = part.pending or part.report(self._now(), is_leaving=is_leaving)
-        doubts = share.take_doubts()
-        pause = _FIRST_PAUSE
+        doubts, pause = share.doubts, _FIRST_PAUSE
         while True:
+            report = share.in_store_time(part.to_report(self._now(), is_leaving=is_leaving).report)
             after, lease = synced(state, report, self._known, share.store_time(self._now()))
             news = news_of(part.name, part.member, state, after, doubts)
             sent_at = self._now()
             stored = await self._store.swap(part.name, version, to_text(after), _KEPT, news)
-            share.saw_clock(stored.now, sent_at, self._now())
+            is_same_clock = share.saw_clock(stored.now, sent_at, self._now())
             if stored.is_swapped:
-                part.version, part.pending = stored.version, None
-                part.gate.follow_others(partial(part.apply, report, lease, asked_at))
+                share.doubts -= doubts
+                doubts = 0
+            if stored.is_swapped and is_same_clock:
+                part.version = stored.version
+                part.gate.follow_others(partial(part.apply, lease, asked_at))
                 return
-            state, version = _read(part, stored)
+            # After a change of the clock, the answer to the report has to be had again, in its times.
+            state, version = (after, stored.version) if stored.is_swapped else _read(part, stored)
             await anyio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -234,7 +246,7 @@ class Fleet:
                 try:
                     await self._store.listen(lambda: None, self._hear)
                 except* Exception as group:  # it may come together with a cancellation
-                    error = _first(group)
+                    error = first_exception(group)
                     _logger.debug("the throttle hears no news from other processes: %s", safe_exception(error))
                 await anyio.sleep(LEASE)
 
@@ -250,13 +262,7 @@ class Fleet:
             spread = _SPREAD_PER_MEMBER * part.share.members
             part.share.hurry(self._now() + random.uniform(0, spread))
         part.wake(self._now())
-        self._on_change(None, None)
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the first exception of a group, and of the groups in it."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+        part.on_change(None)
 
 
 def _read(part: Part, stored: Stored) -> tuple[FleetState, int]:

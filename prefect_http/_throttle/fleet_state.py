@@ -235,9 +235,14 @@ def _at(state: FleetState, now: float) -> FleetState:
             learner_until=state.learner_until - back,
             began=state.began - back,
             next_turn=state.next_turn - back,
-            members={name: replace(member, until=member.until - back) for name, member in state.members.items()},
+            members={name: _moved(member, back) for name, member in state.members.items()},
         )
     return replace(state, at=now, members={name: m for name, m in state.members.items() if m.until > now})
+
+
+def _moved(member: Member, back: float) -> Member:
+    turns = replace(member.turns, start=member.turns.start - back)
+    return replace(member, until=member.until - back, turns=turns)
 
 
 def _counted(state: FleetState, report: Report) -> FleetState:

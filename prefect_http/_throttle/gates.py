@@ -7,12 +7,13 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 
 import httpx
 
 from prefect_http._concurrency.backend import clock, current_loop, has_ended, loop_getter
 from prefect_http._telemetry import Telemetry, call_safely
-from prefect_http._throttle.fleet import Fleet, OnChange
+from prefect_http._throttle.fleet import Fleet
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.known_limit import KnownLimit
 from prefect_http._throttle.limiter import Change, Limiter
@@ -58,7 +59,7 @@ class Gates:
         slow_start: bool,
         early_probe: bool,
         known: Callable[[], KnownLimit | None],
-        new_fleet: Callable[[Callable[[], float], OnChange], Fleet] | None,
+        new_fleet: Callable[[Callable[[], float]], Fleet] | None,
         on_event: Callable[[ThrottleEvent], object] | None,
     ) -> None:
         self.is_throttled = is_throttled
@@ -106,7 +107,7 @@ class Gates:
         except TypeError as error:
             raise TypeError(f"key must return a hashable value: {error}") from error
         if gate is None:
-            gate = self._new_gate(key)
+            gate = self._new_gate(key, request.url)
             self._forget_one()
             self._gates[key] = gate
         elif gate is not last:
@@ -195,10 +196,11 @@ class Gates:
         self._current_loop = loop_getter()
         self._loop, self._now = self._current_loop(), clock()
         if self._new_fleet is not None:
-            self._fleet = self._new_fleet(self._now, self._changed_by_others)
+            self._fleet = self._new_fleet(self._now)
 
-    def _changed_by_others(self, kind: str | None, key: Hashable) -> None:
+    def _changed_by_others(self, gate: Gate, key: Hashable, url: httpx.URL, kind: str | None) -> None:
         """Report changes that no request has caused, so that no request can raise what ``on_event`` raises."""
+        log_notice(gate, url)
         if kind is not None:
             self.changes.append((Change(kind), key))
         if self.changes:
@@ -207,13 +209,13 @@ class Gates:
             except Exception:
                 _logger.exception("on_event has raised an exception")
 
-    def _new_gate(self, key: Hashable) -> Gate:
+    def _new_gate(self, key: Hashable, url: httpx.URL) -> Gate:
         fleet = self._fleet
         if fleet is None:
             return Gate(self._new_limiter(key), self.max_wait, self._now)
         part = fleet.new_part(key)
         gate = Gate(self._new_limiter(key, part.share), self.max_wait, self._now)
-        fleet.watch(part, gate, key)
+        fleet.watch(part, gate, partial(self._changed_by_others, gate, key, url))
         return gate
 
     def _new_limiter(self, key: Hashable, share: Share | None = None) -> Limiter:
@@ -233,3 +235,10 @@ class Gates:
                 if gate.is_idle():
                     del self._gates[key]
                     return
+
+
+def log_notice(gate: Gate, url: httpx.URL) -> None:
+    """Log what is to be told about a gate, if anything. The key may contain a credential, the origin of the URL not."""
+    if gate.notice is not None:
+        _logger.info("%s://%s: %s", url.scheme, url.netloc.decode("ascii"), gate.notice)
+        gate.notice = None

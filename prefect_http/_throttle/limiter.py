@@ -34,6 +34,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._throttle.closure import FIRST_BACKOFF, Closure
@@ -73,6 +74,19 @@ class Change(enum.Enum):
     LEARNED = "learned"
     ALONE = "alone"
     SHARED = "shared"
+
+
+@dataclass(slots=True)
+class Told:
+    """What the other processes have been told of a cycle.
+
+    Attributes:
+        accepted: how many requests were accepted.
+        done: how many answers have moved the curve.
+    """
+
+    accepted: float = 0.0
+    done: float = 0.0
 
 
 class Limiter:
@@ -116,7 +130,8 @@ class Limiter:
         self._max_in_flight = max_in_flight
         self._most_in_flight: float = max(1, max_in_flight)  # fewer if the server says so
         self._slow_start = slow_start and math.isinf(self.known_rate)
-        self._early_probes = EarlyProbes(is_allowed=early_probe)
+        # Where a gate is shared, only the learner may send a probe, and not before the others have told what they sent.
+        self._early_probes = EarlyProbes(is_allowed=early_probe and share is None)
         self._on_change = on_change
         self._routes = RouteStreaks()
         self._quota = Quota()
@@ -133,9 +148,7 @@ class Limiter:
         self._trial: Trial | None = None
         self._cycle = Cycle()
         self._closure: Closure | None = None
-        # What the other processes have been told of this cycle.
-        self._told_accepted = 0.0
-        self._told_done = 0.0
+        self._told = Told()
 
     @property
     def closed_until(self) -> float | None:
@@ -363,14 +376,14 @@ class Limiter:
         """How many processes send requests for this key, this one included."""
         return 1 if self.share is None else self.share.members
 
-    def to_tell(self) -> tuple[float, float]:
-        """Return how many requests of this cycle were accepted, and moved the curve, since the last ``told()``."""
-        return self._cycle.accepted - self._told_accepted, self._done - self._told_done
+    def to_tell(self) -> tuple[float, float, Told]:
+        """Return what the other processes do not know of this cycle.
 
-    def told(self, accepted: float, done: float) -> None:
-        """Record that the other processes know of so many accepted requests, and of so many that moved the curve."""
-        self._told_accepted += accepted
-        self._told_done += done
+        Returns:
+            How many requests were accepted, how many answers have moved the curve, and where it is to be recorded that
+            they have been told so. The last is replaced when the counts begin anew, so that it does not matter then.
+        """
+        return self._cycle.accepted - self._told.accepted, self._done - self._told.done, self._told
 
     def close_with_others(self, now: float, until: float) -> None:
         """Close the gate, or keep it closed until then, because another process was rejected."""
@@ -405,7 +418,7 @@ class Limiter:
         if begins_cycle:
             self._cycle.begin(began)
             self._cycle.accepted = 0
-            self._told_accepted = 0.0
+            self._told = Told(done=self._told.done)
         if self._closure is not None and self._closure.own_until <= now:
             self._closure = None
             self._on_change(Change.OPENED)
@@ -434,8 +447,8 @@ class Limiter:
         if curve is None and self._curve is not None:
             self._forget_rate()
         has_changed, self._curve = curve != self._curve, curve
-        untold = 0.0 if has_changed else self._done - self._told_done
-        self._told_done = done
+        untold = 0.0 if has_changed else self._done - self._told.done
+        self._told.done = done
         self._done = done + untold
         self._window_step = _WINDOW_STEP if self.share.members == 1 else _SHARED_WINDOW_STEP
         if accepted is not None and self._slow_start:
@@ -501,7 +514,7 @@ class Limiter:
         self._closure = None
         if self.share is not None:
             self.share.opened(probe.sent_at, begins_cycle=self._cycle.began_at == probe.sent_at)
-            self._told_accepted, self._told_done = self._cycle.accepted, self._done
+            self._told = Told(self._cycle.accepted, self._done)
         self._on_change(Change.OPENED)
         if has_learned:
             self._on_change(Change.LEARNED)
@@ -513,6 +526,7 @@ class Limiter:
         self._trial = None
         self._done = 0
         if self.share is not None:
+            self._told = Told(self._told.accepted)
             self.share.learned()
         if outcome is Outcome.LIMIT:
             self._on_change(Change.LEARNED)
@@ -542,7 +556,7 @@ class Limiter:
             has_learned = cycle.accepted > 0
             began, accepted = cycle.busiest_part(closure.hit_at, probe.sent_at) if has_learned else (0.0, 0)
         else:
-            began, accepted = share.cycle_so_far(cycle.accepted - self._told_accepted, cycle.began_at, probe.sent_at)
+            began, accepted = share.cycle_so_far(cycle.accepted - self._told.accepted, cycle.began_at, probe.sent_at)
             has_learned = accepted > 0
         # Another process may have begun the cycle at this very moment, or the clock of the store have gone back.
         has_learned = has_learned and began < probe.sent_at

@@ -1,6 +1,7 @@
 """News: what processes that share a throttle tell each other at once, and not at the next exchange. Pure.
 
-News may be lost. All that they say is in the state as well, and found there a second later.
+News may be lost. All that they say is in the state as well, and found there a second later; but for the doubts, of
+which each process then counts only its own.
 """
 
 from __future__ import annotations

@@ -5,17 +5,32 @@ from __future__ import annotations
 import math
 import random
 import secrets
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from hashlib import blake2b
+from typing import NamedTuple
 
 from prefect_http._concurrency.backend import Event, new_cancel_scope, new_event
 from prefect_http._throttle.fleet_state import KnownRate, Lease, Report
 from prefect_http._throttle.gate import Gate
+from prefect_http._throttle.limiter import Told
 from prefect_http._throttle.news import News
 from prefect_http._throttle.share import Share
 
 # Of the doubts that others have, so many count at once.
 _MOST_DOUBTS = 100
+
+
+class Pending(NamedTuple):
+    """A report of which it is not known whether it has arrived.
+
+    Attributes:
+        report: the report, in times of the event loop: another clock may be the store's when it is sent again.
+        told: where it is to be recorded that it has.
+    """
+
+    report: Report
+    told: Told
 
 
 class Part:
@@ -25,9 +40,10 @@ class Part:
         member: the name of the process, for this key.
         name: of the key in the store.
         gate: of the key in this process.
+        on_change: called when something has changed that may have to be reported; see Fleet.watch().
         share: the share of this process.
         version: what is known of the store's; -1: nothing.
-        pending: a report of which it is not known whether it has arrived.
+        pending: a report of which it is not known whether it has arrived; None if there is none.
         is_settling: whether the task is to end as soon as it can.
         task: tells the task that keeps it up to date from an earlier one; None if there is none.
     """
@@ -37,8 +53,9 @@ class Part:
         self.name = blake2b(repr(key).encode(), digest_size=16).hexdigest()
         self.share = Share(self.member, known)
         self.gate: Gate
+        self.on_change: Callable[[str | None], object]
         self.version = -1
-        self.pending: Report | None = None
+        self.pending: Pending | None = None
         self.task: object = None
         self.is_settling = False
         self._due = -math.inf
@@ -56,11 +73,21 @@ class Part:
             has_rate=min(limiter.rate, limiter.known_rate) < math.inf,
         )
 
-    def report(self, now: float, *, is_leaving: bool) -> Report:
-        """Return the next report."""
+    def to_report(self, now: float, *, is_leaving: bool) -> Pending:
+        """Return the report that is pending, or a new one that is pending from now on."""
+        limiter, pending = self.gate.limiter, self.pending
+        if pending is None:
+            pending = self._new_report(now, is_leaving=is_leaving)
+        elif pending.report.closed_until is not None and limiter.own_until < pending.report.closed_until:
+            # Alone, the process has opened its gate since.
+            pending = Pending(replace(pending.report, closed_until=None), pending.told)
+        self.pending = pending
+        return pending
+
+    def _new_report(self, now: float, *, is_leaving: bool) -> Pending:
         limiter = self.gate.limiter
-        accepted, done = limiter.to_tell()
-        return self.share.report(
+        accepted, done, told = limiter.to_tell()
+        report = self.share.report(
             now,
             accepted=accepted,
             done=done,
@@ -70,6 +97,7 @@ class Part:
             is_waiting=self.gate.waiting > 0 or limiter.is_probing,
             is_leaving=is_leaving,
         )
+        return Pending(report, told)
 
     def wake(self, now: float) -> None:
         """Let the task look, if there is anything earlier than what it waits for."""
@@ -107,12 +135,16 @@ class Part:
             for _ in range(min(int(news.value), _MOST_DOUBTS)):
                 limiter.doubt_with_others(now, random.random())
 
-    def apply(self, report: Report, lease: Lease, asked_at: float, now: float) -> None:
-        """Change the gate according to the answer to a report; see Share.apply()."""
+    def apply(self, lease: Lease, asked_at: float, now: float) -> None:
+        """Change the gate according to the answer to the pending report; see Share.apply()."""
         share, limiter = self.share, self.gate.limiter
+        assert self.pending is not None
+        report, told = self.pending
+        self.pending = None
         before, state = share.state, lease.state
         share.apply(report, lease, asked_at, now)
-        limiter.told(report.accepted, report.done)
+        told.accepted += report.accepted
+        told.done += report.done
         if share.has_news:  # it is newer
             return
         if state.cycle != before.cycle and report.opening is None:

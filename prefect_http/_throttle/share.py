@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefect_http._throttle.curve import Curve
 from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, Lease, Opening, Report, Turns
@@ -54,6 +54,7 @@ class Share:
         state: what all processes knew when this one asked last.
         is_alone: whether the store cannot be reached: then the process goes on with the share that it had last.
         is_learner: whether this process may send the probe.
+        doubts: how many rejections that may be faults the others have not been told of.
     """
 
     def __init__(self, member: str, known: KnownRate) -> None:
@@ -68,15 +69,16 @@ class Share:
         self._blocks: deque[_Block] = deque()
         self._allotted = 0
         self._booked = -math.inf  # as in KnownLimit, for this process alone
+        self._step = 0.0  # that of the turn which was used last
         self._offsets: deque[float] = deque(maxlen=_OFFSETS)
         self._trips: deque[float] = deque(maxlen=_OFFSETS)
         self._asked_at = self._synced_at = -math.inf
         self._sent = 0
         self._sent_before = 0.0
         self._told_until = -math.inf
-        self._opening: tuple[float, bool] | None = None
+        self._opening: Opening | None = None
         self._has_learned = False
-        self._doubts = 0
+        self.doubts: int = 0
         self._hurry_at = math.inf
 
     # --- What the Limiter asks
@@ -113,6 +115,7 @@ class Share:
         self._sent += 1
         if self._blocks:
             block = self._blocks[0]
+            self._step = block.step
             self._booked = max(self._booked, now) + block.step
             block.due += block.step
             block.count -= 1
@@ -123,7 +126,10 @@ class Share:
         """Record that a request which was recorded as sent is not sent; its turn can be used by the next one."""
         self._sent -= 1
         if not self.is_alone and self._allotted:
-            self._blocks.appendleft(_Block(now, 0.0, 1, now + LEASE))
+            self._booked -= self._step
+            # Without a burst, the next one need not keep its distance to what was not sent.
+            step = self._step if self.known.burst > 1 else 0.0
+            self._blocks.appendleft(_Block(now, step, 1, now + LEASE))
 
     def cycle_so_far(self, own: float, own_began: float, now: float) -> tuple[float, float]:
         """Return since when the cycle lasts, and how many requests of it were accepted.
@@ -143,7 +149,7 @@ class Share:
         """Record that the probe was accepted: the others are to hear of it."""
         self._blocks.clear()
         if not self.is_alone:
-            self._opening = probed_at, begins_cycle
+            self._opening = Opening(probed_at, begins_cycle)
             self._lease_until = -math.inf
 
     def learned(self) -> None:
@@ -157,12 +163,7 @@ class Share:
     def doubted(self) -> None:
         """Record a rejection that may be a fault: whether it is one, all that the others see will tell."""
         if self.members > 1:
-            self._doubts += 1
-
-    def take_doubts(self) -> int:
-        """Return how many such rejections there were since the last time."""
-        doubts, self._doubts = self._doubts, 0
-        return doubts
+            self.doubts += 1
 
     def hurry(self, at: float) -> None:
         """Record that the others have news."""
@@ -193,12 +194,18 @@ class Share:
         """Return a time of the store's clock on that of the event loop."""
         return stored + self._offset
 
-    def saw_clock(self, stored: float, asked_at: float, now: float) -> None:
-        """Record a time of the store's clock which was read between two of the event loop's."""
-        if self._offsets and abs(now - stored - self._offset) > LEASE:
-            self._offsets.clear()  # another server has taken over
+    def saw_clock(self, stored: float, asked_at: float, now: float) -> bool:
+        """Record a time of the store's clock which was read between two of the event loop's.
+
+        Returns:
+            Whether it is the same clock as before.
+        """
+        is_other = bool(self._offsets) and abs(now - stored - self._offset) > LEASE
+        if is_other:  # another server has taken over
+            self._offsets.clear()
         self._offsets.append(now - stored)
         self._trips.append(now - asked_at)
+        return not is_other
 
     @property
     def lease(self) -> float:
@@ -226,7 +233,7 @@ class Share:
         soon = self._asked_at + _SHORTEST_PAUSE
         if self.is_alone:
             return self._asked_at + LEASE if waiting or in_flight else math.inf
-        if own_until > self._told_until or self.has_news or self._doubts:
+        if own_until > self._told_until or self.has_news or self.doubts:
             return soon
         if self.is_learner and closed_until is not None and not (waiting or in_flight):
             return soon
@@ -260,7 +267,7 @@ class Share:
         is_waiting: bool,
         is_leaving: bool = False,
     ) -> Report:
-        """Return what is to be told.
+        """Return what is to be told, in times of the event loop; see ``in_store_time()``.
 
         Args:
             now: the time.
@@ -277,18 +284,14 @@ class Share:
         elapsed = max(now - self._asked_at, _SHORTEST_PAUSE)
         recently = max(self._sent, self._sent_before * (1 - elapsed / self.lease))
         self._sent, self._sent_before = 0, recently
-        opening = None
-        if self._opening is not None:
-            opening = Opening(self.store_time(self._opening[0]), self._opening[1])
-        is_closed = own_until > self._told_until
         return Report(
             member=self._member,
             number=self._number,
             cycle=self.state.cycle,
             accepted=accepted,
             done=done,
-            closed_until=self.store_time(own_until) if is_closed else None,
-            opening=opening,
+            closed_until=own_until if own_until > self._told_until else None,
+            opening=self._opening,
             has_learned=self._has_learned,
             curve=curve,
             lease=self.lease,
@@ -296,6 +299,15 @@ class Share:
             wants=waiting + math.ceil(recently / 2),
             unused=self.unused(now),
             is_leaving=is_leaving,
+        )
+
+    def in_store_time(self, report: Report) -> Report:
+        """Return a report in times of the store."""
+        until, opening = report.closed_until, report.opening
+        return replace(
+            report,
+            closed_until=None if until is None else self.store_time(until),
+            opening=None if opening is None else replace(opening, probed_at=self.store_time(opening.probed_at)),
         )
 
     def asked(self, now: float) -> None:
@@ -306,8 +318,8 @@ class Share:
         """Take over what the others have answered to a report.
 
         Args:
-            report: the report.
-            lease: the answer.
+            report: the report, in times of the event loop.
+            lease: the answer, in times of the store.
             asked_at: when they were asked.
             now: the time.
         """
@@ -319,8 +331,8 @@ class Share:
         self._lease_until = -math.inf if report.is_leaving else asked_at + report.lease
         self._synced_at = now
         if report.closed_until is not None:
-            self._told_until = max(self._told_until, self.local_time(report.closed_until) + 1e-6)
-        if report.opening is not None:
+            self._told_until = max(self._told_until, report.closed_until)
+        if report.opening is self._opening:  # or else there has been another one
             self._opening = None
         if report.has_learned:
             self._has_learned = False

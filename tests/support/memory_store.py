@@ -73,6 +73,14 @@ class MemoryStore:
             raise self.error
 
 
+class DeafStore(MemoryStore):
+    """A store whose news are all lost."""
+
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+        """Do nothing."""
+        await anyio.sleep_forever()
+
+
 class _MemoryBackend(SharedBackend):
     def __init__(self, store: MemoryStore) -> None:
         self._store = store

@@ -8,23 +8,22 @@ import math
 import random
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, cast
 
 import anyio
 import httpx
 import pytest
 import trio
-from support.memory_store import MemoryStore, memory_backend
+from support.fleet import Process, end, in_use, own_tasks, state_of
+from support.memory_store import DeafStore, MemoryStore
 from support.rows import each_row
 from support.timed_transport import KEY, Server, ask, busy
 from support.virtual_time import virtual_time_backend
 from trio.testing import MockClock
 
 from prefect_http import Throttle, ThrottledTransport, ThrottleEvent, ThrottleTimeout
-from prefect_http._throttle.fleet_state import FleetState, from_text, to_text
+from prefect_http._throttle.fleet_state import to_text
 from prefect_http._throttle.share import Share
 from prefect_http._throttle.store import Stored
 
@@ -38,82 +37,6 @@ LEASE = 1.0
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Run on both backends, in virtual time."""
     return virtual_time_backend(str(request.param))
-
-
-class Process:
-    """What stands for a process here: a throttle with a transport of its own.
-
-    Attributes:
-        throttle: the throttle.
-        server: what its requests are sent to.
-        transport: between these two.
-        events: of the throttle.
-    """
-
-    def __init__(self, store: MemoryStore, server: httpx.AsyncBaseTransport, **arguments: Any) -> None:
-        self.events: list[ThrottleEvent] = []
-        arguments.setdefault("on_event", self.events.append)
-        self.throttle = Throttle(shared=memory_backend(store), **arguments)
-        self.server = server
-        self.transport = ThrottledTransport(server, self.throttle)
-
-    @property
-    def kinds(self) -> list[str]:
-        """Return the kinds of all events."""
-        return [event.kind for event in self.events]
-
-    async def ask(self, url: str = "http://host/") -> int:
-        """Send a request, and return the status of its response."""
-        return (await ask(self.transport, url)).status_code
-
-    async def ask_often(self, count: int, url: str = "http://host/") -> None:
-        """Send so many requests at once, and wait for all."""
-        async with anyio.create_task_group() as tasks:
-            for _ in range(count):
-                tasks.start_soon(self.ask, url)
-
-    @property
-    def closed_until(self) -> float | None:
-        """Return until when it sends nothing."""
-        return self.throttle.statistics(KEY).closed_until
-
-
-class DeafStore(MemoryStore):
-    """A store whose news are all lost."""
-
-    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
-        """Do nothing."""
-        await anyio.sleep_forever()
-
-
-def own_tasks() -> list[str | None]:
-    """Return the names of the package's tasks."""
-    return [task.name for task in anyio.get_running_tasks() if (task.name or "").startswith("prefect_http")]
-
-
-async def end(store: MemoryStore) -> None:
-    """Wait until the throttles have nothing left to do, and check that there is nothing left of them."""
-    await anyio.sleep(3)
-    assert own_tasks() == []
-    assert store.listeners == []
-
-
-def state_of(store: MemoryStore) -> FleetState:
-    """Return what the store has of its only key."""
-    ((_, text),) = store.texts.values()
-    return from_text(text)
-
-
-@asynccontextmanager
-async def in_use(*processes: Process) -> AsyncIterator[None]:
-    """Have each of some processes send a request, of which the response takes an hour."""
-    async with anyio.create_task_group() as tasks:
-        for process in processes:
-            transport = ThrottledTransport(Server(seconds=3600), process.throttle)
-            tasks.start_soon(ask, transport)
-        await anyio.sleep(0.1)
-        yield
-        tasks.cancel_scope.cancel()
 
 
 # --- One closure
@@ -144,6 +67,21 @@ async def test_a_rejection_closes_all(store: type[MemoryStore], within: float) -
         assert anyio.current_time() == now, "a deadline that cannot be met fails a request at once"
         assert cast(Server, two.server).sent == []
     await end(shared)
+
+
+async def test_a_long_closure_is_logged_by_all_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each process says so as soon as it knows, by the origin of its requests, and not when it sends the next one."""
+    caplog.set_level(logging.INFO, "prefect_http.throttle")
+    store = MemoryStore()
+    one, two = (Process(store, Server(busy(60))) for _ in "12")
+    async with in_use(one, two):
+        assert await one.ask("http://user:secret@host/") == 429
+        await anyio.sleep(0.05)
+        mine, theirs = caplog.messages
+        assert mine.startswith("http://host: the server accepts no requests for 60")
+        assert theirs.startswith("http://host: the server accepts no requests for 60")
+        assert "another process was rejected" in theirs
+    await end(store)
 
 
 async def test_one_probe_for_all() -> None:
@@ -411,286 +349,6 @@ def test_the_end_of_the_event_loop(backend: str, caplog: pytest.LogCaptureFixtur
             gc.collect()
         assert store.listeners == []
     assert caplog.text == ""
-
-
-# --- The store is away
-
-
-WARNING = "the throttle cannot reach what it shares with other processes, and goes on with its last share"
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what has been logged that is no debugging."""
-    return [record.message for record in caplog.records if record.levelno >= logging.INFO]
-
-
-async def test_store_away_from_the_beginning(caplog: pytest.LogCaptureFixture) -> None:
-    """No request fails or waits; an event and a line in the log say so, and when it is over."""
-    store = MemoryStore(error=ConnectionError("it is away"))
-    one = Process(store, Server(seconds=0.01))
-    with anyio.fail_after(1):
-        await one.ask_often(30)
-    assert one.kinds == ["alone"]
-    assert one.events[0].key == KEY
-    assert logged(caplog) == [f"{WARNING}: ConnectionError: it is away"]
-    assert {record.levelname for record in caplog.records if record.levelno >= logging.INFO} == {"WARNING"}
-    async with in_use(one):
-        await anyio.sleep(60)
-        store.error = None
-        await anyio.sleep(LEASE + 0.1)
-        assert one.kinds == ["alone", "shared"]
-        assert one.events[1].key == KEY
-        assert logged(caplog)[1:] == ["the throttle can reach again what it shares with other processes"]
-    await end(store)
-    assert len(logged(caplog)) == 2
-
-
-async def test_store_away_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
-    """Each process goes on with its last share, and takes over what it has missed when the store is back."""
-    store = MemoryStore()
-    one, two = Process(store, Server(busy(30))), Process(store, Server())
-    async with in_use(one, two):
-        store.error = ConnectionError("it is away")
-        await anyio.sleep(2)
-        assert one.kinds == two.kinds == ["alone"]
-        assert two.throttle.statistics(KEY).limit == 5
-        assert await one.ask() == 429
-        await anyio.sleep(2)
-        assert two.closed_until is None
-        store.error = None
-        await anyio.sleep(2)
-        assert one.kinds == ["alone", "closed", "shared"]
-        assert sorted(two.kinds) == ["alone", "closed", "shared"]
-        assert two.closed_until == pytest.approx(one.closed_until, abs=1e-3)
-    assert len(logged(caplog)) == 4, "two of each process"
-    await end(store)
-
-
-async def test_store_away_for_many_keys(caplog: pytest.LogCaptureFixture) -> None:
-    """There is one line in the log for all keys, and an event for each."""
-    store = MemoryStore(error=ConnectionError("it is away"))
-    one = Process(store, Server(seconds=5))
-    async with anyio.create_task_group() as tasks:
-        for number in range(20):
-            tasks.start_soon(one.ask, f"http://host{number}/")
-            await anyio.sleep(0.01)
-        await anyio.sleep(2)
-        assert len(logged(caplog)) == 1
-        store.error = None
-        await anyio.sleep(2)
-        assert len(logged(caplog)) == 2
-    assert Counter(one.kinds) == {"alone": 20, "shared": 20}
-    assert len({event.key for event in one.events}) == 20
-    await end(store)
-
-
-async def test_store_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
-    """A store that does not answer holds up requests for a second, once."""
-    store = MemoryStore(delay=1e6)
-    one = Process(store, Server())
-    await one.ask()
-    assert cast(Server, one.server).sent[0] == pytest.approx(1.0, abs=0.01)
-    assert logged(caplog) == [f"{WARNING}: it took longer than 1 s"]
-    started = anyio.current_time()
-    for _ in range(10):
-        await one.ask()
-    assert anyio.current_time() - started == pytest.approx(1.0, abs=0.01)
-    await end(store)
-
-
-async def test_store_that_comes_back_while_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
-    """A process that was alone when it was last used looks again as soon as it is used, one request after the other."""
-    store = MemoryStore(error=ConnectionError("it is away"))
-    one = Process(store, Server())
-    await one.ask()
-    await end(store)
-    store.error = None
-    for _ in range(30):
-        await one.ask()
-    assert one.kinds == ["alone", "shared"]
-    assert len(state_of(store).members) == 1
-    await end(store)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("no state", "ValueError"),
-        ("[1,2,3]", "ValueError"),
-        ("null", ""),
-        (to_text(FleetState()).replace("[1,", "[2,", 1), "written by another version of prefect_http"),
-    ],
-    ids=["no JSON", "too short", "null", "another version"],
-)
-async def test_text_that_is_no_state(text: str, problem: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is left alone, and so is the process, until it is gone."""
-    store = MemoryStore()
-    one = Process(store, Server())
-    async with in_use(one):
-        (name,) = store.texts
-        store.texts[name] = (99, text)
-        await anyio.sleep(1)
-        assert one.kinds == ["alone"]
-        assert problem in logged(caplog)[0]
-        assert store.texts == {name: (99, text)}
-        await one.ask()
-        store.texts.clear()
-        await anyio.sleep(1.1)
-        assert one.kinds == ["alone", "shared"]
-    await end(store)
-
-
-@pytest.mark.parametrize("when", ["closed", "learned"])
-async def test_store_that_loses_everything(when: str) -> None:
-    """What was known survives in the processes."""
-    store = MemoryStore()
-    one = Process(store, Server(*(httpx.Response(200) for _ in range(30)), busy(5)))
-    two = Process(store, Server())
-    async with in_use(one, two):
-        await one.ask_often(31)
-        if when == "learned":
-            await one.ask()
-        await anyio.sleep(LEASE)
-        before = state_of(store)
-        assert (before.curve is not None) == (when == "learned")
-        store.texts.clear()
-        await anyio.sleep(LEASE)
-        after = state_of(store)
-        assert (after.cycle, after.closed_until, after.curve) == (before.cycle, before.closed_until, before.curve)
-        assert set(after.members) == set(before.members)
-        third = Process(store, Server())
-        async with in_use(third):
-            assert third.closed_until == (None if when == "learned" else pytest.approx(one.closed_until, abs=0.01))
-            assert (third.throttle.statistics(KEY).rate < math.inf) == (when == "learned")
-    await end(store)
-
-
-async def test_store_that_loses_a_closure_of_which_no_other_process_knows() -> None:
-    """The process that was told to wait says so again: the gate is closed for all, and opens for all."""
-    store = DeafStore()
-    one, two = Process(store, Server(busy(2), seconds=0.01), max_in_flight=2), Process(store, Server())
-    async with in_use(one, two):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(one.ask_often, 2)
-            await anyio.sleep(0.02)
-            ((name, (version, text)),) = store.texts.items()
-            known = from_text(text)
-            assert known.closed_until is not None
-            store.texts[name] = version + 1, to_text(replace(known, closed_until=None, learner=""))
-            await anyio.sleep(2.5)
-        with anyio.fail_after(5):
-            await two.ask()
-    assert len(cast(Server, one.server).sent) == 2
-    await end(store)
-
-
-@pytest.mark.parametrize("late", [False, True])
-async def test_store_that_loses_a_closure_of_another_process(late: bool) -> None:
-    """A gate that another process has closed, and nobody knows of any more, opens when its time is over."""
-    store = MemoryStore()
-    one = Process(store, Server())
-    async with in_use(one):
-        (name,) = store.texts
-        store.listeners[0](f"{name} other 0 closed {anyio.current_time() + store.shift + 3}")
-        assert one.closed_until == pytest.approx(anyio.current_time() + 3)
-        if late:
-            await anyio.sleep(5)
-        with anyio.fail_after(5):
-            await one.ask()
-    assert cast(Server, one.server).sent[0] >= 3.1
-    await end(store)
-
-
-class LockedStore(MemoryStore):
-    """A store in which another process is always faster, as long as it is told so.
-
-    Attributes:
-        faster: how many times more another process is faster.
-    """
-
-    faster = 0
-
-    async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
-        """Refuse to swap."""
-        if version >= 0 and self.faster > 0:
-            self.faster -= 1
-            before, stored = self.texts.get(name, (0, ""))
-            self.texts[name] = before + 1, stored
-        return await super().swap(name, version, text, seconds, news)
-
-
-@pytest.mark.parametrize(("faster", "kinds"), [(10, []), (1000, ["alone", "shared"])])
-async def test_others_that_are_always_faster(faster: int, kinds: list[str], caplog: pytest.LogCaptureFixture) -> None:
-    """A swap is tried again for a while; then the process goes on alone, rather than for ever."""
-    store = LockedStore()
-    store.faster = faster
-    one = Process(store, Server())
-    with anyio.fail_after(3):
-        await one.ask()
-    store.faster = 0
-    async with in_use(one):
-        await anyio.sleep(2)
-    assert one.kinds == kinds
-    assert len(logged(caplog)) == len(kinds)
-    await end(store)
-
-
-async def test_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """If the task fails, that is logged, and the process goes on alone; the next request tries again."""
-    store = MemoryStore()
-    one = Process(store, Server())
-
-    def fail(_: Share) -> None:
-        raise AssertionError("a bug")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Share, "found", fail)
-        with anyio.fail_after(1):
-            await one.ask_often(20)
-    assert {record.message for record in caplog.records if record.levelno >= logging.ERROR} == {
-        "the throttle can no longer share; it goes on alone"
-    }
-    async with in_use(one):
-        await anyio.sleep(2 * LEASE)
-        assert own_tasks() != []
-        assert len(state_of(store).members) == 1
-        assert one.kinds[-1] == "shared"
-    await end(store)
-
-
-async def test_a_good_bye_that_does_not_arrive(caplog: pytest.LogCaptureFixture) -> None:
-    """It is worth no more than a line for debugging: the others forget the process by themselves."""
-    caplog.set_level(logging.DEBUG, "prefect_http.throttle")
-    store = MemoryStore()
-    one = Process(store, Server())
-    await one.ask()
-    store.error = ConnectionError("it is away")
-    await end(store)
-    assert one.kinds == []
-    assert (
-        "the throttle could not say that it needs its share no longer: ConnectionError: it is away" in caplog.messages
-    )
-    store.error = None
-    for _ in range(3):
-        await one.ask()
-    assert len(state_of(store).members) == 1
-    await end(store)
-    assert len(state_of(store).members) == 0
-
-
-async def test_a_good_bye_that_hangs() -> None:
-    """The task ends nevertheless."""
-    store = MemoryStore()
-    one = Process(store, Server())
-    await one.ask()
-    store.delay = 1e6
-    await end(store)
-    store.delay = 0.0
-    for _ in range(3):
-        await one.ask()
-    assert len(state_of(store).members) == 1
-    await end(store)
-    assert len(state_of(store).members) == 0
 
 
 # --- News
@@ -1008,12 +666,13 @@ def test_keyboard_interrupt(backend: str) -> None:
     assert not isinstance(error, Exception) or "KeyboardInterrupt" in repr(error.__cause__)
 
 
-async def test_key_with_an_address() -> None:
+@pytest.mark.parametrize("part", [object(), ask, [Server().aclose]], ids=["object", "function", "bound method"])
+async def test_key_with_an_address(part: object) -> None:
     """A key that looks different in each process is refused, and the message says what to do."""
     store = MemoryStore()
-    one = Process(store, Server(), key=lambda request: ("a", object()))
+    one = Process(store, Server(), key=lambda request: ("a", repr(part)))
     with pytest.raises(
-        TypeError, match=r"key must return something that is the same in all processes, as a string, not \('a', <object"
+        TypeError, match=r"key must return something that is the same in all processes, as a string, not \('a', '\[?<"
     ):
         await one.ask()
     assert own_tasks() == []

@@ -588,7 +588,7 @@ def test_a_clock_that_goes_back(closed_until: float | None, back: float, *, is_m
     assert state.at == now
     assert state.closed_until == (None if closed_until is None else closed_until - moved)
     assert (state.learner_until, state.began, state.next_turn) == (NOW + 6 - moved, NOW - 1 - moved, NOW + 0.25 - moved)
-    assert state.members == {"a": Member(NOW + 7 - moved, 1, Turns(NOW, 0.25, 1))}
+    assert state.members == {"a": Member(NOW + 7 - moved, 1, Turns(NOW - moved, 0.25, 1))}
 
 
 # --- As a text

@@ -30,6 +30,7 @@ class Process:
         known: the limit that the users know.
         max_in_flight: for the Limiter.
         slow_start: likewise.
+        early_probe: likewise.
 
     Attributes:
         limiter: the Limiter.
@@ -38,7 +39,13 @@ class Process:
     """
 
     def __init__(
-        self, members: int = 4, *, known: KnownRate = UNKNOWN, max_in_flight: int = MAX, slow_start: bool = True
+        self,
+        members: int = 4,
+        *,
+        known: KnownRate = UNKNOWN,
+        max_in_flight: int = MAX,
+        slow_start: bool = True,
+        early_probe: bool = False,
     ) -> None:
         self.members = members
         self.changes: list[Change] = []
@@ -47,6 +54,7 @@ class Process:
         self.limiter = Limiter(
             max_in_flight=max_in_flight,
             slow_start=slow_start,
+            early_probe=early_probe,
             share=self.share,
             on_change=self.changes.append,
         )
@@ -62,12 +70,12 @@ class Process:
         accepted: float = 0,
     ) -> None:
         """Let the process ask the others, and get an answer at once, with a lease of a thousand seconds."""
-        told = self.limiter.to_tell()
+        own, done, told = self.limiter.to_tell()
         self.share.asked(now)
         report = self.share.report(
             now,
-            accepted=told[0],
-            done=told[1],
+            accepted=own,
+            done=done,
             own_until=self.limiter.own_until,
             curve=self.limiter.curve,
             waiting=0,
@@ -76,7 +84,8 @@ class Process:
         members = {str(number): Member(INF, 1) for number in range(self.members)}
         state = FleetState(at=now + STORED, began=began + STORED, accepted=accepted, members=members)
         self.share.apply(report, Lease(state, turns or Turns(), is_learner), now + 1000, now)
-        self.limiter.told(*told)
+        told.accepted += own
+        told.done += done
 
     def follows(self, *, done: float = 0.0, accepted: float | None = None, curve: Curve | None = CURVE) -> None:
         """Let it take over what the others have learned."""
@@ -221,8 +230,8 @@ def test_doubts_are_shared() -> None:
     now, told = serve(limiter, 0.0), list[int]()
     while limiter.closed_until is None:
         limiter.rejected(let_one_out(limiter, now), now, None, 0.0, is_doubtful=True)
-        told.append(process.share.take_doubts())
-    assert told == [1, 1, 0]
+        told.append(process.share.doubts)
+    assert told == [1, 2, 2]
 
 
 def test_doubts_of_others() -> None:
@@ -288,11 +297,33 @@ def test_the_learner_learns_from_all() -> None:
         assert process.share.has_news
         assert limiter.curve is not None
         rates.append(limiter.curve.base)
-        assert limiter.to_tell() == (0, 0)
+        assert limiter.to_tell()[:2] == (0, 0)
         assert process.changes == [Change.CLOSED, Change.OPENED, Change.LEARNED]
     # In two seconds until the first rejected request was sent, and five until the probe was.
     assert rates[0] == pytest.approx(math.sqrt(2 / 2 * 2 / 5))
     assert rates[1] == pytest.approx(math.sqrt(32 / 2 * 32 / 5))
+
+
+def test_what_is_told_of_the_cycle_before() -> None:
+    """If the gate is opened before the answer to a report arrives, the report says nothing of the new cycle."""
+    process = closed_and_probing(accepted_by_others=30.0)
+    limiter = process.limiter
+    probe = let_one_out(limiter, 4.0)
+    _, _, told = limiter.to_tell()
+    limiter.answered(probe, 4.5)
+    told.accepted += 20
+    told.done += 20
+    assert limiter.to_tell()[:2] == (0, 0)
+
+
+def test_no_early_probes() -> None:
+    """The learner waits until the others have told what they have sent."""
+    process = Process(early_probe=True)
+    limiter = process.limiter
+    limiter.rejected(let_one_out(limiter, 0.0), 1.0, 8.0, 0.0)
+    assert limiter.shut_until == limiter.closed_until == 9.0
+    process.asks(1.0, is_learner=True)
+    assert limiter.next_send(1.0) >= 9.0
 
 
 def test_a_process_without_others_learns_from_itself() -> None:
@@ -360,13 +391,15 @@ def test_following() -> None:
     process.asks(0.0, turns=in_turns(0.0, 0.0, 3))
     for _ in range(2):
         answer(limiter, [let_one_out(limiter, 0.0)], 0.0)
-    assert (limiter.rate, limiter.to_tell()) == (CURVE.rate(12.0), (2, 2.0))
+    assert (limiter.rate, limiter.to_tell()[:2]) == (CURVE.rate(12.0), (2, 2.0))
     # The others have moved it as well, and do not know of these two.
     process.follows(done=30.0)
     assert (limiter.rate, limiter.to_tell()[1]) == (CURVE.rate(32.0), 2.0)
-    limiter.told(2.0, 2.0)
+    told = limiter.to_tell()[2]
+    told.accepted += 2
+    told.done += 2
     process.follows(done=32.0)
-    assert (limiter.rate, limiter.to_tell()) == (CURVE.rate(32.0), (0, 0.0))
+    assert (limiter.rate, limiter.to_tell()[:2]) == (CURVE.rate(32.0), (0, 0.0))
     assert process.changes == [Change.LEARNED]
     # What was answered until another one was learned does not move that.
     answer(limiter, [let_one_out(limiter, 1.0)], 1.0)

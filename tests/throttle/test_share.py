@@ -236,6 +236,17 @@ def test_a_turn_that_was_not_used() -> None:
     assert tell(share, 1.0).wants == 0
 
 
+def test_a_turn_that_was_not_used_of_a_known_limit() -> None:
+    """It does not count for the burst."""
+    share = answered(KnownRate(8.0, 2), turns=turns_at(0.0, 0.125, 4))
+    for _ in range(2):
+        share.sent(1.0)
+    share.withdrawn(1.0)
+    assert share.next_turn(1.0, 8.0, 1.0) == 1.0
+    share.sent(1.0)
+    assert share.next_turn(1.0, 8.0, 1.0) == 1.125
+
+
 @each_row(("members", "is_alone"), [(1, False), (2, True)])
 def test_no_turn_was_used(members: int, *, is_alone: bool) -> None:
     """Where none are needed, none is given back."""
@@ -371,7 +382,7 @@ def test_news_that_are_to_be_told() -> None:
     for record in records:
         record()
         assert next_report(share, waiting=0) == SOON
-        share.take_doubts()
+        share.doubts = 0
         answer(share)
         assert next_report(share, waiting=0) == INF
     for own_until, due in ((5.0, SOON), (6.0, SOON)):
@@ -478,7 +489,7 @@ def test_further_turns(
 
 
 def test_a_report() -> None:
-    """It has all that is known here; times are those of the store's clock."""
+    """It has all that is known here; times are those of the event loop, until they are sent."""
     share = answered(turns=turns_at(0.5, 0.25, 2))
     answer(share, cycle=3, turns=turns_at(0.5, 0.25, 2))
     curve = Curve(4.0, 8.0, 50.0)
@@ -491,8 +502,8 @@ def test_a_report() -> None:
         cycle=3,
         accepted=3.0,
         done=2.0,
-        closed_until=STORED + 5.0,
-        opening=Opening(STORED + 0.25, begins_cycle=True),
+        closed_until=5.0,
+        opening=Opening(0.25, begins_cycle=True),
         has_learned=True,
         curve=curve,
         lease=LEASE,
@@ -516,6 +527,30 @@ def test_an_answer_to_an_earlier_report() -> None:
     assert not share.has_news
 
 
+def test_the_gate_was_opened_twice() -> None:
+    """The second opening is news after the first one has been told."""
+    share = answered()
+    share.opened(0.25, begins_cycle=True)
+    report = tell(share, 0.25)
+    share.opened(0.5, begins_cycle=True)
+    share.apply(report, Lease(state_of(2), Turns(), is_learner=False), 0.25, 0.5)
+    assert tell(share, 0.5).opening == Opening(0.5, begins_cycle=True)
+
+
+def test_a_report_in_the_times_of_the_store() -> None:
+    """Those of the store at the moment, although another one may have taken over since."""
+    share = answered()
+    share.opened(0.25, begins_cycle=True)
+    report = tell(share, 0.5, own_until=5.0)
+    for shift in (0.0, -100.0):
+        share.saw_clock(STORED + shift, 0.0, 0.0)
+        told = share.in_store_time(report)
+        assert (told.closed_until, told.opening) == (STORED + shift + 5.0, Opening(STORED + shift + 0.25, True))
+    assert share.in_store_time(replace(report, closed_until=None, opening=None)) == replace(
+        report, closed_until=None, opening=None
+    )
+
+
 @each_row("is_alone", [False, True])
 def test_the_gate_was_opened(*, is_alone: bool) -> None:
     """Its turns are gone, and nothing is sent before the others know; alone, there is nobody to tell."""
@@ -528,11 +563,11 @@ def test_the_gate_was_opened(*, is_alone: bool) -> None:
 
 @each_row(("members", "doubts"), [(1, 0), (2, 2)])
 def test_doubts(members: int, doubts: int) -> None:
-    """They are told once, if there is anyone to tell."""
+    """They are told if there is anyone to tell."""
     share = answered(members=members)
     share.doubted()
     share.doubted()
-    assert [share.take_doubts(), share.take_doubts()] == [doubts, 0]
+    assert share.doubts == doubts
 
 
 def test_no_members() -> None:
