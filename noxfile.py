@@ -128,7 +128,7 @@ def oldest_and_newest() -> tuple[str, str]:
 @nox.session(python=PYTHONS[0])
 def tests_lowest(session: nox.Session) -> None:
     """Test what depends on versions, with the oldest Python and the oldest dependencies that are allowed."""
-    install_wheel(session, "httpx==0.27.0", "anyio==4.16.0", "trio==0.32.0", extra="test")
+    install_wheel(session, "httpx==0.27.0", "anyio==4.16.0", "trio==0.32.0", "coredis==6.2.0", extra="test")
     if session.posargs:
         session.run("pytest", *session.posargs)
     else:

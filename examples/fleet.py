@@ -44,6 +44,8 @@ async def start(redis_server: str, redis_socket: str) -> None:
     async with listener, anyio.create_task_group() as servers:
         servers.start_soon(listener.serve, serve)
         servers.start_soon(anyio.run_process, [redis_server, "--port", "0", "--unixsocket", redis_socket, "--save", ""])
+        while not await anyio.Path(redis_socket).exists():  # noqa: ASYNC110 - another program makes it
+            await anyio.sleep(0.01)
         async with anyio.create_task_group() as processes:
             for backend in BACKENDS:
                 command = [sys.executable, __file__, backend, url, redis_socket]
@@ -57,4 +59,4 @@ elif program := shutil.which("redis-server"):
     with tempfile.TemporaryDirectory() as folder:
         anyio.run(start, program, f"{folder}/redis.sock", backend="trio")
 else:
-    print("There is no redis-server through which processes could share a throttle.")
+    print("redis-server is not installed.")

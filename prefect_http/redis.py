@@ -57,7 +57,7 @@ version = string.format('%.0f', math.max(version + 1, now))
 redis.call('HSET', KEYS[1], 'version', version, 'state', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 if ARGV[4] ~= '' then
-    redis.call('PUBLISH', ARGV[5], ARGV[4])
+    redis.call('PUBLISH', ARGV[5], version .. ' ' .. ARGV[4])
 end
 return {1, version, '', time[1], time[2]}
 """
@@ -76,7 +76,7 @@ class RedisBackend(SharedBackend):
     one channel for all keys.
 
     Args:
-        client: a client of coredis 6 or later, for a server or a cluster of Redis 5 or later, or Valkey. It must have
+        client: a client of coredis 6.2 or later, for a server or a cluster of Redis 6 or later, or Valkey. It must have
             been entered, in the event loop in which the throttle is used, and be left only when no more requests are
             sent. A Throttle uses two of its connections at a time, and one more for each further key.
         prefix: what the names of all keys in Redis begin with. Throttles share what they know if they have the same
@@ -158,7 +158,7 @@ class _RedisStore:
         except (TypeError, ValueError) as error:
             raise ValueError(f"what Redis holds under {key!r} cannot be read: {error}") from error
 
-    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[int, str], object]) -> None:
         """Subscribe to the channel. When a quarter of the pool has been lost to broken subscriptions, only wait.
 
         Raises:
@@ -181,7 +181,9 @@ class _RedisStore:
                 is_ready = True
                 on_ready()
                 async for message in subscription:
-                    on_news(_text(message["data"]))
+                    version, _, news = _text(message["data"]).partition(" ")
+                    if version.isdecimal():
+                        on_news(int(version), news)
         except BaseException as error:
             # Lost: the connection of a subscription that breaks, and one that is cancelled before it is there.
             self._lost_subscriptions += is_ready == isinstance(error, Exception)

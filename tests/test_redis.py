@@ -145,11 +145,11 @@ async def test_foreign_key(shared_server: RedisServer) -> None:
 @each_row("decode_responses", [False, True])
 async def test_news(shared_server: RedisServer, decode_responses: bool) -> None:
     """Listeners hear the news of texts that are stored."""
-    heard: list[str] = []
+    heard: list[tuple[int, str]] = []
     is_ready, has_heard = anyio.Event(), anyio.Event()
 
-    def hear(news: str) -> None:
-        heard.append(news)
+    def hear(version: int, news: str) -> None:
+        heard.append((version, news))
         has_heard.set()
 
     async with new_client(shared_server, decode_responses) as client:
@@ -160,10 +160,12 @@ async def test_news(shared_server: RedisServer, decode_responses: bool) -> None:
                 tasks.start_soon(store.listen, is_ready.set, hear)
                 await is_ready.wait()
                 assert not (await store.swap("ab", 7, "no", 10, "not stored")).is_swapped
-                assert (await store.swap("ab", 0, "yes", 10, "stored")).is_swapped
+                await client.publish("prefect_http:news", "something else")
+                stored = await store.swap("ab", 0, "yes", 10, "was stored")
+                assert stored.is_swapped
                 await has_heard.wait()
                 tasks.cancel_scope.cancel()
-    assert heard == ["stored"]
+    assert heard == [(stored.version, "was stored")]
 
 
 async def test_client_is_not_entered(shared_server: RedisServer) -> None:
@@ -175,7 +177,7 @@ async def test_client_is_not_entered(shared_server: RedisServer) -> None:
             with pytest.raises(RuntimeError, match="the Redis client is not entered"):
                 await read(store)
             with pytest.raises(RuntimeError, match="the Redis client is not entered"):
-                await store.listen(lambda: None, lambda news: None)
+                await store.listen(lambda: None, lambda version, news: None)
         async with client:
             await read(store)
 
@@ -315,7 +317,7 @@ async def test_subscription_breaks(server: RedisServer, caplog: pytest.LogCaptur
         is_ready = anyio.Event()
         with pytest.raises(ExceptionGroup) as caught:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(partial(store.listen, is_ready.set, lambda news: None))
+                tasks.start_soon(partial(store.listen, is_ready.set, lambda version, news: None))
                 await is_ready.wait()
                 server.kill()
         assert caught.group_contains(RedisConnectionError)
@@ -326,7 +328,7 @@ async def test_subscription_breaks(server: RedisServer, caplog: pytest.LogCaptur
         with anyio.fail_after(5):
             await listen(store)
         with anyio.move_on_after(0.05) as scope:
-            await store.listen(lambda: None, lambda news: None)
+            await store.listen(lambda: None, lambda version, news: None)
         assert scope.cancelled_caught
         assert await read(store) == (0, "")
         (warning,) = (each for each in caplog.messages if each.startswith("no longer listening to the other processes"))

@@ -220,13 +220,19 @@ class Fleet:
             stored = await self._store.swap(part.name, -1, "", _KEPT, "")
             share.saw_clock(stored.now, asked_at, self._now())
             state, version = _read(part, stored)
+        elif part.heard is not None:
+            heard = from_text(part.heard[1])
+            # Otherwise it may have been written by another clock.
+            if abs(share.store_time(asked_at) - heard.at) < LEASE:
+                version, state = part.heard[0], heard
+        part.heard = None
         doubts, pause = share.doubts, _FIRST_PAUSE
         while True:
             report = share.in_store_time(part.to_report(self._now(), is_leaving=is_leaving).report)
             after, lease = synced(state, report, self._known, share.store_time(self._now()))
-            news = news_of(part.name, part.member, state, after, doubts)
-            sent_at = self._now()
-            stored = await self._store.swap(part.name, version, to_text(after), _KEPT, news)
+            text, sent_at = to_text(after), self._now()
+            news = news_of(part.name, part.member, state, after, text, doubts)
+            stored = await self._store.swap(part.name, version, text, _KEPT, news)
             is_same_clock = share.saw_clock(stored.now, sent_at, self._now())
             if stored.is_swapped:
                 share.doubts -= doubts
@@ -250,11 +256,15 @@ class Fleet:
                     _logger.debug("the throttle hears no news from other processes: %s", safe_exception(error))
                 await anyio.sleep(LEASE)
 
-    def _hear(self, text: str) -> None:
+    def _hear(self, version: int, text: str) -> None:
         """Close the gate if another process has, and ask soon."""
         news = News.parse(text)
         part = None if news is None else self._parts.get(news.name)
         if news is None or part is None or part.member == news.member:
+            return
+        if news.text:
+            part.heard = version, news.text
+        if news.what == "changed":
             return
         if part.share.knows_clock and not part.share.has_news and news.cycle == part.share.state.cycle:
             part.gate.follow_others(partial(part.hear, news))

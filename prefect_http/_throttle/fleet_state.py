@@ -86,7 +86,7 @@ class FleetState:
         done: how many answers have moved it.
         began: when this cycle began.
         accepted: how many requests of this cycle were accepted.
-        next_turn: the first moment that is nobody's turn.
+        next_turn: the first turn that has not been assigned.
         members: the processes that use it.
     """
 

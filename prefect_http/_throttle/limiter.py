@@ -54,7 +54,7 @@ _FIRST_WINDOW = 10.0
 # A little under one half: with one half, early probes came to 5 % of rejections on a window of 100.
 _WINDOW_STEP = 0.47
 # What several processes have in flight when the first of them is rejected comes to more.
-_SHARED_WINDOW_STEP = 0.25
+_SHARED_WINDOW_STEP = 0.1
 # How fast the latency follows the answers: it must follow (when it rose tenfold, a fixed one stalled us), but no single
 # answer may move it far.
 _LATENCY_WEIGHT = 1 / 32

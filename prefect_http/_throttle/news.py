@@ -1,5 +1,8 @@
 """News: what processes that share a throttle tell each other at once, and not at the next exchange. Pure.
 
+As long as there are few processes, each change of the state is news, together with the state. So a process knows it
+already when it is going to change it as well: half of all calls of the store were for finding out that it had changed.
+
 News may be lost. All that they say is in the state as well, and found there a second later; but for the doubts, of
 which each process then counts only its own.
 """
@@ -10,6 +13,10 @@ from typing import NamedTuple
 
 from prefect_http._throttle.fleet_state import FleetState
 
+# So many processes get the whole state with the news. With more of them, to read all that would take them more time
+# than it saves.
+_FEW = 16
+
 
 class News(NamedTuple):
     """What other processes are told at once.
@@ -18,8 +25,10 @@ class News(NamedTuple):
         name: of the key.
         member: who tells it.
         cycle: in which it was.
-        what: "closed"; "opened"; "doubts", if there were rejections that may be faults; "joined".
+        what: "closed"; "opened"; "doubts", if there were rejections that may be faults; "joined"; "changed", for
+            anything else.
         value: until when the gate is closed; how many doubts there are; 0 for the others.
+        text: the state; empty if there are many processes.
     """
 
     name: str
@@ -27,28 +36,30 @@ class News(NamedTuple):
     cycle: int
     what: str
     value: float
+    text: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.member} {self.cycle} {self.what} {self.value!r}"
+        return f"{self.name} {self.member} {self.cycle} {self.what} {self.value!r} {self.text}"
 
     @classmethod
     def parse(cls, text: str) -> News | None:
         """Return the news that a text stands for; None if it is of another version of the package."""
         try:
-            name, member, cycle, what, value = text.split(" ")
-            return cls(name, member, int(cycle), what, float(value))
+            name, member, cycle, what, value, state = text.split(" ", 5)
+            return cls(name, member, int(cycle), what, float(value), state)
         except ValueError:
             return None
 
 
-def news_of(name: str, member: str, before: FleetState, after: FleetState, doubts: int) -> str:
-    """Return what the others are to be told of a change; nothing for most changes.
+def news_of(name: str, member: str, before: FleetState, after: FleetState, text: str, doubts: int) -> str:
+    """Return what the others are to be told of a change; empty: nothing.
 
     Args:
         name: of the key.
         member: who has made the change.
         before: the state before it.
         after: the state after it.
+        text: that as a text.
         doubts: how many rejections there were that may be faults.
     """
     what, value = "", 0.0
@@ -60,4 +71,7 @@ def news_of(name: str, member: str, before: FleetState, after: FleetState, doubt
         what, value = "doubts", doubts
     elif len(after.members) > len(before.members) and len(after.members).bit_count() == 1:
         what = "joined"  # each time that they have become twice as many
-    return str(News(name, member, after.cycle, what, value)) if what else ""
+    is_whole = len(after.members) <= _FEW and len(after.members | before.members) > 1
+    if not (what or is_whole):
+        return ""
+    return str(News(name, member, after.cycle, what or "changed", value, text if is_whole else ""))

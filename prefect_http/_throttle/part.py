@@ -43,6 +43,7 @@ class Part:
         on_change: called when something has changed that may have to be reported; see Fleet.watch().
         share: the share of this process.
         version: what is known of the store's; -1: nothing.
+        heard: a later state, and its version, from news of another process; None if there is none.
         pending: a report of which it is not known whether it has arrived; None if there is none.
         is_settling: whether the task is to end as soon as it can.
         task: tells the task that keeps it up to date from an earlier one; None if there is none.
@@ -55,6 +56,7 @@ class Part:
         self.gate: Gate
         self.on_change: Callable[[str | None], object]
         self.version = -1
+        self.heard: tuple[int, str] | None = None
         self.pending: Pending | None = None
         self.task: object = None
         self.is_settling = False

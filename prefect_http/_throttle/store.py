@@ -33,7 +33,7 @@ class Store(Protocol):
             version: what was last known; -1: only read, store nothing.
             text: what to store.
             seconds: after how many seconds it may be forgotten.
-            news: what listeners are told, if it is stored; empty: nothing. It holds no line break.
+            news: what listeners are told, if it is stored; empty: nothing.
 
         Raises:
             Exception: the store cannot be reached, or refuses it.
@@ -43,12 +43,12 @@ class Store(Protocol):
         """
         ...
 
-    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[int, str], object]) -> None:
         """Call ``on_news`` with all news from now on, until it is cancelled.
 
         Args:
             on_ready: called when it has begun to listen.
-            on_news: called with the news; it does not raise.
+            on_news: called with the version of the text that was stored with them, and the news; it does not raise.
 
         Raises:
             Exception: the store cannot be reached any more.

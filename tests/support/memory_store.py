@@ -22,6 +22,7 @@ class MemoryStore:
         loss: the share of calls whose answer is lost, and of news that do not arrive, from 0 to 1.
         error: raised by all calls, if there is one.
         calls: how many calls there were.
+        refused: how many of them would have stored something, had it not changed in the meantime.
         shift: what its clock shows at zero.
     """
 
@@ -30,9 +31,10 @@ class MemoryStore:
     error: Exception | None = None
     shift: float = 1000.0
     calls: int = 0
+    refused: int = 0
     seed: int = 0
     texts: dict[str, tuple[int, str]] = field(default_factory=dict)
-    listeners: list[Callable[[str], object]] = field(default_factory=list)
+    listeners: list[Callable[[int, str], object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -43,19 +45,20 @@ class MemoryStore:
         now = anyio.current_time() + self.shift
         before, stored = self.texts.get(name, (0, ""))
         if before != version:
+            self.refused += version >= 0
             answer = Stored(False, before, stored, now)
         else:
             self.texts[name] = version + 1, text
             answer = Stored(True, version + 1, "", now)
             for listener in list(self.listeners) if news else ():
                 if self._random.random() >= self.loss:
-                    listener(news)
+                    listener(version + 1, news)
         await self._travel()
         if self._random.random() < self.loss:
             await anyio.sleep_forever()
         return answer
 
-    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[int, str], object]) -> None:
         await self._travel()
         self.listeners.append(on_news)
         on_ready()
@@ -76,7 +79,7 @@ class MemoryStore:
 class DeafStore(MemoryStore):
     """A store whose news are all lost."""
 
-    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[int, str], object]) -> None:
         """Do nothing."""
         await anyio.sleep_forever()
 

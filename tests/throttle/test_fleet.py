@@ -9,6 +9,7 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import anyio
@@ -196,6 +197,19 @@ async def test_closing_a_transport_says_good_bye_at_once() -> None:
     assert state_of(store).closed_until is not None
 
 
+async def test_closing_a_transport_while_it_reports() -> None:
+    """What is under way is finished first."""
+    store = MemoryStore(delay=0.05)
+    one = Process(store, Server(busy(20), seconds=0))
+    async with in_use(one):
+        await anyio.sleep(0.2)
+        assert await one.ask() == 429
+    await one.transport.aclose()
+    assert own_tasks() == []
+    assert state_of(store).closed_until is not None
+    assert len(state_of(store).members) == 0
+
+
 async def test_closing_a_transport_leaves_the_others_alone() -> None:
     """A throttle that is still in use by another transport goes on sharing."""
     store = MemoryStore()
@@ -359,7 +373,7 @@ class FailingNews(MemoryStore):
 
     attempts = 0
 
-    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[int, str], object]) -> None:
         """Fail twice."""
         self.attempts += 1
         if self.attempts <= 2:
@@ -386,12 +400,12 @@ async def test_listening_is_tried_again(caplog: pytest.LogCaptureFixture) -> Non
     {
         "empty": "",
         "other words": "hello",
-        "one field more": "{name} other 0 closed 1099.0 more",
-        "no number": "{name} other 0 closed soon",
-        "another kind": "{name} other 0 reset 0.0",
-        "another cycle": "{name} other 7 closed 1099.0",
-        "another key": "0123 other 0 closed 1099.0",
-        "its own": "{name} {member} 0 closed 1099.0",
+        "one field less": "{name} other 0 closed",
+        "no number": "{name} other 0 closed soon ",
+        "another kind": "{name} other 0 reset 0.0 ",
+        "another cycle": "{name} other 7 closed 1099.0 ",
+        "another key": "0123 other 0 closed 1099.0 ",
+        "its own": "{name} {member} 0 closed 1099.0 ",
     },
 )
 async def test_news_that_change_nothing(text: str) -> None:
@@ -400,10 +414,25 @@ async def test_news_that_change_nothing(text: str) -> None:
     one = Process(store, Server())
     async with in_use(one):
         (name,), (member,) = store.texts, state_of(store).members
-        store.listeners[0](text.format(name=name, member=member))
+        store.listeners[0](99, text.format(name=name, member=member))
         await anyio.sleep(LEASE)
         assert one.closed_until is None
         assert one.kinds == []
+    await end(store)
+
+
+@pytest.mark.parametrize("number", [2, 8, 20])
+async def test_a_change_is_news(number: int) -> None:
+    """A few processes know what the others have changed; many find out when they change it as well, in a call more."""
+    store = MemoryStore()
+    async with AsyncExitStack() as stack:
+        for _ in range(number):
+            await stack.enter_async_context(in_use(Process(store, Server())))  # 0.1 s after each other
+        await anyio.sleep(1)
+        calls, refused = store.calls, store.refused
+        await anyio.sleep(10)
+        share = (store.refused - refused) / (store.calls - calls)
+        assert share < 0.1 if number <= 8 else 0.4 < share < 0.6
     await end(store)
 
 
@@ -414,7 +443,7 @@ async def test_news_that_come_too_late() -> None:
     async with in_use(one):
         (hear,), (name,) = store.listeners, store.texts
     await end(store)
-    hear(f"{name} other 0 closed 1099.0")
+    hear(99, f"{name} other 0 closed 1099.0 ")
     assert one.closed_until is None
     assert own_tasks() == []
 
@@ -529,7 +558,7 @@ class StoppedStore(MemoryStore):
         await anyio.sleep_until(max(self.until, anyio.current_time()))
         return await self.store.swap(name, version, text, seconds, news)
 
-    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[str], object]) -> None:
+    async def listen(self, on_ready: Callable[[], object], on_news: Callable[[int, str], object]) -> None:
         """Hear nothing."""
         await anyio.sleep_forever()
 

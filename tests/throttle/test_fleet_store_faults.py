@@ -208,7 +208,7 @@ async def test_store_that_loses_a_closure_of_another_process(late: bool) -> None
     one = Process(store, Server())
     async with in_use(one):
         (name,) = store.texts
-        store.listeners[0](f"{name} other 0 closed {anyio.current_time() + store.shift + 3}")
+        store.listeners[0](99, f"{name} other 0 closed {anyio.current_time() + store.shift + 3} ")
         assert one.closed_until == pytest.approx(anyio.current_time() + 3)
         if late:
             await anyio.sleep(5)

@@ -113,7 +113,7 @@ def test_nothing_without_a_lease() -> None:
 
 @each_row(
     ("members", "accepted", "window"),
-    [(1, 0.0, 10), (4, 0.0, 3), (4, 20.0, 4), (20, 0.0, 1), (20, 80.0, 2)],
+    [(1, 0.0, 10), (4, 0.0, 3), (4, 40.0, 4), (20, 0.0, 1), (20, 160.0, 2)],
 )
 def test_all_together_start_slowly(members: int, accepted: float, window: int) -> None:
     """All processes begin with as many in flight as a single one, and then with more, the more were accepted."""
