@@ -1,7 +1,7 @@
 """Four processes call a server with a rate limit through one throttle: two of them on trio, and two on asyncio.
 
-Look at the lines that they print: hardly any request is rejected, because the limit that each process names is that of
-all together, and they take turns, which they share through Redis. The program starts redis-server, and ends it.
+Hardly any request is rejected: the limit that each process names is that of all together, and they take turns, which
+they share through Redis. The program starts redis-server, and ends it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ async def send(url: str, redis_socket: str) -> None:
         throttle = Throttle(rate=40, burst=10, shared=RedisBackend(redis))
         async with PrefectHttpxClient(throttle=throttle) as client, client.send_many([url] * REQUESTS) as outcomes:
             failed = [outcome async for outcome in outcomes if outcome.error]
-    own = throttle.statistics(url)
-    print(f"{own.accepted + own.rejected} sent, {own.rejected} rejected, {len(failed)} failed", flush=True)
+    print(f"{REQUESTS} requests, {throttle.statistics(url).rejected} rejected, {len(failed)} failed", flush=True)
 
 
 async def start(redis_server: str, redis_socket: str) -> None:
@@ -44,19 +43,18 @@ async def start(redis_server: str, redis_socket: str) -> None:
     async with listener, anyio.create_task_group() as servers:
         servers.start_soon(listener.serve, serve)
         servers.start_soon(anyio.run_process, [redis_server, "--port", "0", "--unixsocket", redis_socket, "--save", ""])
-        while not await anyio.Path(redis_socket).exists():  # noqa: ASYNC110 - another program makes it
+        while not await anyio.Path(redis_socket).exists():  # noqa: ASYNC110
             await anyio.sleep(0.01)
         async with anyio.create_task_group() as processes:
-            for backend in BACKENDS:
-                command = [sys.executable, __file__, backend, url, redis_socket]
+            for command in ([sys.executable, __file__, backend, url, redis_socket] for backend in BACKENDS):
                 processes.start_soon(partial(anyio.run_process, command, stdout=None, stderr=None))
         servers.cancel_scope.cancel()
 
 
 if len(sys.argv) > 1:
     anyio.run(send, sys.argv[2], sys.argv[3], backend=sys.argv[1])
-elif program := shutil.which("redis-server"):
+elif not (program := shutil.which("redis-server")):
+    print("redis-server is not installed.")
+else:
     with tempfile.TemporaryDirectory() as folder:
         anyio.run(start, program, f"{folder}/redis.sock", backend="trio")
-else:
-    print("redis-server is not installed.")
