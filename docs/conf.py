@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect_http import __version__
+from sphinx.errors import ExtensionError
+from sphinx.search.en import SearchEnglish
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -90,6 +93,9 @@ copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = False
 
 
+# What people search for. The build fails if a search finds nothing.
+SEARCHES = "429", "503", "timeout", "mock", "proxy", "retry POST"
+
 # Made by the package, and not by its users: their arguments say nothing to them.
 NOT_CONSTRUCTED = {
     "prefect_http.EventStream",
@@ -102,11 +108,13 @@ NOT_CONSTRUCTED = {
 
 
 def setup(app: Sphinx) -> None:
-    """Register the event handlers."""
+    """Register the event handlers, and the search."""
+    app.add_search_language(SearchWithStatuses)
     app.connect(
         "autodoc-process-docstring", split_headings, priority=400
     )  # before napoleon
     app.connect("autodoc-process-signature", shorten_signature)
+    app.connect("build-finished", check_search)
 
 
 def split_headings(
@@ -151,3 +159,50 @@ def value_of(module: ModuleType, constant: str) -> str:
     """Return the value of a private constant as a signature shows it."""
     value = repr(getattr(module, constant))
     return "..." if value.startswith("<") else value
+
+
+class SearchWithStatuses(SearchEnglish):
+    """The search in English, and for HTTP statuses: by itself, it finds no numbers."""
+
+    # The search drops a word for which `match()` says that it is a number.
+    js_splitter_code = r"""
+function splitQuery(query) {
+  return query
+    .split(/[^\p{Letter}\p{Number}_]+/gu)
+    .filter((term) => term)
+    .map((term) =>
+      /^[1-5]\d\d$/.test(term)
+        ? Object.assign(new String(term), { match: () => null })
+        : term,
+    );
+}
+"""
+
+    def word_filter(self, word: str) -> bool:
+        """Return whether a word is in the index."""
+        return bool(re.fullmatch(r"[1-5]\d\d", word)) or super().word_filter(
+            word
+        )
+
+
+def check_search(app: Sphinx, exception: Exception | None) -> None:
+    """Raise an error if a search would find nothing."""
+    index = Path(app.outdir, "searchindex.js")
+    if exception or not index.exists():
+        return
+    found = json.loads(
+        index.read_text("utf-8")
+        .removeprefix("Search.setIndex(")
+        .removesuffix(")")
+    )
+    search = SearchWithStatuses({})
+    for query in SEARCHES:
+        pages = [
+            found["terms"].get(search.stem(word), []) for word in query.split()
+        ]
+        sets = [
+            set(numbers) if isinstance(numbers, list) else {numbers}
+            for numbers in pages
+        ]
+        if not set.intersection(*sets):
+            raise ExtensionError(f"a search for {query} finds nothing")
