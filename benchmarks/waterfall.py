@@ -23,16 +23,13 @@ _FILE = Path(__file__).parent.parent / "docs" / "pictures" / "waterfall.svg"
 _API = "https://api.example.com"
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 860, 190, 150, 30, 46
+# With a light background, as the charts have one: a picture cannot know whether the page around it is dark.
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .small { font-size: 11px; fill: #59636e }
 .line { stroke: #d1d9e0; fill: none }
 .call { fill: #8250df } .good { fill: #2166ac } .bad { fill: #d6604d }
 .wait { fill: none; stroke: #818b98; stroke-dasharray: 3 3 }
-@media (prefers-color-scheme: dark) {
-  text { fill: #f0f6fc } .small { fill: #9198a1 } .line { stroke: #3d444d }
-  .call { fill: #ab7df8 } .good { fill: #4493f8 } .bad { fill: #f47067 }
-}
 """
 
 
@@ -104,6 +101,7 @@ def _drawn(rows: list[Row]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {bottom + 8}" role="img">',
         "<title>One call with two retries, as spans: three attempts, and the waits between them</title>",
         f"<style>{_STYLE}</style>",
+        '<rect fill="#fff" width="100%" height="100%"/>',
     ]
     for tenths in range(0, int(total * 10) + 1, 5):
         x = _LEFT + tenths / 10 * scale
