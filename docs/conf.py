@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect_http import __version__
+from sphinx.domains.python import PyObject
 from sphinx.errors import ExtensionError
 from sphinx.search.en import SearchEnglish
 
@@ -99,6 +100,7 @@ SEARCHES = "429", "503", "timeout", "mock", "proxy", "retry POST"
 # Made by the package, and not by its users: their arguments say nothing to them.
 NOT_CONSTRUCTED = {
     "prefect_http.EventStream",
+    "prefect_http.PrefectResponse",
     "prefect_http.progress.Bars",
     "prefect_http.testing.Fault",
     "prefect_http.testing.FakeConnection",
@@ -110,6 +112,9 @@ NOT_CONSTRUCTED = {
 def setup(app: Sphinx) -> None:
     """Register the event handlers, and the search."""
     app.add_search_language(SearchWithStatuses)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.connect(
         "autodoc-process-docstring", split_headings, priority=400
     )  # before napoleon

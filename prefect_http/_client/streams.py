@@ -169,6 +169,8 @@ class ClientWithStreams(VerbsWithRetry):
     ) -> AbstractAsyncContextManager[AsyncIterator[prefect_http.Outcome]]:
         """Send many requests, a limited number at once, and iterate over their outcomes.
 
+        ::
+
             async with client.send_many(requests) as outcomes:
                 async for outcome in outcomes:
                     ...

@@ -91,7 +91,7 @@ class EventStream:
 
     @property
     def last_event_id(self) -> str:
-        """The last event ID in force: a new connection continues after it. At first ""."""
+        """The last event ID in force, after which a new connection continues. At first ""."""
         return self._parser.last_event_id
 
     async def __aenter__(self) -> Self:

@@ -14,7 +14,7 @@ class Fault(Protocol):
 
     @property
     def status(self) -> int | None:
-        """The status of the responses; None: connections are refused, and those that are open are reset."""
+        """The status of the responses. If it is None, connections are refused, and those that are open are reset."""
         ...
 
     def strikes(self, now: float) -> bool:
