@@ -17,6 +17,7 @@ import anyio.to_thread
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from support.rows import each_row
+from support.systems import needs_local_addresses
 from support.wire import is_asyncio, until
 
 from prefect_http._concurrency.asyncio_stream import AsyncioStream
@@ -452,6 +453,7 @@ async def test_no_such_address() -> None:
 
 
 @pytest.mark.anyio
+@needs_local_addresses
 async def test_local_address() -> None:
     """The local address can be chosen."""
     with socket.create_server(("127.0.0.1", 0)) as server:

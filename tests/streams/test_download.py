@@ -20,6 +20,7 @@ import pytest
 from support.file_server import CONTENT, ETAG, FileServer, part_headers
 from support.garbage import garbage_of
 from support.rows import each_row
+from support.systems import needs_posix_files
 from support.virtual_time import virtual_time_backend
 
 from prefect_http import (
@@ -749,6 +750,7 @@ async def test_closed_client(path: Path) -> None:
 # --- The file system
 
 
+@needs_posix_files
 async def test_refused_before_a_request(network: FakeNetwork, api: FakeServer, tmp_path: Path) -> None:
     """What can be known before is an error before anything is sent."""
     api.any().reply(times=None)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -145,7 +143,7 @@ async def test_process_that_is_killed(tmp_path: Path) -> None:
                 received += await process.stdout.receive()
             with pytest.raises(DownloadError, match=r"another download to this path is running"):
                 await client.download(act.server.url, path)
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             await process.wait()
         left = (tmp_path / "file.part").read_bytes()
         assert len(left) >= 1_000_000

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 from prefect_http._streams.file_lock import close_locked, open_locked, remove_locked
+
+fcntl = pytest.importorskip("fcntl", reason="Windows locks files in another way")
 
 
 def test_second_one_is_refused(tmp_path: Path) -> None:

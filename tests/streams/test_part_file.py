@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 
 import pytest
 from support.rows import each_row
+from support.systems import needs_posix_files
 
 from prefect_http._streams import part_file
 from prefect_http._streams.download_plan import Kept
@@ -76,6 +77,7 @@ def test_whole_file(path: Path) -> None:
     assert files(path) == {"file"}
 
 
+@needs_posix_files
 def test_mode_is_by_the_umask(path: Path) -> None:
     """Whoever may read other files that this user makes may read this one."""
     before = os.umask(0o027)
@@ -282,6 +284,7 @@ def test_file_exists(path: Path) -> None:
     assert files(path) == {"file"}
 
 
+@needs_posix_files
 def test_broken_link_exists(path: Path) -> None:
     """Nor is a link that leads nowhere."""
     path.symlink_to("nowhere")
@@ -364,6 +367,7 @@ def test_killed_between_the_last_two_steps(path: Path) -> None:
     assert files(path) == {"file"}
 
 
+@needs_posix_files
 def test_folder(path: Path) -> None:
     """A folder is never replaced."""
     path.mkdir()
@@ -373,6 +377,7 @@ def test_folder(path: Path) -> None:
     assert files(path) == {"file"}
 
 
+@needs_posix_files
 def test_no_file_in_the_place_of_the_part(path: Path) -> None:
     """The error of the file system is raised; nothing is left locked, nothing is removed, and nothing is added."""
     place = path.parent / "file.part"
@@ -409,6 +414,7 @@ def test_somebody_elses_part(path: Path) -> None:
     assert files(path) == {"file.part"}
 
 
+@needs_posix_files
 def test_device(path: Path) -> None:
     """A device or a pipe is never replaced, nor is a link to one."""
     os.mkfifo(path)
@@ -423,6 +429,7 @@ def test_device(path: Path) -> None:
     assert files(path) == {"file", "link"}
 
 
+@needs_posix_files
 def test_link_is_replaced(path: Path) -> None:
     """With overwrite, a link is replaced, and not what it leads to."""
     (path.parent / "target").write_text("old")

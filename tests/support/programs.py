@@ -3,6 +3,9 @@
 A short program spends most of its time on importing httpx, trio and the like, and on taking them apart at its end. So
 one process imports them and forks for each program. The program is ``__main__`` as usual, and what it leaves behind is
 found as the shutdown of an interpreter would find it: its threads end, its exit functions run, its objects are dropped.
+
+That is so on Linux. Windows cannot fork, and macOS not safely once system libraries have been used: there, each program
+has an interpreter of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import threading
 import traceback
 import types
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
@@ -47,10 +51,22 @@ def run_programs(programs: Mapping[str, Sequence[str | os.PathLike[str]]]) -> di
     """
     commands = [[os.fspath(argument) for argument in arguments] for arguments in programs.values()]
     # -P: test what is installed, and not what happens to be in the current directory.
-    server = [sys.executable, "-P", "-X", "utf8", "-W", "error", __file__]
+    python = [sys.executable, "-P", "-X", "utf8", "-W", "error"]
+    if sys.platform != "linux":
+
+        def run(command: list[str]) -> Done:
+            return subprocess.run([*python, *command], capture_output=True, encoding="utf-8", timeout=60, check=False)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return dict(zip(programs, pool.map(run, commands), strict=True))
     with TemporaryDirectory() as folder:
         served = subprocess.run(
-            [*server, folder], input=json.dumps(commands), stdout=subprocess.PIPE, text=True, timeout=60, check=True
+            [*python, __file__, folder],
+            input=json.dumps(commands),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=True,
         )
         done = [
             Done(command, code, *(Path(folder, f"{number}.{end}").read_text("utf-8") for end in ("out", "err")))

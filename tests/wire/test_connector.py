@@ -16,6 +16,7 @@ import trio
 from support.fake_stream import FakeStream
 from support.rows import each_row
 from support.servers import answer, free_port, raw_server
+from support.systems import needs_local_addresses
 from support.tls_servers import client_context, listening
 from trio.testing import MockClock
 
@@ -275,6 +276,7 @@ async def test_an_option_that_cannot_be_set(option: Any, error: type[Exception])
 
 
 @pytest.mark.anyio
+@needs_local_addresses
 async def test_the_local_address() -> None:
     """Connections come from local_address."""
     async with raw_server(answer()) as server:

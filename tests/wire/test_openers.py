@@ -56,12 +56,11 @@ async def unix_server(path: Path, *, is_secure: bool = False) -> AsyncGenerator[
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("is_secure", [False, True], ids=["http", "https"])
-async def test_unix_socket(tmp_path: Path, *, is_secure: bool) -> None:
+async def test_unix_socket(socket_path: Path, *, is_secure: bool) -> None:
     """All requests go to the socket, over a connection for each origin, which is kept alive."""
     before = open_sockets()
-    path = tmp_path / "socket"
-    async with unix_server(path, is_secure=is_secure) as server:
-        transport = HTTPTransport(verify=trusting_context(), uds=str(path))
+    async with unix_server(socket_path, is_secure=is_secure) as server:
+        transport = HTTPTransport(verify=trusting_context(), uds=str(socket_path))
         async with new_client(transport) as client:
             url = "https://x.test/path" if is_secure else "http://x.test/path"
             responses = [await client.get(url) for _ in range(3)]
@@ -69,7 +68,7 @@ async def test_unix_socket(tmp_path: Path, *, is_secure: bool) -> None:
             assert transport.statistics() == ONE_IDLE
             stream = responses[0].extensions["network_stream"]
             assert stream.get_extra_info("client_addr") == ""
-            assert stream.get_extra_info("server_addr") == str(path)
+            assert stream.get_extra_info("server_addr") == str(socket_path)
             assert (await client.get(url.replace("http:", "ws:"))).text == "fine"
     assert server.connections == (1 if is_secure else 2)
     assert {request.headers["host"] for request in server.requests} == {"x.test"}
@@ -77,22 +76,21 @@ async def test_unix_socket(tmp_path: Path, *, is_secure: bool) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_stale_unix_socket(tmp_path: Path) -> None:
+async def test_a_stale_unix_socket(socket_path: Path) -> None:
     """A connection that the server has closed is not used again."""
-    path = tmp_path / "socket"
-    async with new_client(HTTPTransport(uds=str(path))) as client:
+    async with new_client(HTTPTransport(uds=str(socket_path))) as client:
         for count in (1, 2):
-            async with unix_server(path) as server:
+            async with unix_server(socket_path) as server:
                 response = await client.post("http://x.test/")
                 assert (response.text, server.connections) == ("fine", 1), count
             await until_readable(response)
-            path.unlink()
+            socket_path.unlink()
 
 
 @pytest.mark.anyio
-async def test_no_unix_socket(tmp_path: Path) -> None:
+async def test_no_unix_socket(socket_path: Path) -> None:
     """A socket that is not there is a ConnectError that names it."""
-    for path in (tmp_path / "none", tmp_path, tmp_path / ("x" * 200)):
+    for path in (socket_path, socket_path.parent, socket_path.with_name("x" * 200)):
         async with new_client(HTTPTransport(uds=str(path))) as client:
             message = f"could not connect to x.test:80 at the Unix socket {path}: "
             with pytest.raises(httpx.ConnectError) as caught:
@@ -102,10 +100,10 @@ async def test_no_unix_socket(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the connection is refused")
-async def test_a_unix_socket_whose_queue_is_full(tmp_path: Path) -> None:
+async def test_a_unix_socket_whose_queue_is_full(socket_path: Path) -> None:
     """While a server has too many new connections to accept, requests wait, as long as the connect timeout."""
     before = open_sockets()
-    path = str(tmp_path / "socket")
+    path = str(socket_path)
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)
@@ -149,22 +147,23 @@ async def test_a_full_queue_under_uvloop(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.anyio
-async def test_options_of_a_unix_socket(tmp_path: Path) -> None:
+async def test_options_of_a_unix_socket(socket_path: Path) -> None:
     """Socket options are set on Unix sockets as well."""
-    path = tmp_path / "socket"
     option = (socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
-    async with unix_server(path), new_client(HTTPTransport(uds=str(path), socket_options=[option])) as client:
+    async with (
+        unix_server(socket_path),
+        new_client(HTTPTransport(uds=str(socket_path), socket_options=[option])) as client,
+    ):
         response = await client.get("http://x.test/")
         raw_socket = response.extensions["network_stream"].get_extra_info("socket")
         assert raw_socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) in {100_000, 200_000}
 
 
 @pytest.mark.anyio
-async def test_a_proxy_at_a_unix_socket(tmp_path: Path) -> None:
+async def test_a_proxy_at_a_unix_socket(socket_path: Path) -> None:
     """With a proxy as well, the socket is where the proxy is."""
-    path = tmp_path / "socket"
-    async with unix_server(path) as server:
-        transport = HTTPTransport(uds=str(path), proxy="http://user:pw@proxy.test")
+    async with unix_server(socket_path) as server:
+        transport = HTTPTransport(uds=str(socket_path), proxy="http://user:pw@proxy.test")
         async with new_client(transport) as client:
             assert (await client.get("http://x.test/path")).text == "fine"
     assert server.requests[0].target == "http://x.test/path"

@@ -256,17 +256,16 @@ async def test_over_tls() -> None:
 
 
 @pytest.mark.anyio
-async def test_over_a_unix_socket(tmp_path: Path) -> None:
+async def test_over_a_unix_socket(socket_path: Path) -> None:
     """A Unix socket has no address."""
-    path = str(tmp_path / "socket")
-    listener = await anyio.create_unix_listener(path)
+    listener = await anyio.create_unix_listener(socket_path)
 
     async def serve(stream: ByteStream) -> None:
         async with stream:
             await stream.receive()
             await stream.send(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    transport, recorder = observed(HTTPTransport(uds=path))
+    transport, recorder = observed(HTTPTransport(uds=str(socket_path)))
     with anyio.fail_after(5):
         async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, serve)

@@ -49,7 +49,7 @@ async def test_http2() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_unix_socket(tmp_path: Path) -> None:
+async def test_a_unix_socket(socket_path: Path) -> None:
     """With uds=, requests go through a Unix socket, whatever their host."""
     received: list[bytes] = []
 
@@ -58,11 +58,10 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             received.append(await stream.receive())
             await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nunix")
 
-    path = tmp_path / "socket"
     with anyio.fail_after(10):
-        async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as tasks:
+        async with await anyio.create_unix_listener(socket_path) as listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, serve)
-            async with httpx.AsyncClient(transport=HTTPTransport(verify=False, uds=str(path))) as client:
+            async with httpx.AsyncClient(transport=HTTPTransport(verify=False, uds=str(socket_path))) as client:
                 assert (await client.get("http://anything.invalid/path")).text == "unix"
             tasks.cancel_scope.cancel()
     assert received[0].startswith(b"GET /path HTTP/1.1\r\nHost: anything.invalid\r\n")

@@ -24,6 +24,7 @@ from support.rows import each_row
 from support.scripted_servers import new_client
 from support.servers import Act, answer, free_port, raw_server, stall, upgrade_to_echo
 from support.sockets import open_sockets, reset_on_close, sockets_closed
+from support.systems import needs_local_addresses
 from support.wire import (
     HELD,
     fetch,
@@ -1047,6 +1048,7 @@ class Peers:
 
 
 @pytest.mark.anyio
+@needs_local_addresses
 async def test_local_address() -> None:
     """Connections come from local_address."""
     act = Peers()

@@ -120,7 +120,7 @@ async def test_connect() -> None:
     assert asked == [("localhost", 443), ("localhost", 80)]
 
 
-async def test_unix_socket(tmp_path: Path) -> None:
+async def test_unix_socket(socket_path: Path) -> None:
     """So does a Unix socket."""
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
@@ -130,10 +130,10 @@ async def test_unix_socket(tmp_path: Path) -> None:
             with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 await serve_paths(peer)
 
-    listener = await anyio.create_unix_listener(tmp_path / "socket")
+    listener = await anyio.create_unix_listener(socket_path)
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
-        async with HTTPTransport(verify=False, http1=False, http2=True, uds=str(tmp_path / "socket")) as transport:
+        async with HTTPTransport(verify=False, http1=False, http2=True, uds=str(socket_path)) as transport:
             assert await fetch_at_once(transport, "http://x.test/", 4) == [("HTTP/2", b"/")] * 4
             assert transport.statistics().connections == 1
         tasks.cancel_scope.cancel()

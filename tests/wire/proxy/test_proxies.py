@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint
 from support.proxies import SCHEMES, ProxyServer, running_proxy
 from support.servers import Act, RawServer, answer, drop, raw_server, upgrade_to_echo
 from support.sockets import open_sockets, sockets_closed
+from support.systems import needs_local_addresses
 from support.tls_servers import server_context, tls_server
 from support.wire import HELD, figures, trusting_context, until, until_readable
 
@@ -196,6 +197,7 @@ async def test_the_certificate_must_be_for_the_origin(kind: tuple[str, str]) -> 
     await sockets_closed(before)
 
 
+@needs_local_addresses
 async def test_the_certificate_of_a_proxy() -> None:
     """TLS with an https:// proxy is checked against its name, with its own context or the default one."""
     async with network(("https", "http")) as net:
@@ -237,6 +239,7 @@ async def test_a_response_that_is_left_early(kind: tuple[str, str]) -> None:
             assert (await client.get(net.url)).text == "fine"
 
 
+@needs_local_addresses
 async def test_sockets() -> None:
     """Connections to a proxy come from ``local_address``, and have the socket options."""
     option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
