@@ -159,10 +159,17 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format."""
-    session.install(*pinned("ruff"))
+    """Check style and format, and the settings of the services against their schemas."""
+    session.install(*pinned("ruff", "check-jsonschema"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    workflows = sorted(map(str, Path(".github/workflows").iterdir()))
+    for schema, files in (
+        ("github-workflows", workflows),
+        ("dependabot", [".github/dependabot.yml"]),
+        ("readthedocs", [".readthedocs.yaml"]),
+    ):
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
 
 
 @nox.session
