@@ -13,7 +13,7 @@ from functools import partial
 
 import anyio
 import anyio.abc
-import coredis
+import coredis  # pip install coredis
 
 from prefect_http import PrefectHttpxClient, Throttle
 from prefect_http.redis import RedisBackend

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import trio
-from starlette.applications import Starlette
+from starlette.applications import Starlette  # pip install starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from prefect_http import PrefectHttpxClient
-from prefect_http.progress import bars
+from prefect_http.progress import bars  # pip install rich
 from prefect_http.testing import FakeNetwork, ReceivedRequest, Reply
 
 FILES = {f"run-{number}.log": bytes([number]) * 400_000 * number for number in range(1, 5)}

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import Counter
 
 import trio
-from starlette.types import Receive, Scope, Send
 from trio.testing import MockClock
 
-from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, Throttle
+from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, Receive, Scope, Send, Throttle
 
 TASKS, RATE, BURST = 100, 20, 5
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 import trio
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request  # pip install fastapi pytest-trio
 from trio.testing import MockClock
 
 from prefect_http import PrefectHTTPStatusError, PrefectHttpxClient, RetryPolicy

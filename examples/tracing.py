@@ -8,7 +8,7 @@ is the resend count: two requests came before it. The server is a fake one in me
 from __future__ import annotations
 
 import anyio
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import TracerProvider  # pip install opentelemetry-sdk
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 

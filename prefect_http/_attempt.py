@@ -46,8 +46,9 @@ def format_attempts(attempts: Sequence[Attempt], max_attempts: int) -> str:
     for attempt in attempts:
         wait = "" if attempt.delay is None else f"waited {format_seconds(attempt.delay)} s "
         reason = f"({attempt.reason})" if wait else attempt.reason
-        ended = f"{format_outcome(attempt)} after {format_seconds(attempt.elapsed)} s"
-        lines.append(f"  {attempt.number}: {ended}; {wait}{reason}")
+        ended, colon, message = format_outcome(attempt).partition(":")
+        took = f"after {format_seconds(attempt.elapsed)} s"
+        lines.append(f"  {attempt.number}: {ended} {took}{colon}{message}; {wait}{reason}")
     return "\n".join(lines)
 
 

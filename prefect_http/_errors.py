@@ -10,8 +10,7 @@
      └─ InvalidResponse              a response that is not valid HTTP, a redirect to what is not a valid URL, or no
                                      event stream where sse() expects one
     httpx.RequestError
-     └─ ResponseTooLarge             a response body beyond the limit of the client, or an event beyond that of sse()
-     ├─ ResponseTooLarge             a response body beyond the limit of the client
+     ├─ ResponseTooLarge             a response body beyond the limit of the client, or an event beyond that of sse()
      └─ DownloadError                a file that cannot be downloaded, or is not what it should be
 
     LifespanError                    an app's lifespan cannot be used as requested

@@ -12,9 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from types import ModuleType, TracebackType
 from typing import Any, Self, cast
 
-import httpcore2
 import httpx
-import httpx2
 
 from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
 from prefect_http._foreign_errors import is_foreign, mark_foreign
@@ -26,6 +24,14 @@ from prefect_http._wire.network_stream import NetworkStream
 from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.statistics import TransportStatistics
 from prefect_http._wire.transport import Arguments, new_wire
+
+try:
+    import httpcore2
+    import httpx2
+except ImportError as _error:
+    raise ImportError(
+        "prefect_http.httpx2 needs the package httpx2; install it with: pip install 'prefect_http[httpx2]'"
+    ) from _error
 
 __all__ = ["ASGITransport", "HTTPTransport", "ThrottledTransport"]
 

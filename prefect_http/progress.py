@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "bars"]
 
-_MISSING = "prefect_http.progress needs the package rich: pip install 'prefect_http[progress]'"
+_MISSING = "prefect_http.progress needs the package rich; install it with: pip install 'prefect_http[progress]'"
 
 
 class Bars:

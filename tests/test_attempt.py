@@ -48,7 +48,7 @@ def test_format_attempts() -> None:
     assert format_attempts(attempts, 3).splitlines() == [
         "prefect_http made 3 of at most 3 attempts:",
         "  1: 503 after 0.25 s; waited 7.5 s (Retry-After of 7 s)",
-        "  2: ReadTimeout: slow after 5 s; waited 4 s (backoff of 4 s)",
+        "  2: ReadTimeout after 5 s: slow; waited 4 s (backoff of 4 s)",
         "  3: 503 after 0.5 s; all retries are used up",
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -579,3 +581,11 @@ async def test_no_request() -> None:
     """Something that is no request at all is an error as well."""
     with pytest.raises(TypeError, match=r"takes requests of httpx2?, not of builtins$"):
         await prefect_http.HTTPTransport().handle_async_request(cast(Any, "http://127.0.0.1/"))
+
+
+def test_httpx2_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without httpx2, the import says what to install."""
+    monkeypatch.delitem(sys.modules, "prefect_http.httpx2")
+    monkeypatch.setitem(sys.modules, "httpcore2", None)
+    with pytest.raises(ImportError, match=r"httpx2; install it with: pip install 'prefect_http\[httpx2\]'$"):
+        importlib.import_module("prefect_http.httpx2")

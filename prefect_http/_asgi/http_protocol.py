@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 
 import httpx
 
-from prefect_http._redact import safe_exception
+from prefect_http._redact import safe_exception, safe_message
 
 # RFC 9110 section 5.6.2: token; section 5.5: a field value has no CR, LF or NUL.
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
@@ -93,12 +93,12 @@ class HTTPProtocol:
             return error
         if self.is_complete:
             return error if raise_app_exceptions else None
-        if error is not None and raise_app_exceptions and not _is_message_error(error):
+        if error is not None and raise_app_exceptions and _message_error(error) is None:
             return error
         if error is not None and not raise_app_exceptions and self.head is None:
             self.head, self.is_complete = Head(500, []), True
             return None
-        broken = httpx.RemoteProtocolError(self._why_broken(error))
+        broken = self._broken(error)
         broken.__cause__ = reason
         return broken
 
@@ -114,10 +114,14 @@ class HTTPProtocol:
             return b""
         raise MessageError(self._why_not(kind))
 
-    def _why_broken(self, error: Exception | None) -> str:
+    def _broken(self, error: Exception | None) -> httpx.RemoteProtocolError:
         where = "before it sent http.response.start" if self.head is None else "in the middle of the response body"
-        how = "returned" if error is None else f"failed with {safe_exception(error)},"
-        return f"the app {how} {where}"
+        if error is None:
+            return httpx.RemoteProtocolError(f"the app returned {where}")
+        invalid = _message_error(error)
+        if invalid is None:
+            return httpx.RemoteProtocolError(f"the app failed {where}: {safe_exception(error)}")
+        return httpx.RemoteProtocolError(f"the app sent an invalid message: {safe_message(invalid)}")
 
     def _why_not(self, kind: object) -> str:
         if kind not in ("http.response.start", "http.response.body"):
@@ -201,8 +205,11 @@ def _to_bytes(value: object) -> bytes | None:
     return bytes(cast(bytes, value)) if isinstance(value, bytes | bytearray | memoryview) else None
 
 
-def _is_message_error(error: Exception) -> bool:
-    """Whether an app has failed because of what it sent, in a task group of its own or not."""
-    if isinstance(error, ExceptionGroup):
-        return cast("ExceptionGroup[Exception]", error).subgroup(MessageError) is not None
-    return isinstance(error, MessageError)
+def _message_error(error: Exception) -> MessageError | None:
+    """Return the error for what an app sent, if the app has failed because of that, in a task group or not."""
+    while isinstance(error, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", error).subgroup(MessageError)
+        if group is None:
+            return None
+        error = group.exceptions[0]
+    return error if isinstance(error, MessageError) else None

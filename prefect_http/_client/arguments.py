@@ -73,7 +73,8 @@ def refuse_unknown(arguments: HttpxArguments) -> None:
         TypeError: there is an unknown argument.
     """
     for name in arguments.keys() - HttpxArguments.__annotations__.keys():
-        hint = f"; use retry=RetryPolicy({name}=...)" if name in _OF_POLICY else ""
+        field = "max_retries" if name == "retries" else name
+        hint = f"; use retry=RetryPolicy({field}=...)" if field in _OF_POLICY else ""
         raise TypeError(f"PrefectHttpxClient() got an unexpected keyword argument {name!r}{hint}")
 
 

@@ -55,12 +55,16 @@ def make_transports(
         telemetry: is told of the connections of those that are HTTPTransports; None: nothing is.
 
     Raises:
-        TypeError: ``proxies`` is given, which httpx 0.27 still accepts with a warning.
+        TypeError: ``proxies`` is given, which httpx 0.27 still accepts with a warning, or something that is not an
+            async transport.
         Exception: whatever httpx raises for a transport that cannot be made.
     """
     if "proxies" in arguments:
         raise TypeError("proxies= is not supported, as in httpx since 0.28; use proxy= or mounts=")
     transport, mounts = arguments.get("transport"), arguments.get("mounts")
+    for each in (transport, *(mounted for _, mounted in (mounts or {}).items())):  # httpx as well asks for its items
+        if each is not None and (isinstance(each, type) or not hasattr(each, "handle_async_request")):
+            raise TypeError(f"a transport must be an httpx.AsyncBaseTransport, not {each!r}")
     pool = cast(
         _PoolArguments, {name: value for name, value in arguments.items() if name in _PoolArguments.__annotations__}
     )

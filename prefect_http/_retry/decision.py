@@ -153,7 +153,7 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
         reason = _asked_for(failed.retry_after_name, asked)
     for left, limit in ((failed.total_left, "total_timeout"), (failed.deadline_left, "the caller's deadline")):
         if low >= left:
-            return GiveUp(f"a {reason} is too long: {format_seconds(max(left, 0))} s are left until {limit}")
+            return GiveUp(f"a {reason} is too long: only {format_seconds(max(left, 0))} s remain until {limit}")
         high = min(high, left)
     return Retry(low + (high - low) * random, reason)
 

@@ -365,7 +365,7 @@ class DownloadCall:
         _logger.debug("GET %s: the download starts again: %s", safe_url(self._request.url), reason)
         if restarts > self._policy.max_retries:
             raise self._error(
-                f"{reason}, and it has started again {restarts - 1} times, as often as max_retries allows"
+                f"{reason}, and the download has started again {restarts - 1} times, as often as max_retries allows"
             )
 
     async def _check_size(self, size: int) -> None:

@@ -71,6 +71,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 
     Raises:
         ValueError: ``connect`` is given along with ``uds``, ``local_address`` or ``socket_options``.
+        TypeError: ``connect`` is not a function.
         Exception: whatever httpx raises for a certificate or a proxy that cannot be used.
 
     Requests raise:
@@ -198,7 +199,7 @@ def new_wire(arguments: Arguments[L, P], connect: Connect | None) -> Wire:
     """Return a wire.
 
     Raises:
-        ValueError: ``connect`` does not go with the arguments.
+        ValueError, TypeError: ``connect`` does not go with the arguments, or is not a function.
         Exception: what httpx raises for a certificate or a proxy that cannot be used.
     """
     trust_env = arguments["trust_env"]
@@ -223,6 +224,8 @@ def _opener(arguments: Arguments[L, P], connect: Connect | None) -> Opener:
         return TcpOpener(local_address, options) if uds is None else UnixSocketOpener(uds, options)
     if not (uds is None and local_address is None and options is None):
         raise ValueError("connect= opens the connections itself: uds=, local_address= and socket_options= do not apply")
+    if not callable(connect):
+        raise TypeError(f"connect must be an async function that takes a host and a port, not {connect!r}")
     return UserOpener(connect)
 
 

@@ -260,9 +260,11 @@ def _transport_class(client_class: Callable[..., object]) -> type[HTTPTransport]
 
         return cast("type[HTTPTransport]", prefect_http.httpx2.HTTPTransport)
     if httpx.Client in bases:
-        remedy = "for an httpx.Client, use the AsyncClient"
+        remedy = "sync clients are not supported"
     elif isinstance(client_class, _ASYNC_CLIENT):
-        remedy = "give the class, and its arguments beside it"
+        remedy = "pass the class, followed by its arguments"
     else:
-        remedy = "give any other client transport=HTTPTransport(connect=network.connect)"
-    raise TypeError(f"client() takes a class of async clients of httpx or httpx2, not {client_class!r}; {remedy}")
+        remedy = "for any other client, pass transport=HTTPTransport(connect=network.connect)"
+    raise TypeError(
+        f"client() takes httpx.AsyncClient, httpx2.AsyncClient or a subclass, not {client_class!r}; {remedy}"
+    )

@@ -15,7 +15,7 @@ import pytest
 from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server
 
-from prefect_http import Attempt, PrefectHttpxClient, RetryPolicy, __version__
+from prefect_http import Attempt, HTTPTransport, PrefectHttpxClient, RetryPolicy, __version__
 from prefect_http._client.arguments import HttpxArguments
 
 # httpx 0.27 still accepts these, with a deprecation warning.
@@ -198,9 +198,19 @@ def test_a_keyword_of_a_newer_httpx_is_rejected(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_keyword_of_the_policy_is_rejected_with_a_hint() -> None:
-    """A keyword that belongs to the RetryPolicy is an error that says where it goes."""
-    with pytest.raises(TypeError, match="unexpected keyword argument 'max_retries'; use retry=RetryPolicy"):
-        PrefectHttpxClient(max_retries=3)  # type: ignore[call-arg]
+    """A keyword that belongs to the RetryPolicy, or that transports have, is an error that says where it goes."""
+    for name in ("max_retries", "retries"):
+        hint = rf"'{name}'; use retry=RetryPolicy\(max_retries=\.\.\.\)$"
+        with pytest.raises(TypeError, match="unexpected keyword argument " + hint):
+            PrefectHttpxClient(**{name: 3})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transport", [HTTPTransport, httpx.HTTPTransport(), "https://example.com"])
+def test_no_transport(transport: Any) -> None:
+    """What is not an async transport is an error at once, and not only when the client is entered."""
+    for arguments in ({"transport": transport}, {"mounts": {"https://": transport}}):
+        with pytest.raises(TypeError, match=r"must be an httpx\.AsyncBaseTransport, not "):
+            PrefectHttpxClient(**arguments)
 
 
 def test_positional_arguments_are_rejected() -> None:

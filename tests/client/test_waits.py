@@ -692,7 +692,7 @@ async def test_attempts_have_their_times(autojump_clock: MockClock) -> None:
     assert notes_of(caught.value).splitlines() == [
         "prefect_http made 4 of at most 6 attempts:",
         "  1: 503 after 1 s; waited 2 s (backoff of 2 s)",
-        "  2: ReadTimeout: slow after 3 s; waited 4 s (backoff of 4 s)",
+        "  2: ReadTimeout after 3 s: slow; waited 4 s (backoff of 4 s)",
         "  3: 503 after 0 s; waited 7 s (Retry-After of 7 s)",
         "  4: 404 after 0.5 s; 404 is not retried",
     ]

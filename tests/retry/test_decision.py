@@ -319,7 +319,7 @@ def test_the_reason_names_the_field_that_asked() -> None:
 def test_a_wait_that_does_not_fit(limit: str, name: str, left: float, shown: str) -> None:
     """If even the shortest wait of 1.6 s ends too late, there is no further attempt."""
     reason = reason_of(RetryPolicy(total_timeout=9), with_limit(rejected(), limit, left))
-    assert reason == f"a backoff of 2 s is too long: {shown} s are left until {name}"
+    assert reason == f"a backoff of 2 s is too long: only {shown} s remain until {name}"
 
 
 @pytest.mark.parametrize("limit", ["total_left", "deadline_left"])

@@ -321,7 +321,7 @@ async def test_deadline_of_the_caller(network: FakeNetwork, api: FakeServer, pat
 async def test_server_without_ranges(network: FakeNetwork, api: FakeServer, path: Path) -> None:
     """It begins anew, but not for ever, and waits where it gets no further than before."""
     api.get("/flows.zip").drop(after=HALF, content=CONTENT, headers=WITH_ETAG, times=5)
-    with pytest.raises(DownloadError, match=r"sent the whole file again, and it has started again 3 times"):
+    with pytest.raises(DownloadError, match=r"sent the whole file again, and the download has started again 3 times"):
         await fetch(network, path, policy=RetryPolicy(jitter=0, max_retries=3))
     assert anyio.current_time() == 2 + 4 + 8
 
@@ -514,7 +514,7 @@ async def test_file_that_keeps_changing(network: FakeNetwork, api: FakeServer, p
     """It begins anew at most ``max_retries`` times."""
     for version in range(3):
         api.get("/flows.zip").drop(after=HALF, content=CONTENT, headers={"ETag": f'"{version}"'})
-    with pytest.raises(DownloadError, match=r"sent the whole file again, and it has started again 1 time"):
+    with pytest.raises(DownloadError, match=r"sent the whole file again, and the download has started again 1 time"):
         await fetch(network, path, policy=RetryPolicy(jitter=0, max_retries=1))
     assert anyio.current_time() == 0
     assert len(network.requests) == 3
@@ -525,7 +525,9 @@ async def test_server_that_always_misreads(network: FakeNetwork, api: FakeServer
     route = api.get("/flows.zip")
     for _ in range(3):
         route.drop(after=HALF, content=CONTENT, headers=WITH_ETAG).reply(206, content=b"x")
-    with pytest.raises(DownloadError, match=r"without a valid Content-Range, and it has started again 2 times"):
+    with pytest.raises(
+        DownloadError, match=r"without a valid Content-Range, and the download has started again 2 times"
+    ):
         await fetch(network, path, policy=RetryPolicy(jitter=0, max_retries=2))
     assert not path.exists()
 

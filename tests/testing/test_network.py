@@ -700,13 +700,17 @@ async def test_hosts() -> None:
 
 
 INVALID_CLIENTS: dict[str, tuple[Callable[[FakeNetwork], object], type[Exception], str]] = {
-    "sync": (lambda network: network.client(httpx.Client), TypeError, "for an httpx.Client, use the AsyncClient"),
-    "no client": (lambda network: network.client(dict), TypeError, "a class of async clients of httpx or httpx2"),
-    "an instance": (lambda network: network.client(httpx.AsyncClient()), TypeError, "give the class, and its arg"),  # type: ignore[arg-type]
+    "sync": (lambda network: network.client(httpx.Client), TypeError, "sync clients are not supported"),
+    "no client": (
+        lambda network: network.client(dict),
+        TypeError,
+        "takes httpx.AsyncClient, httpx2.AsyncClient or a subclass, not",
+    ),
+    "an instance": (lambda network: network.client(httpx.AsyncClient()), TypeError, "pass the class, followed by"),  # type: ignore[arg-type]
     "no class": (
         lambda network: network.client(len),
         TypeError,
-        r"give any other client transport=HTTPTransport\(connect=network\.connect\)",
+        r"for any other client, pass transport=HTTPTransport\(connect=network\.connect\)",
     ),
     "transport": (
         lambda network: network.client(httpx.AsyncClient, transport=HTTPTransport()),

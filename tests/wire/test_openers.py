@@ -327,6 +327,13 @@ async def test_connect_that_fails() -> None:
         assert figures(transport) == (0, 0, 0)
 
 
+def test_connect_that_is_no_function() -> None:
+    """Anything but a function is a TypeError at once."""
+    connect: Any = "x.test:80"
+    with pytest.raises(TypeError, match=r"connect must be an async function that takes a host and a port, not 'x"):
+        HTTPTransport(connect=connect)
+
+
 @pytest.mark.anyio
 async def test_connect_that_returns_no_stream() -> None:
     """Anything but a stream is a TypeError that says what it must be."""
