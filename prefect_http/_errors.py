@@ -79,8 +79,8 @@ class InvalidResponse(httpx.RemoteProtocolError):
 
     ``sse()`` raises it as well, for a response whose Content-Type is not ``text/event-stream``.
 
-    What answers may not be an HTTP server: an SSH port, or a TLS port that is called with ``http://``. A connection
-    that is closed too early is a plain httpx.RemoteProtocolError.
+    Perhaps the server does not speak HTTP: it is an SSH port, or a TLS port that is called with ``http://``. A
+    connection that is closed too early is a plain httpx.RemoteProtocolError.
     """
 
 

@@ -170,7 +170,7 @@ class PrefectResponse(ReadyResponse):
         """What the response's headers say about the server's rate limit; None if they say nothing valid.
 
         Read from ``RateLimit`` and ``RateLimit-Policy``, in the forms of all drafts, and from ``X-RateLimit-*``, with
-        what OpenAI, Anthropic, Kong and others have made of it. If there are several limits, the tightest is returned.
+        the variants of OpenAI, Anthropic, Kong and others. If there are several limits, the tightest is returned.
         https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
         """
         return rate_limit(self)

@@ -33,7 +33,7 @@ class ConnectionInfo:
     include waiting for a place in the pool.
 
     Attributes:
-        number: tells it apart from all other connections in this process.
+        number: unique among the connections of this process.
         scheme: of the URLs that it serves: "http" or "https". If a proxy forwards requests instead of opening a tunnel,
             this, the host and the port are those of the proxy.
         host: the host that it leads to, as in the URL.
@@ -48,9 +48,9 @@ class ConnectionInfo:
         tunnel_seconds: how long it took to open a tunnel through a proxy, TLS with the proxy included; None without a
             proxy.
         tls_seconds: how long the TLS handshake with the server took; None without TLS.
-        requests: how many requests it has been given to before.
+        requests: how many requests have used it before.
         open_seconds: how long it has been open, when it is closed; None before.
-        reason: why it is closed, in words, of which there are few; None as long as it is open.
+        reason: why it was closed, as one of a few fixed phrases; None as long as it is open.
     """
 
     number: int
@@ -71,10 +71,10 @@ class ConnectionInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifespanEvent:
-    """What became of the lifespan of a client's app.
+    """A client with ``app=`` has entered or left the app's lifespan, or could not.
 
     Attributes:
-        kind: "entered" or "left".
+        kind: "entered" or "left", also if that failed.
         app: the app.
         seconds: how long that took. It includes the app's startup or shutdown, unless others use the app as well.
         error: what went wrong; None if nothing did.
@@ -114,10 +114,10 @@ class AttemptObserver:
 
 
 class Telemetry:
-    """Is told what a PrefectHttpxClient does. Does nothing; override the methods that you need.
+    """Receives what a PrefectHttpxClient does. The methods do nothing; override those that you need.
 
-    The methods are called in the task that does what they are told of, and are not async, so they should not take long.
-    An exception that one of them raises is logged by the logger ``prefect_http.telemetry``, and changes nothing. One
+    They are called in the task that does what they report. They are not async, so they should not take long. An
+    exception that one of them raises is logged by the logger ``prefect_http.telemetry``, and changes nothing. One
     object may serve several clients.
 
     It is told of the connections of each HTTPTransport that the client makes or is given, including one behind a

@@ -94,7 +94,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         """Call the app, and return its response as soon as the headers are there.
 
         Raises:
-            TypeError: it is the request of another library, as httpx2.
+            TypeError: the request is one of another library, such as httpx2.
         """
         check_request(request, "ASGITransport")
         response = StreamedResponse(Patience(checked_timeouts(request.extensions.get("timeout"))))

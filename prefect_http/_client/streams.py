@@ -176,10 +176,10 @@ class ClientWithStreams(VerbsWithRetry):
                     ...
 
         Each request goes through ``send()``, with its retries and the client's throttle, and its response is read. One
-        that fails is an outcome with its error, and ends no other. Requests are sent from the first iteration on. They
-        are taken from the iterable as they are sent, and never more than ``max_at_once`` beyond the outcomes that you
-        have taken: so the memory stays the same, however many there are, and while you do not iterate, it does not go
-        on. Leaving the ``async with`` block cancels the requests that are still on their way, and waits for that.
+        that fails is an outcome with its error, and does not end the others. Requests are sent from the first iteration
+        on. They are taken from the iterable as they are sent, and never more than ``max_at_once`` beyond the outcomes
+        that you have taken. So memory use stays the same, however many there are, and nothing more is sent while you do
+        not iterate. Leaving the ``async with`` block cancels the requests that are still under way, and waits for that.
 
         Args:
             requests: an iterable or an async iterable of httpx.Request, httpx.URL or str. A URL stands for a GET, and

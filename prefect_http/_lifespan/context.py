@@ -60,8 +60,8 @@ def app_lifespan_context(
         LifespanTimeoutError: the startup took too long.
         LifespanNotSupported: with ``mode="on"``, the app does not support lifespan.
         LifespanCrashed: the app crashed right after its startup.
-        LifespanError: the app's own startup or shutdown tries to enter, and would wait for itself, or a task that it
-            has spawned does, while the app is not up.
+        LifespanError: the app's own startup or shutdown enters, which would wait for itself, or a task that it has
+            started enters while the app is not running.
 
     Leaving raises:
         LifespanCrashed: the app crashed while it was held, with its exception as the cause. The crash was logged at

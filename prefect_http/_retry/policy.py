@@ -62,15 +62,17 @@ class RetryPolicy:
         _require(isinstance(self.retry_non_idempotent, bool), self, "retry_non_idempotent", "True or False")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Return the default policy with the settings of the environment. An empty variable counts as not set.
 
         Args:
-            environ: the environment's variables.
+            environ: the environment's variables; None: those of the process.
 
         Raises:
             ValueError: a variable's value is invalid; the message names the variable.
         """
+        if environ is None:  # os.environ as the default would be in what help() shows, with all that is secret in it
+            environ = os.environ
         policy = cls() if cls is not RetryPolicy else cast(Self, _DEFAULT)
         for variable, name, parse, expected in _VARIABLES:
             text = environ.get(variable, "").strip()

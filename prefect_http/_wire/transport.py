@@ -82,8 +82,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         httpx.WriteError, httpx.WriteTimeout, httpx.ReadError, httpx.ReadTimeout: the connection breaks, or the server
             takes too long.
         httpx.RemoteProtocolError: the server closes the connection too early.
-        InvalidResponse: the response is not valid HTTP, or has more headers than 256 fields, or than 100 KiB over
-            HTTP/1.1 or 64 KiB over HTTP/2.
+        InvalidResponse: the response is not valid HTTP, or has more than 256 header fields, or more than 100 KiB of
+            them over HTTP/1.1 or 64 KiB over HTTP/2.
         httpx.LocalProtocolError: the request cannot be sent.
         httpx.UnsupportedProtocol: the URL scheme is not http, https, ws or wss.
         TypeError, ValueError: a value in the request's extensions is invalid.
@@ -136,8 +136,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         """Send a request, and return its response, with the body still to be read.
 
         Raises:
-            TypeError: it is the request of another library: httpx2's, if the application has not put that in the place
-                of httpx.
+            TypeError: the request is one of another library, such as httpx2, unless the application has put that in
+                the place of httpx.
         """
         check_request(request, "HTTPTransport")
         transport = self._stand_in.find() or self._wire

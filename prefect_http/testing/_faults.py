@@ -10,7 +10,7 @@ from prefect_http.testing._limits import ROUNDING
 
 
 class Fault(Protocol):
-    """When requests to a server fail, whatever they ask for. Any object with these will do for ``fault()``."""
+    """When requests to a server fail, whatever they ask for. ``fault()`` takes any object that has these."""
 
     @property
     def status(self) -> int | None:

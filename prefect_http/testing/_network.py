@@ -149,7 +149,7 @@ class FakeNetwork:
         """Check that all scripts were used up, that nothing came which they do not have, and that nothing failed.
 
         Raises:
-            AssertionError: that is not so. The message has tables of what was expected and what came.
+            AssertionError: one of these does not hold. The message has tables of what was expected and what came.
         """
         verdict = left_over(self._servers.values(), self._log.mistakes, self._log.requests)
         if verdict is not None:

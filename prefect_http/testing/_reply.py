@@ -8,7 +8,7 @@ from typing import Any, TypedDict, cast
 
 from prefect_http.testing._operations import Answer, Body, End, Fields, Head, Wait, Whole
 
-_MISSING: Any = object()
+_MISSING: Any = ...  # which help() shows as what it is, and JSON does not have
 _PART = 64 * 1024  # of a large body, in bytes
 ONCE = "an iterator can be sent only once: give a list, or make a new Reply for each request, with call()"
 

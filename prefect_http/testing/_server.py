@@ -16,8 +16,8 @@ from prefect_http.testing._server_script import Limited, ServerScript
 class FakeServer:
     """A scripted server. Made by ``FakeNetwork.serve()``.
 
-    A method for a method and a path returns the Route whose script answers such requests; the same one, if it is called
-    again. A path is that of the URL, below the path of the server's own URL, percent-encoded or not. With a query, it
+    ``get()`` and the like return the Route whose script answers such requests; for the same path, the same one again. A
+    path is that of the URL, below the path of the server's own URL, percent-encoded or not. With a query, it
     is for those parameters, in any order; without, for any query. ``{name}`` in it stands for one segment, and
     ``{name:path}`` for several: they are in the request's ``path_parameters``.
 
@@ -88,7 +88,7 @@ class FakeServer:
             The server.
 
         Raises:
-            TypeError: that is no limit.
+            TypeError: ``limit`` does not have the methods of a Limit.
             ValueError: ``status`` or ``headers`` is invalid.
         """
         _check_methods("limit", limit, ("admit", "release", "free_at", "left"), "TokenBucket(10)")
@@ -103,7 +103,7 @@ class FakeServer:
             The server.
 
         Raises:
-            TypeError: that is no fault.
+            TypeError: ``fault`` does not have the methods of a Fault.
         """
         _check_methods("fault", fault, ("strikes",), "Flaky(0.1)")
         self._script.faults.append(fault)

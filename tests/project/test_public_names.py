@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -113,6 +114,13 @@ def test_every_public_name_has_a_docstring() -> None:
     assert_none(name for name, docstring in own.items() if not docstring or docstring.startswith(f"{name}("))
     functions = [*FUNCTIONS.items(), *(found for cls in CLASSES.values() for found in public_methods(cls))]
     assert_none(name for name, function in functions if not name.endswith("__init__") and not function.__doc__)
+
+
+def test_help_shows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What help() shows has no part of the environment, which a default value could hold."""
+    monkeypatch.setenv("PREFECT_HTTP_SECRET", "hunter2")
+    documented = [*CLASSES.items(), *FUNCTIONS.items()]
+    assert_none(name for name, item in documented if "hunter2" in pydoc.render_doc(item))
 
 
 def test_every_public_name_is_in_the_reference() -> None:
