@@ -194,7 +194,7 @@ def package(session: nox.Session) -> None:
 
     The wheel is built from the source distribution, which must have every file of the repository.
     """
-    session.install(*pinned("build", "check-wheel-contents", "twine"))
+    session.install(*pinned("build", "check-wheel-contents", "twine"), "readme_renderer[md]")
     shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build", silent=True)
     (wheel,), (archive,) = Path("dist").glob("*.whl"), Path("dist").glob("*.tar.gz")
