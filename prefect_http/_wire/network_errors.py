@@ -34,7 +34,10 @@ def reason_for(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, ExceptionGroup):  # a host with several addresses
         cause = cast("ExceptionGroup[Exception]", cause).exceptions[0]
-    return str(cause) or type(cause).__name__
+    reason = str(cause) or type(cause).__name__
+    if isinstance(cause, ssl.SSLError) and "WRONG_VERSION_NUMBER" in reason:  # what has arrived is not TLS
+        return f"{reason}; if the server does not use TLS on this port, the URL must start with http://"
+    return reason
 
 
 def forget_frames(error: BaseException) -> None:

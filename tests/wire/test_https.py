@@ -167,6 +167,14 @@ async def test_servers_without_tls(serve: Serve, error: type[Exception]) -> None
         assert transport.statistics() == NOTHING
 
 
+async def test_https_to_a_port_for_http() -> None:
+    """If the server does not speak TLS, the error says what may be wrong with the URL."""
+    hint = r"; if the server does not use TLS on this port, the URL must start with http://$"
+    async with listening(_speak_plain_http) as port, new_transport() as transport:
+        with pytest.raises(httpx.ConnectError, match=hint):
+            await transport.handle_async_request(httpx.Request("GET", f"https://127.0.0.1:{port}/"))
+
+
 @pytest.mark.parametrize("serve", [_say_nothing])
 async def test_a_cancelled_handshake(serve: Serve) -> None:
     """A cancellation during the handshake closes the connection."""
