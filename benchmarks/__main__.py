@@ -1,6 +1,6 @@
 """Run the benchmarks and print their tables: all of them, or those named, as in ``python -m benchmarks wire tls``.
 
-All take about twenty-six minutes.
+All take from nine to twenty-six minutes, depending on the machine.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import platform
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import anyio
 
@@ -34,6 +35,7 @@ from benchmarks import (
     whole_lifespan,
     wire,
 )
+from benchmarks._pictures import DIRECTORY
 
 _PEERS = (
     *("httpx", "anyio", "trio", "httpx-retries", "tenacity", "stamina", "asgi-lifespan", "starlette"),
@@ -74,18 +76,26 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
 }
 
 
+_DRAWN = ("crowds", "flaky", "wire", "http2", "waterfall")
+
+
 def main() -> None:
     """Run all benchmarks, or those that are named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run all benchmarks, or those named.")
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(_BENCHMARKS))
-    names = parser.parse_args().names
+    drawing = f"draw the pictures of the documentation anew; runs {', '.join(_DRAWN)}, unless others are named"
+    parser.add_argument("--draw", action="store_true", help=drawing)
+    arguments = parser.parse_args()
+    names = arguments.names or (_DRAWN if arguments.draw else _BENCHMARKS)
+    if arguments.draw:
+        DIRECTORY.set(Path(__file__).parent.parent / "docs" / "pictures")
     if unknown := set(names) - _BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(_BENCHMARKS)}")
     versions = ", ".join(f"{name} {version(name)}" for name in _PEERS)
     print(f"{platform.python_implementation()} {platform.python_version()}; {versions}")
     print("Unless noted otherwise: ratios to the first row of each table, measured in turns with it;")
     print("medians of all rounds, and quartiles.")
-    for name in names or _BENCHMARKS:
+    for name in names:
         _BENCHMARKS[name]()
 
 

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,66 +21,66 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DIRECTORY = Path(__file__).parent.parent / "docs" / "pictures"
+DIRECTORY: ContextVar[Path | None] = ContextVar("DIRECTORY", default=None)
+"""Where pictures are written, a folder that exists; None: none are drawn."""
+
 _ACCEPTED, _REJECTED, _TRUE = "#2166ac", "#d6604d", "#888888"
 _BIN = 0.25  # seconds
 _SIZE = 10, 3.2  # inches
 
 
-def draw_throttle(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates], directory: Path = _DIRECTORY) -> None:
+def draw_throttle(outcomes: Mapping[str, Outcome], rates: Mapping[str, Rates]) -> None:
     """Draw what a throttle does, or print why not.
 
     Args:
         outcomes: how requests at once to the server S1 ended, by client.
         rates: the rates that were learned, by server.
-        directory: where to write the pictures; it is created if it does not exist.
     """
-    _save("throttle_requests.svg", lambda figure: _draw_requests(figure, outcomes), directory)
-    _save("throttle_rate.svg", lambda figure: _draw_rates(figure, rates), directory)
+    _save("throttle_requests.svg", lambda figure: _draw_requests(figure, outcomes))
+    _save("throttle_rate.svg", lambda figure: _draw_rates(figure, rates))
 
 
-def draw_flaky(outcomes: Mapping[str, tuple[Outcome, Outcome]], directory: Path = _DIRECTORY) -> None:
+def draw_flaky(outcomes: Mapping[str, tuple[Outcome, Outcome]]) -> None:
     """Draw how a job goes on at servers that fail now and then, or print why not.
 
     Args:
         outcomes: by server, how it ended with a throttle and without.
-        directory: where to write the picture; it is created if it does not exist.
     """
-    _save("throttle_flaky.svg", lambda figure: _draw_flaky(figure, outcomes), directory)
+    _save("throttle_flaky.svg", lambda figure: _draw_flaky(figure, outcomes))
 
 
-def draw_wire(rates: Mapping[str, Mapping[int, float]], directory: Path = _DIRECTORY) -> None:
+def draw_wire(rates: Mapping[str, Mapping[int, float]]) -> None:
     """Draw requests per second over the number of tasks, or print why not.
 
     Args:
         rates: requests per second, by client and backend ("httpx, trio"), and by the number of tasks.
-        directory: where to write the picture; it is created if it does not exist.
     """
     title = "Requests per second over loopback, by the number of tasks (one small response each)"
     label = "tasks, each with a connection"
-    _save("wire_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates, title, label), directory)
+    _save("wire_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates, title, label))
 
 
-def draw_http2(rates: Mapping[str, Mapping[int, float]], server: str, directory: Path = _DIRECTORY) -> None:
+def draw_http2(rates: Mapping[str, Mapping[int, float]], server: str) -> None:
     """Draw requests per second over TLS by the number of tasks, or print why not.
 
     Args:
         rates: requests per second, by client and backend, and by the number of tasks.
         server: the server's name.
-        directory: where to write the picture; it is created if it does not exist.
     """
     title = f"Requests per second over TLS, by the number of tasks (one small response each, {server})"
-    _save("http2_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates, title, "tasks"), directory)
+    _save("http2_speed.svg", lambda figure: _draw_rates_by_tasks(figure, rates, title, "tasks"))
 
 
-def _save(name: str, fill: Callable[[Figure], object], directory: Path) -> None:
+def _save(name: str, fill: Callable[[Figure], object]) -> None:
+    directory = DIRECTORY.get()
+    if directory is None:
+        return
     if importlib.util.find_spec("matplotlib") is None:
         print("No picture: matplotlib is not installed.")
         return
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    directory.mkdir(parents=True, exist_ok=True)
     # Text stays text, and the same input makes the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prefect_http", "font.size": 9}):
         figure = Figure(_SIZE, layout="constrained")
