@@ -115,25 +115,8 @@ def setup(app: Sphinx) -> None:
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
-    app.connect(
-        "autodoc-process-docstring", split_headings, priority=400
-    )  # before napoleon
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("build-finished", check_search)
-
-
-def split_headings(
-    _app: Sphinx,
-    _what: str,
-    _name: str,
-    _obj: object,
-    _options: object,
-    lines: list[str],
-) -> None:
-    """Split "Raises, if so:" into a sentence and a plain heading, the only kind that napoleon recognises."""
-    lines[:] = re.sub(
-        r"(?m)^(\w+ raises), (.*):$", r"\1 \2.\n\n\1:", "\n".join(lines)
-    ).split("\n")
 
 
 def shorten_signature(

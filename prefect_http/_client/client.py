@@ -76,11 +76,11 @@ class PrefectHttpxClient(ClientWithStreams):
             with ``transport``, ``mounts`` or ``proxy``.
         ValueError: an environment variable of RetryPolicy, or ``max_response_bytes``, is invalid.
 
-    Entering raises, with ``app``:
-        LifespanError: the app cannot be started; see ``app_lifespan_context``.
+    Entering raises:
+        LifespanError: ``app`` cannot be started; see ``app_lifespan_context``.
 
-    Leaving raises, with ``app``:
-        LifespanError: the app has crashed, or its shutdown failed; see ``app_lifespan_context``. After a crash,
+    Leaving raises:
+        LifespanError: ``app`` has crashed, or its shutdown failed; see ``app_lifespan_context``. After a crash,
             requests raise LifespanCrashed as well.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import httpx
 
@@ -19,7 +19,7 @@ from prefect_http._throttle.statistics import ThrottleEvent, ThrottleStatistics
 from prefect_http._throttle.store import SharedBackend, store_of
 
 _LEAST, _MOST = 1e-6, 1e9
-_ALL_KEYS = object()
+_ALL_KEYS: Any = ...  # which help() shows as what it is
 
 
 def origin(request: httpx.Request) -> tuple[str, str, int | None]:
@@ -63,15 +63,15 @@ class Throttle:
         on_event: called with each ThrottleEvent. It must not be async. An exception from it is raised by the request
             that caused the event; if one request causes several events, further exceptions are logged. So are those for
             what other processes have caused.
-        shared: shares all this with the Throttles of other processes, as a ``prefect_http.redis.RedisBackend``; None:
-            with none. They need the same arguments. ``rate`` and ``burst`` are then for all processes together, and
-            ``max_in_flight`` is for each. ``key`` must return something of which the ``repr()`` is the same in each
-            process.
+        shared: a ``prefect_http.redis.RedisBackend``, to share the limit with the Throttles of other processes; None:
+            it is not shared. Give all of them the same arguments. ``rate`` and ``burst`` then apply to all processes
+            together, ``max_in_flight`` applies to each, and ``early_probe`` has no effect. What ``key`` returns must
+            have the same ``repr()`` in every process.
 
     Raises:
         ValueError: ``max_in_flight``, ``max_wait``, ``rate``, ``per`` or ``burst`` is out of range, or ``per`` or
             ``burst`` is given without ``rate``.
-        TypeError: ``key`` or ``on_event`` is async, one of the functions is not callable, or ``shared`` is no
+        TypeError: ``key`` or ``on_event`` is async, one of the functions is not callable, or ``shared`` is not a
             RedisBackend.
 
     Requests raise:
