@@ -13,14 +13,14 @@ coredis, because it runs on trio as well as on asyncio.
 from __future__ import annotations
 
 import logging
-import time
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias, cast
 
 import anyio
 
-from prefect_http._concurrency.backend import new_cancel_scope, new_event, spawn_root_task
+from prefect_http._concurrency.backend import Event, new_cancel_scope, new_event, spawn_root_task
 from prefect_http._concurrency.exception_groups import first_exception
 from prefect_http._throttle.store import SharedBackend, Stored
 
@@ -38,14 +38,16 @@ _Client: TypeAlias = (
 )
 
 _LONGEST_PREFIX = 100
-_LOOK_EACH = 0.1
-"""Seconds after which an abandoned call looks whether the client has been left."""
+# In seconds: how often it is checked whether the client has been left, while calls are abandoned.
+_POLL_INTERVAL = 0.1
+# In seconds: after an abandoned call has had no answer for so long, all connections are closed.
 _SILENCE = 10.0
-"""Seconds without any answer after which a connection is given up."""
+# How many calls for different keys may be abandoned; each may be connecting, and so have taken a connection.
+_MOST_ABANDONED = 8
 # A thousand processes need a tenth of it.
 _LONGEST_TEXT = 1024 * 1024
 
-# The version is a time in microseconds, and always grows: after all has been lost, it is no version of before.
+# The version is a time in microseconds, and always grows, so that none is used again after Redis has lost its data.
 _SWAP = """
 local time = redis.call('TIME')
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
@@ -107,11 +109,11 @@ class _RedisStore:
 
     It works around four faults of coredis 6.9. Three of them take a connection out of the pool for good, until calls
     hang rather than fail: a call of a client that is not entered; a call that is cancelled while it connects, on
-    asyncio; and a subscription whose connection breaks. The fourth: a connection whose server has vanished stays in
-    the pool, and all further calls hang as well.
+    asyncio; and a subscription whose connection breaks. The fourth: connections whose server has vanished stay in the
+    pool, and all further calls hang as well.
 
     Attributes:
-        silence: seconds without any answer after which a connection is given up.
+        silence: seconds without an answer to a call after which all connections are closed.
     """
 
     def __init__(self, client: _Client, prefix: str) -> None:
@@ -121,9 +123,9 @@ class _RedisStore:
         self._channel = f"{prefix}:news"
         script: object = client.register_script(_SWAP)
         self._script = cast("Callable[[list[str], list[str]], Awaitable[object]]", script)
-        self._abandoned: set[_Call] = set()
+        self._abandoned: dict[str, _Call] = {}
+        self._watcher: object = None
         self._lost_subscriptions = 0
-        self._probe: _Call | None = None
 
     async def swap(self, name: str, version: int, text: str, seconds: float, news: str) -> Stored:
         """Run the script.
@@ -135,20 +137,20 @@ class _RedisStore:
             ValueError: there is something else under this name.
 
         Cancellation:
-            What has been sent to Redis is not taken back. As long as it has no answer, no further call is sent.
+            What has been sent to Redis is not taken back. As long as it has no answer, no further call is sent for this
+            name.
         """
-        while self._abandoned:
-            await next(iter(self._abandoned)).ended.wait()
+        while name in self._abandoned or len(self._abandoned) >= _MOST_ABANDONED:
+            await (self._abandoned.get(name) or next(iter(self._abandoned.values()))).ended.wait()
         self._check_entered()
         key = f"{self._prefix}:{{{name}}}"  # in braces, for clusters
         arguments = [str(version), text, str(round(seconds * 1000)), news, self._channel]
-        call = self._new_call(partial(self._script, [key], arguments), self._abandoned.discard)
+        call = _Call(partial(self._script, [key], arguments), partial(self._abandoned.pop, name, None))
         try:
             answer = await call.answer()
         finally:
             if not call.ended.is_set():
-                self._abandoned.add(call)
-                call.abandon()
+                self._abandon(name, call)
         try:
             is_swapped, stored, state, whole, microseconds = cast("list[int | str | bytes]", answer)
             if len(_text(state)) > _LONGEST_TEXT:
@@ -184,28 +186,33 @@ class _RedisStore:
                     version, _, news = _text(message["data"]).partition(" ")
                     if version.isdecimal():
                         on_news(int(version), news)
-        except BaseException as error:
-            # Lost: the connection of a subscription that breaks, and one that is cancelled before it is there.
-            self._lost_subscriptions += is_ready == isinstance(error, Exception)
+        except Exception:
+            self._lost_subscriptions += is_ready
             raise
 
-    def _new_call(self, call: Callable[[], Awaitable[object]], on_exit: Callable[[_Call], object]) -> _Call:
-        return _Call(call, self._is_entered, self._look_for_a_dead_connection, self.silence, on_exit)
+    def _abandon(self, name: str, call: _Call) -> None:
+        """Let a call go on without its caller, until the client is left, which on trio waits for what connects."""
+        call.abandoned_at = anyio.current_time()
+        self._abandoned[name] = call
+        if self._watcher is None:
+            self._watcher = spawn_root_task(self._watch, "prefect_http Redis client", self._forget_watcher)
 
-    def _look_for_a_dead_connection(self) -> None:
-        if self._probe is None or self._probe.ended.is_set():
-            self._probe = self._new_call(self._drop_if_dead, lambda call: None)
-            self._probe.abandon()
+    def _forget_watcher(self) -> None:
+        self._watcher = None
 
-    async def _drop_if_dead(self) -> None:
-        """Invalidate the connection that was used last, if it has answered nothing for long; then its calls fail."""
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()
-        pool.release(connection)  # before it is invalidated; or else the pool would have one connection less
-        statistics = connection.statistics
-        silent_since = max(statistics.connected_at, statistics.last_byte_received_at)
-        if statistics.requests_pending and time.perf_counter() - silent_since >= self.silence:
-            connection.invalidate(f"Redis has not answered for {self.silence:g} s")
+    async def _watch(self) -> None:
+        while self._abandoned and self._is_entered():
+            with anyio.move_on_after(_POLL_INTERVAL):
+                await next(iter(self._abandoned.values())).ended.wait()
+            silent_since = anyio.current_time() - self.silence
+            silent = [call for call in self._abandoned.values() if call.abandoned_at <= silent_since]
+            if silent:
+                for call in silent:
+                    call.abandoned_at = math.inf  # once: if it goes on after that, it is still connecting
+                _logger.warning("Redis has not answered for %g s; opening new connections", self.silence)
+                self._client.connection_pool.disconnect()
+        for call in self._abandoned.values():
+            call.cancel()
 
     def _check_entered(self) -> None:
         if not self._is_entered():
@@ -223,30 +230,21 @@ class _Call:
 
     Args:
         call: what is called.
-        is_entered: whether the client is still entered; otherwise, the call is cancelled.
-        on_silence: called each time that an abandoned call has had no answer for so long.
-        silence: seconds.
-        on_exit: called with this object when the call has ended.
+        on_exit: called when the call has ended.
+
+    Attributes:
+        ended: set when the call has ended.
+        abandoned_at: when its caller was cancelled.
     """
 
-    def __init__(
-        self,
-        call: Callable[[], Awaitable[object]],
-        is_entered: Callable[[], bool],
-        on_silence: Callable[[], object],
-        silence: float,
-        on_exit: Callable[[_Call], object],
-    ) -> None:
+    def __init__(self, call: Callable[[], Awaitable[object]], on_exit: Callable[[], object]) -> None:
+        self.ended: Event = new_event()
+        self.abandoned_at = math.inf
         self._call = call
-        self._is_entered = is_entered
-        self._on_silence = on_silence
-        self._silence = silence
         self._on_exit = on_exit
         self._answer: object = None
         self._error: Exception | None = RuntimeError("the Redis client has been left")
         self._scope = new_cancel_scope()
-        self.ended = new_event()
-        self._watcher: object = None
         self._task = spawn_root_task(self._run, "prefect_http Redis", self._end)
 
     async def answer(self) -> object:
@@ -265,9 +263,9 @@ class _Call:
         finally:
             error = None  # its traceback holds this frame
 
-    def abandon(self) -> None:
-        """Let it go on without its caller, until the client is left, which on trio waits for what connects."""
-        self._watcher = spawn_root_task(self._watch, "prefect_http Redis client")
+    def cancel(self) -> None:
+        """Cancel it."""
+        self._scope.cancel()
 
     async def _run(self) -> None:
         with self._scope:
@@ -277,19 +275,9 @@ class _Call:
             except* Exception as group:  # it may come together with a cancellation
                 self._error = first_exception(group)
 
-    async def _watch(self) -> None:
-        due = anyio.current_time() + self._silence
-        while self._is_entered() and not self.ended.is_set():
-            with anyio.move_on_after(_LOOK_EACH):
-                await self.ended.wait()
-            if anyio.current_time() >= due:
-                due += self._silence
-                self._on_silence()
-        self._scope.cancel()
-
     def _end(self) -> None:
         self.ended.set()
-        self._on_exit(self)
+        self._on_exit()
 
 
 def _text(value: object) -> str:

@@ -7,6 +7,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -266,23 +267,48 @@ class Relay:
                     await target.send(data)
 
 
-async def test_server_vanishes(shared_server: RedisServer) -> None:
-    """A connection on which nothing is answered any more is given up; without that, all further calls would hang."""
+async def test_server_vanishes(shared_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """All connections are closed if a call has no answer for long; without that, all further calls would hang."""
     relay = Relay(shared_server)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             await tasks.start(relay.serve)
-            async with coredis.Redis(port=relay.port, max_connections=2) as client:
+            async with coredis.Redis(port=relay.port, max_connections=4) as client:
                 store = store_on(client)
                 cast(Any, store).silence = 0.3
-                await read(store)
+                async with AsyncExitStack() as stack:
+                    for _ in range(4):
+                        await stack.enter_async_context(client.connection_pool.acquire())
                 relay.vanish()
-                for _ in range(2):
-                    await assert_hangs(store)
-                await read(store)
-                for _ in range(3):  # and no connection has been lost to the pool
+                with anyio.fail_after(2):
+                    for _ in range(2):
+                        await assert_hangs(store)
                     await read(store)
+                async with AsyncExitStack() as stack:  # and no connection has been lost to the pool
+                    for _ in range(4):
+                        await stack.enter_async_context(client.connection_pool.acquire())
             tasks.cancel_scope.cancel()
+    assert caplog.messages.count("Redis has not answered for 0.3 s; opening new connections") == 1
+
+
+async def test_calls_that_hang_hold_up_no_other_keys(server: RedisServer) -> None:
+    """A call waits for abandoned ones of its own key only, unless there are many."""
+    async with coredis.Redis(port=server.port, max_connections=20) as client:
+        store = store_on(client)
+        await read(store)
+        server.pause()
+        for number in range(8):
+            with anyio.move_on_after(0.01):
+                await store.swap(f"{number}", -1, "", 10, "")
+        assert len([task for task in anyio.get_running_tasks() if task.name == "prefect_http Redis"]) == 8
+        assert len([task for task in anyio.get_running_tasks() if task.name == "prefect_http Redis client"]) == 1
+        with anyio.move_on_after(0.01):
+            await store.swap("9", -1, "", 10, "")
+        assert len([task for task in anyio.get_running_tasks() if task.name == "prefect_http Redis"]) == 8
+        server.resume()
+        await read(store)
+        await anyio.sleep(0.2)
+        assert [task for task in anyio.get_running_tasks() if (task.name or "").startswith("prefect_http")] == []
 
 
 async def test_server_hangs_for_long_while_connecting(server: RedisServer) -> None:

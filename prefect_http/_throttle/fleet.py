@@ -8,6 +8,7 @@ If the store cannot be reached, or takes too long, no request fails: each proces
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import math
@@ -23,7 +24,7 @@ from prefect_http._concurrency.backend import CancelScope, new_cancel_scope, spa
 from prefect_http._concurrency.exception_groups import first_exception
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._redact import safe_exception
-from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, from_text, synced, to_text
+from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, from_text, moved_ahead, synced, to_text
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.news import News, news_of
 from prefect_http._throttle.part import Part
@@ -31,6 +32,8 @@ from prefect_http._throttle.store import Store, Stored
 
 # In seconds. A store that takes longer to answer holds up requests more than it helps.
 _TIMEOUT = 1.0
+# In seconds: for so long, it is tried again if other processes are faster.
+_LONGEST_EXCHANGE = 10.0
 # After how many seconds without any use the store may forget a key. Its longest use is a closure of an hour.
 _KEPT = 2 * 3600.0
 # In seconds: the processes that hear of news at the same time do not all ask at the same time.
@@ -161,20 +164,17 @@ class Fleet:
             self._task_ended(part, task)  # here, since a request may come before the task has really ended
 
     async def _exchange_or_go_on_alone(self, part: Part) -> None:
-        asked_at = self._now()
-        part.share.asked(asked_at)
-        problem = f"it took longer than {_TIMEOUT:g} s"
+        part.share.asked(self._now())
+        problem = ""
         try:
-            with anyio.move_on_after(_TIMEOUT):
-                await self._exchange(part)
-                problem = ""
+            await self._exchange(part)
         except Exception as error:
             problem = safe_exception(error)
-        if problem and self._now() > asked_at + 2 * _TIMEOUT:
+        if problem and self._now() > part.answered_at + 2 * _TIMEOUT:
             return  # it was this process that has been stopped: ask again, and send nothing before
-        self._has_reached(part, problem)
+        self._note_whether_reached(part, problem)
 
-    def _has_reached(self, part: Part, problem: str) -> None:
+    def _note_whether_reached(self, part: Part, problem: str) -> None:
         """Take note of whether a part has reached the store, and report it if that is new.
 
         Args:
@@ -201,11 +201,10 @@ class Fleet:
 
     async def _leave(self, part: Part) -> None:
         try:
-            with anyio.move_on_after(_TIMEOUT):
-                if part.pending is not None:
-                    await self._exchange(part)
-                await self._exchange(part, is_leaving=True)
-                self._has_reached(part, "")
+            if part.pending is not None:
+                await self._exchange(part)
+            await self._exchange(part, is_leaving=True)
+            self._note_whether_reached(part, "")
         except Exception as error:
             _logger.debug("the throttle could not give up its share: %s", safe_exception(error))
         finally:
@@ -213,38 +212,70 @@ class Fleet:
             part.share.left()
 
     async def _exchange(self, part: Part, *, is_leaving: bool = False) -> None:
-        """Report what has happened here, and take over what the others know."""
+        """Report what has happened here, and take over what the others know.
+
+        Raises:
+            TimeoutError: an answer takes too long, or other processes are faster each time.
+            Exception: the store cannot be reached, or holds something else.
+        """
+        started = self._now()
+        scope = new_cancel_scope()
+        with scope:
+            await self._swap(part, started, scope, is_leaving=is_leaving)
+        if scope.cancelled_caught:
+            is_busy = self._now() >= started + _LONGEST_EXCHANGE
+            raise TimeoutError("other processes were faster each time" if is_busy else f"no answer for {_TIMEOUT:g} s")
+
+    async def _swap(self, part: Part, started: float, scope: CancelScope, *, is_leaving: bool) -> None:
+        """Try until no other process was faster."""
         share, state, version = part.share, part.share.state, part.version
-        asked_at = self._now()
+        heard, part.heard = part.heard, None
+        unseen_for = started - share.clock_seen_at
         if not share.knows_clock:
-            stored = await self._store.swap(part.name, -1, "", _KEPT, "")
-            share.saw_clock(stored.now, asked_at, self._now())
+            stored, _ = await self._call(part, started, scope, -1, "", "")
             state, version = _read(part, stored)
-        elif part.heard is not None:
-            heard = from_text(part.heard[1])
-            # Otherwise it may have been written by another clock.
-            if abs(share.store_time(asked_at) - heard.at) < LEASE:
-                version, state = part.heard[0], heard
-        part.heard = None
+        elif heard is not None:
+            with contextlib.suppress(ValueError):  # then the store says whether it is its fault
+                told = from_text(heard[1])
+                # Otherwise it may have been written by another clock.
+                if abs(share.store_time(started) - told.at) < LEASE:
+                    version, state = heard[0], told
         doubts, pause = share.doubts, _FIRST_PAUSE
         while True:
             report = share.in_store_time(part.to_report(self._now(), is_leaving=is_leaving).report)
             after, lease = synced(state, report, self._known, share.store_time(self._now()))
-            text, sent_at = to_text(after), self._now()
+            text = to_text(after)
             news = news_of(part.name, part.member, state, after, text, doubts)
-            stored = await self._store.swap(part.name, version, text, _KEPT, news)
-            is_same_clock = share.saw_clock(stored.now, sent_at, self._now())
+            stored, jump = await self._call(part, started, scope, version, text, news)
             if stored.is_swapped:
                 share.doubts -= doubts
                 doubts = 0
-            if stored.is_swapped and is_same_clock:
+            if stored.is_swapped and not jump:
                 part.version = stored.version
-                part.gate.follow_others(partial(part.apply, lease, asked_at))
+                part.gate.follow_others(partial(part.apply, lease, started))
                 return
             # After a change of the clock, the answer to the report has to be had again, in its times.
             state, version = (after, stored.version) if stored.is_swapped else _read(part, stored)
+            if jump > unseen_for:
+                state = moved_ahead(state, jump, share.store_time(self._now()))
+            pause = max(pause, share.shortest_trip)
             await anyio.sleep(random.uniform(0, pause))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, max(_LONGEST_PAUSE, share.members * share.shortest_trip))
+
+    async def _call(
+        self, part: Part, started: float, scope: CancelScope, version: int, text: str, news: str
+    ) -> tuple[Stored, float]:
+        """Call the store, which has a second to answer.
+
+        Returns:
+            What it holds, and by how many seconds its clock has jumped.
+        """
+        part.answered_at = sent_at = self._now()
+        scope.deadline = min(sent_at + _TIMEOUT, started + _LONGEST_EXCHANGE)
+        stored = await self._store.swap(part.name, version, text, _KEPT, news)
+        part.answered_at = self._now()
+        scope.deadline = started + _LONGEST_EXCHANGE
+        return stored, part.share.saw_clock(stored.now, sent_at, part.answered_at)
 
     async def _listen(self, scope: CancelScope) -> None:
         with scope:
@@ -266,11 +297,14 @@ class Fleet:
             part.heard = version, news.text
         if news.what == "changed":
             return
-        if part.share.knows_clock and not part.share.has_news and news.cycle == part.share.state.cycle:
+        share = part.share
+        # In times of another clock, they could close the gate for however long that is ahead.
+        is_in_time = share.knows_clock and abs(share.store_time(self._now()) - news.at) < LEASE
+        if is_in_time and not share.has_news and news.cycle == share.state.cycle:
             part.gate.follow_others(partial(part.hear, news))
         if news.what != "doubts":
-            spread = _SPREAD_PER_MEMBER * part.share.members
-            part.share.hurry(self._now() + random.uniform(0, spread))
+            spread = _SPREAD_PER_MEMBER * share.members
+            share.hurry(self._now() + random.uniform(0, spread))
         part.wake(self._now())
         part.on_change(None)
 

@@ -228,16 +228,34 @@ def _at(state: FleetState, now: float) -> FleetState:
         return FleetState(at=now, began=now)
     back = state.at - now
     if back > _SMALLEST_STEP_BACK:  # another server has taken over
-        closed_until = state.closed_until
-        state = replace(
-            state,
-            closed_until=None if closed_until is None else closed_until - back,
-            learner_until=state.learner_until - back,
-            began=state.began - back,
-            next_turn=state.next_turn - back,
-            members={name: _moved(member, back) for name, member in state.members.items()},
-        )
+        state = _moved_back(state, back)
     return replace(state, at=now, members={name: m for name, m in state.members.items() if m.until > now})
+
+
+def moved_ahead(state: FleetState, jump: float, now: float) -> FleetState:
+    """Return a state in terms of a clock that has jumped, unless it is in these already.
+
+    Args:
+        state: as it was stored.
+        jump: by how many seconds the clock has jumped ahead, and less long ago than that. If a clock goes back,
+            ``synced()`` takes care of that.
+        now: the time on that clock.
+    """
+    if state.at + jump > now + LEASE:
+        return state
+    return replace(_moved_back(state, -jump), at=state.at + jump)
+
+
+def _moved_back(state: FleetState, back: float) -> FleetState:
+    closed_until = state.closed_until
+    return replace(
+        state,
+        closed_until=None if closed_until is None else closed_until - back,
+        learner_until=state.learner_until - back,
+        began=state.began - back,
+        next_turn=state.next_turn - back,
+        members={name: _moved(member, back) for name, member in state.members.items()},
+    )
 
 
 def _moved(member: Member, back: float) -> Member:
@@ -357,7 +375,7 @@ def from_text(text: str) -> FleetState:
         return FleetState()
     try:
         form, at, cycle, until, learner, learner_until, curve, done, began, accepted, next_turn, members = json.loads(
-            text
+            text, parse_constant=_refuse_constant
         )
         if form != _FORMAT:
             raise ValueError("written by another version of prefect_http; give it another prefix")
@@ -367,7 +385,7 @@ def from_text(text: str) -> FleetState:
             closed_until=None if until is None else float(until),
             learner=str(learner),
             learner_until=float(learner_until),
-            curve=None if curve is None else Curve(*map(float, curve)),
+            curve=None if curve is None else _curve(*map(float, curve)),
             done=float(done),
             began=float(began),
             accepted=float(accepted),
@@ -379,3 +397,13 @@ def from_text(text: str) -> FleetState:
         )
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"the shared state cannot be read: {error}") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _curve(base: float, ceiling: float, span: float) -> Curve:
+    if min(base, ceiling, span) <= 0:
+        raise ValueError("a rate is not positive")
+    return Curve(base, ceiling, span)

@@ -1,7 +1,7 @@
 """News: what processes that share a throttle tell each other at once, and not at the next exchange. Pure.
 
 As long as there are few processes, each change of the state is news, together with the state. So a process knows it
-already when it is going to change it as well: half of all calls of the store were for finding out that it had changed.
+already when it is going to change it as well. Without this, half of all calls only found out that it had changed.
 
 News may be lost. All that they say is in the state as well, and found there a second later; but for the doubts, of
 which each process then counts only its own.
@@ -9,6 +9,7 @@ which each process then counts only its own.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from prefect_http._throttle.fleet_state import FleetState
@@ -28,6 +29,7 @@ class News(NamedTuple):
         what: "closed"; "opened"; "doubts", if there were rejections that may be faults; "joined"; "changed", for
             anything else.
         value: until when the gate is closed; how many doubts there are; 0 for the others.
+        at: when they were told, on the store's clock.
         text: the state; empty if there are many processes.
     """
 
@@ -36,19 +38,21 @@ class News(NamedTuple):
     cycle: int
     what: str
     value: float
+    at: float
     text: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.member} {self.cycle} {self.what} {self.value!r} {self.text}"
+        return f"{self.name} {self.member} {self.cycle} {self.what} {self.value!r} {self.at!r} {self.text}"
 
     @classmethod
     def parse(cls, text: str) -> News | None:
-        """Return the news that a text stands for; None if it is of another version of the package."""
+        """Return the news that a text stands for; None if it does not stand for any, as that of another version may."""
         try:
-            name, member, cycle, what, value, state = text.split(" ", 5)
-            return cls(name, member, int(cycle), what, float(value), state)
+            name, member, cycle, what, value, at, state = text.split(" ", 6)
+            news = cls(name, member, int(cycle), what, float(value), float(at), state)
         except ValueError:
             return None
+        return news if math.isfinite(news.value) and math.isfinite(news.at) else None
 
 
 def news_of(name: str, member: str, before: FleetState, after: FleetState, text: str, doubts: int) -> str:
@@ -74,4 +78,4 @@ def news_of(name: str, member: str, before: FleetState, after: FleetState, text:
     is_whole = len(after.members) <= _FEW and len(after.members | before.members) > 1
     if not (what or is_whole):
         return ""
-    return str(News(name, member, after.cycle, what or "changed", value, text if is_whole else ""))
+    return str(News(name, member, after.cycle, what or "changed", value, after.at, text if is_whole else ""))

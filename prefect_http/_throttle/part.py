@@ -26,11 +26,17 @@ class Pending(NamedTuple):
 
     Attributes:
         report: the report, in times of the event loop: another clock may be the store's when it is sent again.
-        told: where it is to be recorded that it has.
+        told: where it is to be recorded that it has arrived.
+        accepted: what is to be added there.
+        done: likewise.
+        until: when it may count twice, if it has arrived, because the others have forgotten its number.
     """
 
     report: Report
     told: Told
+    accepted: float
+    done: float
+    until: float
 
 
 class Part:
@@ -43,6 +49,7 @@ class Part:
         on_change: called when something has changed that may have to be reported; see Fleet.watch().
         share: the share of this process.
         version: what is known of the store's; -1: nothing.
+        answered_at: when the store was asked last, or has answered since.
         heard: a later state, and its version, from news of another process; None if there is none.
         pending: a report of which it is not known whether it has arrived; None if there is none.
         is_settling: whether the task is to end as soon as it can.
@@ -56,6 +63,7 @@ class Part:
         self.gate: Gate
         self.on_change: Callable[[str | None], object]
         self.version = -1
+        self.answered_at = -math.inf
         self.heard: tuple[int, str] | None = None
         self.pending: Pending | None = None
         self.task: object = None
@@ -79,12 +87,15 @@ class Part:
         """Return the report that is pending, or a new one that is pending from now on."""
         limiter, pending = self.gate.limiter, self.pending
         if pending is None:
-            pending = self._new_report(now, is_leaving=is_leaving)
-        elif pending.report.closed_until is not None and limiter.own_until < pending.report.closed_until:
-            # Alone, the process has opened its gate since.
-            pending = Pending(replace(pending.report, closed_until=None), pending.told)
-        self.pending = pending
-        return pending
+            self.pending = pending = self._new_report(now, is_leaving=is_leaving)
+            return pending
+        report = pending.report
+        if report.closed_until is not None and limiter.own_until < report.closed_until:
+            report = replace(report, closed_until=None)  # alone, the process has opened its gate since
+        if now >= pending.until:
+            report = replace(report, accepted=0.0, done=0.0)  # too few are better than twice as many
+        self.pending = Pending(report, *pending[1:])
+        return self.pending
 
     def _new_report(self, now: float, *, is_leaving: bool) -> Pending:
         limiter = self.gate.limiter
@@ -99,7 +110,7 @@ class Part:
             is_waiting=self.gate.waiting > 0 or limiter.is_probing,
             is_leaving=is_leaving,
         )
-        return Pending(report, told)
+        return Pending(report, told, accepted, done, now + report.lease)
 
     def wake(self, now: float) -> None:
         """Let the task look, if there is anything earlier than what it waits for."""
@@ -141,12 +152,12 @@ class Part:
         """Change the gate according to the answer to the pending report; see Share.apply()."""
         share, limiter = self.share, self.gate.limiter
         assert self.pending is not None
-        report, told = self.pending
+        report, told, accepted, done, _ = self.pending
         self.pending = None
         before, state = share.state, lease.state
         share.apply(report, lease, asked_at, now)
-        told.accepted += report.accepted
-        told.done += report.done
+        told.accepted += accepted
+        told.done += done
         if share.has_news:  # it is newer
             return
         if state.cycle != before.cycle and report.opening is None:

@@ -23,12 +23,14 @@ _LONGEST_LEASE = 10.0
 _SHORTEST_PAUSE = 0.01
 # How much later than the learner the others look whether the gate has been opened, if nothing has told them.
 _LATER = 0.25
-# The learner may not probe before it knows what the others had sent by then.
+# The learner may probe only if it has asked the others no longer than that before the closure's end, in seconds.
 _EARLY = 0.02
 # A lease is renewed when this share of it is over.
 _RENEW_AFTER = 0.75
-# Further turns are asked for when less than this share of those that one may have is left.
+# Further turns are requested when no more than this share of those that were allotted is left.
 _FEW_LEFT = 0.25
+# How many seconds late, and a round trip to the store, a turn of a limit that the users know may be used.
+_LATEST = 0.02
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Share:
         is_alone: whether the store cannot be reached: then the process goes on with the share that it had last.
         is_learner: whether this process may send the probe.
         doubts: how many rejections that may be faults the others have not been told of.
+        clock_seen_at: when the clock of the store was seen last.
     """
 
     def __init__(self, member: str, known: KnownRate) -> None:
@@ -79,6 +82,7 @@ class Share:
         self._opening: Opening | None = None
         self._has_learned = False
         self.doubts: int = 0
+        self.clock_seen_at = -math.inf
         self._hurry_at = math.inf
 
     # --- What the Limiter asks
@@ -95,20 +99,40 @@ class Share:
         """Return when the next request may be sent at this rate of all processes; infinity if they must be asked."""
         if self.is_alone or self._is_by_itself:
             return last_sent + self.members / rate
-        while self._blocks and self._blocks[0].until < now:
-            self._blocks.popleft()
+        self._drop_late_turns(now)
         if not self._blocks:
             return math.inf
         block = self._blocks[0]
         # Late turns are not made up for all at once, but no more than the users know to be accepted.
-        if self.known.burst > 1:
+        if self._is_exact:
             return max(block.due, self._booked - (self.known.burst - 1) * block.step)
         return max(block.due, last_sent + block.step / 2)
+
+    def _drop_late_turns(self, now: float) -> None:
+        while self._blocks and self._blocks[0].until < now:
+            self._blocks.popleft()
+        if not self._is_exact:
+            return
+        # Those that are used later come on top of those that others use in time.
+        latest = now - _LATEST - self.shortest_trip
+        while self._blocks:
+            block = self._blocks[0]
+            late = math.ceil((latest - block.due) / block.step) - self.known.burst + 1
+            if late < block.count:
+                block.due += max(0, late) * block.step
+                block.count -= max(0, late)
+                return
+            self._blocks.popleft()
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the users know the limit, so that never more than that may be sent."""
+        return self.known.rate < math.inf
 
     @property
     def _is_by_itself(self) -> bool:
         """Whether no turns are needed, because there is nobody else. A limit that the users know is kept by turns."""
-        return self.members == 1 and math.isinf(self.known.rate)
+        return self.members == 1 and not self._is_exact
 
     def sent(self, now: float) -> None:
         """Record that a request is sent, which uses up a turn if there is any."""
@@ -127,8 +151,8 @@ class Share:
         self._sent -= 1
         if not self.is_alone and self._allotted:
             self._booked -= self._step
-            # Without a burst, the next one need not keep its distance to what was not sent.
-            step = self._step if self.known.burst > 1 else 0.0
+            # The next one need not keep its distance to what was not sent.
+            step = 1 / self.known.rate if self._is_exact else 0.0
             self._blocks.appendleft(_Block(now, step, 1, now + LEASE))
 
     def cycle_so_far(self, own: float, own_began: float, now: float) -> tuple[float, float]:
@@ -194,27 +218,36 @@ class Share:
         """Return a time of the store's clock on that of the event loop."""
         return stored + self._offset
 
-    def saw_clock(self, stored: float, asked_at: float, now: float) -> bool:
+    def saw_clock(self, stored: float, asked_at: float, now: float) -> float:
         """Record a time of the store's clock which was read between two of the event loop's.
 
         Returns:
-            Whether it is the same clock as before.
+            By how many seconds the clock has jumped, because another server has taken over; 0 if it has not.
         """
-        is_other = bool(self._offsets) and abs(now - stored - self._offset) > LEASE
-        if is_other:  # another server has taken over
+        jump = stored - self.store_time(now) if self._offsets else 0.0
+        if abs(jump) > LEASE:
             self._offsets.clear()
+        else:
+            jump = 0.0
+        self.clock_seen_at = now
         self._offsets.append(now - stored)
         self._trips.append(now - asked_at)
-        return not is_other
+        return jump
+
+    @property
+    def shortest_trip(self) -> float:
+        """How many seconds the store has taken to answer at best, of late; 0 if that is not known."""
+        return min(self._trips, default=0.0)
 
     @property
     def lease(self) -> float:
         """For how many seconds this process asks for."""
-        each = max(_LEASE_PER_MEMBER, _TRIPS_PER_MEMBER * min(self._trips, default=0.0))
+        each = max(_LEASE_PER_MEMBER, _TRIPS_PER_MEMBER * self.shortest_trip)
         return min(max(LEASE, self.members * each), _LONGEST_LEASE)
 
     def unused(self, now: float) -> int:
         """Return how many turns are left."""
+        self._drop_late_turns(now)
         return sum(block.count for block in self._blocks if block.until >= now)
 
     def next_report(
@@ -230,9 +263,11 @@ class Share:
             closed_until: until when the gate is closed; None if it is open.
             has_rate: whether a rate is known, so that turns are needed.
         """
-        soon = self._asked_at + _SHORTEST_PAUSE
+        # If the store is slow, all others need time to get through as well.
+        soon = self._asked_at + max(_SHORTEST_PAUSE, 2 * self.members * self.shortest_trip)
         if self.is_alone:
-            return self._asked_at + LEASE if waiting or in_flight else math.inf
+            # In time for what was told last to count once, should only the answer have been lost.
+            return self._asked_at + LEASE * _RENEW_AFTER if waiting or in_flight else math.inf
         if own_until > self._told_until or self.has_news or self.doubts:
             return soon
         if self.is_learner and closed_until is not None and not (waiting or in_flight):
@@ -296,7 +331,8 @@ class Share:
             curve=curve,
             lease=self.lease,
             is_waiting=is_waiting,
-            wants=waiting + math.ceil(recently / 2),
+            # Turns for requests that may never come would be used later, on top of those of others.
+            wants=waiting if self._is_exact else waiting + math.ceil(recently / 2),
             unused=self.unused(now),
             is_leaving=is_leaving,
         )

@@ -11,7 +11,7 @@ class Stored(NamedTuple):
 
     Attributes:
         is_swapped: whether it is what was to be stored.
-        version: the number of times that something has been stored; 0: there is nothing.
+        version: grows each time that something is stored; 0: there is nothing.
         text: what it holds, empty if there is nothing, or if it is what was just stored.
         now: the time on the store's clock, in seconds, which all processes share.
     """

@@ -401,11 +401,11 @@ async def test_listening_is_tried_again(caplog: pytest.LogCaptureFixture) -> Non
         "empty": "",
         "other words": "hello",
         "one field less": "{name} other 0 closed",
-        "no number": "{name} other 0 closed soon ",
-        "another kind": "{name} other 0 reset 0.0 ",
-        "another cycle": "{name} other 7 closed 1099.0 ",
-        "another key": "0123 other 0 closed 1099.0 ",
-        "its own": "{name} {member} 0 closed 1099.0 ",
+        "no number": "{name} other 0 closed soon {at} ",
+        "another kind": "{name} other 0 reset 0.0 {at} ",
+        "another cycle": "{name} other 7 closed 1099.0 {at} ",
+        "another key": "0123 other 0 closed 1099.0 {at} ",
+        "its own": "{name} {member} 0 closed 1099.0 {at} ",
     },
 )
 async def test_news_that_change_nothing(text: str) -> None:
@@ -414,7 +414,7 @@ async def test_news_that_change_nothing(text: str) -> None:
     one = Process(store, Server())
     async with in_use(one):
         (name,), (member,) = store.texts, state_of(store).members
-        store.listeners[0](99, text.format(name=name, member=member))
+        store.listeners[0](99, text.format(name=name, member=member, at=anyio.current_time() + store.shift))
         await anyio.sleep(LEASE)
         assert one.closed_until is None
         assert one.kinds == []
@@ -443,7 +443,7 @@ async def test_news_that_come_too_late() -> None:
     async with in_use(one):
         (hear,), (name,) = store.listeners, store.texts
     await end(store)
-    hear(99, f"{name} other 0 closed 1099.0 ")
+    hear(99, f"{name} other 0 closed 1099.0 1099.0 ")
     assert one.closed_until is None
     assert own_tasks() == []
 
@@ -608,6 +608,33 @@ async def test_known_rate(burst: int, delay: float) -> None:
         for last in range(first, len(sent)):
             assert last - first + 1 <= burst + 20 * (sent[last] - sent[first] + 4 * delay) + 1e-6
     assert sent[119] - started <= 1.2 * 120 / 20 + 1, "and not much less"
+    await end(store)
+
+
+@pytest.mark.parametrize(("processes", "burst", "seed"), [(1, 1, 0), (2, 1, 1), (3, 1, 2), (3, 5, 3)])
+async def test_known_rate_with_any_demand(processes: int, burst: int, seed: int) -> None:
+    """However requests come and are cancelled, no more than ``burst + rate * t`` are sent in any ``t`` seconds."""
+    rate, chance = 20, random.Random(seed)
+    store, server = MemoryStore(delay=0.001, seed=seed), Server(seconds=0.01)
+
+    async def ask_now_and_then(process: Process) -> None:
+        async def ask_once() -> None:
+            with anyio.move_on_after(chance.choice([math.inf, math.inf, chance.random() * 0.3])):
+                await process.ask()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(30):
+                await anyio.sleep(chance.choice([chance.expovariate(rate / processes), chance.random() * 2]))
+                for _ in range(chance.choice([1, 1, 3, 6])):
+                    tasks.start_soon(ask_once)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(processes):
+            tasks.start_soon(ask_now_and_then, Process(store, server, rate=rate, burst=burst))
+    fewest = math.inf
+    for number, at in enumerate(server.sent):
+        fewest = min(fewest, number - rate * at)
+        assert number + 1 - rate * at - fewest <= burst + 0.1  # of a request: the store takes 2 ms
     await end(store)
 
 

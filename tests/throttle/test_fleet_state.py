@@ -24,6 +24,7 @@ from prefect_http._throttle.fleet_state import (
     Report,
     Turns,
     from_text,
+    moved_ahead,
     rate_of,
     synced,
     to_text,
@@ -591,9 +592,27 @@ def test_a_clock_that_goes_back(closed_until: float | None, back: float, *, is_m
     assert state.members == {"a": Member(NOW + 7 - moved, 1, Turns(NOW - moved, 0.25, 1))}
 
 
+@each_row(("at", "is_moved"), [(NOW - 400.0, True), (NOW - 99.0, True), (NOW - 98.0, False), (NOW, False)])
+def test_a_clock_that_jumps_ahead(at: float, *, is_moved: bool) -> None:
+    """All times of what the clock before has written are moved; what the new one has written stays."""
+    known = FleetState(at=at, closed_until=at + 5, began=at - 1, members={"a": Member(at + 7, 1, Turns(at, 0.25, 1))})
+    state = moved_ahead(known, 100.0, NOW)
+    later = at + 100.0
+    moved = FleetState(
+        at=later,
+        closed_until=later + 5,
+        learner_until=100.0,
+        began=later - 1,
+        next_turn=100.0,
+        members={"a": Member(later + 7, 1, Turns(later, 0.25, 1))},
+    )
+    assert state == (moved if is_moved else known)
+
+
 # --- As a text
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
 COUNTS = st.integers(0, 2**53)
 STATES = st.builds(
     FleetState,
@@ -602,7 +621,7 @@ STATES = st.builds(
     closed_until=st.none() | FINITE,
     learner=st.text(max_size=12),
     learner_until=FINITE,
-    curve=st.none() | st.builds(Curve, FINITE, FINITE, FINITE),
+    curve=st.none() | st.builds(Curve, POSITIVE, POSITIVE, POSITIVE),
     done=FINITE,
     began=FINITE,
     accepted=FINITE,
@@ -637,6 +656,10 @@ def test_no_text() -> None:
         "1",
         "{}",
         "[]",
+        to_text(FleetState(closed_until=math.nan)),
+        to_text(FleetState(next_turn=math.inf)),
+        to_text(FleetState(curve=Curve(0.0, 1.0, 1.0))),
+        to_text(FleetState(curve=Curve(1.0, 1.0, 0.0))),
         "[1]",
         '"abcdefghijkl"',
         "[1,0,0,null,0,0,null,0,0,0,0,0,0]",

@@ -144,10 +144,10 @@ def test_a_learned_rate_is_kept_in_turns() -> None:
 
 def test_a_known_limit_is_kept_in_turns() -> None:
     """Also by a process that is alone there, and there is no slow start."""
-    process = Process(1, known=KnownRate(4.0))
+    process = Process(1, known=KnownRate(4.0, 50))
     limiter = process.limiter
     assert (limiter.known_rate, limiter.rate, limiter.next_send(0.0)) == (4.0, INF, INF)
-    process.asks(0.0, turns=in_turns(0.0, 0.0, 50))
+    process.asks(0.0, turns=in_turns(-49 * 0.25, 0.25, 50))
     assert len(fill(limiter, 0.0)) == 50
     assert limiter.sure_room == 0
     process.follows(curve=Curve(2.0, 8.0, 50.0))

@@ -199,29 +199,40 @@ def test_each_request_takes_a_turn() -> None:
 
 
 @each_row(
-    ("known", "last_sent", "turn"),
+    ("last_sent", "turn"),
     [
-        (KnownRate(), -INF, 0.5),
-        (KnownRate(), 0.375, 0.5),
+        (-INF, 0.5),
+        (0.375, 0.5),
         # When they are late, they are half a step apart.
-        (KnownRate(), 0.75, 0.875),
-        (KnownRate(4.0, 1), 0.75, 0.875),
-        (KnownRate(4.0, 2), 0.75, 0.5),
+        (0.75, 0.875),
     ],
 )
-def test_late_turns(known: KnownRate, last_sent: float, turn: float) -> None:
-    """They can be used later, but not all at once, unless the limit has a burst."""
-    share = answered(known, turns=turns_at(0.5, 0.25, 4))
+def test_late_turns(last_sent: float, turn: float) -> None:
+    """They can be used later, but not all at once."""
+    share = answered(turns=turns_at(0.5, 0.25, 4))
     assert share.next_turn(1.0, 8.0, last_sent) == turn
+
+
+@each_row(
+    ("burst", "now", "unused", "turn"),
+    [
+        *((1, 0.5, 3, 0.5), (1, 0.515625, 3, 0.5), (1, 0.75, 2, 0.75), (1, 0.875, 1, 1.0), (1, 1.25, 0, INF)),
+        *((2, 0.765625, 3, 0.5), (2, 0.875, 2, 0.75), (2, 1.25, 1, 1.0), (2, 1.5, 0, INF)),
+    ],
+)
+def test_turns_of_a_known_limit_expire(burst: int, now: float, unused: int, turn: float) -> None:
+    """Each by itself, since what is sent later would come on top of what others send; later if there is a burst."""
+    share = answered(KnownRate(4.0, burst), turns=turns_at(0.5, 0.25, 3))
+    assert (share.next_turn(now, 4.0, -INF), share.unused(now)) == (turn, unused)
 
 
 def test_turns_expire() -> None:
     """A lease after the last one of an answer, or after an answer that came later than that."""
     share = answered(turns=turns_at(0.5, 0.25, 2))
     answer(share, 1.0, turns=turns_at(1.0, 0.25, 8))
+    assert (share.unused(2.0), share.next_turn(2.0, 8.0, -INF)) == (10, 0.5)
+    assert (share.unused(2.5), share.next_turn(2.5, 8.0, -INF)) == (8, 1.0)
     answer(share, 5.0, turns=turns_at(1.0, 0.25, 8))
-    assert (share.unused(2.0), share.next_turn(2.0, 8.0, -INF)) == (18, 0.5)
-    assert (share.unused(2.5), share.next_turn(2.5, 8.0, -INF)) == (16, 1.0)
     assert (share.unused(6.0), share.next_turn(6.0, 8.0, -INF)) == (8, 1.0)
     assert (share.unused(6.5), share.next_turn(6.5, 8.0, -INF)) == (0, INF)
 
@@ -238,13 +249,13 @@ def test_a_turn_that_was_not_used() -> None:
 
 def test_a_turn_that_was_not_used_of_a_known_limit() -> None:
     """It does not count for the burst."""
-    share = answered(KnownRate(8.0, 2), turns=turns_at(0.0, 0.125, 4))
+    share = answered(KnownRate(8.0, 2), turns=turns_at(1.0, 0.125, 4))
     for _ in range(2):
         share.sent(1.0)
     share.withdrawn(1.0)
     assert share.next_turn(1.0, 8.0, 1.0) == 1.0
     share.sent(1.0)
-    assert share.next_turn(1.0, 8.0, 1.0) == 1.125
+    assert share.next_turn(1.0, 8.0, 1.0) == 1.25
 
 
 @each_row(("members", "is_alone"), [(1, False), (2, True)])
@@ -356,13 +367,13 @@ WAITING, IN_FLIGHT, IDLE = (1, 0), (0, 1), (0, 0)
         (WAITING, False, 0.75),
         (IN_FLIGHT, False, 0.75),
         (IDLE, False, INF),
-        (WAITING, True, LEASE),
-        (IN_FLIGHT, True, LEASE),
+        (WAITING, True, 0.75),
+        (IN_FLIGHT, True, 0.75),
         (IDLE, True, INF),
     ],
 )
 def test_a_lease_is_renewed(requests: tuple[int, int], due: float, *, is_alone: bool) -> None:
-    """When most of it is over, as long as there are requests; alone, the store is tried once a second."""
+    """When most of it is over, as long as there are requests; alone, the store is tried as often."""
     share = answered()
     if is_alone:
         share.lost()
@@ -432,15 +443,16 @@ def test_during_a_closure(
     assert next_report(share, now, waiting=requests[0], in_flight=requests[1], closed_until=closed_until) == due
 
 
-def test_late_turns_of_a_known_limit() -> None:
+@each_row(("burst", "times"), [(1, [1.0, 1.125, 1.25, 1.375]), (2, [1.0, 1.0, 1.125, 1.25])])
+def test_late_turns_of_a_known_limit(burst: int, times: list[float]) -> None:
     """A process that comes late to its turns sends no more at once than the limit allows, and the others in time."""
-    share = answered(KnownRate(8.0, 2), turns=Turns(STORED, 0.125, 8))
+    share = answered(KnownRate(8.0, burst), turns=Turns(STORED, 0.125, 16))
     sent, now = [], 1.0
     for _ in range(4):
         now = max(now, share.next_turn(now, 8.0, now))
         share.sent(now)
         sent.append(now)
-    assert sent == [1.0, 1.0, 1.125, 1.25]
+    assert sent == times
 
 
 def test_a_closure_of_which_nobody_is_the_learner() -> None:
