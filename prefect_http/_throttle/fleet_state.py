@@ -14,7 +14,8 @@ All that one process does is to send a Report now and then, and to get a Lease b
 - While a rate is known, requests are sent in turns: moments that lie ``1 / rate`` apart, and of which each process gets
   a few at a time, for as many requests as it has in its queue, but no more than its share of a second. So the server
   sees the same as from a single process, and nobody waits for a process that has nothing to send.
-- While none is known, each process begins with its share of the requests in flight with which a single one begins.
+- While none is known, each process begins with its share of the requests in flight with which a single one begins, and
+  goes on slowly at first: what all of them send until they have heard of the first rejection is rejected, too.
 - A process says for how long it is to be remembered. If it is not heard of by then, it is forgotten.
 
 All times here are those of the store's clock.

@@ -54,7 +54,7 @@ _FIRST_WINDOW = 10.0
 # A little under one half: with one half, early probes came to 5 % of rejections on a window of 100.
 _WINDOW_STEP = 0.47
 # What several processes have in flight when the first of them is rejected comes to more.
-_SHARED_WINDOW_STEP = 0.1
+_SHARED_WINDOW_STEP = 0.25
 # How fast the latency follows the answers: it must follow (when it rose tenfold, a fixed one stalled us), but no single
 # answer may move it far.
 _LATENCY_WEIGHT = 1 / 32
@@ -211,6 +211,8 @@ class Limiter:
                 if share is not None:
                     if share.known.rate < math.inf:
                         due = share.next_turn(now, share.known.rate, self._last_sent)
+                    elif self._slow_start and self.in_flight + self._cycle.accepted >= _FIRST_WINDOW / share.members:
+                        due += share.first_interval(now, self._cycle.accepted - self._told.accepted)
                 elif self.known is None and not self._quota.is_known:
                     # It holds until the gate closes, or the server says something: the window only grows until then.
                     self.sure_room = min(window, self._most_in_flight)

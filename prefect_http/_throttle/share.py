@@ -29,6 +29,11 @@ _EARLY = 0.02
 _RENEW_AFTER = 0.75
 # Further turns are requested when no more than this share of those that were allotted is left.
 _FEW_LEFT = 0.25
+# In requests per second of all processes together, while no rate is known; and how much more for each one that was
+# accepted. All that they send until they hear of the first rejection, some milliseconds later, is rejected as well.
+_FIRST_RATE, _GROWTH = 100.0, 5.0
+# In seconds: processes that are started together come one after the other.
+_UNTIL_OTHERS_JOIN = 0.1
 # How many seconds late, and a round trip to the store, a turn of a limit that the users know may be used.
 _LATEST = 0.02
 
@@ -68,7 +73,7 @@ class Share:
         self.is_learner: bool = False
         self._member = member
         self._number = 0
-        self._lease_until = -math.inf
+        self._lease_until = self._joined_at = -math.inf
         self._blocks: deque[_Block] = deque()
         self._allotted = 0
         self._booked = -math.inf  # as in KnownLimit, for this process alone
@@ -123,6 +128,17 @@ class Share:
                 block.count -= max(0, late)
                 return
             self._blocks.popleft()
+
+    def first_interval(self, now: float, own: float) -> float:
+        """Return how many seconds lie between two requests of this process while no rate is known.
+
+        Args:
+            now: the time.
+            own: how many of its requests were accepted that are not yet in the state.
+        """
+        if self.members == 1 and now >= self._joined_at + _UNTIL_OTHERS_JOIN:
+            return 0.0
+        return self.members / (_FIRST_RATE + _GROWTH * (self.state.accepted + self.members * own))
 
     @property
     def _is_exact(self) -> bool:
@@ -364,6 +380,8 @@ class Share:
             self._blocks.clear()
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
+        if self._lease_until == -math.inf:
+            self._joined_at = now
         self._lease_until = -math.inf if report.is_leaving else asked_at + report.lease
         self._synced_at = now
         if report.closed_until is not None:

@@ -67,9 +67,12 @@ class Process:
         turns: Turns | None = None,
         is_learner: bool = False,
         began: float = 0.0,
-        accepted: float = 0,
+        accepted: float = INF,
     ) -> None:
-        """Let the process ask the others, and get an answer at once, with a lease of a thousand seconds."""
+        """Let the process ask the others, and get an answer at once, with a lease of a thousand seconds.
+
+        So many requests of all are accepted that the rate of the first ones says nothing, unless a number is given.
+        """
         own, done, told = self.limiter.to_tell()
         self.share.asked(now)
         report = self.share.report(
@@ -113,13 +116,25 @@ def test_nothing_without_a_lease() -> None:
 
 @each_row(
     ("members", "accepted", "window"),
-    [(1, 0.0, 10), (4, 0.0, 3), (4, 40.0, 4), (20, 0.0, 1), (20, 160.0, 2)],
+    [(1, 0.0, 10), (4, 0.0, 3), (4, 20.0, 4), (20, 0.0, 1), (20, 80.0, 2)],
 )
 def test_all_together_start_slowly(members: int, accepted: float, window: int) -> None:
     """All processes begin with as many in flight as a single one, and then with more, the more were accepted."""
     process = Process(members)
     process.follows(curve=None, accepted=accepted)
     assert len(fill(process.limiter, 0.0)) == window
+
+
+def test_all_together_begin_with_few_requests_per_second() -> None:
+    """First those that a single process sends at once, and then one after the other."""
+    process = Process(5)
+    limiter = process.limiter
+    process.asks(0.0, accepted=0.0)
+    assert len(fill(limiter, 0.0)) == 2
+    process.follows(curve=None, accepted=100.0)
+    assert limiter.next_send(0.0) == 5 / 100
+    answer(limiter, [let_one_out(limiter, 1.0)], 1.0)
+    assert limiter.next_send(1.0) == 1.0 + 5 / 125
 
 
 @each_row(("slow_start", "accepted"), [(False, 0.0), (True, None)])

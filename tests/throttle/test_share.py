@@ -582,6 +582,32 @@ def test_doubts(members: int, doubts: int) -> None:
     assert share.doubts == doubts
 
 
+@each_row(
+    ("members", "now", "own", "interval"),
+    [
+        (4, 0.0, 0.0, 4 / 125),  # 5 were accepted before
+        (4, 9.0, 0.0, 4 / 125),
+        (4, 0.0, 10.0, 4 / 325),
+        # Others may be about to come.
+        (1, 0.0625, 0.0, 1 / 125),
+        (1, 0.125, 0.0, 0.0),
+    ],
+)
+def test_the_first_requests(members: int, now: float, own: float, interval: float) -> None:
+    """All processes together begin slowly, and send more, the more were accepted."""
+    assert answered(members=members).first_interval(now, own) == interval
+
+
+def test_the_first_requests_of_a_process_that_comes_back() -> None:
+    """Meanwhile, others may have come."""
+    share = answered(members=1)
+    answer(share, 5.0, members=1)
+    assert share.first_interval(5.0, 0.0) == 0.0
+    share.left()
+    answer(share, 9.0, members=1)
+    assert share.first_interval(9.0, 0.0) > 0.0
+
+
 def test_no_members() -> None:
     """If there are too many, this process is none of them, but there is always one."""
     share = new_share()
