@@ -33,7 +33,7 @@ _FEW_LEFT = 0.25
 # accepted. All that they send until they hear of the first rejection, some milliseconds later, is rejected as well.
 _FIRST_RATE, _GROWTH = 100.0, 5.0
 # In seconds: processes that are started together come one after the other.
-_UNTIL_OTHERS_JOIN = 0.1
+_UNTIL_OTHERS_JOIN = 0.08
 # How many seconds late, and a round trip to the store, a turn of a limit that the users know may be used.
 _LATEST = 0.02
 
