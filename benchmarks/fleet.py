@@ -1,31 +1,32 @@
 """What ``Throttle(shared=)`` does for several processes that call one server with a limit, through a real Redis.
 
-All is real: the clock, redis-server, a server on loopback with a token bucket (_bucket_server.py), and the processes
-(_fleet_member.py), every other one of which runs on trio and the others on asyncio. Without redis-server, this is left
-out. Processes with and without ``shared=`` run at the same time, each kind with a bucket of its own; most of the time
-all of them wait.
+See _fleet_job.py for what is real. Without redis-server, this is left out. Processes with and without ``shared=`` run
+at the same time, each kind with a bucket of its own; most of the time all of them wait.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
-from urllib.request import urlopen
 
+from benchmarks._fleet_job import (
+    PATIENCE,
+    Servers,
+    begin,
+    bucket_server,
+    end_of,
+    redis_server,
+    report,
+    start_member,
+    wait_until_ready,
+)
 from benchmarks._table import print_checked
 
 _REQUESTS, _RATE, _BURST = 600, 50, 50
@@ -41,12 +42,6 @@ _FAST_REQUESTS, _FAST_RATE, _FAST_PROCESSES = 4_000, 500, 8
 _MAX_CALLS = 0.1
 
 _PROBING, _MAX_GAP = 4, 3.0
-_PATIENCE = 60.0  # seconds, after which a process is ended
-
-
-class _Servers(NamedTuple):
-    url: str
-    redis_socket: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,44 +72,14 @@ class _Run:
 
 def run() -> None:
     """Measure all of it, in less than 90 s."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        redis_socket = _start_redis(Path(folder), stack)
-        if redis_socket is None:
+    with redis_server() as redis, bucket_server() as url:
+        if redis is None:
             print("\nOne throttle for several processes: left out, since redis-server is not installed")
             return
-        servers = _Servers(_start_server(stack), redis_socket)
+        servers = Servers(url, str(redis.socket))
         _measure_jobs(servers)
         _measure_calls(servers)
         _kill_who_probes(servers)
-
-
-def _start_redis(folder: Path, stack: contextlib.ExitStack) -> str | None:
-    """Start redis-server; return the path of its socket, or None if it is not installed."""
-    program, path = shutil.which("redis-server"), folder / "redis.sock"
-    if program is None:
-        return None
-    options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    stack.enter_context(_running([program, *options], stdout=subprocess.DEVNULL))
-    end = time.monotonic() + 10
-    while not path.exists():
-        assert time.monotonic() < end, "redis-server has not started"
-        time.sleep(0.01)
-    return str(path)
-
-
-def _start_server(stack: contextlib.ExitStack) -> str:
-    process = stack.enter_context(_running([sys.executable, "-m", "benchmarks._bucket_server"], stdout=subprocess.PIPE))
-    assert process.stdout is not None
-    return f"http://127.0.0.1:{int(process.stdout.readline())}"
-
-
-@contextlib.contextmanager
-def _running(command: list[str], *, stdout: int) -> Generator[subprocess.Popen[str]]:
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 class _Job:
@@ -131,23 +96,14 @@ class _Job:
     """
 
     def __init__(
-        self, name: str, servers: _Servers, processes: int, requests: int, rate: int, burst: int, *, is_shared: bool
+        self, name: str, servers: Servers, processes: int, requests: int, rate: int, burst: int, *, is_shared: bool
     ) -> None:
         self.name = name
-        self._url = servers.url
+        self._servers = servers
         self._each = requests // processes
-        arguments = [
-            *(f"{servers.url}/{name}/{rate}/{burst}", str(self._each)),
-            *(servers.redis_socket if is_shared else "", name),
-        ]
+        url, redis_socket = f"{servers.url}/{name}/{rate}/{burst}", servers.redis_socket if is_shared else ""
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "benchmarks._fleet_member", ("trio", "asyncio")[number % 2], *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(processes)
+            start_member(url, self._each, redis_socket, name, number=number) for number in range(processes)
         ]
 
     def __enter__(self) -> _Job:
@@ -161,41 +117,28 @@ class _Job:
     def wait_until_ready(self) -> None:
         """Wait until all could begin."""
         for process in self.processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n", "a process has ended too early"
+            wait_until_ready(process)
 
     def begin(self) -> None:
         """Let all begin."""
         for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
+            begin(process)
 
     def report(self) -> dict[str, float]:
         """Return what the server has received so far."""
-        with urlopen(f"{self._url}/report/{self.name}", timeout=10) as response:
-            report: dict[str, float] = json.load(response)
-        return report
+        return report(self._servers, self.name)
 
     def wait(self) -> _Run:
         """Wait until all have ended, and return how."""
-        seconds: list[float] = []
-        failed, end = 0.0, time.monotonic() + _PATIENCE
-        for process in self.processes:
-            try:
-                output, _ = process.communicate(timeout=max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                output = f"{_PATIENCE} {self._each}"
-            took, failures = map(float, output.split())
-            seconds.append(took)
-            failed += failures
-        report = self.report()
-        rejected = report["rejected"] / max(1, report["accepted"])
-        return _Run(rejected, max(seconds) / _IDEAL, max(seconds) / min(seconds), failed)
+        deadline = time.monotonic() + PATIENCE
+        ends = [end_of(process, deadline) or (PATIENCE, float(self._each)) for process in self.processes]
+        seconds = [took for took, _ in ends]
+        received = self.report()
+        rejected = received["rejected"] / max(1, received["accepted"])
+        return _Run(rejected, max(seconds) / _IDEAL, max(seconds) / min(seconds), sum(failed for _, failed in ends))
 
 
-def _measure_jobs(servers: _Servers) -> None:
+def _measure_jobs(servers: Servers) -> None:
     print(f"\n{_REQUESTS} requests by several processes to a server that accepts {_RATE}/s, burst {_BURST}")
     print(f"  {'':28}{'rejected':>8}{'x ideal':>9}{'spread':>9}{'failed':>9}   (spread: slowest / fastest process)")
     of_one: dict[str, float] = {}
@@ -210,7 +153,7 @@ def _measure_jobs(servers: _Servers) -> None:
     print_checked("one process, shared=", f"{cost:.3f} x the time without", cost, _MAX_COST_OF_ONE)
 
 
-def _run_at_once(servers: _Servers, rounds: Mapping[int, int]) -> dict[tuple[int, str], _Run]:
+def _run_at_once(servers: Servers, rounds: Mapping[int, int]) -> dict[tuple[int, str], _Run]:
     """Run jobs of both kinds at the same time; return the means."""
     with contextlib.ExitStack() as stack:
         jobs = {
@@ -229,7 +172,7 @@ def _run_at_once(servers: _Servers, rounds: Mapping[int, int]) -> dict[tuple[int
         return {kind: _mean([job.wait() for job in of_kind]) for kind, of_kind in jobs.items()}
 
 
-def _new_job(name: str, servers: _Servers, processes: int, kind: str) -> _Job:
+def _new_job(name: str, servers: Servers, processes: int, kind: str) -> _Job:
     return _Job(name, servers, processes, _REQUESTS, _RATE, _BURST, is_shared=kind == _SHARED)
 
 
@@ -242,7 +185,7 @@ def _mean(runs: list[_Run]) -> _Run:
     )
 
 
-def _measure_calls(servers: _Servers) -> None:
+def _measure_calls(servers: Servers) -> None:
     """Count how often processes ask Redis while they are busy."""
     before = _calls(servers.redis_socket)
     fast = _FAST_PROCESSES, _FAST_REQUESTS, _FAST_RATE, _FAST_RATE // 10
@@ -267,7 +210,7 @@ def _calls(redis_socket: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _kill_who_probes(servers: _Servers) -> None:
+def _kill_who_probes(servers: Servers) -> None:
     """Kill the process that has just sent the probe, and measure when another one sends the next request."""
     with _Job("probe", servers, _PROBING, _REQUESTS, _RATE, _BURST, is_shared=True) as job:
         job.wait_until_ready()

@@ -202,6 +202,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
+def refusing_port() -> Iterator[int]:
+    """Keep a port on which nothing listens, so that no other server gets it meanwhile; yield it."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@contextlib.contextmanager
 def hypercorn_on_trio(app: ASGIApp, certfile: str | None = None, keyfile: str | None = None) -> Iterator[str]:
     """Run an app under hypercorn, on trio, in a thread; yield its URL."""
     config = hypercorn.config.Config()

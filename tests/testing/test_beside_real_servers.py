@@ -31,7 +31,7 @@ from support.loopback_script import (
     send,
     send_frames,
 )
-from support.servers import free_port
+from support.servers import refusing_port
 from support.virtual_time import virtual_time_backend
 from support.wire import until
 
@@ -868,11 +868,12 @@ async def use_real(scenario: Scenario, client_class: type[httpx.AsyncClient], *,
     transport = HTTPTransport(verify=False, trust_env=False, limits=limits, http1=not http2, http2=http2)
     serving: Any = loopback_h2_server if http2 else loopback_server
     async with serving(list(scenario.real(unit)), unit) as (server, url):
-        if scenario.is_down:
-            url = f"http://127.0.0.1:{free_port()}"
-        async with client_class(transport=transport, **arguments(scenario, client_class, unit)) as client:
-            user = User(client, url, unit, lambda: len(server.requests))
-            await scenario.use(user)
+        with refusing_port() as port:
+            if scenario.is_down:
+                url = f"http://127.0.0.1:{port}"
+            async with client_class(transport=transport, **arguments(scenario, client_class, unit)) as client:
+                user = User(client, url, unit, lambda: len(server.requests))
+                await scenario.use(user)
         await until(lambda: all(each.closed_by for each in server.connections))
     ends = [each.time if each.ended_at is None else each.ended_at for each in server.requests]
     return Outcome(
