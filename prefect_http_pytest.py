@@ -18,7 +18,7 @@ _NETWORK = pytest.StashKey["FakeNetwork"]()
 
 @pytest.fixture
 def fake_network(request: pytest.FixtureRequest) -> FakeNetwork:
-    """A prefect_http.testing.FakeNetwork. After a test that has passed, its check() decides whether the test fails."""
+    """A prefect_http.testing.FakeNetwork. If the test passes, its check() is called, and may still fail the test."""
     from prefect_http.testing import FakeNetwork
 
     network = request.node.stash[_NETWORK] = FakeNetwork()

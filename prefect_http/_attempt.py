@@ -13,7 +13,7 @@ class Attempt:
     """One attempt of a request.
 
     Attributes:
-        number: of the attempt, 1-based.
+        number: the number of the attempt, counted from 1.
         status_code: the response's status; exactly one of this and ``exception`` is set.
         exception: the httpx exception that ended the attempt.
         delay: seconds until the next attempt; None if there is none.

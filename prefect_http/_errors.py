@@ -40,8 +40,8 @@ class PrefectHTTPStatusError(httpx.HTTPStatusError):
         request: the request that got the response, after redirects.
         response: the response, closed; its body is read, or as much of it as the limits allowed.
         attempts: all attempts, oldest first; empty if the error was not raised by a client.
-        retry_after: the seconds that the response's ``Retry-After`` asks to wait, counted from the response; None
-            if it has no valid one.
+        retry_after: the seconds to wait that the response's ``Retry-After`` asks for, counted from the response; None
+            if it does not have a valid one.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ def _without_init(cls: type[PrefectHTTPStatusError], args: tuple[object, ...]) -
 class ThrottleTimeout(httpx.PoolTimeout):
     """A request could not be let through the throttle before the caller's deadline or ``max_wait``.
 
-    The message says why, and until when if that is known. The request was not sent. But if the cause (``__cause__``) is
+    The message says why, and until when if that is known. The request was not sent; but if the cause (``__cause__``) is
     a PrefectHTTPStatusError, it was sent and rejected, and the server asked for a longer wait than ``max_wait``.
     """
 
@@ -79,8 +79,8 @@ class InvalidResponse(httpx.RemoteProtocolError):
 
     ``sse()`` raises it as well, for a response whose Content-Type is not ``text/event-stream``.
 
-    Perhaps the server does not speak HTTP: it is an SSH port, or a TLS port that is called with ``http://``. A
-    connection that is closed too early is a plain httpx.RemoteProtocolError.
+    Possibly the server does not speak HTTP: it is an SSH port, or a TLS port that is used with ``http://``. If a
+    connection is closed too early, a plain httpx.RemoteProtocolError is raised.
     """
 
 
@@ -121,7 +121,7 @@ class ResponseTooLarge(httpx.RequestError):
 
 
 class DownloadError(httpx.RequestError):
-    """A file cannot be downloaded, or is not what it should be. Nothing that looks complete is left of it.
+    """A file could not be downloaded, or is not the expected one. No file that looks complete is left behind.
 
     The message says why: the file is too large, its digest is wrong, it keeps changing on the server, or another
     download to the same path is running.

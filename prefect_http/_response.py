@@ -48,7 +48,7 @@ class PrefectResponse(ReadyResponse):
     def attempts(self) -> tuple[Attempt, ...]:
         """All attempts of the ``send()`` that led to the response, oldest first; its own is the last.
 
-        Those whose responses were redirects or challenges are among them. Exceptions have no traceback. Empty if the
+        These include attempts whose responses were redirects or challenges. Exceptions have no traceback. Empty if the
         response does not come from a PrefectHttpxClient.
         """
         if self._seconds_of_last is None:
@@ -59,7 +59,7 @@ class PrefectResponse(ReadyResponse):
 
     @property
     def num_bytes_downloaded(self) -> int:
-        """The size of what has been read of the body, before decoding."""
+        """The number of bytes of the body that have been read, before decoding."""
         return super().num_bytes_downloaded if self._reading is None else self._reading.size
 
     async def aread(self) -> bytes:
@@ -83,7 +83,7 @@ class PrefectResponse(ReadyResponse):
         return chunks if chunk_size is None else PieceIterator(chunks, lambda: BytesSplitter(chunk_size))
 
     def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """Return an iterator over the body, decoded. Compressed data is unpacked in bounded steps.
+        """Return an iterator over the body, decoded. Compressed data is decompressed in bounded steps.
 
         Args:
             chunk_size: the size of each piece but the last, 1 or more; None: what arrives, or is decoded, at a time.
@@ -106,7 +106,7 @@ class PrefectResponse(ReadyResponse):
         )
 
     def aiter_lines(self) -> AsyncIterator[str]:
-        """Return an iterator over the body's lines, without their ends."""
+        """Return an iterator over the body's lines, without their line ends."""
         return PieceIterator(ChunkIterator(self, self._begin), lambda: LineSplitter(self.encoding or "utf-8"))
 
     def _begin(self) -> BodyReading:
@@ -180,7 +180,7 @@ class PrefectResponse(ReadyResponse):
         """Return a response of this class that shares the stream of ``response``.
 
         ``response`` keeps its class. The new response may be read in its place, whole or streamed; reading and closing
-        it affect the original, too. A response that is already of this class is returned unchanged.
+        it also affects the original. A response that is already of this class is returned unchanged.
         """
         if isinstance(response, cls):
             return response

@@ -29,14 +29,14 @@ _logger = logging.getLogger("prefect_http.telemetry")
 class ConnectionInfo:
     """A connection of an HTTPTransport.
 
-    The times are those of the attempt to open it that has succeeded, in seconds, on the event loop's clock. They do not
-    include waiting for a place in the pool.
+    The times are those of the successful attempt to open it, in seconds, on the event loop's clock. They do not include
+    waiting for a place in the pool.
 
     Attributes:
         number: unique among the connections of this process.
         scheme: of the URLs that it serves: "http" or "https". If a proxy forwards requests instead of opening a tunnel,
             this, the host and the port are those of the proxy.
-        host: the host that it leads to, as in the URL.
+        host: the host that it connects to, as in the URL.
         port: likewise.
         peer_address: the IP address at its other end, which is that of the proxy if there is one; None if it is not
             known, as over a Unix socket. A stream that ``connect=`` has opened may have a name here.
@@ -71,7 +71,7 @@ class ConnectionInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifespanEvent:
-    """A client with ``app=`` has entered or left the app's lifespan, or could not.
+    """A client with ``app=`` has entered or left the app's lifespan, or failed to.
 
     Attributes:
         kind: "entered" or "left", also if that failed.
@@ -116,19 +116,19 @@ class AttemptObserver:
 class Telemetry:
     """Receives what a PrefectHttpxClient does. The methods do nothing; override those that you need.
 
-    They are called in the task that does what they report. They are not async, so they should not take long. An
-    exception that one of them raises is logged by the logger ``prefect_http.telemetry``, and changes nothing. One
-    object may serve several clients.
+    They are called in the task that does what they report. They are not async, so they should not take long. If one of
+    them raises an exception, the logger ``prefect_http.telemetry`` logs it, and nothing else changes. One object may
+    serve several clients.
 
-    It is told of the connections of each HTTPTransport that the client makes or is given, including one behind a
+    It is notified of the connections of each HTTPTransport that the client creates or is given, including one behind a
     throttle: of all that are opened from then on, whichever client uses them. If several clients share the transport
-    and the telemetry, it is told once. ``connection_acquired()`` is called in the task of the request;
+    and the telemetry, it is notified once. ``connection_acquired()`` is called in the task of the request;
     ``connection_released()`` and ``connection_closed()`` may be called in another one, such as that of an HTTP/2
     connection.
     """
 
     def attempt(self, request: httpx.Request, resend_count: int) -> AttemptObserver:
-        """Return what follows the attempt that is about to begin.
+        """Return an observer for the attempt that is about to begin.
 
         Args:
             request: the request.
@@ -159,7 +159,7 @@ class Telemetry:
         """
 
     def connection_released(self, info: ConnectionInfo) -> None:
-        """Called when a request and its response are done with a connection, or have failed, with the same object.
+        """Called when a request and its response no longer use a connection, or have failed, with the same object.
 
         Once for each ``connection_acquired()``, at the latest when the connection is closed.
         """
@@ -167,15 +167,15 @@ class Telemetry:
     def connection_closed(self, info: ConnectionInfo) -> None:
         """Called when a connection is closed; ``info.reason`` says why.
 
-        Once for each ``connection_opened()``. It may be later than the server has closed the connection: over HTTP/1.1,
-        that is noticed when it is to be used again, or has expired.
+        Once for each ``connection_opened()``. If the server has closed the connection, the call may come later: over
+        HTTP/1.1, that is noticed when the connection is about to be reused, or has expired.
         """
 
     def throttle_event(self, event: prefect_http.ThrottleEvent) -> None:
-        """Called with each event of the client's throttle; once for each event, also if several clients share both."""
+        """Called once with each event of the client's throttle, even if several clients share both."""
 
     def lifespan_event(self, event: LifespanEvent) -> None:
-        """Called when a client with ``app=`` has entered or left the app's lifespan, or could not."""
+        """Called when a client with ``app=`` has entered or left the app's lifespan, or failed to."""
 
 
 def call_safely(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:

@@ -51,7 +51,7 @@ class HTTPTransport(httpx2.AsyncBaseTransport):
 
     Requests raise:
         TypeError: the transport is in a client of httpx.
-        httpx2.TransportError: the httpx2 class that is named like the exception of ``prefect_http.HTTPTransport``,
+        httpx2.TransportError: the httpx2 class with the same name as the exception of ``prefect_http.HTTPTransport``,
             which is the cause.
     """
 
@@ -115,9 +115,9 @@ class ASGITransport(httpx2.AsyncBaseTransport):
 
     Requests raise:
         TypeError: the transport is in a client of httpx.
-        httpx2.TransportError: the httpx2 class that is named like the exception of ``prefect_http.ASGITransport``,
+        httpx2.TransportError: the httpx2 class with the same name as the exception of ``prefect_http.ASGITransport``,
             which is the cause.
-        Exception: what the app raises, as it is.
+        Exception: what the app raises, unchanged.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
 
     Args:
         transport: any transport of httpx2. It is entered and closed with this one.
-        throttle: may be shared with other transports and clients, also with those of httpx.
+        throttle: may be shared with other transports and clients, including those of httpx.
 
     Raises:
         TypeError: ``throttle`` is not a Throttle.
@@ -153,7 +153,7 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
 
     Requests raise:
         TypeError: the transport is in a client of httpx.
-        httpx2.PoolTimeout: the request cannot leave in time. The cause is a ``ThrottleTimeout``.
+        httpx2.PoolTimeout: the request could not be sent in time. The cause is a ``ThrottleTimeout``.
         httpx2.ConnectError: the transport was closed while the request waited; it was not sent.
     """
 

@@ -40,35 +40,35 @@ _NAME = "prefect_http"
 
 
 class OpenTelemetry(Telemetry):
-    """A Telemetry that makes spans and metrics of OpenTelemetry, and sends the context along with each request.
+    """A Telemetry that creates OpenTelemetry spans and metrics, and propagates the context with each request.
 
-    Each attempt is a span of the kind CLIENT: retries, redirects and the requests of an auth flow have spans of their
-    own, with ``http.request.resend_count``. It is the current span until it ends, which is when the body has been read,
-    or when the headers have arrived if the response is streamed. The headers of the global propagator, such as
+    Each attempt is a span of the kind CLIENT: retries, redirects and the requests of an auth flow have separate spans,
+    with ``http.request.resend_count``. It is the current span until it ends, which is when the body has been read, or
+    when the headers have arrived if the response is streamed. The headers of the global propagator, such as
     ``traceparent``, replace those that the request has. Waits are events of the span around the call, named
     ``prefect_http.wait``.
 
     Metrics are ``http.client.request.duration``, ``http.client.active_requests`` and ``http.client.open_connections``.
 
     In the context of ``suppress_instrumentation()`` or ``suppress_http_instrumentation()``, there are neither spans nor
-    headers. While a request is sent, the latter is in force for others, so that an instrumentation of httpx does not
-    make another span for the same request.
+    headers. While a request is sent, the latter is set for other instrumentation, so that an instrumentation of httpx
+    does not create another span for the same request.
 
     The environment variable ``OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`` names the methods that are not reported as
     ``_OTHER``, separated by commas.
 
     Args:
-        tracer_provider: makes the spans; None: the global one, also if that is set later.
-        meter_provider: likewise for the metrics.
-        development: whether there is also what the conventions have not declared stable: the template of a URL, from
-            ``extensions={"url_template": "/flows/{id}"}``, in attributes and in the names of spans; the sizes of
-            bodies; and the metric ``http.client.connection.duration``. Besides, ``prefect_http.throttle.events`` counts
-            the events of throttles.
-        request_headers: the names of request headers to report as attributes of spans. The values of those that hold
+        tracer_provider: creates the spans; None: the global one, even if that is set later.
+        meter_provider: the same for the metrics.
+        development: whether to report what the conventions have not declared stable as well: the template of a URL,
+            from ``extensions={"url_template": "/flows/{id}"}``, in attributes and in the names of spans; the sizes of
+            bodies; and the metric ``http.client.connection.duration``. In addition, ``prefect_http.throttle.events``
+            counts the events of throttles.
+        request_headers: the names of request headers to report as attributes of spans. The values of those that contain
             credentials, such as ``Authorization``, are replaced.
-        response_headers: likewise for responses.
-        sensitive_query_parameters: the names of the parameters of URLs whose values are replaced by ``REDACTED``, in
-            place of those that the conventions name. The userinfo of a URL always is.
+        response_headers: the same for responses.
+        sensitive_query_parameters: the names of the URL parameters whose values are replaced by ``REDACTED``, instead
+            of those that the conventions name. The userinfo of a URL is always replaced.
 
     Raises:
         ImportError: (on import) opentelemetry-api is not installed.

@@ -23,7 +23,7 @@ _MISSING = "prefect_http.progress needs the package rich; install it with: pip i
 
 
 class Bars:
-    """Progress bars below each other, made by ``bars()``.
+    """A group of progress bars, one below the other, created by ``bars()``.
 
     Args:
         new_bar: adds a bar with a name.
@@ -35,22 +35,22 @@ class Bars:
     def bar(self, name: str) -> Callable[[int, int | None], None]:
         """Add a bar, and return the function that moves it.
 
-        The function takes how much there is and how much there will be, in bytes, or None if that is not known. What
-        is there at its first call, from an earlier download, does not count for the speed. It may be called by any
-        task and any thread.
+        The function is called with the bytes received and the total, or None if that is not known. What was received
+        before its first call, by an earlier download, does not count for the speed. It may be called from any task and
+        any thread.
 
         Args:
-            name: what is written before the bar.
+            name: the text before the bar.
         """
         return self._new_bar(name)
 
 
 @contextlib.contextmanager
 def bars() -> Generator[Bars]:
-    """Draw progress bars on stderr during the block, any number of them. They stay there when it ends.
+    """Draw any number of progress bars on stderr during the block. They stay visible when it ends.
 
-    If stderr is not a terminal, nothing is written. If stdout is a terminal as well, what is printed meanwhile goes
-    above the bars.
+    If stderr is not a terminal, nothing is written. If stdout is a terminal as well, printed text appears above the
+    bars.
 
     Raises:
         ImportError: rich is not installed.

@@ -68,21 +68,21 @@ _logger = logging.getLogger("prefect_http.throttle")
 
 
 class RedisBackend(SharedBackend):
-    """Where Throttles of any number of processes and machines share what they know: for ``Throttle(shared=)``.
+    """Lets the Throttles of any number of processes and machines share what they know: for ``Throttle(shared=)``.
 
-    If Redis cannot be reached, or takes longer than a second, no request fails: each process goes on with its last
-    share, logs a warning, and reports the event "alone". When Redis is back, it reports "shared".
+    If Redis cannot be reached, or takes longer than a second, requests do not fail: each process continues with its
+    last share, logs a warning, and reports the event "alone". When Redis is available again, it reports "shared".
 
-    Each key of a throttle is one hash in Redis, whose name is the prefix and a hash of the key, so that it contains no
-    URL and no credential. It takes about 70 bytes for each process, and expires two hours after its last use. There is
-    one channel for all keys.
+    Each key of a throttle is one hash in Redis, whose name is the prefix and a digest of the key, so it contains no URL
+    and no credential. It takes about 70 bytes for each process, and expires two hours after its last use. There is one
+    channel for all keys.
 
     Args:
         client: a client of coredis 6.2 or later, for a server or a cluster of Redis 6 or later, or Valkey. It must have
             been entered, in the event loop in which the throttle is used, and be left only when no more requests are
-            sent. A Throttle uses two of its connections at a time, and one more for each further key.
-        prefix: what the names of all keys in Redis begin with. Throttles share what they know if they have the same
-            prefix, so it has to tell those with different arguments apart. 1 to 100 characters, without braces and
+            sent. A Throttle uses two of its connections at a time, and one more for each additional key.
+        prefix: what the names of all keys in Redis begin with. Throttles with the same prefix share what they know, so
+            use different prefixes for Throttles with different arguments. 1 to 100 characters, without braces and
             whitespace.
 
     Raises:

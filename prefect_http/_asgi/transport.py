@@ -33,17 +33,17 @@ class ASGITransport(httpx.AsyncBaseTransport):
     response may be streamed at the same time. Reading to the end waits for the app's call to return, so its background
     work is done by then. The app sees the caller's context variables; those that it sets are not set for the caller.
 
-    If a response is closed early, the app receives ``http.disconnect`` and is cancelled if it has not ended 1 s later;
+    If a response is closed early, the app receives ``http.disconnect``, and is cancelled if it has not ended 1 s later;
     ``response.aclose()`` waits for that. An app that has sent its whole response may finish its background work.
     ``aclose()``, which the client calls when it is closed, ends everything that is still running in the same way.
 
-    httpx's timeouts apply: ``read`` to the headers, once the app has received the request, and then to each chunk;
-    ``write`` to each part of the request body that waits for the app to receive it. There are no connections and no
-    pool.
+    httpx's timeouts apply: ``read`` limits the wait for the headers, once the app has received the request, and then
+    for each chunk; ``write`` limits how long each part of the request body waits for the app to receive it. There are
+    no connections and no pool.
 
     Args:
         app: the ASGI app. Its lifespan is not run; see ``app_lifespan_context`` and ``PrefectHttpxClient(app=...)``.
-        raise_app_exceptions: whether an exception of the app is raised in the caller, unwrapped: before the headers by
+        raise_app_exceptions: whether an exception of the app is raised in the caller, unchanged: before the headers by
             the request, later by the read. If False, it is logged, and the caller gets a response with status 500, or
             in the middle of a body an httpx.RemoteProtocolError.
         root_path: the scope's ``root_path``, the path that the app is mounted at.
@@ -112,7 +112,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
         return call
 
     async def aclose(self) -> None:
-        """End all requests that are still running: a disconnect, a grace period of 1 s, cancellation.
+        """End all requests that are still running, with a disconnect, a grace period of 1 s, and cancellation.
 
         The transport can be used again afterwards.
 

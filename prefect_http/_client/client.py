@@ -40,15 +40,15 @@ _HEADERS = cast(property, httpx.AsyncClient.headers)
 class PrefectHttpxClient(ClientWithStreams):
     """An httpx.AsyncClient that retries what is safe to retry, waits as the server asks, and raises for a bad status.
 
-    It can do all that httpx.AsyncClient can. Every verb (``request()``, ``get()``, ..., ``stream()``) goes through
-    ``send()`` and returns a PrefectResponse. ``send()`` repeats a request as its RetryPolicy says: the client's, or
-    the request's own, which every verb takes as ``retry=``, and ``send()`` in ``extensions={"retry": policy}``. A bad
-    status is anything but 2xx and 101. A response that is followed by a retry is closed before the wait, so no
-    connection is held. Every ``send()`` that returns is a checkpoint, also if an app or a mock responds without
-    waiting.
+    It can do everything that httpx.AsyncClient can. Every verb (``request()``, ``get()``, ..., ``stream()``) goes
+    through ``send()`` and returns a PrefectResponse. ``send()`` repeats a request as its RetryPolicy says: the
+    client's, or the request's own, which every verb takes as ``retry=``, and ``send()`` in
+    ``extensions={"retry": policy}``. A bad status is anything but 2xx and 101. A response that is followed by a retry
+    is closed before the wait, so no connection is held during it. Every ``send()`` that returns is a checkpoint, even
+    if an app or a mock responds without waiting.
 
     Args:
-        retry: what is repeated and when; None: ``RetryPolicy.from_env()``.
+        retry: what is retried and when; None: ``RetryPolicy.from_env()``.
         app: an ASGI app that is called in this process, without a network; see ASGITransport. While the client is open,
             it holds the app's lifespan, as ``app_lifespan_context`` does, and each request has the lifespan's state.
             Closing the client ends the requests that are still running before the app's shutdown begins. URLs may be
@@ -58,15 +58,16 @@ class PrefectHttpxClient(ClientWithStreams):
             count as an attempt; being rejected by the server does. Its ``max_wait`` replaces the ``max_retry_after`` of
             the policies.
         raise_on_all_errors: False: a response with a bad status is returned when there are no more retries.
-        on_retry: called before each wait, with the request and the attempt that failed. A function that is not async;
-            its return value is ignored, and an exception that it raises ends the request.
-        on_attempt: called after each attempt that got a response or failed with an httpx.RequestError, the last one
-            included, with the request and the attempt; before ``on_retry``, and a function like that. An exception of
-            an app in this process, or of the stream of a request body, does not end an attempt in this sense.
-        telemetry: is told of each attempt, wait and connection, of the throttle and of the app's lifespan; see
-            Telemetry.
+        on_retry: called before each wait, with the request and the attempt that failed. It must not be async. Its
+            return value is ignored, and an exception that it raises ends the request.
+        on_attempt: called after each attempt that got a response or failed with an httpx.RequestError, including the
+            last one, with the request and the attempt. It is called before ``on_retry``, and must not be async either.
+            An exception of an app in this process, or of the stream of a request body, does not end an attempt in this
+            sense.
+        telemetry: is notified of each attempt, wait and connection, and of the events of the throttle and of the app's
+            lifespan; see Telemetry.
         max_response_bytes: the largest size, in bytes and decoded, of a body that is read whole, as by ``get()`` or
-            ``aread()``; 0 or more. None: no limit. A body that is streamed has none.
+            ``aread()``; 0 or more. None: no limit. A body that is streamed is not limited.
         **httpx_arguments: every keyword of httpx.AsyncClient. The ``User-Agent`` names this package, unless
             ``headers`` has one.
 
@@ -163,7 +164,7 @@ class PrefectHttpxClient(ClientWithStreams):
 
     @property
     def lifespan(self) -> prefect_http.Lifespan | None:
-        """The lifespan of the client's app, while the client is entered; None before and after that, and without app.
+        """The lifespan of the client's app while the client is entered; otherwise, and without an app, None.
 
         Its ``state`` is what the app's startup has put into ``scope["state"]``.
         """
@@ -178,7 +179,7 @@ class PrefectHttpxClient(ClientWithStreams):
         auth: object = httpx.USE_CLIENT_DEFAULT,
         follow_redirects: object = httpx.USE_CLIENT_DEFAULT,
     ) -> PrefectResponse:
-        """Send a request, and repeat it as its RetryPolicy says. The arguments are those of httpx.AsyncClient.send.
+        """Send a request, and retry it as its RetryPolicy says. The arguments are those of httpx.AsyncClient.send.
 
         Returns:
             The response, read; or with ``stream=True``, open at the start of its body.

@@ -48,25 +48,25 @@ class ClientWithStreams(VerbsWithRetry):
 
         Used as ``async with client.sse("GET", url) as events:``, and then ``async for event in events:``. Each
         connection is one ``send()``, which is retried as the policy says. When a connection breaks or the server ends
-        it, another one continues after the last event that had an ID, by the header ``Last-Event-ID``. Before that, the
-        client waits for as long as the server's ``retry`` field says; without one, for the policy's backoff, which
-        starts anew with each event. It gives up when ``max_retries`` reconnections in a row have brought no event; with
-        ``max_retries=0``, there is one connection only. The iteration ends when the server responds to a request with
-        204, and, without reconnection, at the end of the response.
+        it, another one continues after the last event that had an ID, with the header ``Last-Event-ID``. Before that,
+        the client waits for as long as the server's ``retry`` field says; without one, for the policy's backoff, which
+        starts over after each event. It gives up when ``max_retries`` reconnections in a row have brought no event;
+        with ``max_retries=0``, there is only one connection. The iteration ends when the server responds to a request
+        with 204, and, without reconnection, at the end of the response.
 
         Args:
             method: the method. The requests have ``Accept: text/event-stream`` and ``Cache-Control: no-store``, unless
-                ``headers`` has others. A ``Last-Event-ID`` in ``headers`` is where the first connection begins.
+                ``headers`` has others. A ``Last-Event-ID`` in ``headers`` is where the first connection continues.
             url: the URL.
-            reconnect: whether to make another connection when one ends. None: if the method is GET. True allows a POST
-                to be repeated.
+            reconnect: whether to open another connection when one ends. None: only if the method is GET. True allows a
+                POST to be repeated.
             max_event_bytes: the largest size of an event, in bytes and decoded; 1 or more.
             retry: the policy for the requests and for reconnection; None: the client's.
             **request: keywords of the request, as for ``stream()``. Without ``timeout``, there is no read timeout, as
                 an event stream may be quiet for long.
 
         Returns:
-            The event stream. Entering it makes the first connection.
+            The event stream. Entering it opens the first connection.
 
         Raises:
             TypeError: ``retry`` is not a RetryPolicy.
@@ -76,8 +76,8 @@ class ClientWithStreams(VerbsWithRetry):
             PrefectHTTPStatusError: the response has a bad status, and ``send()`` has given up.
             InvalidResponse: the Content-Type of the response is not ``text/event-stream``.
             ResponseTooLarge: an event is larger than ``max_event_bytes``.
-            httpx.RequestError: what came last, if there is no other connection; a note says why there is none. If the
-                server has ended the response, it is an httpx.RemoteProtocolError.
+            httpx.RequestError: the last error, if the stream does not reconnect; a note says why. If the server has
+                ended the response, it is an httpx.RemoteProtocolError.
 
         Cancellation:
             Closes the connection.
@@ -115,23 +115,23 @@ class ClientWithStreams(VerbsWithRetry):
 
         Until the file is complete, its data is in ``path.part``, and ``path.part.json`` records which version of the
         file it belongs to. Both stay if the download fails, is cancelled, or its process is killed. The next download
-        of the same URL to the same path then asks only for the rest, provided that the server has sent a strong ETag,
-        or else a Last-Modified that is a minute older than the response, and still has the same version. Otherwise it
-        starts again.
+        of the same URL to the same path then requests only the rest, provided that the server has sent a strong ETag,
+        or else a Last-Modified that is a minute older than the response, and still has the same version. Otherwise, it
+        starts over.
 
-        If the connection breaks, the client asks for the rest at once, as long as there is progress. Without progress,
+        If the connection breaks, the client requests the rest at once, as long as there is progress. Without progress,
         it waits for the policy's backoff, and gives up after ``max_retries`` retries in a row. If the file changes
-        meanwhile, or the server does not support ranges, the download starts again, at most ``max_retries`` times.
-        Each of the requests also has the retries of any other request.
+        meanwhile, or the server does not support ranges, the download starts over, at most ``max_retries`` times. Each
+        of the requests is also retried like any other.
 
         Args:
-            url: of the file.
+            url: the URL of the file.
             path: where to save it. The folder must exist.
             progress: called with the number of bytes received, and the total, or None until that is known: when a
                 response begins, after each chunk, and when the file is complete. What an earlier download has left
-                counts as received. A function that is not async; an exception that it raises ends the download.
-            sha256: what the SHA-256 of the file must be, in hexadecimal; None: it is not checked.
-            overwrite: whether to replace a file that exists. It stays until the new one is complete.
+                counts as received. It must not be async. An exception that it raises ends the download.
+            sha256: the expected SHA-256 of the file, in hexadecimal; None: it is not checked.
+            overwrite: whether to replace an existing file. It stays until the new one is complete.
             max_bytes: the largest size of the file, in bytes; 0 or more. None: no limit.
             retry: the policy; None: the client's.
             **request: the other arguments of ``get()``. The request has ``Accept-Encoding: identity``. If the server
@@ -141,12 +141,11 @@ class ClientWithStreams(VerbsWithRetry):
             The path of the file, its size, whether the download was resumed, and the last response.
 
         Raises:
-            FileExistsError: there is a file, and ``overwrite`` is False. If it is there from the start, nothing is
-                sent.
+            FileExistsError: the file exists, and ``overwrite`` is False. If it exists from the start, nothing is sent.
             OSError: the file system refuses something: the folder does not exist, the disk is full, there is a device
                 at the path. If that is known beforehand, nothing is sent.
             DownloadError: the file is larger than ``max_bytes``, or than the server announced, or has another digest,
-                and nothing of it is left; the download has started again too often; the response is not a file; or
+                and nothing of it is left; the download has started over too often; the response is not a file; or
                 another download to the same path is running, in this process or another one.
             PrefectHTTPStatusError: the status is bad; see ``send()``.
             httpx.RequestError: the error that ended the last attempt. A note says what is left, as it does for a bad
@@ -175,20 +174,21 @@ class ClientWithStreams(VerbsWithRetry):
                 async for outcome in outcomes:
                     ...
 
-        Each request goes through ``send()``, with its retries and the client's throttle, and its response is read. One
-        that fails is an outcome with its error, and does not end the others. Requests are sent from the first iteration
-        on. They are taken from the iterable as they are sent, and never more than ``max_at_once`` beyond the outcomes
-        that you have taken. So memory use stays the same, however many there are, and nothing more is sent while you do
-        not iterate. Leaving the ``async with`` block cancels the requests that are still under way, and waits for that.
+        Each request goes through ``send()``, with its retries and the client's throttle, and its response is read. If
+        one fails, its outcome has the error, and the others continue. Requests are sent from the first iteration on.
+        They are taken from the iterable as they are sent, and never more than ``max_at_once`` ahead of the outcomes
+        that you have taken. So memory use stays constant, however many there are, and nothing more is sent while you do
+        not iterate. Leaving the ``async with`` block cancels the requests that are still in flight, and waits until
+        they have ended.
 
         Args:
             requests: an iterable or an async iterable of httpx.Request, httpx.URL or str. A URL stands for a GET, and
                 may be relative to ``base_url``. Anything else becomes an outcome with an error. An iterable that is not
-                async is called in the event loop, and must not block it. A generator that is async runs in a task of
-                its own; it is closed on leaving the block, and may take up to 5 s for that.
-            max_at_once: the number of requests that are sent at once, and of outcomes that wait; 1 or more.
-            ordered: False: outcomes come as requests end. True: in the order of the requests, so one that is slow holds
-                up the others.
+                async runs in the event loop, and must not block it. An async generator runs in a separate task; it is
+                closed on leaving the block, and may take up to 5 s for that.
+            max_at_once: the largest number of requests in flight plus outcomes that have not been taken yet; 1 or more.
+            ordered: False: outcomes come in the order in which the requests complete. True: in the order of the
+                requests, so a slow one holds up the others.
 
         Returns:
             An async context manager, to be entered once. Its value is an async iterator of Outcome, for one task at a
@@ -199,12 +199,12 @@ class ClientWithStreams(VerbsWithRetry):
             ValueError: ``max_at_once`` is less than 1.
 
         Iterating raises:
-            Exception: what the iterable of requests raises, after the outcomes of all requests before.
+            Exception: what the iterable of requests raises, after the outcomes of all earlier requests.
             RuntimeError: two tasks iterate at once, or the block has been left.
 
         Leaving raises:
-            BaseException: what a request or the iterable raised that is no Exception, like KeyboardInterrupt. It is
-                raised alone, not in a group, and cancels the block.
+            BaseException: what a request or the iterable raised that is not an Exception, such as KeyboardInterrupt. It
+                is raised alone, not in a group, and cancels the block.
             Exception: the async generator of requests raised it while it was closed early. If the block has raised
                 an exception, that is raised instead.
 

@@ -13,13 +13,13 @@ _MAX_FIELD_LENGTH = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """What a response says about the server's rate limit. A hint: the server may reject the next request nevertheless.
+    """What a response says about the server's rate limit. It is a hint: the server may still reject the next request.
 
     Args:
-        remaining: how many requests may still be made, 0 or more; if there are several limits, of the tightest. 0 also
-            if no tokens remain where a server counts these. None if the response does not say.
-        reset: seconds from the response until there is more quota, finite and 0 or more, without an upper bound; None
-            if the response does not say. ``Retry-After`` takes precedence.
+        remaining: how many requests may still be made, 0 or more; if there are several limits, by the tightest. Also 0
+            if the server counts tokens and none remain. None if the response does not say.
+        reset: seconds from the response until more requests are allowed, finite and 0 or more, without an upper bound;
+            None if the response does not say. ``Retry-After`` takes precedence.
         limit: the quota of that limit, in requests; if the response only names quotas, the smallest. 0 means that there
             is no limit. None if the response does not say.
         concurrency: how many requests may be in progress at the same time, 1 or more, from ``RateLimit-Policy``; None

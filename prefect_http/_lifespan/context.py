@@ -60,21 +60,21 @@ def app_lifespan_context(
         LifespanTimeoutError: the startup took too long.
         LifespanNotSupported: with ``mode="on"``, the app does not support lifespan.
         LifespanCrashed: the app crashed right after its startup.
-        LifespanError: the app's own startup or shutdown enters, which would wait for itself, or a task that it has
-            started enters while the app is not running.
+        LifespanError: the app's own startup or shutdown enters the context, which would wait for itself, or a task that
+            it has spawned enters it while the app is not running.
 
     Leaving raises:
         LifespanCrashed: the app crashed while it was held, with its exception as the cause. The crash was logged at
             level ERROR when it happened.
         LifespanShutdownError: the shutdown failed; raised by the last context to be left.
         LifespanTimeoutError: the shutdown took too long; raised by the last context to be left.
-        RuntimeError: with ``cancel_on_crash=True``, the context is left in another task, or while another cancel
-            scope is open inside it. It still stops holding the app.
+        RuntimeError: with ``cancel_on_crash=True``, the context is left in another task, or while another cancel scope
+            is open inside it. It still releases the app.
 
     If the body raises an exception, that takes precedence; the problem is added to it as a note, and logged.
 
     Cancellation:
-        While entering: the startup goes on for the other tasks that wait for it, and is cancelled if there are none.
+        While entering: the startup continues for the other tasks that wait for it, and is cancelled if there are none.
         While leaving: the shutdown is shielded, for at most ``shutdown_timeout``. An app that is cancelled after a
         timeout has one more second to clean up. A cancellation in the meantime takes effect afterwards, unless the body
         has raised an exception; a native one of the asyncio task takes effect in any case.

@@ -15,22 +15,22 @@ _STATUSES = frozenset({429, 502, 503})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """What is repeated, how often, and how long to wait. Immutable, and safe to share.
+    """What is retried, how often, and how long to wait. Immutable, and safe to share.
 
     Attributes:
         max_retries: the number of attempts after the first; 0: no retries. ``PREFECT_CLIENT_MAX_RETRIES``.
-        statuses: the statuses that are retried, for any method; from 300 to 999.
+        statuses: the statuses that are retried, for any method; each from 300 to 999.
             ``PREFECT_CLIENT_RETRY_EXTRA_CODES`` ("408,504") adds to the default.
         backoff_base: before retry n, the client waits ``backoff_base ** n`` seconds, unless there is a ``Retry-After``.
         max_backoff: the longest such wait in seconds, jitter included.
         jitter: waits are randomly longer or shorter by up to this fraction, 0 to 1; a ``Retry-After`` is only made
             longer. ``PREFECT_CLIENT_RETRY_JITTER_FACTOR``.
         max_retry_after: if a ``Retry-After`` asks for more seconds than this, the client gives up at once.
-        total_timeout: seconds for all attempts and waits of one ``send()``; None: no limit. If it ends during an
+        total_timeout: the seconds for all attempts and waits of one ``send()``; None: no limit. If it ends during an
             attempt, ``httpx.TimeoutException`` is raised. With ``stream=True`` it covers the time until the response
             headers arrive.
-        retry_non_idempotent: repeat POST, PATCH and other methods that are not idempotent even if the server may
-            have acted on them.
+        retry_non_idempotent: whether to retry POST, PATCH and other methods that are not idempotent even if the server
+            may have acted on the request.
 
     Raises:
         ValueError: a value is out of range or of the wrong type; the message names the field.
@@ -63,7 +63,7 @@ class RetryPolicy:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Return the default policy with the settings of the environment. An empty variable counts as not set.
+        """Return the default policy with the settings from the environment. An empty variable counts as not set.
 
         Args:
             environ: the environment's variables; None: those of the process.
@@ -87,7 +87,7 @@ class RetryPolicy:
         """Return how long to wait before a retry.
 
         Args:
-            number: of the retry, 1-based.
+            number: the number of the retry, counted from 1.
             retry_after: what the response asked for, in seconds; None if it did not ask.
 
         Returns:

@@ -72,10 +72,10 @@ class Download:
     Attributes:
         path: where it is, as an absolute path.
         bytes: its size.
-        resumed: whether the file has data of more than one response: what an earlier download had left, or what had
-            been received before a connection broke.
-        response: the last response, closed, without its body. Its status is 416 if an earlier download had left all of
-            the file.
+        resumed: whether the file has data from more than one response: data that an earlier download had left, or that
+            had been received before a connection broke.
+        response: the last response, closed, without its body. Its status is 416 if an earlier download had left the
+            whole file.
     """
 
     path: Path

@@ -15,11 +15,10 @@ class Outcome:
     """How one of the requests of ``client.send_many()`` ended: exactly one of ``response`` and ``error`` is set.
 
     Attributes:
-        request: the request: the one that was given, or the one that was made from a URL; None if there is none,
-            because what was given was neither.
+        request: the request that was given, or that was made from a URL; None if the item was neither.
         response: the response, read; None if there is an error.
-        error: what ``client.send()`` would have raised; None if there is a response. For what was given in place of a
-            request, a TypeError or an httpx.InvalidURL, which says where it was.
+        error: what ``client.send()`` would have raised; None if there is a response. For an item that was not a request
+            or a valid URL, a TypeError or an httpx.InvalidURL that says which item it was.
     """
 
     request: httpx.Request | None

@@ -42,10 +42,10 @@ _logger = logging.getLogger("prefect_http")
 
 
 class EventStream:
-    """The events of a server: an async context manager, and within it an async iterator. Made by ``client.sse()``.
+    """An event stream: an async context manager, and within it an async iterator. Created by ``client.sse()``.
 
-    Entering makes the first connection, so a bad status or a wrong content type is raised there. Leaving closes the
-    connection, wherever the iteration is. Only one task at a time can wait for the next event.
+    Entering opens the first connection, so a bad status or a wrong content type raises an error there. Leaving closes
+    the connection, even in the middle of the iteration. Only one task at a time can wait for the next event.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class EventStream:
 
     @property
     def last_event_id(self) -> str:
-        """The last event ID in force, after which a new connection continues. At first ""."""
+        """The last event ID, after which a new connection continues. "" at first."""
         return self._parser.last_event_id
 
     async def __aenter__(self) -> Self:
@@ -120,13 +120,14 @@ class EventStream:
         """Wait for the next event.
 
         Raises:
-            httpx.RequestError: the connection broke and there is no other, or an error of ``send()``; a note says why.
+            httpx.RequestError: the connection broke and the stream does not reconnect, or ``send()`` failed; a note
+                says why.
             PrefectHTTPStatusError: a new connection was refused.
             RuntimeError: the stream has not been entered, or has been left; or another task is waiting.
 
         Cancellation:
-            Loses no event that has arrived. If it comes while there is none, the connection is closed, and the next
-            call makes another one, if the stream reconnects.
+            Loses no event that has arrived. If no event has arrived yet, the connection is closed, and the next call
+            opens another one, if the stream reconnects.
         """
         self._check_usable()
         while True:

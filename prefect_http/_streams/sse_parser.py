@@ -29,10 +29,9 @@ class ServerSentEvent:
     """An event that a server has sent.
 
     Attributes:
-        event: its type; "message" if the server has not named one.
+        event: its type; "message" unless the server has named another.
         data: its text, with a line feed between its lines.
-        id: the last event ID in force: that of the event, or of the last one before it that had one; "" if there is
-            none.
+        id: the last event ID: that of this event, or of the last earlier event that had one; "" if there is none.
         retry: the time to wait before a reconnection, in milliseconds, if the event itself has one; otherwise None.
     """
 

@@ -14,16 +14,17 @@ _A_MINUTE = 60.0
 
 
 def is_throttled_by_github(response: httpx.Response) -> bool | Awaitable[bool]:
-    """Whether GitHub rejects a request because of a rate limit: by 429, 503, or a 403 that says so.
+    """Whether GitHub rejected a request because of a rate limit: with a 429, a 503, or a 403 that says so.
 
-    For ``Throttle(is_throttled=...)``. The status and the headers tell, but for a 403 because of a secondary rate limit
-    that has no ``Retry-After``: this is told from a missing permission by its body. If a rejection does not say for how
-    long, all requests wait for a minute, and then twice as long each time that the next one is rejected too.
+    For ``Throttle(is_throttled=...)``. The status and the headers are enough, except for a 403 because of a secondary
+    rate limit that has no ``Retry-After``: only its body tells it from a missing permission. If a rejection does not
+    say how long to wait, all requests wait for a minute, and then twice as long each time that the next one is rejected
+    too.
     https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit
 
     Returns:
-        Whether it does. For a 403 that has not been read and whose headers do not tell, an awaitable of that, which
-        reads the response.
+        Whether it did. For a 403 whose headers are not enough and whose body has not been read, an awaitable of that,
+        which reads the response.
     """
     status = response.status_code
     if status == 503:

@@ -14,10 +14,11 @@ class ThrottleStatistics:
     """The state of one key of a Throttle.
 
     Attributes:
-        closed_until: until when all requests wait, after a rejection or because the server said that none are left, on
-            the event loop's clock; None if they do not. It may be in the past, until another request is accepted.
-        rate: how many requests are sent per second: the learned rate or the known one, whichever is lower; infinity
-            while there is neither.
+        closed_until: until when all requests wait, after a rejection or because the server said that no requests are
+            left, on the event loop's clock; None if they do not have to wait. It may be in the past, until another
+            request is accepted.
+        rate: how many requests are sent per second: the learned rate or the known one, whichever is lower; infinity if
+            there is neither.
         limit: how many requests may be in flight.
         in_flight: how many requests have been sent, but not answered yet.
         waiting: how many requests are in the queue.
@@ -40,11 +41,11 @@ class ThrottleEvent:
 
     Attributes:
         kind: "closed": all requests wait after a rejection, or because the server said that none are left; "opened":
-            the first request that was sent afterwards has been accepted; "learned": there is a new rate; "alone": what
-            is shared with other processes cannot be reached, so this one goes on with its last share; "shared": it can
-            be reached again.
+            the first request that was sent afterwards has been accepted; "learned": there is a new rate; "alone": the
+            state that is shared with other processes cannot be reached, so this process continues with its last share;
+            "shared": it can be reached again.
         key: the key.
-        time: of the change, in seconds on the event loop's clock.
+        time: the time of the change, in seconds on the event loop's clock.
         statistics: the state of the key afterwards.
     """
 

@@ -57,7 +57,7 @@ class Store(Protocol):
 
 
 class SharedBackend:
-    """What ``Throttle(shared=)`` takes: where Throttles of several processes share what they know.
+    """What ``Throttle(shared=)`` accepts: where the Throttles of several processes share what they know.
 
     ``prefect_http.redis.RedisBackend`` is one; there are no others yet.
     """

@@ -42,27 +42,28 @@ class Throttle:
             and port. Add the credential if the host limits each credential, or the route if it limits each route.
             Requests with the same key wait for each other, so if their limits differ, the lowest applies to all.
         max_in_flight: how many requests of a key may be in flight (sent, but not answered yet), at least 1.
-        max_wait: how many seconds a request may wait in the queue, above 0; None: no limit but its caller's deadline. A
-            request that would have to wait for longer fails at once. In a PrefectHttpxClient, this replaces the
+        max_wait: how many seconds a request may wait in the queue, above 0; None: no limit except its caller's
+            deadline. A request that would have to wait longer fails at once. In a PrefectHttpxClient, this replaces the
             ``max_retry_after`` of the policies.
-        rate: a limit that you know, in requests per ``per`` seconds, 1e-6 to 1e9; None if you know none. In any ``t``
-            seconds, no more than ``burst + rate * t / per`` requests of a key are sent: the burst first, then one at a
-            time, evenly spaced. If the server rejects requests nevertheless, a lower rate is learned. There is no slow
-            start then. A request that cannot be sent in time, because of the others in the queue, fails at once.
-        per: the seconds that ``rate`` is for, 1e-6 to 1e9. Not without ``rate``.
-        burst: how many requests may be sent at once after a pause, an integer from 1 to 1e9. Not without ``rate``.
+        rate: a limit that you know, in requests per ``per`` seconds, 1e-6 to 1e9; None if you do not know one. In any
+            ``t`` seconds, no more than ``burst + rate * t / per`` requests of a key are sent: the burst first, then one
+            at a time, evenly spaced. If the server still rejects requests, a lower rate is learned. With a ``rate``,
+            there is no slow start. A request that cannot be sent in time, because of the others in the queue, fails at
+            once.
+        per: the seconds that ``rate`` is for, 1e-6 to 1e9. Only with ``rate``.
+        burst: how many requests may be sent at once after a pause, an integer from 1 to 1e9. Only with ``rate``.
         is_throttled: returns whether a response is a rejection. By default, 429 and 503 are; see also
             ``is_throttled_by_github``. It may be async, or return an awaitable, and then read the response: it gets the
             first 64 KiB of the body, decoded, and the caller can still read all of it. If it raises an Exception, or
             takes longer than 10 s, the response does not count as a rejection, and a warning is logged.
         early_probe: whether, each time that all requests wait, one may be sent before the server's ``Retry-After`` has
-            passed. Servers that round it up to whole seconds often accept requests earlier, but it is not what they
+            passed. Servers that round it up to whole seconds often accept requests earlier, but that is not what they
             ask for.
         slow_start: whether to begin with few requests in flight while the limit is unknown, and allow more with each
             response. False begins with ``max_in_flight``, and learns from the first rejection.
         on_event: called with each ThrottleEvent. It must not be async. An exception from it is raised by the request
-            that caused the event; if one request causes several events, further exceptions are logged. So are those for
-            what other processes have caused.
+            that caused the event; if one request causes several events, further exceptions are logged. So are
+            exceptions for events that other processes have caused.
         shared: a ``prefect_http.redis.RedisBackend``, to share the limit with the Throttles of other processes; None:
             it is not shared. Give all of them the same arguments. ``rate`` and ``burst`` then apply to all processes
             together, ``max_in_flight`` applies to each, and ``early_probe`` has no effect. What ``key`` returns must
@@ -76,20 +77,20 @@ class Throttle:
 
     Requests raise:
         ThrottleTimeout: the request cannot be sent in time.
-        Exception: whatever ``key`` or ``on_event`` raises; what they raise for one request is not raised by another.
+        Exception: whatever ``key`` or ``on_event`` raises for this request.
         TypeError: ``key`` has returned something that is not hashable.
 
-    A 503, or a 429 without a Retry-After, may be a fault of a server that fails now and then. It holds back other
-    requests only if there are more of them than usual, and what is learned then is dropped if it was no limit.
+    A 503, or a 429 without a Retry-After, may be a fault of a server that fails now and then. Such rejections hold back
+    other requests only if there are more of them than usual, and what is learned from them is dropped if they turn out
+    not to come from a limit.
 
-    If requests have to wait for more than 10 s, a line in the log says so once: logger ``prefect_http.throttle``, level
-    INFO. It names the origin of the rejected request, for how long, and why. It does not show the key, which may
-    contain a credential.
+    If requests have to wait for more than 10 s, the logger ``prefect_http.throttle`` logs that once at level INFO: the
+    origin of the rejected request, for how long, and why. It does not log the key, which may contain a credential.
 
     One Throttle may be shared by any number of clients and transports in one event loop, and with ``shared=`` by any
     number of processes. About 1,000 keys, the most recently used, are remembered; a key whose requests have to wait, or
-    that has requests in flight, is never forgotten. If a server counts requests in time windows, and its responses say
-    nothing about these, the limit cannot be learned well: about one request in thirteen is rejected.
+    that has requests in flight, is never forgotten. If a server counts requests in time windows, and its responses do
+    not announce them, the limit cannot be learned well: about one request in thirteen is rejected.
     """
 
     def __init__(

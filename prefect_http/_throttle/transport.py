@@ -30,7 +30,7 @@ class ThrottledTransport(httpx.AsyncBaseTransport):
         ValueError: ``transport`` is already behind the same throttle.
 
     Requests raise:
-        ThrottleTimeout: the request could not be sent in time; it was not sent.
+        ThrottleTimeout: the request could not be sent in time, and was not sent.
         httpx.ConnectError: the transport was closed while the request waited; it was not sent.
         RuntimeError: the throttle is used in another event loop, which has not ended.
 

@@ -14,7 +14,7 @@ class TransportStatistics:
         connections: the number of connections that are open or being opened.
         idle: the number of open connections that no request uses.
         waiting: the number of requests that wait for a connection.
-        streams: the number of requests on HTTP/2 connections, which several share.
+        streams: the number of requests on HTTP/2 connections, each of which several requests may share.
     """
 
     connections: int

@@ -29,9 +29,9 @@ _CERTIFICATE_VARIABLES = {"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
 class HTTPTransport(httpx.AsyncBaseTransport):
     """Sends requests over HTTP/1.1 and HTTP/2, as fast with a thousand tasks as with one.
 
-    PrefectHttpxClient uses it by default; in any httpx.AsyncClient, pass it as ``transport=``, in place of
-    httpx.AsyncHTTPTransport. It does what that does, with the same arguments, timeouts, errors, extensions and
-    ``trace`` events. The differences:
+    PrefectHttpxClient uses it by default; for any other httpx.AsyncClient, pass it as ``transport=``. It replaces
+    httpx.AsyncHTTPTransport, with the same arguments, timeouts, errors, extensions and ``trace`` events. The
+    differences:
 
     - The cost of a request does not depend on the number of open connections and waiting requests.
     - If a request fails on a reused connection before any of the response has arrived, the server may have closed the
@@ -41,11 +41,11 @@ class HTTPTransport(httpx.AsyncBaseTransport):
       requests that are safe to repeat.
     - A connection is closed if anything follows a response, or if the response can be read in two ways.
     - A 3xx, 4xx or 5xx response ends the upload of a large body.
-    - Through a proxy, the connect timeout holds for each step. If the connection breaks before there is a tunnel, that
+    - Through a proxy, the connect timeout applies to each step. If the connection breaks before there is a tunnel, that
       is a ConnectError, since the request was not sent. ``retries``, ``local_address``, ``socket_options`` and ``uds``
-      hold for connections to proxies as well, and an HTTP proxy opens a tunnel without TLS for ws:// requests.
-    - With HTTP/2, one request's timeout, cancellation or error does not end the connection that others use. What the
-      server says it has not processed is sent again, whatever its method, if its body is of bytes.
+      also apply to connections to proxies, and an HTTP proxy opens a tunnel without TLS for ws:// requests.
+    - With HTTP/2, one request's timeout, cancellation or error does not end the connection that others use. A request
+      that the server says it has not processed is sent again, whatever its method, unless its body is a stream.
     - If HTTP/2 is possible, requests to an unknown host wait for its first connection before they open more.
 
     While something has replaced the ``handle_async_request`` of httpx.AsyncHTTPTransport or of httpcore's pool, as
@@ -56,8 +56,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
             as ``http1`` and ``http2`` say.
         cert: as in httpx: a client certificate.
         trust_env: whether to use the certificates that ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name.
-        http1: whether to use HTTP/1.1. Without, and with ``http2``, HTTP/2 is used for http URLs as well.
-        http2: whether to use HTTP/2, where the server chooses it in the TLS handshake (ALPN).
+        http1: whether to use HTTP/1.1. With ``http1=False`` and ``http2=True``, HTTP/2 is used for http URLs as well.
+        http2: whether to use HTTP/2 if the server chooses it in the TLS handshake (ALPN).
         limits: the most connections, the most idle connections, and the seconds that a connection may be idle.
         proxy: as in httpx: an ``http://``, ``https://``, ``socks5://`` or ``socks5h://`` proxy. An HTTP proxy forwards
             http:// requests, and opens a tunnel for all others.
@@ -65,9 +65,9 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         local_address: the local address that connections are opened from.
         retries: how many times to retry a connection that cannot be opened, after 0, 0.5, 1, 2, ... seconds.
         socket_options: set on each socket, in addition to TCP_NODELAY.
-        connect: opens connections, instead of TCP: called with a host, which is a name or an address, and a port,
-            it returns a stream that leads there; with ``proxy``, to the proxy. TLS is started on top of it. A stream
-            without a socket is reused without checking whether the server has closed it.
+        connect: opens connections, instead of TCP: an async function that is called with a host (a name or an address)
+            and a port, and returns a stream that is connected to them; with ``proxy``, to the proxy. TLS is started on
+            top of it. A stream without a socket is reused without checking whether the server has closed it.
 
     Raises:
         ValueError: ``connect`` is given along with ``uds``, ``local_address`` or ``socket_options``.
@@ -87,8 +87,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         httpx.LocalProtocolError: the request cannot be sent.
         httpx.UnsupportedProtocol: the URL scheme is not http, https, ws or wss.
         TypeError, ValueError: a value in the request's extensions is invalid.
-        RuntimeError: there are open connections that belong to another event loop, which has not ended. Those of one
-            that has ended are dropped.
+        RuntimeError: there are open connections that belong to another event loop, which has not ended. Connections of
+            an event loop that has ended are dropped.
 
     Cancellation:
         Closes the request's connection, and lets the next request open one in its place; over HTTP/2, only resets the

@@ -1,4 +1,4 @@
-"""A network in memory, for tests of clients: scripted servers under the real wire, in virtual time."""
+"""An in-memory network for tests of clients: scripted servers under the real transport, in virtual time."""
 
 from prefect_http.testing._errors import UnexpectedRequest
 from prefect_http.testing._faults import Fault, Flaky, Restarts

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UnexpectedRequest(AssertionError):
-    """A request has arrived that the script has no answer for. The message shows what came and what was expected."""
+    """A request arrived that is not in the script. The message shows what arrived and what was expected."""

@@ -10,25 +10,25 @@ from prefect_http.testing._limits import ROUNDING
 
 
 class Fault(Protocol):
-    """When requests to a server fail, whatever they ask for. ``fault()`` takes any object that has these."""
+    """Decides when requests to a server fail. ``fault()`` accepts any object with these methods."""
 
     @property
     def status(self) -> int | None:
-        """The status of the responses. If it is None, connections are refused, and those that are open are reset."""
+        """The status of the responses. If it is None, connections are refused, and open connections are reset."""
         ...
 
     def strikes(self, now: float) -> bool:
-        """Return whether a request fails that arrives now, in seconds. It is called once for each request."""
+        """Return whether a request that arrives now, in seconds, fails. It is called once for each request."""
         ...
 
 
 class Flaky:
-    """Some requests fail at random, like those to one of several backends that is broken.
+    """Some requests fail at random, as if one of several backends were broken.
 
     Args:
         share: which share of the requests fails, 0 to 1.
         status: the status of their responses, 400 to 999.
-        seed: an integer or a string. With the same seed, the same requests fail: say, the 3rd and the 20th.
+        seed: an integer or a string. With the same seed, the same requests fail, such as the 3rd and the 20th.
 
     Raises:
         ValueError: an argument is out of range.
@@ -52,13 +52,13 @@ class Flaky:
 
 
 class Restarts:
-    """The server is down for the last ``down`` of each ``every`` seconds, like one that is deployed again.
+    """The server is down for the last ``down`` of each ``every`` seconds, like one that is redeployed.
 
     Args:
         every: the seconds from one restart to the next, 1e-6 to 1e9.
         down: for how many of these the server is down, above 0 and less than ``every``.
         status: the status of the responses meanwhile, 400 to 999, like those of a load balancer without a backend;
-            None: connections are refused, and those that are open are reset.
+            None: connections are refused, and open connections are reset.
 
     Raises:
         ValueError: an argument is out of range.

@@ -20,13 +20,13 @@ _HIGHEST_RATE = 1e6  # a thousandth of what the rounding of times would make a r
 
 
 class Limit(Protocol):
-    """What a server admits. Any object with these methods will do, whether its class is a subclass of this or not.
+    """What a server admits. Any object with these methods is accepted; it need not be a subclass.
 
     The methods are called with times in seconds that never go back. A limit has the state of one server, so each
     network needs its own. If several servers of a network have the same object, they share the limit.
 
     Attributes:
-        quota: how many requests are admitted if none were before, 1 or more. Rate-limit headers name it.
+        quota: how many requests are admitted at first, 1 or more. Rate-limit headers announce it.
     """
 
     quota: int
@@ -46,7 +46,7 @@ class Limit(Protocol):
         return
 
     def free_at(self, now: float) -> float:
-        """Return the earliest time at which a request is admitted, if no other one comes before.
+        """Return the earliest time at which a request is admitted, if no other one arrives before.
 
         Returns:
             ``now`` if it is admitted at once; math.inf if that is not known.
@@ -54,7 +54,7 @@ class Limit(Protocol):
         ...
 
     def left(self, now: float) -> tuple[int, float]:
-        """Return how many requests would be admitted now, and in how many seconds it will be more.
+        """Return how many requests would be admitted now, and the seconds until that number grows.
 
         Returns:
             A number of requests, 0 to ``quota``; and seconds, 0 or more, math.inf if they are not known. If the whole
@@ -101,7 +101,7 @@ class TokenBucket(_TimedLimit):
 
     Args:
         rate: tokens per second, 1e-6 to 1e6.
-        burst: how many tokens there are room for, 1 or more.
+        burst: how many tokens fit into the bucket, 1 or more.
 
     Raises:
         ValueError: an argument is out of range.
@@ -128,7 +128,7 @@ class TokenBucket(_TimedLimit):
         return now if left else self._time_of(self._added(now) + 1)
 
     def left(self, now: float) -> tuple[int, float]:
-        """Return how many tokens there are, and in how many seconds there is another one; 0 if there is no room."""
+        """Return how many tokens there are, and the seconds until there is another one; 0 if the bucket is full."""
         will_be_full_at = self._time_of(self._admitted)
         if now >= will_be_full_at - ROUNDING:
             self._full_at, self._admitted = max(now, will_be_full_at), 0
@@ -219,12 +219,12 @@ class SlidingLog(_TimedLimit):
         self._until.append(now + self.seconds)
 
     def free_at(self, now: float) -> float:
-        """Return ``now`` if there is room, or else when the oldest request ceases to count."""
+        """Return ``now`` if there is room, or else when the oldest request stops counting."""
         left, _ = self.left(now)
         return now if left else self._until[0]
 
     def left(self, now: float) -> tuple[int, float]:
-        """Return for how many requests there is room, and in how many seconds the oldest ceases to count."""
+        """Return for how many requests there is room, and the seconds until the oldest stops counting."""
         while self._until and self._until[0] <= now + ROUNDING:
             self._until.popleft()
         return self.quota - len(self._until), self._until[0] - now if self._until else 0.0
@@ -258,7 +258,7 @@ class ConcurrencyLimit(Limit):
         return is_admitted
 
     def release(self, now: float) -> None:
-        """Count a request no more.
+        """Stop counting a request.
 
         Raises:
             RuntimeError: none is in progress.

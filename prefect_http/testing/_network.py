@@ -35,19 +35,19 @@ _WITHOUT_USE = ("verify", "cert")
 
 
 class FakeNetwork:
-    """Servers in memory, and connections to them, for tests of clients.
+    """In-memory servers, and connections to them, for tests of clients.
 
-    The servers lie under the real `HTTPTransport`: its pool, its parsers and its timeouts are those of production, over
-    HTTP/1.1 and HTTP/2. Only the sockets and TLS are missing: https needs no certificates, and nothing waits for a
+    The real `HTTPTransport` runs on top of them: its pool, its parsers and its timeouts are those of production, over
+    HTTP/1.1 and HTTP/2. Only the sockets and TLS are missing: https does not need certificates, and nothing waits for a
     network. So with a virtual clock (trio's ``autojump_clock``, or `virtual_time_loop` on asyncio) a test that waits an
     hour takes no time.
 
-    A host without a server refuses connections. A request that no script has an answer for raises `UnexpectedRequest`,
-    which no client retries; `check()` raises it once more, as well as an AssertionError for steps of scripts that were
-    not used. Leaving ``async with`` calls it, unless an exception is on its way. Entering is needed for apps only.
+    A host without a server refuses connections. A request that is not in any script raises `UnexpectedRequest`, which
+    clients do not retry; `check()` raises it once more, and an AssertionError for steps of scripts that were not used.
+    Leaving ``async with`` calls `check()`, unless the block raised an exception. Entering is only needed for apps.
 
     Attributes:
-        requests: what has arrived at the servers, in order.
+        requests: the requests that have arrived at the servers, in order.
         connections: the connections that have been opened, in order.
     """
 
@@ -71,17 +71,17 @@ class FakeNetwork:
         return self._log.connections
 
     def serve(self, url: httpx.URL | str, app: ASGIApp | None = None, *, http2: bool = True) -> FakeServer:
-        """Put a server into the network.
+        """Add a server to the network.
 
         Args:
-            url: where it is: ``https://api.example.com``, with a port or without. With a path, all paths of the
-                server's routes are below that.
-            app: an ASGI app that serves the requests which no route is for. Its lifespan is that of ``async with``. It
-                is called when the whole body of the request has arrived.
+            url: its URL, such as ``https://api.example.com``, with or without a port. If it has a path, all paths of
+                the server's routes are below that.
+            app: an ASGI app that serves the requests that no route matches. Its lifespan runs as long as
+                ``async with``. It is called when the whole body of the request has arrived.
             http2: whether the server chooses HTTP/2 if a client offers that in the TLS handshake.
 
         Raises:
-            ValueError: the URL is not one of a server, or there is a server already.
+            ValueError: the URL is not that of a server, or there already is a server for it.
             RuntimeError: ``app`` is given, and the network has been entered already.
         """
         url = httpx.URL(url)
@@ -104,13 +104,13 @@ class FakeNetwork:
     # --- Clients
 
     def client(self, client_class: Callable[..., C], **arguments: Any) -> C:
-        """Return a client whose network is this one.
+        """Return a client that uses this network.
 
         Args:
             client_class: PrefectHttpxClient, httpx.AsyncClient or a subclass, or httpx2.AsyncClient or a subclass; it
                 must take ``transport=``.
-            **arguments: of the client. ``http1``, ``http2`` and ``limits`` hold for the connections; ``verify`` and
-                ``cert`` are not needed, and ignored.
+            **arguments: the arguments of the client. ``http1``, ``http2`` and ``limits`` apply to the connections;
+                ``verify`` and ``cert`` are ignored.
 
         Raises:
             TypeError: the class is none of these, or ``transport``, ``app`` or ``proxy`` is given.
@@ -126,10 +126,10 @@ class FakeNetwork:
         return client_class(transport=transport, **arguments)
 
     async def connect(self, host: str, port: int) -> ByteStream:
-        """Open a connection: for the ``connect=`` of an HTTPTransport, if a client takes nothing but a transport.
+        """Open a connection: for the ``connect=`` of an HTTPTransport, if a client only accepts a transport.
 
         Raises:
-            ConnectionRefusedError: there is no server there, or it refuses.
+            ConnectionRefusedError: there is no such server, or it refuses the connection.
         """
         await checkpoint()
         script = self._servers.get((_normalized(host), port))
@@ -146,10 +146,10 @@ class FakeNetwork:
     # --- Verdicts
 
     def check(self) -> None:
-        """Check that all scripts were used up, that nothing came which they do not have, and that nothing failed.
+        """Check that all scripts were used up, that no other requests arrived, and that nothing failed.
 
         Raises:
-            AssertionError: one of these does not hold. The message has tables of what was expected and what came.
+            AssertionError: one of these checks failed. The message has tables of what was expected and what arrived.
         """
         verdict = left_over(self._servers.values(), self._log.mistakes, self._log.requests)
         if verdict is not None:
@@ -167,10 +167,10 @@ class FakeNetwork:
         Args:
             waits: the pauses, in seconds; each is a number, or a pair of the least and the most.
             requests: the requests, such as those of a route; None: all.
-            tolerance: how far a pause may be from a number, in seconds.
+            tolerance: how much a pause may differ from a number, in seconds.
 
         Raises:
-            AssertionError: the pauses are others.
+            AssertionError: the pauses are different.
             TypeError: ``waits`` is not a sequence of numbers and pairs.
         """
         _check_waits(waits)

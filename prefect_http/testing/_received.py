@@ -18,11 +18,11 @@ class ReceivedRequest:
         method: the method.
         time: when its head arrived, in seconds on the event loop's clock.
         connection: the connection that it arrived on.
-        is_complete: whether it has arrived whole.
-        path_parameters: what the braces of the route's path stand for.
-        status: the status of the answer; None: none was sent.
+        is_complete: whether all of it has arrived.
+        path_parameters: the values for the braces in the route's path.
+        status: the status of the answer; None: no answer was sent.
         is_answered: whether the whole answer was sent.
-        ended_at: when that was so, or when the connection broke off, or the client gave up; None: not yet.
+        ended_at: when the answer had been sent, or the connection broke, or the client gave up; None: not yet.
         target: what was requested, as in the request line: ``/path?query``.
     """
 
@@ -111,14 +111,14 @@ class FakeConnection:
     """A connection to a server.
 
     Attributes:
-        number: how many connections have been opened before it, in the network.
-        host: the host that it leads to.
+        number: how many connections were opened before it in the network.
+        host: the host that it connects to.
         port: the port.
         opened_at: when it was opened, in seconds on the event loop's clock.
         http_version: "HTTP/1.1" or "HTTP/2"; None: nothing has arrived on it.
         closed_at: when it was closed; None: it is open.
         closed_by: "client" or "server".
-        requests: what has arrived on it. From the second one on, they have reused it.
+        requests: the requests that have arrived on it. All but the first have reused it.
     """
 
     number: int

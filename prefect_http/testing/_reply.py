@@ -31,14 +31,14 @@ class Reply:
 
     Args:
         status: from 200 to 999.
-        headers: its header fields. Content-Length and Content-Type are added where the body needs them, unless they
-            are given; nothing else is.
+        headers: its header fields. Only Content-Length and Content-Type are added, if the body needs them and they are
+            not given.
         content: the body, as bytes, or as text to be encoded in UTF-8.
-        json: the body, as what is to be encoded as JSON.
+        json: the body, as an object to be encoded as JSON.
         text: the body, as text/plain.
-        stream: the body, in parts; each is made when the client has received those before it. Without a
+        stream: the body, in parts; each is generated when the client has received those before it. Without a
             Content-Length, it is chunked on HTTP/1.1. An iterator, such as a generator, can be sent only once.
-        delay: how many seconds the server takes to begin with it; 0 or more, or ``math.inf``.
+        delay: how many seconds pass before the server begins to send it; 0 or more, or ``math.inf``.
 
     Raises:
         TypeError: more than one body is given, or one of a wrong type.

@@ -26,11 +26,12 @@ from prefect_http.testing._steps import (
 
 
 class Route:
-    """A script for some of a server's requests: what it does with the first one, with the next one, and so on.
+    """A script for some of a server's requests: what the server does with the first one, the next one, and so on.
 
-    Made by the methods of a FakeServer, such as ``get()``. Each method adds a step to the script and returns the route,
-    so that they can be chained. A step is for one request, or for as many as ``times`` says; None: for all that follow.
-    ``status``, ``headers``, ``content``, ``json``, ``text``, ``stream`` and ``delay`` are those of a `Reply`.
+    Created by the methods of a FakeServer, such as ``get()``. Each method adds a step to the script and returns the
+    route, so that calls can be chained. A step is for one request, or for the number that ``times`` says; None: for all
+    that follow. ``status``, ``headers``, ``content``, ``json``, ``text``, ``stream`` and ``delay`` are those of a
+    `Reply`.
     """
 
     _rule: Rule
@@ -43,7 +44,7 @@ class Route:
 
     @property
     def requests(self) -> Sequence[ReceivedRequest]:
-        """The requests that it has been used for, in order."""
+        """The requests that this route has handled, in order."""
         return self._rule.requests
 
     def reply(self, status: int = 200, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
@@ -54,9 +55,9 @@ class Route:
         """Send what a function returns.
 
         Args:
-            function: called with the ReceivedRequest, once its body has arrived; returns a Reply. It may be async: it
-                runs in a task of its own, which is cancelled when the connection is closed. What it raises is a mistake
-                in the test, and is raised by the request.
+            function: called with the ReceivedRequest, once its body has arrived; returns a Reply. If it is async, it
+                runs in a separate task, which is cancelled when the connection is closed. An exception that it raises
+                is a mistake in the test, and is raised by the request.
             times: for how many requests; None: for all that follow.
         """
         if not callable(function):
@@ -69,7 +70,7 @@ class Route:
         """Close the connection in the middle of a response.
 
         Args:
-            after: after how many bytes of it, head and body; 0 or more.
+            after: how many bytes of it to send first, head and body; 0 or more.
             status: of the response.
             times: for how many requests; None: for all that follow.
             **reply: the rest of the response.
@@ -94,7 +95,7 @@ class Route:
             every: how many seconds pass before each part; 0 or more.
             size: how many bytes a part has; 1 or more.
             times: for how many requests; None: for all that follow.
-            **reply: the rest of the response, but for ``stream``.
+            **reply: the rest of the response, except ``stream``.
         """
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"size must be a number of bytes, 1 or more, not {size!r}")
@@ -114,32 +115,32 @@ class Route:
         """Refuse the connection.
 
         While this is the next step of any route, all connections to the server are refused, and each one counts as a
-        request, since nobody can tell what it would have been for. Idle connections are closed, as by a server that
-        goes down. A request on a connection of HTTP/2 that is still open finds that it is being closed, and does not
-        count.
+        request, since it is unknown what it would have been for. Idle connections are closed, as by a server that goes
+        down. A request on an HTTP/2 connection that is still open finds that the connection is being closed, and does
+        not count.
         """
         return self._add(Refuse(), times)
 
     def stale_keep_alive(self, status: int = 200, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
-        """Close the connection just as a request arrives that reuses it, as at the end of a server's keep-alive time.
+        """Close the connection just as a request that reuses it arrives, as at the end of a server's keep-alive time.
 
-        The first request on a connection cannot meet that. It is answered, by default with an empty 200, and the
-        connection is closed as soon as the next one arrives on it.
+        This cannot happen to the first request on a connection. That is answered, by default with an empty 200, and the
+        connection is closed as soon as the next request arrives on it.
         """
         return self._add(StaleKeepAlive(_reply(status, times, reply)), times)
 
     def early_answer(self, status: int = 413, *, times: int | None = 1, **reply: Unpack[ReplyArguments]) -> Self:
-        """Answer as soon as the head of the request has arrived, and take no body."""
+        """Answer as soon as the head of the request has arrived, and do not read the body."""
         return self._add(EarlyAnswer(_reply(status, times, reply)), times)
 
     def garbage(self, data: bytes, *, times: int | None = 1) -> Self:
-        """Send these bytes, whatever they are, and close the connection."""
+        """Send these bytes instead of a valid response, and close the connection."""
         if not isinstance(data, bytes):
             raise TypeError(f"garbage() takes bytes, not {type(data).__name__}")
         return self._add(Garbage(data), times)
 
     def goaway(self, *, times: int | None = 1) -> Self:
-        """Send a GOAWAY which says that the request has not been processed (RFC 9113 section 6.8). HTTP/2 only."""
+        """Send a GOAWAY that says that the request has not been processed (RFC 9113 section 6.8). HTTP/2 only."""
         return self._add(GoAwayStep(), times)
 
     def _add(self, step: Step, times: int | None) -> Self:

@@ -14,14 +14,14 @@ from prefect_http.testing._server_script import Limited, ServerScript
 
 
 class FakeServer:
-    """A scripted server. Made by ``FakeNetwork.serve()``.
+    """A scripted server. Created by ``FakeNetwork.serve()``.
 
-    ``get()`` and the like return the Route whose script answers such requests; for the same path, the same one again. A
-    path is that of the URL, below the path of the server's own URL, percent-encoded or not. With a query, it
-    is for those parameters, in any order; without, for any query. ``{name}`` in it stands for one segment, and
-    ``{name:path}`` for several: they are in the request's ``path_parameters``.
+    ``get()`` and the other methods return the Route whose script answers such requests; for the same path, they return
+    the same route. A path is that of the URL, below the path of the server's own URL, percent-encoded or not. With a
+    query, it matches those parameters, in any order; without one, any query. ``{name}`` in it matches one segment, and
+    ``{name:path}`` several; the values are in the request's ``path_parameters``.
 
-    If several routes are for a request, the first of them that has a step left is used; those for any path come last.
+    If several routes match a request, the first of them that has a step left is used; those for any path come last.
     """
 
     _script: ServerScript
@@ -30,35 +30,35 @@ class FakeServer:
         return f"<FakeServer({safe_url(self._script.url)})>"
 
     def get(self, path: str) -> Route:
-        """Return the route for GETs of a path."""
+        """Return the route for GET requests for a path."""
         return self.route("GET", path)
 
     def head(self, path: str) -> Route:
-        """Return the route for HEADs of a path."""
+        """Return the route for HEAD requests for a path."""
         return self.route("HEAD", path)
 
     def options(self, path: str) -> Route:
-        """Return the route for OPTIONS of a path."""
+        """Return the route for OPTIONS requests for a path."""
         return self.route("OPTIONS", path)
 
     def post(self, path: str) -> Route:
-        """Return the route for POSTs to a path."""
+        """Return the route for POST requests to a path."""
         return self.route("POST", path)
 
     def put(self, path: str) -> Route:
-        """Return the route for PUTs of a path."""
+        """Return the route for PUT requests to a path."""
         return self.route("PUT", path)
 
     def patch(self, path: str) -> Route:
-        """Return the route for PATCHes of a path."""
+        """Return the route for PATCH requests to a path."""
         return self.route("PATCH", path)
 
     def delete(self, path: str) -> Route:
-        """Return the route for DELETEs of a path."""
+        """Return the route for DELETE requests for a path."""
         return self.route("DELETE", path)
 
     def any(self, path: str | None = None) -> Route:
-        """Return the route for all methods, of a path or of any path."""
+        """Return the route for all methods, for a path or for any path."""
         return self.route(None, path)
 
     def route(self, method: str | None, path: str | None) -> Route:
@@ -76,12 +76,12 @@ class FakeServer:
         status: int = 429,
         headers: HeaderStyle | Sequence[HeaderStyle] | None = "retry-after",
     ) -> FakeServer:
-        """Limit the rate of requests. What the limit does not admit is rejected, and uses no step of a script.
+        """Limit the rate of requests. Rejected requests do not use a step of a script.
 
         Args:
             limit: what is admitted, such as a TokenBucket. Several servers may share one; each must admit a request.
             status: the status of rejections.
-            headers: what the responses say about the limit: ``"retry-after"`` (rejections only), ``"ratelimit"``,
+            headers: how the responses announce the limit: ``"retry-after"`` (rejections only), ``"ratelimit"``,
                 ``"ratelimit-legacy"``, ``"x-ratelimit"``, several of these, or None: nothing.
 
         Returns:
@@ -97,7 +97,7 @@ class FakeServer:
         return self
 
     def fault(self, fault: Fault) -> FakeServer:
-        """Let some requests fail, whatever they are for: Flaky or Restarts. They use no step of a script, and no limit.
+        """Let some requests fail, with Flaky or Restarts. They do not use a step of a script, or count towards a limit.
 
         Returns:
             The server.

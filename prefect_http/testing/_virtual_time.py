@@ -23,10 +23,10 @@ Ts = TypeVarTuple("Ts")
 
 
 class Deadlock(BaseException):
-    """All tasks wait, and there is no timer: on another event loop, they would wait for ever.
+    """All tasks are waiting, and there is no timer: on another event loop, they would wait forever.
 
     It is raised out of the run of the event loop, such as ``asyncio.Runner.run()``. Like a KeyboardInterrupt, it is not
-    an Exception: anyio's pytest plugin ends a test that is stuck only then, and can leave its fixtures.
+    an Exception: only then does anyio's pytest plugin end a test that is stuck, and leave its fixtures.
     """
 
 
@@ -41,15 +41,15 @@ def virtual_time_loop() -> asyncio.AbstractEventLoop:
             return "asyncio", {"loop_factory": virtual_time_loop}
 
     The loop's clock starts at 0.0. It stands still while a task can run, and jumps to exactly the time of the next
-    timer when all tasks wait. Timers that are due at the same time fire in the order in which they were set.
+    timer when all tasks are waiting. Timers that are due at the same time fire in the order in which they were set.
 
     Only asyncio's own clock is virtual: ``loop.time()`` and ``anyio.current_time()``, ``asyncio.sleep()``, timeouts.
-    ``time.monotonic()``, ``time.time()`` and ``time.sleep()`` are as real as ever.
+    ``time.monotonic()``, ``time.time()`` and ``time.sleep()`` are not.
 
-    What would wait for the outside world raises a RuntimeError: sockets, name lookups, pipes, subprocesses, and
+    Calls that would wait for the outside world raise a RuntimeError: sockets, name lookups, pipes, subprocesses, and
     threads, such as ``asyncio.to_thread()`` and ``anyio.to_thread.run_sync()``. So does a call of
-    ``call_soon_threadsafe()`` from another thread while the loop is running. If all tasks wait and there is no timer,
-    the run ends with an error that shows where each of them waits.
+    ``call_soon_threadsafe()`` from another thread while the loop is running. If all tasks are waiting and there is no
+    timer, the run ends with a Deadlock that shows where each of them waits.
     """
     return _VirtualTimeLoop()
 
