@@ -7,7 +7,6 @@ from http.cookiejar import CookieJar
 from typing import IO, Any
 
 import httpx
-from anyio.abc import ByteStream
 
 # A message's values are whatever the ASGI specification says for its type, hence Any.
 Scope = MutableMapping[str, Any]
@@ -46,8 +45,6 @@ Files = Mapping[str, File] | Sequence[tuple[str, File]]
 Certificate = str | tuple[str, str] | tuple[str, str, str]
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 Timeout = float | tuple[float | None, float | None, float | None, float | None] | httpx.Timeout | None
-# Opens a stream to a host, which is a name or an address, and a port.
-Connect = Callable[[str, int], Awaitable[ByteStream]]
 # What a client can send many of. A string is a URL, never the iterable.
 RequestLike = httpx.Request | httpx.URL | str
 Requests = Iterable[RequestLike] | AsyncIterable[RequestLike]

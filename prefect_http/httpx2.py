@@ -19,8 +19,9 @@ from prefect_http._foreign_errors import is_foreign, mark_foreign
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.replayed_body import Library
 from prefect_http._throttle.throttle import Throttle, gates_of
-from prefect_http._types import ASGIApp, Certificate, Connect, SocketOption
+from prefect_http._types import ASGIApp, Certificate, SocketOption
 from prefect_http._wire.network_stream import NetworkStream
+from prefect_http._wire.openers import Connect
 from prefect_http._wire.replaced import StandIn
 from prefect_http._wire.statistics import TransportStatistics
 from prefect_http._wire.transport import Arguments, new_wire

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol, cast
 
 import anyio
@@ -13,9 +13,12 @@ import httpx
 from anyio.abc import ByteStream
 
 from prefect_http._concurrency.backend import connect_tcp, connect_unix
-from prefect_http._types import Connect, SocketOption
+from prefect_http._types import SocketOption
 from prefect_http._wire.network_errors import close_forcefully, reason_for
 from prefect_http._wire.raw_socket import is_unconnected, raw_socket_of
+
+# Opens a stream to a host, which is a name or an address, and a port.
+Connect = Callable[[str, int], Awaitable[ByteStream]]
 
 # How long to wait until a Unix socket whose queue is full is tried again.
 _QUEUE_SECONDS = 0.01

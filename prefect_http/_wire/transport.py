@@ -12,9 +12,9 @@ import httpx
 from prefect_http._httpx_details import ReadyResponse
 from prefect_http._httpx_requests import check_request
 from prefect_http._telemetry import Telemetry
-from prefect_http._types import Certificate, Connect, SocketOption
+from prefect_http._types import Certificate, SocketOption
 from prefect_http._wire.connector import Connector
-from prefect_http._wire.openers import Opener, TcpOpener, UnixSocketOpener, UserOpener
+from prefect_http._wire.openers import Connect, Opener, TcpOpener, UnixSocketOpener, UserOpener
 from prefect_http._wire.protocols import Protocols
 from prefect_http._wire.proxy.proxy_server import Proxy, ProxyServer
 from prefect_http._wire.replaced import StandIn

@@ -25,9 +25,9 @@ from support.wire import ONE_IDLE, figures, new_request, trusting_context, until
 from trio.testing import MockClock
 
 from prefect_http import HTTPTransport, PrefectHttpxClient
-from prefect_http._types import Connect
 from prefect_http._wire import openers
 from prefect_http._wire.input_probe import input_probe_of
+from prefect_http._wire.openers import Connect
 
 FINE = answer(body=b"fine")
 
