@@ -558,7 +558,8 @@ class Limiter:
             has_learned = cycle.accepted > 0
             began, accepted = cycle.busiest_part(closure.hit_at, probe.sent_at) if has_learned else (0.0, 0)
         else:
-            began, accepted = share.cycle_so_far(cycle.accepted - self._told.accepted, cycle.began_at, probe.sent_at)
+            untold = cycle.accepted - self._told.accepted
+            began, accepted = share.cycle_so_far(cycle.accepted, untold, cycle.began_at, probe.sent_at)
             has_learned = accepted > 0
         # Another process may have begun the cycle at this very moment, or the clock of the store have gone back.
         has_learned = has_learned and began < probe.sent_at

@@ -86,6 +86,7 @@ class Share:
         self._told_until = -math.inf
         self._opening: Opening | None = None
         self._has_learned = False
+        self._was_alone = False  # in this cycle
         self.doubts: int = 0
         self.clock_seen_at = -math.inf
         self._hurry_at = math.inf
@@ -171,17 +172,19 @@ class Share:
             step = 1 / self.known.rate if self._is_exact else 0.0
             self._blocks.appendleft(_Block(now, step, 1, now + LEASE))
 
-    def cycle_so_far(self, own: float, own_began: float, now: float) -> tuple[float, float]:
+    def cycle_so_far(self, own: float, untold: float, own_began: float, now: float) -> tuple[float, float]:
         """Return since when the cycle lasts, and how many requests of it were accepted.
 
         Args:
-            own: how many of this process, that are not yet in the state.
+            own: how many of this process.
+            untold: how many of these are not yet in the state.
             own_began: when the cycle began as this process saw it.
             now: the time.
         """
-        if self.is_alone or not self._offsets:
+        # What the others had accepted meanwhile may be unknown.
+        if self.is_alone or self._was_alone or not self._offsets:
             return own_began, own * self.members
-        return min(self.state.began + self._offset, now), self.state.accepted + own
+        return min(self.state.began + self._offset, now), self.state.accepted + untold
 
     # --- What happens to the gate
 
@@ -189,6 +192,7 @@ class Share:
         """Record that the probe was accepted: the others are to hear of it."""
         self._blocks.clear()
         if not self.is_alone:
+            self._was_alone = self._was_alone and not begins_cycle
             self._opening = Opening(probed_at, begins_cycle)
             self._lease_until = -math.inf
 
@@ -378,6 +382,7 @@ class Share:
         state, turns = lease.state, lease.turns
         if state.cycle != self.state.cycle or state.closed_until is not None:
             self._blocks.clear()
+        self._was_alone = self._was_alone and state.began == self.state.began
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
         if self._lease_until == -math.inf:
@@ -410,4 +415,4 @@ class Share:
 
     def lost(self) -> None:
         """Record that the others cannot be reached."""
-        self.is_alone = True
+        self.is_alone = self._was_alone = True

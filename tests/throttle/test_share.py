@@ -326,11 +326,29 @@ def test_only_the_learner_probes(answered_at: float, *, is_learner: bool, may: b
 def test_the_cycle_of_all() -> None:
     """It began when all say, and what this process has not told yet is added; alone, the others are like this one."""
     share = answered(members=4)
-    assert share.cycle_so_far(2.0, -7.0, 1.0) == (0.0, 7.0)
-    assert share.cycle_so_far(2.0, -7.0, -1.0) == (-1.0, 7.0)  # not later than now
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, -1.0) == (-1.0, 7.0)  # not later than now
     share.lost()
-    assert share.cycle_so_far(2.0, -7.0, 1.0) == (-7.0, 8.0)
-    assert Share("a", KnownRate()).cycle_so_far(2.0, -7.0, 1.0) == (-7.0, 2.0)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 12.0)
+    assert Share("a", KnownRate()).cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 3.0)
+
+
+@each_row("is_own", [False, True])
+def test_a_cycle_in_which_a_process_was_alone(*, is_own: bool) -> None:
+    """The others may not have told yet what was accepted then, until a new cycle begins."""
+    share = answered(members=4)
+    share.lost()
+    share.found()
+    answer(share, 0.5, members=4)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 12.0)
+    share.opened(0.75, begins_cycle=False)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 12.0)
+    if is_own:
+        share.opened(0.75, begins_cycle=True)
+    else:
+        share.state = replace(share.state, began=STORED - 1.0)
+        answer(share, 0.75, members=4)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
 
 
 # --- When the others are asked
