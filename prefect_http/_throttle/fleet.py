@@ -230,7 +230,6 @@ class Fleet:
         """Try until no other process was faster."""
         share, state, version = part.share, part.share.state, part.version
         heard, part.heard = part.heard, None
-        unseen_for = started - share.clock_seen_at
         if not share.knows_clock:
             stored, _ = await self._call(part, started, scope, -1, "", "")
             state, version = _read(part, stored)
@@ -256,8 +255,8 @@ class Fleet:
                 return
             # After a change of the clock, the answer to the report has to be had again, in its times.
             state, version = (after, stored.version) if stored.is_swapped else _read(part, stored)
-            if jump > unseen_for:
-                state = moved_ahead(state, jump, share.store_time(self._now()))
+            if recent_jump := share.recent_jump(self._now()):  # others may not have seen it yet
+                state = moved_ahead(state, recent_jump, share.store_time(self._now()))
             pause = max(pause, share.shortest_trip)
             await anyio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, max(_LONGEST_PAUSE, share.members * share.shortest_trip))

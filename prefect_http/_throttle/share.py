@@ -62,7 +62,6 @@ class Share:
         is_alone: whether the store cannot be reached: then the process goes on with the share that it had last.
         is_learner: whether this process may send the probe.
         doubts: how many rejections that may be faults the others have not been told of.
-        clock_seen_at: when the clock of the store was seen last.
     """
 
     def __init__(self, member: str, known: KnownRate) -> None:
@@ -86,9 +85,10 @@ class Share:
         self._told_until = -math.inf
         self._opening: Opening | None = None
         self._has_learned = False
-        self._was_alone = False  # in this cycle
+        self._lacks_counts = False
         self.doubts: int = 0
-        self.clock_seen_at = -math.inf
+        self._clock_seen_at = self._jumped_at = -math.inf
+        self._jump = 0.0
         self._hurry_at = math.inf
 
     # --- What the Limiter asks
@@ -181,8 +181,7 @@ class Share:
             own_began: when the cycle began as this process saw it.
             now: the time.
         """
-        # What the others had accepted meanwhile may be unknown.
-        if self.is_alone or self._was_alone or not self._offsets:
+        if self.is_alone or self._lacks_counts or not self._offsets:
             return own_began, own * self.members
         return min(self.state.began + self._offset, now), self.state.accepted + untold
 
@@ -192,7 +191,7 @@ class Share:
         """Record that the probe was accepted: the others are to hear of it."""
         self._blocks.clear()
         if not self.is_alone:
-            self._was_alone = self._was_alone and not begins_cycle
+            self._lacks_counts = self._lacks_counts and not begins_cycle
             self._opening = Opening(probed_at, begins_cycle)
             self._lease_until = -math.inf
 
@@ -249,10 +248,16 @@ class Share:
             self._offsets.clear()
         else:
             jump = 0.0
-        self.clock_seen_at = now
+        if jump > now - self._clock_seen_at:
+            self._jump, self._jumped_at = jump, now
+        self._clock_seen_at = now
         self._offsets.append(now - stored)
         self._trips.append(now - asked_at)
         return jump
+
+    def recent_jump(self, now: float) -> float:
+        """Return by how many seconds the clock has jumped ahead, less long ago than that; 0 if it has not."""
+        return self._jump if now - self._jumped_at < self._jump else 0.0
 
     @property
     def shortest_trip(self) -> float:
@@ -382,7 +387,7 @@ class Share:
         state, turns = lease.state, lease.turns
         if state.cycle != self.state.cycle or state.closed_until is not None:
             self._blocks.clear()
-        self._was_alone = self._was_alone and state.began == self.state.began
+        self._lacks_counts = self._lacks_counts and state.began == self.state.began
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
         if self._lease_until == -math.inf:
@@ -415,4 +420,9 @@ class Share:
 
     def lost(self) -> None:
         """Record that the others cannot be reached."""
-        self.is_alone = self._was_alone = True
+        self.is_alone = True
+        self.counts_were_lost()
+
+    def counts_were_lost(self) -> None:
+        """Record that not all that was accepted in this cycle may be in the state, now or when a probe is accepted."""
+        self._lacks_counts = True

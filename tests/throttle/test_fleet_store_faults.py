@@ -182,6 +182,26 @@ async def test_store_that_loses_everything(when: str) -> None:
     await end(store)
 
 
+@pytest.mark.parametrize("loses", [False, True])
+async def test_store_that_loses_what_was_accepted(loses: bool) -> None:
+    """The rate that is learned then is not far too low."""
+    store = MemoryStore()
+    answers = [httpx.Response(200) for _ in range(40)]
+    one, two = Process(store, Server(*answers, busy(1))), Process(store, Server(*answers))
+    async with in_use(one, two):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.ask_often, 40)
+            tasks.start_soon(two.ask_often, 40)
+        await anyio.sleep(1)
+        if loses:
+            store.texts.clear()
+            await anyio.sleep(1)
+        await one.ask()
+        await one.ask()
+        assert 10 <= one.throttle.statistics(KEY).rate <= 80
+    await end(store)
+
+
 async def test_store_that_loses_a_closure_of_which_no_other_process_knows() -> None:
     """The process that was told to wait says so again: the gate is closed for all, and opens for all."""
     store = DeafStore()

@@ -184,6 +184,17 @@ def test_another_clock(shift: float, seen: float) -> None:
 # --- Turns
 
 
+def test_a_clock_that_jumps_ahead() -> None:
+    """How far it has jumped matters as long as what was written before may still be there."""
+    share = answered()
+    assert share.saw_clock(STORED + 1.0, 1.0, 1.0) == 0.0
+    assert share.recent_jump(1.0) == 0.0
+    assert share.saw_clock(STORED + 11.5, 1.5, 1.5) == 10.0
+    assert (share.recent_jump(1.5), share.recent_jump(11.0), share.recent_jump(11.5)) == (10.0, 10.0, 0.0)
+    assert share.saw_clock(STORED + 130.0, 100.0, 100.0) == 20.0
+    assert share.recent_jump(100.0) == 0.0, "it may have jumped long ago"
+
+
 def test_each_request_takes_a_turn() -> None:
     """In their order, from one answer to the next; when there are none, the others must be asked."""
     share = answered(turns=turns_at(0.5, 0.25, 2))
