@@ -123,11 +123,12 @@ def run() -> None:
             print("\nOne throttle for several processes, and chaos: left out, since there is no redis-server")
             return
         seed = random.randrange(1000)
-        chaos = _Chaos(Servers(url, str(redis.socket)), redis, seed)
+        servers = Servers(url, str(redis.socket))
+        chaos = _Chaos(servers, redis, seed)
         try:
             chaos.rage()
             ends = chaos.wait()
-            received = report(Servers(url, ""), _JOB)
+            received = report(servers, _JOB)
         finally:
             chaos.end()
     happened = ", ".join(f"{chaos.happened.count(name)} x {name}" for name in sorted(set(chaos.happened)))

@@ -18,6 +18,7 @@ from typing import NamedTuple, cast
 
 import httpx
 
+from prefect_http._concurrency.exception_groups import first_exception
 from prefect_http._redact import safe_exception, safe_message
 
 # RFC 9110 section 5.6.2: token; section 5.5: a field value has no CR, LF or NUL.
@@ -207,9 +208,8 @@ def _to_bytes(value: object) -> bytes | None:
 
 def _message_error(error: Exception) -> MessageError | None:
     """Return the error for what an app sent, if the app has failed because of that, in a task group or not."""
-    while isinstance(error, ExceptionGroup):
+    found: Exception | None = error
+    if isinstance(error, ExceptionGroup):
         group = cast("ExceptionGroup[Exception]", error).subgroup(MessageError)
-        if group is None:
-            return None
-        error = group.exceptions[0]
-    return error if isinstance(error, MessageError) else None
+        found = None if group is None else first_exception(group)
+    return found if isinstance(found, MessageError) else None

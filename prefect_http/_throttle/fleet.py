@@ -124,7 +124,7 @@ class Fleet:
         self._forget_task(task)
 
     async def settle(self) -> None:
-        """Give up the shares of all idle keys at once, rather than in a second, and wait until their tasks have ended.
+        """Release the shares of all idle keys now instead of after a second, and wait for their tasks to end.
 
         Cancellation:
             The tasks end nevertheless.
@@ -236,13 +236,12 @@ class Fleet:
         elif heard is not None:
             with contextlib.suppress(ValueError):  # then the store says whether it is its fault
                 told = from_text(heard[1])
-                # Otherwise it may have been written by another clock.
-                if abs(share.store_time(started) - told.at) < LEASE:
+                if share.is_about_now(told.at, started):
                     version, state = heard[0], told
         doubts, pause = share.doubts, _FIRST_PAUSE
         while True:
-            report = share.in_store_time(part.to_report(self._now(), is_leaving=is_leaving).report)
-            after, lease = synced(state, report, self._known, share.store_time(self._now()))
+            report = part.to_report(self._now(), is_leaving=is_leaving)
+            after, lease = synced(state, share.in_store_time(report), self._known, share.store_time(self._now()))
             text = to_text(after)
             news = news_of(part.name, part.member, state, after, text, doubts)
             stored, jump = await self._call(part, started, scope, version, text, news)
@@ -251,7 +250,7 @@ class Fleet:
                 doubts = 0
             if stored.is_swapped and not jump:
                 part.version = stored.version
-                part.gate.follow_others(partial(part.apply, lease, started))
+                part.gate.follow_others(partial(part.apply, report, lease, started))
                 return
             # After a change of the clock, the answer to the report has to be had again, in its times.
             state, version = (after, stored.version) if stored.is_swapped else _read(part, stored)
@@ -298,7 +297,7 @@ class Fleet:
             return
         share = part.share
         # In times of another clock, they could close the gate for however long that is ahead.
-        is_in_time = share.knows_clock and abs(share.store_time(self._now()) - news.at) < LEASE
+        is_in_time = share.knows_clock and share.is_about_now(news.at, self._now())
         if is_in_time and not share.has_news and news.cycle == share.state.cycle:
             part.gate.follow_others(partial(part.hear, news))
         if news.what != "doubts":

@@ -170,10 +170,10 @@ class Gates:
             error = None  # its traceback holds this frame
 
     async def settle(self) -> None:
-        """Give up the shares of the keys that no request is using; does nothing in another event loop.
+        """Release the shares of the keys that are not in use. Does nothing in another event loop.
 
         Cancellation:
-            The shares are given up nevertheless, or expire in a few seconds.
+            The shares are still released, or expire in a few seconds.
         """
         if self._fleet is not None and current_loop() is self._loop:
             await self._fleet.settle()

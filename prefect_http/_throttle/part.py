@@ -27,15 +27,11 @@ class Pending(NamedTuple):
     Attributes:
         report: the report, in times of the event loop: another clock may be the store's when it is sent again.
         told: where it is to be recorded that it has arrived.
-        accepted: what is to be added there.
-        done: likewise.
         until: when it may count twice, if it has arrived, because the others have forgotten its number.
     """
 
     report: Report
     told: Told
-    accepted: float
-    done: float
     until: float
 
 
@@ -83,19 +79,16 @@ class Part:
             has_rate=min(limiter.rate, limiter.known_rate) < math.inf,
         )
 
-    def to_report(self, now: float, *, is_leaving: bool) -> Pending:
-        """Return the report that is pending, or a new one that is pending from now on."""
-        limiter, pending = self.gate.limiter, self.pending
-        if pending is None:
-            self.pending = pending = self._new_report(now, is_leaving=is_leaving)
-            return pending
-        report = pending.report
-        if report.closed_until is not None and limiter.own_until < report.closed_until:
+    def to_report(self, now: float, *, is_leaving: bool) -> Report:
+        """Return the report that is pending, as far as it still holds, or a new one that is pending from now on."""
+        if self.pending is None:
+            self.pending = self._new_report(now, is_leaving=is_leaving)
+        report = self.pending.report
+        if report.closed_until is not None and self.gate.limiter.own_until < report.closed_until:
             report = replace(report, closed_until=None)  # alone, the process has opened its gate since
-        if now >= pending.until:
+        if now >= self.pending.until:
             report = replace(report, accepted=0.0, done=0.0)  # too few are better than twice as many
-        self.pending = Pending(report, *pending[1:])
-        return self.pending
+        return report
 
     def _new_report(self, now: float, *, is_leaving: bool) -> Pending:
         limiter = self.gate.limiter
@@ -110,7 +103,7 @@ class Part:
             is_waiting=self.gate.waiting > 0 or limiter.is_probing,
             is_leaving=is_leaving,
         )
-        return Pending(report, told, accepted, done, now + report.lease)
+        return Pending(report, told, now + report.lease)
 
     def wake(self, now: float) -> None:
         """Let the task look, if there is anything earlier than what it waits for."""
@@ -148,16 +141,15 @@ class Part:
             for _ in range(min(int(news.value), _MOST_DOUBTS)):
                 limiter.doubt_with_others(now, random.random())
 
-    def apply(self, lease: Lease, asked_at: float, now: float) -> None:
-        """Change the gate according to the answer to the pending report; see Share.apply()."""
+    def apply(self, report: Report, lease: Lease, asked_at: float, now: float) -> None:
+        """Change the gate according to the answer to a report, which is no longer pending; see Share.apply()."""
         share, limiter = self.share, self.gate.limiter
         assert self.pending is not None
-        report, told, accepted, done, _ = self.pending
-        self.pending = None
+        (whole, told, _), self.pending = self.pending, None
         before, state = share.state, lease.state
         share.apply(report, lease, asked_at, now)
-        told.accepted += accepted
-        told.done += done
+        told.accepted += whole.accepted
+        told.done += whole.done
         if state.began == before.began and state.accepted < told.accepted:  # the store has lost what it had
             share.counts_were_lost()
         if share.has_news:  # it is newer

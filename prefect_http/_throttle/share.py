@@ -237,6 +237,10 @@ class Share:
         """Return a time of the store's clock on that of the event loop."""
         return stored + self._offset
 
+    def is_about_now(self, stored: float, now: float) -> bool:
+        """Return whether a time is about the present on the store's clock; if not, it may be that of another clock."""
+        return abs(self.store_time(now) - stored) < LEASE
+
     def saw_clock(self, stored: float, asked_at: float, now: float) -> float:
         """Record a time of the store's clock which was read between two of the event loop's.
 

@@ -13,6 +13,7 @@ import httpx
 from anyio.abc import ByteStream
 
 from prefect_http._concurrency.backend import new_cancel_scope
+from prefect_http._concurrency.exception_groups import first_exception
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def reason_for(error: BaseException) -> str:
         return "the connection was closed locally"
     cause = error.__cause__ or error
     if isinstance(cause, ExceptionGroup):  # a host with several addresses
-        cause = cast("ExceptionGroup[Exception]", cause).exceptions[0]
+        cause = first_exception(cast("ExceptionGroup[Exception]", cause))
     reason = str(cause) or type(cause).__name__
     if isinstance(cause, ssl.SSLError) and "WRONG_VERSION_NUMBER" in reason:  # what has arrived is not TLS
         return f"{reason}; if the server does not use TLS on this port, the URL must start with http://"

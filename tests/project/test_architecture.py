@@ -103,6 +103,7 @@ PURE = {
     "_client.cookies",
     "_client.redirects",
     "_client.routes",
+    "_concurrency.exception_groups",
     "_fields.epoch",
     "_fields.http_date",
     "_fields.methods",
