@@ -19,7 +19,7 @@ from anyio.streams.tls import TLSStream
 from support.h2_peers import Peer, h2_server, respond
 from support.rows import each_row
 from support.scripted_servers import byte_server, read_head, read_to_end, settle
-from support.servers import answer, drop, free_port, half_answer, raw_server, stall, stay_silent
+from support.servers import answer, drop, half_answer, raw_server, refusing_port, stall, stay_silent
 from support.tls_servers import server_context
 from support.wire import trusting_context
 
@@ -115,7 +115,7 @@ async def test_no_server() -> None:
     """A connection that is refused is httpx2's ConnectError; a header that cannot be sent, its LocalProtocolError."""
     async with new_client() as client:
         with pytest.raises(httpx2.ConnectError):
-            await client.get(f"http://127.0.0.1:{free_port()}/")
+            await client.get(f"http://127.0.0.1:{refusing_port()}/")
         with pytest.raises(httpx2.LocalProtocolError):
             await client.get("http://127.0.0.1/", headers={"X": "a\nb"})
 

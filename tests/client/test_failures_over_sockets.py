@@ -14,9 +14,9 @@ from support.servers import (
     Act,
     answer,
     drop,
-    free_port,
     half_answer,
     raw_server,
+    refusing_port,
     retrying_at_once,
     stall,
     stay_silent,
@@ -137,7 +137,7 @@ async def test_address_that_never_answered_fails_fast() -> None:
 
     async with PrefectHttpxClient(retry=retrying_at_once(), on_retry=note, trust_env=False) as client:
         with anyio.fail_after(10), pytest.raises(httpx.ConnectError) as caught:
-            await client.get(f"http://127.0.0.1:{free_port()}/")
+            await client.get(f"http://127.0.0.1:{refusing_port()}/")
     assert attempts == []
     assert "made 1 of at most 6 attempts" in caught.value.__notes__[0]
 
@@ -183,7 +183,7 @@ async def test_request_survives_a_restart_of_the_server(
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_dead_proxy_is_called_a_proxy(scheme: str) -> None:
     """If the proxy refuses the connection, the error and its note name the proxy, without its credentials."""
-    port = free_port()
+    port = refusing_port()
     proxy = f"http://user:s3cret@127.0.0.1:{port}"
     async with PrefectHttpxClient(retry=retrying_at_once(2), proxy=proxy, trust_env=False) as client:
         with pytest.raises(httpx.ConnectError) as caught:

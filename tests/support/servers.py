@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -195,18 +197,20 @@ def _head(status: int, **headers: str) -> bytes:
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens."""
+    """Return a port for a server that is about to listen there; another one may be faster."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-@contextlib.contextmanager
-def refusing_port() -> Iterator[int]:
-    """Keep a port on which nothing listens, so that no other server gets it meanwhile; yield it."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
+@functools.cache
+def refusing_port() -> int:
+    """Return a port that refuses connections; it is kept as long as the tests run, so that no server can get it."""
+    holder = socket.socket()
+    atexit.register(holder.close)
+    holder.bind(("127.0.0.1", 0))
+    port: int = holder.getsockname()[1]
+    return port
 
 
 @contextlib.contextmanager

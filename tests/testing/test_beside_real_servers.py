@@ -868,12 +868,11 @@ async def use_real(scenario: Scenario, client_class: type[httpx.AsyncClient], *,
     transport = HTTPTransport(verify=False, trust_env=False, limits=limits, http1=not http2, http2=http2)
     serving: Any = loopback_h2_server if http2 else loopback_server
     async with serving(list(scenario.real(unit)), unit) as (server, url):
-        with refusing_port() as port:
-            if scenario.is_down:
-                url = f"http://127.0.0.1:{port}"
-            async with client_class(transport=transport, **arguments(scenario, client_class, unit)) as client:
-                user = User(client, url, unit, lambda: len(server.requests))
-                await scenario.use(user)
+        if scenario.is_down:
+            url = f"http://127.0.0.1:{refusing_port()}"
+        async with client_class(transport=transport, **arguments(scenario, client_class, unit)) as client:
+            user = User(client, url, unit, lambda: len(server.requests))
+            await scenario.use(user)
         await until(lambda: all(each.closed_by for each in server.connections))
     ends = [each.time if each.ended_at is None else each.ended_at for each in server.requests]
     return Outcome(

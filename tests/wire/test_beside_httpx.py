@@ -25,7 +25,7 @@ import httpx
 import pytest
 import uvicorn
 from support.rows import each_row
-from support.servers import free_port, hypercorn_on_trio
+from support.servers import hypercorn_on_trio, refusing_port
 from support.wire import trusting_context
 
 from prefect_http import HTTPTransport, PrefectHttpxClient, RetryPolicy
@@ -710,7 +710,7 @@ async def test_urls_without_a_server(new_client: NewClient, url: str) -> None:
         async with new_client() as client:
             return of(await client.get(url))
 
-    url = url.format(port=free_port())
+    url = url.format(port=refusing_port())
     expected = await outcome(get, httpx_client, url)
     if "x" * 70 in url and isinstance(expected, tuple) and expected[0] in (UnicodeError, UnicodeEncodeError):
         expected = httpx.ConnectError, url  # on trio, httpx lets Python's own error out

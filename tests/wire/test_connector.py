@@ -15,7 +15,7 @@ import pytest
 import trio
 from support.fake_stream import FakeStream
 from support.rows import each_row
-from support.servers import answer, free_port, raw_server
+from support.servers import answer, raw_server, refusing_port
 from support.systems import needs_local_addresses
 from support.tls_servers import client_context, listening
 from trio.testing import MockClock
@@ -294,4 +294,4 @@ async def test_the_local_address() -> None:
 async def test_hosts_that_do_not_exist(host: bytes) -> None:
     """A host that cannot be reached, or does not exist, is a ConnectError."""
     with anyio.fail_after(5), pytest.raises(httpx.ConnectError):
-        await new_connector().connect(Origin(b"http", host, free_port(), host.decode()), 5, None)
+        await new_connector().connect(Origin(b"http", host, refusing_port(), host.decode()), 5, None)

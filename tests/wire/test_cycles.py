@@ -14,7 +14,7 @@ import pytest
 import trio
 from support.garbage import garbage_of, responding_server, silent_server
 from support.scripted_servers import settle
-from support.servers import free_port
+from support.servers import refusing_port
 from support.wire import fetch, is_asyncio, new_request, trusting_context
 
 from prefect_http import HTTPTransport
@@ -44,7 +44,7 @@ def ports() -> Iterator[Mapping[str, int]]:
         found = {name: stack.enter_context(responding_server(data)) for name, data in RESPONSES.items()}
         found["reset"] = stack.enter_context(responding_server(b"", resets=True))
         found["silent"] = stack.enter_context(silent_server())
-        found["refusing"] = free_port()
+        found["refusing"] = refusing_port()
         yield found
 
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from support.rows import each_row
 from support.scripted_servers import send_and_close
-from support.servers import Act, answer, drop, free_port, half_answer, raw_server, stall, stay_silent, talk_nonsense
+from support.servers import Act, answer, drop, half_answer, raw_server, refusing_port, stall, stay_silent, talk_nonsense
 from support.sockets import open_sockets, reset, sockets_closed
 from support.wire import (
     HELD,
@@ -177,7 +177,7 @@ class Case:
             async with accepting(self.serve) as port:
                 yield port
         else:
-            yield free_port()
+            yield refusing_port()
 
     async def outcome(self, transport: httpx.AsyncBaseTransport, port: int) -> BaseException:
         """Send the request, and return the exception."""

@@ -28,7 +28,7 @@ from support.h2_peers import Peer, h2_server, h2_transport, respond, serve_paths
 from support.proxies import SCHEMES, running_proxy
 from support.rows import each_row
 from support.scripted_servers import byte_server, send, send_and_close
-from support.servers import Act, answer, drop, free_port, raw_server, stay_silent, upgrade_to_echo
+from support.servers import Act, answer, drop, raw_server, refusing_port, stay_silent, upgrade_to_echo
 from support.tls_servers import server_context, tls_server, url_of
 from support.wire import HELD, fetch, figures, new_request, trusting_context, until
 from trio.testing import MockClock
@@ -676,7 +676,7 @@ async def test_what_cannot_be_opened() -> None:
     """A connection that fails while it is opened is neither opened nor closed."""
     async with byte_server(greet) as server, byte_server(drop) as no_tls:
         for url, error in (
-            (f"http://127.0.0.1:{free_port()}/", httpx.ConnectError),
+            (f"http://127.0.0.1:{refusing_port()}/", httpx.ConnectError),
             (no_tls.url.replace("http", "https"), httpx.ConnectError),
             (server.url, InvalidResponse),
         ):

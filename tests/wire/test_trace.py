@@ -13,7 +13,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.rows import each_row
-from support.servers import Act, RawServer, answer, drop, free_port, half_answer, raw_server, stall, stay_silent
+from support.servers import Act, RawServer, answer, drop, half_answer, raw_server, refusing_port, stall, stay_silent
 from support.sockets import open_sockets, sockets_closed
 from support.tls_servers import server_context, tls_server, url_of
 from support.wire import trusting_context
@@ -213,7 +213,7 @@ async def test_events_of_bad_tls() -> None:
 @pytest.mark.anyio
 async def test_events_of_a_refused_connection() -> None:
     """The events of a refused connection are httpx's."""
-    url = f"http://127.0.0.1:{free_port()}/"
+    url = f"http://127.0.0.1:{refusing_port()}/"
     expected = await record(httpxs(), get, url, timeout=httpx.Timeout(5))
     seen = await record(ours(), get, url, timeout=httpx.Timeout(5))
     assert seen.comparable() == expected.comparable()
@@ -224,7 +224,7 @@ async def test_events_of_a_refused_connection() -> None:
 @pytest.mark.anyio
 async def test_events_of_retries() -> None:
     """The events of a retried connection are httpx's."""
-    url = f"http://127.0.0.1:{free_port()}/"
+    url = f"http://127.0.0.1:{refusing_port()}/"
     expected = await record(httpx.AsyncHTTPTransport(retries=1), get, url, timeout=httpx.Timeout(5))
     seen = await record(ours(retries=1), get, url, timeout=httpx.Timeout(5))
     assert seen.names == expected.names

@@ -22,7 +22,7 @@ import trio
 import trio.testing
 from support.rows import each_row
 from support.scripted_servers import new_client
-from support.servers import Act, answer, free_port, raw_server, stall, upgrade_to_echo
+from support.servers import Act, answer, free_port, raw_server, refusing_port, stall, upgrade_to_echo
 from support.sockets import open_sockets, reset_on_close, sockets_closed
 from support.systems import needs_local_addresses
 from support.wire import (
@@ -207,7 +207,7 @@ async def test_failure_makes_room_for_the_next() -> None:
 
     async def fail() -> None:
         try:
-            await fetch(transport, f"http://127.0.0.1:{free_port()}/")
+            await fetch(transport, f"http://127.0.0.1:{refusing_port()}/")
         except httpx.ConnectError as error:
             errors.append(error)
 
@@ -1144,7 +1144,7 @@ async def test_retries_wait(autojump_clock: trio.testing.MockClock, retries: int
     """A refused connection is retried after 0, 0.5, 1, 2, ... seconds, as with httpx."""
     attempts, start = Attempts(), trio.current_time()
     async with new_transport(retries=retries) as transport:
-        request = new_request(f"http://127.0.0.1:{free_port()}/", "GET", None, {"trace": attempts})
+        request = new_request(f"http://127.0.0.1:{refusing_port()}/", "GET", None, {"trace": attempts})
         with pytest.raises(httpx.ConnectError):
             await fetch(transport, request)
         assert figures(transport) == (0, 0, 0)

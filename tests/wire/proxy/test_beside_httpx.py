@@ -15,7 +15,7 @@ import httpx
 import pytest
 from support.proxies import SCHEMES, Asked, ProxyServer, running_proxy
 from support.scripted_servers import read_head, read_to_end
-from support.servers import Received, answer, free_port, half_answer, raw_server
+from support.servers import Received, answer, half_answer, raw_server, refusing_port
 from support.tls_servers import listening, server_context, tls_server
 from support.wire import trusting_context
 
@@ -218,7 +218,7 @@ DIFFERENT: list[tuple[str, str, Serve, type[Exception], type[Exception]]] = [
 async def outcome(new_transport: NewTransport, proxy: str, origin: str, serve: Serve) -> object:
     """Return what becomes of a request: the status and the body, or the class of the exception."""
     async with listening(serve) as port:
-        url = f"http://127.0.0.1:{free_port()}" if proxy == "nowhere" else f"{proxy}://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{refusing_port()}" if proxy == "nowhere" else f"{proxy}://127.0.0.1:{port}"
         transport = new_transport(verify=trusting_context(), proxy=url)
         timeout = httpx.Timeout(5, read=0.05 if serve is hang else 5, connect=0.05 if serve is hang_in_connect else 5)
         async with httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False) as client:

@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 from support.garbage import garbage_of, responding_server, silent_server
-from support.servers import free_port
+from support.servers import refusing_port
 from support.wire import fetch, new_request, trusting_context
 
 from prefect_http import HTTPTransport
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[str, str, bytes | None]] = {
 async def garbage(url: str, response: bytes | None, proxy: str | None, *, is_cancelled: bool = False) -> list[int]:
     """Return how many objects requests leave that fail, or are cancelled, while what they connect to does this."""
     with silent_server() if response is None else responding_server(response) as port:
-        place = free_port() if response == b"nowhere" else port
+        place = refusing_port() if response == b"nowhere" else port
         given = proxy and f"{proxy}://user:pw@127.0.0.1:{place}"
         async with HTTPTransport(verify=trusting_context(), proxy=given) as transport:
             times_out = response is None and not is_cancelled

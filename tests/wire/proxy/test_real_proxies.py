@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
-from support.servers import answer, free_port, raw_server
+from support.servers import answer, free_port, raw_server, refusing_port
 from support.tls_servers import tls_server, url_of
 from support.wire import figures, trusting_context
 
@@ -63,7 +63,7 @@ async def test_tinyproxy(tmp_path: Path) -> None:
             assert (secure.connections, figures(transport)) == (1, (1, 1, 0))
             for _ in range(2):
                 assert (await client.get(plain.url)).text == "fine"
-            closed = f"127.0.0.1:{free_port()}"
+            closed = f"127.0.0.1:{refusing_port()}"
             with pytest.raises(httpx.ProxyError, match=rf"^the proxy http://127\.0\.0\.1:{port} .* {closed}: 50\d "):
                 await client.get(f"https://{closed}/")
         transport = HTTPTransport(verify=trusting_context(), proxy=proxy.replace("p4ssw0rd", "wr0ng"))
