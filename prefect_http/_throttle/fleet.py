@@ -24,7 +24,16 @@ from prefect_http._concurrency.backend import CancelScope, new_cancel_scope, spa
 from prefect_http._concurrency.exception_groups import first_exception
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 from prefect_http._redact import safe_exception
-from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, from_text, moved_ahead, synced, to_text
+from prefect_http._throttle.fleet_state import (
+    LEASE,
+    FleetState,
+    KnownRate,
+    completed,
+    from_text,
+    moved_ahead,
+    synced,
+    to_text,
+)
 from prefect_http._throttle.gate import Gate
 from prefect_http._throttle.news import News, news_of
 from prefect_http._throttle.part import Part
@@ -182,8 +191,7 @@ class Fleet:
             problem: why it has not; empty if it has.
         """
         was_alone = part.share.is_alone
-        change = part.share.lost if problem else part.share.found
-        part.gate.follow_others(lambda now: change())
+        part.gate.follow_others(lambda now: part.share.lost() if problem else part.share.found(now))
         if was_alone != part.share.is_alone:
             part.on_change("alone" if problem else "shared")
         else:
@@ -308,6 +316,7 @@ class Fleet:
 
 
 def _read(part: Part, stored: Stored) -> tuple[FleetState, int]:
+    known = part.share.state
     # If the store has lost everything, this process still knows what it knew; the others will come again.
-    state = from_text(stored.text) if stored.text else replace(part.share.state, members={})
+    state = completed(from_text(stored.text), known) if stored.text else replace(known, members={})
     return state, stored.version

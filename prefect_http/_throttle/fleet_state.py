@@ -233,6 +233,17 @@ def _at(state: FleetState, now: float) -> FleetState:
     return replace(state, at=now, members={name: m for name, m in state.members.items() if m.until > now})
 
 
+def completed(state: FleetState, known: FleetState) -> FleetState:
+    """Return a state with what was accepted in its cycle according to an earlier one, if the store has lost some of it.
+
+    Args:
+        state: as it was stored.
+        known: what a process knew when it asked last.
+    """
+    is_same = (state.cycle, state.began) == (known.cycle, known.began)
+    return replace(state, accepted=known.accepted) if is_same and state.accepted < known.accepted else state
+
+
 def moved_ahead(state: FleetState, jump: float, now: float) -> FleetState:
     """Return a state in terms of a clock that has jumped, unless it is in these already.
 
@@ -242,7 +253,7 @@ def moved_ahead(state: FleetState, jump: float, now: float) -> FleetState:
             ``synced()`` takes care of that.
         now: the time on that clock.
     """
-    if state.at + jump > now + LEASE:
+    if state.at == 0.0 or state.at + jump > now + LEASE:
         return state
     return replace(_moved_back(state, -jump), at=state.at + jump)
 

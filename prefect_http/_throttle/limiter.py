@@ -554,7 +554,7 @@ class Limiter:
         assert self._latency is not None
         share, cycle = self.share, self._cycle
         accepted: float
-        if share is None or share.members == 1:
+        if share is None or share.is_single(probe.sent_at):
             has_learned = cycle.accepted > 0
             began, accepted = cycle.busiest_part(closure.hit_at, probe.sent_at) if has_learned else (0.0, 0)
         else:

@@ -150,8 +150,6 @@ class Part:
         share.apply(report, lease, asked_at, now)
         told.accepted += whole.accepted
         told.done += whole.done
-        if state.began == before.began and state.accepted < told.accepted:  # the store has lost what it had
-            share.counts_were_lost()
         if share.has_news:  # it is newer
             return
         if state.cycle != before.cycle and report.opening is None:

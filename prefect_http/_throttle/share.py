@@ -25,6 +25,8 @@ _SHORTEST_PAUSE = 0.01
 _LATER = 0.25
 # The learner may probe only if it has asked the others no longer than that before the closure's end, in seconds.
 _EARLY = 0.02
+# In seconds: by then, all processes have noticed that the store can be reached again.
+_UNTIL_BACK = 2 * LEASE
 # A lease is renewed when this share of it is over.
 _RENEW_AFTER = 0.75
 # Further turns are requested when no more than this share of those that were allotted is left.
@@ -85,7 +87,9 @@ class Share:
         self._told_until = -math.inf
         self._opening: Opening | None = None
         self._has_learned = False
-        self._lacks_counts = False
+        self._members_before = 0  # when this process lost the others, in the present cycle
+        self._found_at = -math.inf
+        self._began_alone = False  # whether the others do not know of this cycle
         self.doubts: int = 0
         self._clock_seen_at = self._jumped_at = -math.inf
         self._jump = 0.0
@@ -173,7 +177,9 @@ class Share:
             self._blocks.appendleft(_Block(now, step, 1, now + LEASE))
 
     def cycle_so_far(self, own: float, untold: float, own_began: float, now: float) -> tuple[float, float]:
-        """Return since when the cycle lasts, and how many requests of it were accepted.
+        """Return since when the cycle lasts, and about how many requests of it were accepted.
+
+        What the others have sent since the store was away is not known before they are back: they count like this one.
 
         Args:
             own: how many of this process.
@@ -181,17 +187,29 @@ class Share:
             own_began: when the cycle began as this process saw it.
             now: the time.
         """
-        if self.is_alone or self._lacks_counts or not self._offsets:
+        if self._began_alone or not self._offsets:
             return own_began, own * self.members
-        return min(self.state.began + self._offset, now), self.state.accepted + untold
+        accepted = self.state.accepted + untold + own * self._away(now)
+        return min(self.local_time(self.state.began), now), accepted
+
+    def is_single(self, now: float) -> bool:
+        """Return whether all that was accepted in this cycle was accepted from this process, as far as is known."""
+        return self.members == 1 and not self._away(now)
+
+    def _away(self, now: float) -> int:
+        """Return how many processes have not come back since the store was away."""
+        if self.is_alone:
+            return max(0, self._members_before - 1)
+        return max(0, self._members_before - self.members) if now < self._found_at + _UNTIL_BACK else 0
 
     # --- What happens to the gate
 
     def opened(self, probed_at: float, *, begins_cycle: bool) -> None:
         """Record that the probe was accepted: the others are to hear of it."""
         self._blocks.clear()
+        if begins_cycle:
+            self._members_before, self._began_alone = 0, self.is_alone
         if not self.is_alone:
-            self._lacks_counts = self._lacks_counts and not begins_cycle
             self._opening = Opening(probed_at, begins_cycle)
             self._lease_until = -math.inf
 
@@ -391,7 +409,8 @@ class Share:
         state, turns = lease.state, lease.turns
         if state.cycle != self.state.cycle or state.closed_until is not None:
             self._blocks.clear()
-        self._lacks_counts = self._lacks_counts and state.began == self.state.began
+        if state.began != self.state.began:
+            self._members_before, self._began_alone = 0, False
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
         if self._lease_until == -math.inf:
@@ -418,15 +437,13 @@ class Share:
         self._lease_until = -math.inf
         self._blocks.clear()
 
-    def found(self) -> None:
+    def found(self, now: float) -> None:
         """Record that the others can be reached."""
+        if self.is_alone:
+            self._found_at = now
         self.is_alone = False
 
     def lost(self) -> None:
         """Record that the others cannot be reached."""
         self.is_alone = True
-        self.counts_were_lost()
-
-    def counts_were_lost(self) -> None:
-        """Record that not all that was accepted in this cycle may be in the state, now or when a probe is accepted."""
-        self._lacks_counts = True
+        self._members_before = max(self._members_before, self.members)

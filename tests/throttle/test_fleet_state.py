@@ -23,6 +23,7 @@ from prefect_http._throttle.fleet_state import (
     Opening,
     Report,
     Turns,
+    completed,
     from_text,
     moved_ahead,
     rate_of,
@@ -607,6 +608,28 @@ def test_a_clock_that_jumps_ahead(at: float, *, is_moved: bool) -> None:
         members={"a": Member(later + 7, 1, Turns(later, 0.25, 1))},
     )
     assert state == (moved if is_moved else known)
+
+
+def test_a_clock_that_jumps_ahead_before_anything_is_stored() -> None:
+    """A new state is that of no clock: what began long ago would have taught a rate of one request a minute."""
+    assert moved_ahead(FleetState(), 2.0, NOW) == FleetState()
+
+
+@each_row(
+    ("change", "accepted"),
+    [
+        ({}, 7.0),
+        ({"accepted": 8.0}, 8.0),
+        ({"cycle": 4}, 5.0),
+        ({"began": NOW}, 5.0),
+    ],
+)
+def test_counts_that_the_store_has_lost(change: dict[str, Any], accepted: float) -> None:
+    """What was known of the same cycle is not forgotten."""
+    known = FleetState(at=NOW, cycle=3, began=NOW - 1, accepted=7.0)
+    stored = replace(known, accepted=5.0, at=NOW + 1, next_turn=NOW + 2)
+    stored = replace(stored, **change)
+    assert completed(stored, known) == replace(stored, accepted=accepted)
 
 
 # --- As a text

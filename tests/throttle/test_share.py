@@ -129,7 +129,7 @@ def test_alone() -> None:
     assert share.is_valid(1e6)
     assert share.may_probe(1e6)
     assert share.next_turn(3.0, 8.0, 2.0) == 2.5
-    share.found()
+    share.found(0.5)
     assert not share.is_valid(1e6)
     assert not share.may_probe(1e6)
     assert share.next_turn(0.25, 8.0, 0.0) == 0.5
@@ -340,26 +340,64 @@ def test_the_cycle_of_all() -> None:
     assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
     assert share.cycle_so_far(3.0, 2.0, -7.0, -1.0) == (-1.0, 7.0)  # not later than now
     share.lost()
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 12.0)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0 + 3 * 3.0)
     assert Share("a", KnownRate()).cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 3.0)
 
 
-@each_row("is_own", [False, True])
-def test_a_cycle_in_which_a_process_was_alone(*, is_own: bool) -> None:
-    """The others may not have told yet what was accepted then, until a new cycle begins."""
+@each_row(("members", "accepted"), [(1, 7.0 + 3 * 3.0), (3, 7.0 + 3.0), (4, 7.0), (5, 7.0)])
+def test_a_cycle_in_which_a_process_was_alone(members: int, accepted: float) -> None:
+    """Those that were there before and are not back yet count like this process, for two seconds."""
     share = answered(members=4)
     share.lost()
-    share.found()
-    answer(share, 0.5, members=4)
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 12.0)
+    share.lost()
+    share.found(0.25)
+    answer(share, 0.5, members=members)
+    share.found(0.5)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, accepted)
+    assert share.is_single(1.0) is False
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 2.25) == (0.0, 7.0)
+    assert share.is_single(2.25) == (members == 1)
     share.opened(0.75, begins_cycle=False)
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 12.0)
-    if is_own:
-        share.opened(0.75, begins_cycle=True)
-    else:
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, accepted)
+    share.opened(0.75, begins_cycle=True)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
+
+
+def test_a_process_that_has_always_been_by_itself() -> None:
+    """It has none to wait for when the store is away."""
+    share = answered(members=1)
+    assert share.is_single(0.5)
+    share.lost()
+    assert share.is_single(0.5)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
+
+
+def test_a_cycle_that_others_began_after_a_process_was_alone() -> None:
+    """What was accepted before does not count in it."""
+    share = answered(members=4)
+    share.lost()
+    share.found(0.5)
+    share.state = replace(share.state, began=STORED - 1.0)
+    answer(share, 0.75, members=1)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
+
+
+@each_row("is_of_others", [False, True])
+def test_a_cycle_that_began_while_a_process_was_alone(*, is_of_others: bool) -> None:
+    """The others do not know of it: until a new one begins for all, all are like this process."""
+    share = answered(members=4)
+    share.lost()
+    share.opened(0.25, begins_cycle=True)
+    share.found(0.5)
+    assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.25, 12.0)
+    answer(share, 0.5, members=4)
+    assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.25, 12.0)
+    if is_of_others:
         share.state = replace(share.state, began=STORED - 1.0)
         answer(share, 0.75, members=4)
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
+    else:
+        share.opened(0.75, begins_cycle=True)
+    assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.0, 7.0)
 
 
 # --- When the others are asked
