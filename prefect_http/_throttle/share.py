@@ -87,7 +87,7 @@ class Share:
         self._told_until = -math.inf
         self._opening: Opening | None = None
         self._has_learned = False
-        self._members_before = 0  # when this process lost the others, in the present cycle
+        self._members_before = 0  # when this process lost the others
         self._found_at = -math.inf
         self._began_alone = False  # whether the others do not know of this cycle
         self.doubts: int = 0
@@ -108,7 +108,7 @@ class Share:
     def next_turn(self, now: float, rate: float, last_sent: float) -> float:
         """Return when the next request may be sent at this rate of all processes; infinity if they must be asked."""
         if self.is_alone or self._is_by_itself:
-            return last_sent + self.members / rate
+            return last_sent + (self.members + self._away(now)) / rate
         self._drop_late_turns(now)
         if not self._blocks:
             return math.inf
@@ -141,9 +141,10 @@ class Share:
             now: the time.
             own: how many of its requests were accepted that are not yet in the state.
         """
-        if self.members == 1 and now >= self._joined_at + _UNTIL_OTHERS_JOIN:
+        members = self.members + self._away(now)
+        if members == 1 and now >= self._joined_at + _UNTIL_OTHERS_JOIN:
             return 0.0
-        return self.members / (_FIRST_RATE + _GROWTH * (self.state.accepted + self.members * own))
+        return members / (_FIRST_RATE + _GROWTH * (self.state.accepted + members * own))
 
     @property
     def _is_exact(self) -> bool:
@@ -189,7 +190,8 @@ class Share:
         """
         if self._began_alone or not self._offsets:
             return own_began, own * self.members
-        accepted = self.state.accepted + untold + own * self._away(now)
+        silent = self.members - 1 if self.is_alone else self._away(now)
+        accepted = self.state.accepted + untold + own * silent
         return min(self.local_time(self.state.began), now), accepted
 
     def is_single(self, now: float) -> bool:
@@ -197,9 +199,7 @@ class Share:
         return self.members == 1 and not self._away(now)
 
     def _away(self, now: float) -> int:
-        """Return how many processes have not come back since the store was away."""
-        if self.is_alone:
-            return max(0, self._members_before - 1)
+        """Return how many processes have not come back since the store was away, and go on alone."""
         return max(0, self._members_before - self.members) if now < self._found_at + _UNTIL_BACK else 0
 
     # --- What happens to the gate
@@ -208,7 +208,7 @@ class Share:
         """Record that the probe was accepted: the others are to hear of it."""
         self._blocks.clear()
         if begins_cycle:
-            self._members_before, self._began_alone = 0, self.is_alone
+            self._began_alone = self.is_alone
         if not self.is_alone:
             self._opening = Opening(probed_at, begins_cycle)
             self._lease_until = -math.inf
@@ -409,8 +409,7 @@ class Share:
         state, turns = lease.state, lease.turns
         if state.cycle != self.state.cycle or state.closed_until is not None:
             self._blocks.clear()
-        if state.began != self.state.began:
-            self._members_before, self._began_alone = 0, False
+        self._began_alone = self._began_alone and state.began == self.state.began
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
         if self._lease_until == -math.inf:
@@ -443,7 +442,8 @@ class Share:
             self._found_at = now
         self.is_alone = False
 
-    def lost(self) -> None:
+    def lost(self, now: float) -> None:
         """Record that the others cannot be reached."""
+        self.members += self._away(now)
+        self._members_before = self.members
         self.is_alone = True
-        self._members_before = max(self._members_before, self.members)
