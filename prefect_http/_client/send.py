@@ -66,7 +66,8 @@ class SendCall:
 
     __slots__ = (
         *("_client", "_exchange", "_options", "_request", "_stream", "_auth", "_follows_redirects"),
-        *("_policy", "_now", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now", "_observed"),
+        *("_policy", "_now", "_first", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now"),
+        "_observed",
     )
 
     def __init__(
@@ -89,6 +90,7 @@ class SendCall:
         policy = request.extensions.get("retry")
         self._policy = options.policy if policy is None else checked_policy(policy, 'extensions["retry"]')
         self._now = clock()
+        self._first: PrefectResponse | None = None  # that of the first attempt, if that was made before run()
         self._started = 0.0  # of the current attempt
         timeout = self._policy.total_timeout
         self._deadline = math.inf if timeout is None else self._now() + timeout
@@ -102,10 +104,24 @@ class SendCall:
             self._observed = ObservedExchange(exchange, options.telemetry, is_throttled=options.max_wait is not None)
             self._exchange = self._observed.send
 
+    def go_on_with(self, response: PrefectResponse, started: float) -> None:
+        """Let ``run()`` begin with the response to a plain request, which was sent at ``started``."""
+        self._first, self._started = response, started
+
+    async def goes_on_after(self, error: httpx.RequestError, started: float) -> bool:
+        """Return whether ``run()`` is to send a plain request again, which was sent at ``started`` and failed."""
+        self._started = started
+        self._failed = await self._decide_about_error(error, self._request, None)
+        if self._failed is None:
+            self._state = None  # it holds the error
+        return self._failed is not None
+
     async def run(self) -> PrefectResponse:
         """Send the request, and what follows from it, until there is a response to return or an error to raise."""
         response: PrefectResponse | None = None
         try:
+            if self._failed is not None:
+                await self._wait(self._request, self._failed)
             if self._auth is None:
                 response = await self._follow_redirects(self._request, [])
             else:
@@ -258,7 +274,9 @@ class SendCall:
             history: the responses that led to it.
             response: its response, if it has one already that is still to be decided about.
         """
-        if self._state is not None and response is None:
+        if self._failed is not None:  # in an attempt before run()
+            self._failed = None
+        elif self._state is not None and response is None:
             self._state.note_next_request()
         clear_mark(request)
         body = None if type(request.stream) is httpx.ByteStream else mark_one_shot_body(request)
@@ -270,9 +288,8 @@ class SendCall:
             is_read_later = False
             try:
                 if response is None:
-                    self._started = self._now()
                     # In this frame, since thousands of tasks may wait here.
-                    sending = self._exchange(request)
+                    sending = self._send_once(request)
                     response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
                     self._options.answered.add(request.url)
                     response.history = list(history)
@@ -312,6 +329,14 @@ class SendCall:
             response = None
             self._is_repeated = True
             await self._wait(request, attempt)
+
+    def _send_once(self, request: httpx.Request) -> Awaitable[PrefectResponse]:
+        """Return an awaitable that sends the request, unless there is a response already, and is the response."""
+        if self._first is not None:
+            response, self._first = self._first, None
+            return _known(response)
+        self._started = self._now()
+        return self._exchange(request)
 
     async def _check(self, response: PrefectResponse, request: httpx.Request) -> None:
         """Check the Location of a redirect. If the response has not come through a network, let other tasks run."""
@@ -457,6 +482,31 @@ class SendCall:
         if cut is not None:
             error.add_note(f"The response body is incomplete: {cut}.")
         return error
+
+
+def is_plain(request: httpx.Request, options: SendOptions) -> bool:
+    """Return whether a request needs nothing but to be sent, if its response is accepted at once."""
+    extensions = request.extensions
+    if not options.is_plain or "retry" in extensions or type(request.stream) is not httpx.ByteStream:
+        return False
+    clear_mark(request)
+    return not _logger.isEnabledFor(logging.DEBUG)
+
+
+def is_complete(response: PrefectResponse, options: SendOptions) -> bool:
+    """Return whether the response to a plain request is accepted, and has been read now, as it had arrived whole."""
+    extensions = response.extensions
+    if not 200 <= response.status_code < 300 or REJECTED in extensions or _NETWORK_STREAM not in extensions:
+        return False
+    if not read_held_body(response):
+        return False
+    options.answered.add(response.request.url)
+    response.history = []
+    return True
+
+
+async def _known(response: PrefectResponse) -> PrefectResponse:
+    return response
 
 
 def _too_many_redirects(request: httpx.Request) -> httpx.TooManyRedirects:
