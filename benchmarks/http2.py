@@ -28,7 +28,7 @@ from benchmarks._loopback import Server
 from benchmarks._measure import ratio
 from benchmarks._memory import resident_mib
 from benchmarks._pictures import draw_http2
-from benchmarks._speed import Sample, Target, measure, median, print_faster, print_speeds
+from benchmarks._speed import Sample, Target, median, own_processes, print_faster, print_speeds
 from benchmarks._table import print_checked, print_speedup_header
 from prefect_http import PrefectHttpxClient, RetryPolicy
 
@@ -81,12 +81,13 @@ def _measure_speed(server: HTTP2Server, numbers: Sequence[int]) -> None:
     samples: dict[int, dict[Contestant, list[Sample]]] = {
         tasks: {contestant: [] for contestant in _CONTESTANTS} for tasks in numbers
     }
-    for number in range(max(_ROUNDS.values())):
-        for tasks, by_contestant in samples.items():
-            for contestant in list(by_contestant) if number % 2 else reversed(by_contestant):
-                if number < _ROUNDS[tasks]:
-                    each = (_EACH_OF_SLOW if contestant.client in _SLOW else _EACH)[tasks]
-                    by_contestant[contestant].append(measure(contestant, server.server, tasks, each))
+    with own_processes() as measure:
+        for number in range(max(_ROUNDS.values())):
+            for tasks, by_contestant in samples.items():
+                for contestant in list(by_contestant) if number % 2 else reversed(by_contestant):
+                    if number < _ROUNDS[tasks]:
+                        each = (_EACH_OF_SLOW if contestant.client in _SLOW else _EACH)[tasks]
+                        by_contestant[contestant].append(measure(contestant, server.server, tasks, each))
     for tasks, by_contestant in samples.items():
         title = f"Small requests over TLS to {server.name}, {tasks} {'task' if tasks == 1 else 'tasks'}"
         print_speeds(title, by_contestant, _TARGETS if tasks == _MANY else [])

@@ -9,7 +9,7 @@ import dataclasses
 
 from benchmarks._http_clients import CLIENT, Contestant
 from benchmarks._loopback import running_server
-from benchmarks._speed import Sample, Target, measure, print_speeds
+from benchmarks._speed import Sample, Target, own_processes, print_speeds
 
 _TASKS = 100
 # How many rounds there are, and how many requests each task makes in a round; fewer with the client that slows down.
@@ -31,7 +31,7 @@ _TARGETS = [
 def run() -> None:
     """Measure all clients in turns, and print it."""
     samples: dict[Contestant, list[Sample]] = {one: [] for one in _CONTESTANTS}
-    with running_server(tls=True, proxy=True) as server:
+    with running_server(tls=True, proxy=True) as server, own_processes() as measure:
         servers = {_THROUGH: server, _DIRECT: dataclasses.replace(server, proxy=None)}
         for number in range(_ROUNDS):
             for contestant in _CONTESTANTS if number % 2 else reversed(_CONTESTANTS):

@@ -16,11 +16,11 @@ import anyio
 import httpx
 
 from benchmarks._apps import hello
+from benchmarks._contestant import get_at_once
 from benchmarks._http_clients import CLIENT, Contestant, Get, open_client
 from benchmarks._loopback import Server, running_server
 from benchmarks._measure import compare
 from benchmarks._memory import resident_mib
-from benchmarks._speed import get_at_once
 from benchmarks._table import print_checked, print_table
 from prefect_http import PrefectHttpxClient
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from benchmarks._http_clients import ALONE, CLIENT, ON_TRANSPORT, Contestant
 from benchmarks._loopback import running_server
 from benchmarks._pictures import draw_wire
-from benchmarks._speed import Sample, Target, measure, print_faster, print_speeds
+from benchmarks._speed import Sample, Target, own_processes, print_faster, print_speeds
 from benchmarks._table import print_speedup_header
 
 _OURS = CLIENT, ON_TRANSPORT
@@ -142,7 +142,7 @@ def _measure(plans: Mapping[Contestant, _Plan]) -> _Samples:
     samples: dict[int, dict[Contestant, list[Sample]]] = {
         tasks: {contestant: [] for contestant in contestants if tasks in plans[contestant].rounds} for tasks in numbers
     }
-    with running_server() as server:
+    with running_server() as server, own_processes() as measure:
         for number in range(max(max(plan.rounds.values()) for plan in plans.values())):
             for tasks, by_contestant in samples.items():
                 for contestant in list(by_contestant) if number % 2 else reversed(by_contestant):
