@@ -21,7 +21,17 @@ from support.scripted_transport import Body, Server
 
 from prefect_http import PrefectHttpxClient, PrefectResponse
 from prefect_http._client.verbs import VerbsWithRetry
-from prefect_http._httpx_details import ReadyResponse, copy_of, hold_body, keep_content, lent
+from prefect_http._httpx_details import (
+    NO_HEADERS,
+    ReadyResponse,
+    copy_of,
+    header_names,
+    hold_body,
+    hold_whole,
+    keep_content,
+    lent,
+    read_held_body,
+)
 
 URL = "http://server/"
 GZIP = {"Content-Encoding": "gzip"}
@@ -66,6 +76,54 @@ async def received(
     """Return what a client of httpx's own makes of a transport's response."""
     async with httpx.AsyncClient(transport=Server(response), event_hooks={"response": hooks or []}, **more) as client:
         return await client.send(client.build_request("GET", URL), stream=stream)
+
+
+# --- Headers that are held
+
+
+def whole(cls: type[ReadyResponse] = ReadyResponse) -> ReadyResponse:
+    """Return a response that has arrived whole."""
+    response = cls(200, headers=NO_HEADERS, stream=httpx.ByteStream(b"body"))
+    hold_whole(
+        response, [(b"Content-Type", b"text/plain"), (b"A", b"1"), (b"a", b"2")], [b"content-type", b"a"], b"body"
+    )
+    return response
+
+
+@each_row("cls", [ReadyResponse, PrefectResponse])
+def test_held_headers(cls: type[ReadyResponse]) -> None:
+    """They are those of any response, once they are asked for, and then stay the same object."""
+    response = whole(cls)
+    assert header_names(response) == [b"content-type", b"a", b"a"]
+    headers = response.headers
+    assert headers == httpx.Headers([("Content-Type", "text/plain"), ("A", "1"), ("a", "2")])
+    assert headers.get_list("a") == ["1", "2"]
+    assert headers.raw[0] == (b"Content-Type", b"text/plain")
+    assert response.headers is headers
+    assert httpx.Headers(NO_HEADERS) == httpx.Headers()
+
+
+def test_held_headers_that_are_changed() -> None:
+    """What a hook makes of them holds."""
+    response = whole()
+    response.headers["Content-Encoding"] = "gzip"
+    assert header_names(response) == [b"content-type", b"a", b"a", b"content-encoding"]
+    assert not read_held_body(response)
+    replaced = whole()
+    replaced.headers = httpx.Headers({"B": "1"})
+    assert header_names(replaced) == [b"b"]
+    assert replaced.headers == httpx.Headers({"B": "1"})
+
+
+@each_row("is_asked_for", [False, True])
+def test_held_headers_are_copied(*, is_asked_for: bool) -> None:
+    """By pickling, and by a copy of another class."""
+    response = whole()
+    assert not is_asked_for or len(response.headers) == 3
+    assert read_held_body(response)
+    for copy in (pickle.loads(pickle.dumps(response)), copy_of(response, PrefectResponse)):
+        assert copy.headers == whole().headers
+        assert copy.content == b"body"
 
 
 # --- A body that is held

@@ -10,6 +10,7 @@ import httpx
 from prefect_http._client.error_body import close
 from prefect_http._client.options import SendOptions
 from prefect_http._client.routes import Routes
+from prefect_http._httpx_details import header_names
 from prefect_http._redact import safe_url, without_credentials
 from prefect_http._response import PrefectResponse, take_over
 
@@ -72,8 +73,8 @@ async def exchange(
     return response
 
 
-def _take_cookies(client: httpx.AsyncClient, response: httpx.Response) -> None:
+def _take_cookies(client: httpx.AsyncClient, response: PrefectResponse) -> None:
     # httpx converts the request and all headers of every response for the standard library to find no cookie: 27 us.
-    names = [name.lower() for name, _ in response.headers.raw]
+    names = header_names(response)
     if b"set-cookie" in names or b"set-cookie2" in names:
         client.cookies.extract_cookies(response)

@@ -19,6 +19,7 @@ from prefect_http._concurrency.backend import CancelScope, new_cancel_scope
 from prefect_http._fields.epoch import LONGEST_WAIT
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import RAW_NAMES
+from prefect_http._httpx_details import header_names
 from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._telemetry import ON_ADMITTED, Telemetry, call_safely
 from prefect_http._throttle.closure_reason import IGNORED, rejection
@@ -87,11 +88,8 @@ class Admissions:
             else:
                 response.request = request  # it may look at it
                 is_rejection = await ask(gates.is_throttled, response, self._library)
-            limit = None  # as of most responses
-            for name, _ in response.headers.raw:
-                if name.lower() in RAW_NAMES:
-                    limit = _rate_limit(response)
-                    break
+            # Most responses say nothing about it.
+            limit = None if RAW_NAMES.isdisjoint(header_names(response)) else _rate_limit(response)
             if is_rejection:
                 _record_rejection(gate, ticket, request, response, limit)
             else:

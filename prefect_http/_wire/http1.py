@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from prefect_http._httpx_details import ReadyResponse, hold_body
+from prefect_http._httpx_details import NO_HEADERS, ReadyResponse, hold_whole
 from prefect_http._wire.close_reasons import (
     ENDED_RESPONSE,
     REQUEST_CLOSES,
@@ -61,8 +61,8 @@ def response_of(
         if pool_request.on_released is not None:
             pool_request.on_released()
         stream = WholeBody(initial_body)
-        response = response_class(head.status, headers=head.headers, stream=stream, extensions=extensions)
-        hold_body(response, initial_body)
+        response = response_class(head.status, headers=NO_HEADERS, stream=stream, extensions=extensions)
+        hold_whole(response, head.headers, head.names, initial_body)
         return response
 
     async def release(can_reuse: bool, failure: str) -> None:

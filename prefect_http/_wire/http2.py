@@ -7,7 +7,7 @@ import functools
 import httpx
 
 from prefect_http._errors import RequestNotProcessed
-from prefect_http._httpx_details import ReadyResponse, hold_body
+from prefect_http._httpx_details import NO_HEADERS, ReadyResponse, hold_whole
 from prefect_http._wire.close_reasons import MISDIRECTED
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.h1.exchange import OutgoingRequest
@@ -107,8 +107,8 @@ class HTTP2:
             content = exchange.session.take_body(stream)
             trailers += stream.trailers or ()
             body = WholeBody(content)
-            response = response_class(stream.status, headers=stream.headers, stream=body, extensions=extensions)
-            hold_body(response, content)
+            response = response_class(stream.status, headers=NO_HEADERS, stream=body, extensions=extensions)
+            hold_whole(response, stream.headers, [name for name, _ in stream.headers], content)
             return response
 
         async def tidy_up() -> None:

@@ -15,7 +15,7 @@ from support.servers import raw_server, stay_silent
 
 import prefect_http
 from prefect_http import PrefectHttpxClient, PrefectResponse, Throttle
-from prefect_http._httpx_details import hold_body
+from prefect_http._httpx_details import NO_HEADERS, hold_whole
 
 PACKAGE = str(Path(prefect_http.__file__).parent)
 
@@ -33,8 +33,9 @@ class AtHand(httpx.AsyncBaseTransport):
     """A transport whose responses are there at once, as those of the wire are."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = PrefectResponse(200, stream=httpx.ByteStream(b"ok"), extensions={"network_stream": None})
-        hold_body(response, b"ok")
+        body = httpx.ByteStream(b"ok")
+        response = PrefectResponse(200, headers=NO_HEADERS, stream=body, extensions={"network_stream": None})
+        hold_whole(response, [(b"Content-Length", b"2")], [b"content-length"], b"ok")
         return response
 
 

@@ -48,6 +48,7 @@ class ResponseHead(NamedTuple):
         status: 100 to 999.
         reason: the reason phrase; may be empty.
         headers: names and values, as they arrived.
+        names: those of the headers, in lower case.
         framing: where the body ends.
         content_length: the length of the body in bytes, with ``Framing.CONTENT_LENGTH``; else 0.
         keep_alive: whether the connection can serve another request, once the body has been read.
@@ -57,6 +58,7 @@ class ResponseHead(NamedTuple):
     status: int
     reason: bytes
     headers: Headers
+    names: Sequence[bytes]
     framing: Framing
     content_length: int
     keep_alive: bool
@@ -94,8 +96,9 @@ def response_head(
     codings: list[bytes] = []
     options: list[bytes] = []
     has_upgrade = False
-    for name, value in headers:
-        if (key := name.lower()) not in FRAMING_HEADERS:
+    names = [name.lower() for name, _ in headers]
+    for key, (_, value) in zip(names, headers, strict=True):
+        if key not in FRAMING_HEADERS:
             continue
         if key == b"content-length":
             if content_length is None and value.isdigit() and len(value) <= _MAX_DIGITS:  # almost always
@@ -131,7 +134,7 @@ def response_head(
         framing = _CONTENT_LENGTH
     length = content_length if framing is _CONTENT_LENGTH and content_length is not None else 0
     full_version = b"HTTP/1.1" if version == "1.1" else b"HTTP/" + version.encode()
-    return ResponseHead(full_version, status, reason, headers, framing, length, keep_alive)
+    return ResponseHead(full_version, status, reason, headers, names, framing, length, keep_alive)
 
 
 def _items(value: bytes) -> list[bytes]:

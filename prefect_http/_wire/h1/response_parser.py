@@ -12,7 +12,6 @@ chunks are left to the `ChunkDecoder`.
 from __future__ import annotations
 
 import re
-from typing import cast
 
 import httpx
 
@@ -203,7 +202,7 @@ def _plain_head(method: str, data: bytes) -> tuple[ResponseHead, bytes] | None:
     if status_line is None or not 0 <= end < MAX_HEAD_BYTES - 3:
         return None
     start = status_line.end()
-    headers = cast("list[tuple[bytes, bytes]]", _FIELD.findall(data, start, end + 2))
+    headers: list[tuple[bytes, bytes]] = _FIELD.findall(data, start, end + 2)
     # Each match has one LF and one CR in it, with an LF behind. If these are all that there are, each line is a match.
     count = len(headers)
     if data.count(b"\n", start, end) != count or data.count(b"\r", start, end + 1) != count or count > MAX_FIELDS:
