@@ -220,7 +220,7 @@ class PrefectHttpxClient(ClientWithStreams):
             if not await call.goes_on_after(error, started):
                 raise
         else:
-            if is_complete(response, options):
+            if is_complete(request, response, options):
                 note_attempts(response, (), now() - started)
                 return response
             call = SendCall(self, self._exchange, options, request, stream, flow, follows)

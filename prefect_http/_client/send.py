@@ -486,21 +486,20 @@ class SendCall:
 
 def is_plain(request: httpx.Request, options: SendOptions) -> bool:
     """Return whether a request needs nothing but to be sent, if its response is accepted at once."""
-    extensions = request.extensions
-    if not options.is_plain or "retry" in extensions or type(request.stream) is not httpx.ByteStream:
+    if not options.is_plain or "retry" in request.extensions or type(request.stream) is not httpx.ByteStream:
         return False
     clear_mark(request)
     return not _logger.isEnabledFor(logging.DEBUG)
 
 
-def is_complete(response: PrefectResponse, options: SendOptions) -> bool:
+def is_complete(request: httpx.Request, response: PrefectResponse, options: SendOptions) -> bool:
     """Return whether the response to a plain request is accepted, and has been read now, as it had arrived whole."""
     extensions = response.extensions
     if not 200 <= response.status_code < 300 or REJECTED in extensions or _NETWORK_STREAM not in extensions:
         return False
     if not read_held_body(response):
         return False
-    options.answered.add(response.request.url)
+    options.answered.add(request.url)
     response.history = []
     return True
 

@@ -44,7 +44,6 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
     _is_closed = False
     _is_reading = True
     _can_write = True
-    _has_received = True  # since it was last sent to, so that the next send may be the beginning of a request
     _reader: asyncio.Future[None] | None = None
     _writer: asyncio.Future[None] | None = None
 
@@ -106,7 +105,6 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
                 await self._reader
             finally:
                 self._reader = None
-        self._has_received = True
         data = self._chunks.popleft()
         if len(data) > max_bytes:
             self._chunks.appendleft(data[max_bytes:])
@@ -119,12 +117,8 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
         return data
 
     async def send(self, item: bytes) -> None:
-        """Send all of the data. It is a checkpoint only if the network does not take all of it at once."""
-        if self._has_received:
-            # A request that is cancelled before it is sent is not sent. For each part of a large body, this would be a
-            # sixth of the time; and no other task can have cancelled this one since it last waited.
-            self._has_received = False
-            await anyio.lowlevel.checkpoint_if_cancelled()
+        """Send all of the data. It lets other tasks run only if the network does not take all of it at once."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if self._can_write:
             self._check_writable()
         else:
@@ -134,7 +128,7 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
             await self._wait_until_writable()
 
     def send_nowait(self, item: bytes) -> bytes | None:
-        if self._has_received or not self._can_write:
+        if not self._can_write:
             return item
         self._check_writable()
         self._transport.write(item)

@@ -16,7 +16,7 @@ class EagerStream(ByteStream):
 
     @abstractmethod
     def send_nowait(self, item: bytes) -> bytes | None:
-        """Send as much of the data as can be sent without waiting.
+        """Send as much of the data as can be sent without waiting, although the task may have been cancelled.
 
         Returns:
             What is to be passed to ``send()``, even if it is ``b""``; None: the network has taken all of the data.

@@ -37,12 +37,11 @@ class TrioStream(EagerStream):
         Nothing is lost if receiving is cancelled. If sending is, part of the data may have been sent.
     """
 
-    __slots__ = ("_expects_more", "_has_received", "_is_closed", "_is_sending", "_socket")
+    __slots__ = ("_expects_more", "_is_closed", "_is_sending", "_socket")
 
     def __init__(self, raw_socket: socket.socket) -> None:
         self._socket = raw_socket
         self._expects_more = False
-        self._has_received = True  # since it was last sent to, so that the next send may be the beginning of a request
         self._is_closed = False
         self._is_sending = False
 
@@ -67,18 +66,13 @@ class TrioStream(EagerStream):
         except (trio.ClosedResourceError, OSError) as error:
             raise self._failure() from error
         self._expects_more = len(data) >= _MUCH
-        self._has_received = True
         if not data:
             raise anyio.EndOfStream
         return data
 
     async def send(self, item: bytes) -> None:
-        """Send all of the data. It is a checkpoint only if the socket does not take all of it at once."""
-        if self._has_received:
-            # A request that is cancelled before it is sent is not sent. For the parts of a large body, this need not be
-            # asked again: no other task can have cancelled this one since it last waited.
-            self._has_received = False
-            await trio.lowlevel.checkpoint_if_cancelled()
+        """Send all of the data. It lets other tasks run only if the socket does not take all of it at once."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_sending:
             raise anyio.BusyResourceError("writing to")
         sent = self._send_some(item)
@@ -90,7 +84,7 @@ class TrioStream(EagerStream):
                 self._is_sending = False
 
     def send_nowait(self, item: bytes) -> bytes | None:
-        if self._has_received or self._is_sending:
+        if self._is_sending:
             return item
         sent = self._send_some(item)
         return None if sent == len(item) else item[sent:]

@@ -11,6 +11,7 @@ import httpx
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
+from prefect_http._concurrency.backend import lowlevel
 from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
@@ -41,6 +42,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_checkpoint_if_cancelled",
         "_has_expired",
         "_has_input",
         "_has_tls_input",
@@ -64,7 +66,10 @@ class Connection:
     ) -> None:
         self.stream = stream
         self._receive, self._send = stream.receive, stream.send
-        self._send_nowait = stream.send_nowait if isinstance(stream, EagerStream) else None
+        self._send_nowait: Callable[[bytes], bytes | None] | None = None
+        if isinstance(stream, EagerStream):
+            self._send_nowait = stream.send_nowait
+            self._checkpoint_if_cancelled = lowlevel().checkpoint_if_cancelled
         self.network_stream = NetworkStream(stream)
         self.peer = peer
         self.deadline = math.inf
@@ -96,6 +101,16 @@ class Connection:
             httpx.WriteTimeout: it takes longer than ``timeout`` seconds. The connection is closed.
             httpx.WriteError: the connection is broken.
         """
+        if self._send_nowait is not None:
+            # Almost always the network takes all of it at once, so that there is nothing to limit.
+            await self._checkpoint_if_cancelled()  # a request that is cancelled before it is sent is not sent
+            try:
+                rest = self._send_nowait(data)
+            except NETWORK_ERRORS as error:
+                raise self._write_error(error) from error
+            if rest is None:
+                return
+            data = rest
         if timeout is not None:
             self.limit_wait(timeout)
         try:

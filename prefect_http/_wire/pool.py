@@ -174,7 +174,7 @@ class Pool(Generic[C]):
             self._leave(request, request.shared, now, keep=keep, reason=reason)
             return
         connection, request.connection = request.connection, None
-        is_held = self.holds(request)
+        is_held = request in self._granted  # as holds() says, since it does not share its connection
         if connection is not None and not (keep and is_held and self._max_idle):
             if keep:
                 reason = TOO_MANY_IDLE if is_held else TRANSPORT_CLOSED

@@ -143,7 +143,10 @@ class ResponseParser:
             if head.status == 101 and not self._allow_upgrade:
                 raise InvalidResponse("the server sent a 101, but the request did not ask for an upgrade")
             if head.status >= 200 or head.status == 101:
-                self._begin_body(head)
+                self.head = head
+                self._left = head.content_length
+                if head.framing is _CHUNKED:
+                    self._chunks = ChunkDecoder()
                 return data
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
@@ -166,12 +169,6 @@ class ResponseParser:
             is_ambiguous=lenient.is_ambiguous,
         )
         return head, rest
-
-    def _begin_body(self, head: ResponseHead) -> None:
-        self.head = head
-        self._left = head.content_length
-        if head.framing is _CHUNKED:
-            self._chunks = ChunkDecoder()
 
     def _feed_counted(self, data: bytes) -> bytes:
         if len(data) < self._left:
