@@ -84,9 +84,8 @@ async def received(
 def whole(cls: type[ReadyResponse] = ReadyResponse) -> ReadyResponse:
     """Return a response that has arrived whole."""
     response = cls(200, headers=NO_HEADERS, stream=httpx.ByteStream(b"body"))
-    hold_whole(
-        response, [(b"Content-Type", b"text/plain"), (b"A", b"1"), (b"a", b"2")], [b"content-type", b"a"], b"body"
-    )
+    fields = [(b"Content-Type", b"text/plain"), (b"A", b"1"), (b"a", b"2")]
+    hold_whole(response, fields, [b"content-type", b"a", b"a"], b"body")
     return response
 
 

@@ -332,21 +332,18 @@ class Pool(Generic[C]):
 
     def _take_idle(self, request: PoolRequest[C]) -> None:
         """Assign the best idle connection to a request; None if there is none."""
-        connection, request.is_doubtful = None, False
-        if self._doubtful and request.is_repeatable:
-            connection = self._pop_idle(self._doubtful, request.origin)
-            request.is_doubtful = connection is not None
-        request.connection = self._pop_idle(self._stacks, request.origin) if connection is None else connection
-
-    def _pop_idle(self, stacks: dict[Origin, deque[C]], origin: Origin) -> C | None:
+        origin, stacks = request.origin, self._stacks
+        request.is_doubtful = bool(self._doubtful) and request.is_repeatable and origin in self._doubtful
+        if request.is_doubtful:
+            stacks = self._doubtful
         stack = stacks.get(origin)
         if stack is None:
-            return None
-        connection = stack.pop()
+            request.connection = None
+            return
+        request.connection = connection = stack.pop()
         if not stack:
             del stacks[origin]  # there may be any number of origins
         del self._idle[connection]
-        return connection
 
     def _discard_expired(self, now: float) -> None:
         while self._idle:
