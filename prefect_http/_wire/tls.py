@@ -20,6 +20,7 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
+from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._wire.network_errors import close_forcefully, reason_for, with_timeout
 
 # The most that a record holds (RFC 8446 section 5.1), and so the most that OpenSSL returns at once. Python allocates as
@@ -98,7 +99,7 @@ def _encoded(server_name: str | None) -> bytes | None:
     return httpx.URL(scheme="https", host=server_name).raw_host
 
 
-class TLSStream(ByteStream):
+class TLSStream(EagerStream):
     """A stream of bytes that are encrypted on another stream.
 
     The end of the stream below is the end of this one, even without a close_notify: HTTP itself says where a response
@@ -119,6 +120,7 @@ class TLSStream(ByteStream):
         self, stream: ByteStream, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
     ) -> None:
         self._stream = stream
+        self._send_below = stream.send_nowait if isinstance(stream, EagerStream) else None
         self._tls = ssl_object
         self._incoming = incoming
         self._outgoing = outgoing
@@ -151,10 +153,36 @@ class TLSStream(ByteStream):
         return data
 
     async def send(self, item: bytes) -> None:
-        """Send all of the data."""
-        await self._complete(self._tls.write, item)
+        """Send all of the data, and what ``send_nowait()`` has left."""
+        if item:
+            await self._complete(self._tls.write, item)
+        elif self._is_broken:
+            raise anyio.BrokenResourceError
+        else:
+            await self._flush()
         if self._is_flushing:
             await self._wait_until_flushed()
+
+    def send_nowait(self, item: bytes) -> bytes | None:
+        if self._send_below is None or self._is_flushing or self._outgoing.pending:
+            return item
+        if self._is_broken:
+            raise anyio.BrokenResourceError
+        try:
+            self._tls.write(item)
+        except ssl.SSLWantReadError:  # the server renegotiates
+            return item
+        except ssl.SSLError as error:
+            raise self._failed(error) from None
+        try:
+            rest = self._send_below(self._outgoing.read())
+        except BaseException:
+            self._is_broken = True
+            raise
+        if rest is None:
+            return None
+        self._outgoing.write(rest)
+        return b""
 
     async def _complete(self, step: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Let OpenSSL do a step, for which it may have to receive something, and send what it has encrypted."""

@@ -18,6 +18,7 @@ from support.fake_stream import FakeStream
 from support.tls_ends import End, deliver, tls_pair
 from support.tls_servers import client_context, server_context
 
+from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._wire.tls import TLSStream, has_early_tls_data, has_tls_input, start_tls, tls_input_probe_of
 
 # --- Input
@@ -300,6 +301,59 @@ async def test_sending_is_cancelled(over: Over) -> None:
     assert await stream.receive() == b"answer"
 
 
+class EagerBelow(Below, EagerStream):
+    """A stream below that takes so many bytes without an await.
+
+    Attributes:
+        room: how many.
+    """
+
+    room = 1000
+
+    def send_nowait(self, item: bytes) -> bytes | None:
+        if self.failure is not None:
+            raise self.failure
+        self.server.incoming.write(item[: self.room])
+        self.sent.append(item[: self.room])
+        return item[self.room :] or None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("room", [0, 10, 1000])
+async def test_sending_without_an_await(room: int) -> None:
+    """What the stream below takes is sent at once; the rest, even of a record, is for send()."""
+    server = End(server_context(), server_side=True)
+    below = EagerBelow(server)
+    stream = await start_tls(below, client_context(), "localhost", 5, "x")
+    assert isinstance(stream, TLSStream)
+    below.room = room
+    for _ in range(2):
+        rest = stream.send_nowait(b"question")
+        assert rest == (None if room == 1000 else b"")
+        if rest is not None:
+            with pytest.raises(ssl.SSLWantReadError):
+                server.tls.read(100)
+            assert stream.send_nowait(b"more") == b"more", "that comes behind it"
+            await stream.send(rest)
+        assert server.tls.read(100) == b"question"
+    below.failure = anyio.BrokenResourceError()
+    for data in b"question", b"question":
+        with pytest.raises(anyio.BrokenResourceError):
+            stream.send_nowait(data)
+        with pytest.raises(anyio.BrokenResourceError):
+            await stream.send(b"")
+
+
+@pytest.mark.anyio
+async def test_sending_without_an_await_is_not_possible(over: Over) -> None:
+    """The stream below may wait for the network each time."""
+    stream, below, _ = over
+    assert isinstance(stream, TLSStream)
+    below.sent.clear()
+    assert stream.send_nowait(b"question") == b"question"
+    assert below.sent == []
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["sends all", "fails", "is cancelled"])
 async def test_two_tasks_that_send(over: Over, how: str) -> None:
@@ -431,6 +485,19 @@ async def test_renegotiation() -> None:
     openssl.writes = [ssl.SSLError("bad")]
     with pytest.raises(ssl.SSLError, match="bad"):
         await stream.send(b"question")
+
+
+@pytest.mark.anyio
+async def test_renegotiation_while_sending_without_an_await() -> None:
+    """What cannot be encrypted yet is for send()."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    openssl = Renegotiating(outgoing)
+    stream = TLSStream(EagerBelow(End(server_context(), server_side=True)), cast(Any, openssl), incoming, outgoing)
+    assert stream.send_nowait(b"question") == b"question"
+    outgoing.read()
+    openssl.writes = [ssl.SSLError("bad")]
+    with pytest.raises(ssl.SSLError, match="bad"):
+        stream.send_nowait(b"question")
 
 
 @pytest.mark.anyio
