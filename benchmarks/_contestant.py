@@ -1,6 +1,7 @@
 """One of the contestants of _speed.py, in a process of its own: a program that measures when it is told to.
 
-It reads lines with what to measure, and answers each with a line that has what was measured.
+It reads lines, each of which says who is measured, with which server, with how many tasks, and how many requests each
+of them makes; and answers each with a line that says how many seconds a request took.
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ import anyio
 
 from benchmarks._http_clients import Contestant, Get, open_client
 from benchmarks._loopback import Server
-
-Task = tuple[Contestant, Server, int, int]
-"""Who is measured, with which server, with how many tasks, and how many requests each of them makes."""
 
 Times = tuple[float, float, float]
 """Seconds per request: wall-clock time, processor time of the client, and processor time of the server."""
@@ -48,12 +46,12 @@ async def get_at_once(get: Get, tasks: int, each: int) -> None:
 
 
 def as_line(value: object) -> str:
-    """Return a line that stands for a task, or for times."""
+    """Return a line that stands for a value."""
     return base64.b64encode(pickle.dumps(value)).decode() + "\n"
 
 
 def from_line(line: str) -> object:
-    """Return what a line stands for."""
+    """Return the value that a line stands for."""
     value: object = pickle.loads(base64.b64decode(line))
     return value
 
@@ -62,9 +60,9 @@ def main() -> None:
     """Measure until there is nothing more to be measured."""
     is_warm = False
     for line in sys.stdin:
-        task = from_line(line)
-        assert isinstance(task, tuple)
-        contestant, server, tasks, each = task
+        question = from_line(line)
+        assert isinstance(question, tuple)
+        contestant, server, tasks, each = question
         assert isinstance(contestant, Contestant)
         for _ in range(1 if is_warm else 2):
             times = contestant.run(_measure, contestant.client, server, tasks, each)
