@@ -34,7 +34,7 @@ async def _measure(client: str, server: Server, tasks: int, each: int) -> Times:
 
 
 async def get_at_once(get: Get, tasks: int, each: int) -> None:
-    """Let so many tasks make so many requests each, one after the other."""
+    """Run so many tasks, each of which makes so many requests one after another."""
 
     async def repeat() -> None:
         for _ in range(each):

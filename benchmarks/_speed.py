@@ -44,12 +44,12 @@ class Target(NamedTuple):
 
 
 Measure = Callable[[Contestant, Server, int, int], Sample]
-"""Lets so many tasks of a contestant make so many requests each, one after the other."""
+"""Measures a contestant: with a server, with so many tasks, each of which makes so many requests one after another."""
 
 
 @contextlib.contextmanager
 def own_processes() -> Generator[Measure]:
-    """Yield what measures contestants, each of them in a process of its own, which is started when it is needed.
+    """Yield a function that measures contestants, each in a process of its own, which is started when it is needed.
 
     In one process for all, they change each other's speed. asyncio allocates 256 KiB for each read, which takes three
     system calls, unless the C library has seen large pieces of memory come and go: then it takes none. So the others
@@ -67,7 +67,10 @@ def own_processes() -> Generator[Measure]:
         assert process.stdout is not None
         process.stdin.write(as_line((contestant, server, tasks, each)))
         process.stdin.flush()
-        times = from_line(process.stdout.readline())
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{contestant} has ended with {process.wait()}")
+        times = from_line(line)
         assert isinstance(times, tuple)
         return Sample(*times)
 

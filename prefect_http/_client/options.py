@@ -30,13 +30,13 @@ class SendOptions:
         is_in_process: whether there is an app in place of a network.
         default_encoding: of the texts of responses, as in httpx.
         telemetry: is told of each attempt and each wait.
-        is_plain: whether a request that is accepted at once needs nothing but to be sent.
+        is_unobserved: whether nothing observes, limits or prepares an attempt that is accepted at once.
         answered: the origins that have answered the client.
     """
 
     __slots__ = (
-        *("answered", "default_encoding", "is_in_process", "is_plain", "max_response_bytes", "max_wait", "on_attempt"),
-        *("on_retry", "policy", "raise_on_all_errors", "telemetry"),
+        *("answered", "default_encoding", "is_in_process", "max_response_bytes", "max_wait", "is_unobserved"),
+        *("on_attempt", "on_retry", "policy", "raise_on_all_errors", "telemetry"),
     )
 
     def __init__(
@@ -62,13 +62,7 @@ class SendOptions:
         self.default_encoding = default_encoding
         self.telemetry = telemetry
         self.answered = AnsweredOrigins()
-        self.is_plain = (
-            policy.total_timeout is None
-            and max_response_bytes is None
-            and not is_in_process
-            and on_attempt is None
-            and telemetry is None
-        )
+        self.is_unobserved = not (is_in_process or on_attempt or telemetry or max_response_bytes is not None)
 
 
 def checked_hook(hook: Hook | None, name: str) -> Hook | None:

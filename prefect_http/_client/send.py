@@ -29,7 +29,7 @@ from prefect_http._client.cookies import renew_cookies
 from prefect_http._client.error_body import close, discard, read_beginning, read_whole
 from prefect_http._client.observed import ObservedExchange
 from prefect_http._client.one_shot_body import OneShotBody, mark_one_shot_body
-from prefect_http._client.options import HOOK_MUST_BE, Hook, SendOptions, check_open, checked_policy
+from prefect_http._client.options import HOOK_MUST_BE, Hook, SendOptions, check_open
 from prefect_http._client.redirects import redirect_request, redirect_url
 from prefect_http._client.retry_state import RetryState, says_should_retry
 from prefect_http._concurrency.backend import checkpoint, clock
@@ -58,6 +58,7 @@ class SendCall:
         client: the client.
         exchange: sends a request once, and returns its response, with the body still to be read.
         options: what all ``send()`` of the client have in common.
+        policy: what is retried and when.
         request: the request.
         stream: whether the caller reads the response.
         auth: makes the requests; None: there is only the one.
@@ -67,7 +68,7 @@ class SendCall:
     __slots__ = (
         *("_client", "_exchange", "_options", "_request", "_stream", "_auth", "_follows_redirects"),
         *("_policy", "_now", "_first", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now"),
-        "_observed",
+        *("_observed", "_is_begun"),
     )
 
     def __init__(
@@ -75,6 +76,7 @@ class SendCall:
         client: httpx.AsyncClient,
         exchange: Exchange,
         options: SendOptions,
+        policy: RetryPolicy,
         request: httpx.Request,
         stream: bool,
         auth: httpx.Auth | None,
@@ -87,15 +89,17 @@ class SendCall:
         self._stream = stream
         self._auth = auth
         self._follows_redirects = follows_redirects
-        policy = request.extensions.get("retry")
-        self._policy = options.policy if policy is None else checked_policy(policy, 'extensions["retry"]')
+        self._policy = policy
         self._now = clock()
-        self._first: PrefectResponse | None = None  # that of the first attempt, if that was made before run()
+        # Whether the first attempt was made before run(); and its response, if there is one.
+        self._is_begun = False
+        self._first: PrefectResponse | None = None
         self._started = 0.0  # of the current attempt
-        timeout = self._policy.total_timeout
+        timeout = policy.total_timeout
         self._deadline = math.inf if timeout is None else self._now() + timeout
         self._state: RetryState | None = None  # most calls never need it
-        self._failed: Attempt | None = None  # that of the response, if that is not accepted
+        # The attempt of the response, if that is not accepted; or a first one before run() that has failed.
+        self._failed: Attempt | None = None
         self._is_repeated = False  # whether the last request has been sent more than once
         # Not if an auth flow gets the responses first, and does not need their bodies.
         self._reads_now = not stream and (auth is None or auth.requires_response_body)
@@ -106,11 +110,14 @@ class SendCall:
 
     def go_on_with(self, response: PrefectResponse, started: float) -> None:
         """Let ``run()`` begin with the response to a plain request, which was sent at ``started``."""
-        self._first, self._started = response, started
+        self._is_begun, self._first, self._started = True, response, started
 
-    async def goes_on_after(self, error: httpx.RequestError, started: float) -> bool:
-        """Return whether ``run()`` is to send a plain request again, which was sent at ``started`` and failed."""
-        self._started = started
+    async def retries_after(self, error: httpx.RequestError, started: float) -> bool:
+        """Decide whether ``run()`` is to send a plain request again, which was sent at ``started`` and failed.
+
+        If not, the error gets its notes.
+        """
+        self._is_begun, self._started = True, started
         self._failed = await self._decide_about_error(error, self._request, None)
         if self._failed is None:
             self._state = None  # it holds the error
@@ -274,12 +281,15 @@ class SendCall:
             history: the responses that led to it.
             response: its response, if it has one already that is still to be decided about.
         """
-        if self._failed is not None:  # in an attempt before run()
-            self._failed = None
-        elif self._state is not None and response is None:
-            self._state.note_next_request()
-        clear_mark(request)
-        body = None if type(request.stream) is httpx.ByteStream else mark_one_shot_body(request)
+        is_checked, body = response is not None, None
+        if self._is_begun:
+            self._is_begun, self._failed = False, None
+            response, self._first = self._first, None
+        else:
+            if self._state is not None and response is None:
+                self._state.note_next_request()
+            clear_mark(request)
+            body = None if type(request.stream) is httpx.ByteStream else mark_one_shot_body(request)
         if self._options.is_in_process:
             self._mark_read_whole(request)
         self._is_repeated = False
@@ -288,9 +298,11 @@ class SendCall:
             is_read_later = False
             try:
                 if response is None:
+                    self._started = self._now()
                     # In this frame, since thousands of tasks may wait here.
-                    sending = self._send_once(request)
+                    sending = self._exchange(request)
                     response = await (sending if self._deadline == math.inf else self._within_total_timeout(sending))
+                if not is_checked:
                     self._options.answered.add(request.url)
                     response.history = list(history)
                     has_waited = self._options.is_in_process or _NETWORK_STREAM in response.extensions
@@ -326,17 +338,9 @@ class SendCall:
             finally:
                 if self._observed is not None and not is_read_later:
                     self._observed.end()
-            response = None
+            response, is_checked = None, False
             self._is_repeated = True
             await self._wait(request, attempt)
-
-    def _send_once(self, request: httpx.Request) -> Awaitable[PrefectResponse]:
-        """Return an awaitable that sends the request, unless there is a response already, and is the response."""
-        if self._first is not None:
-            response, self._first = self._first, None
-            return _known(response)
-        self._started = self._now()
-        return self._exchange(request)
 
     async def _check(self, response: PrefectResponse, request: httpx.Request) -> None:
         """Check the Location of a redirect. If the response has not come through a network, let other tasks run."""
@@ -484,16 +488,22 @@ class SendCall:
         return error
 
 
-def is_plain(request: httpx.Request, options: SendOptions) -> bool:
+def is_plain(request: httpx.Request, options: SendOptions, policy: RetryPolicy) -> bool:
     """Return whether a request needs nothing but to be sent, if its response is accepted at once."""
-    if not options.is_plain or "retry" in request.extensions or type(request.stream) is not httpx.ByteStream:
-        return False
-    clear_mark(request)
-    return not _logger.isEnabledFor(logging.DEBUG)
+    return (
+        options.is_unobserved
+        and policy.total_timeout is None
+        and type(request.stream) is httpx.ByteStream
+        and not _logger.isEnabledFor(logging.DEBUG)
+    )
 
 
-def is_complete(request: httpx.Request, response: PrefectResponse, options: SendOptions) -> bool:
-    """Return whether the response to a plain request is accepted, and has been read now, as it had arrived whole."""
+def accept_whole(request: httpx.Request, response: PrefectResponse, options: SendOptions) -> bool:
+    """Accept the response to a plain request, and read it, if it is good and has arrived whole.
+
+    Returns:
+        Whether it is.
+    """
     extensions = response.extensions
     if not 200 <= response.status_code < 300 or REJECTED in extensions or _NETWORK_STREAM not in extensions:
         return False
@@ -502,10 +512,6 @@ def is_complete(request: httpx.Request, response: PrefectResponse, options: Send
     options.answered.add(request.url)
     response.history = []
     return True
-
-
-async def _known(response: PrefectResponse) -> PrefectResponse:
-    return response
 
 
 def _too_many_redirects(request: httpx.Request) -> httpx.TooManyRedirects:

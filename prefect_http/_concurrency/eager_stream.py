@@ -10,13 +10,13 @@ from anyio.abc import ByteStream
 class EagerStream(ByteStream):
     """A stream of bytes.
 
-    Of an upload, the network takes almost every part at once. Two coroutines and a deadline for each part were more
-    than a third of the instructions that asyncio needed for it.
+    The network takes almost every request, and almost every part of an upload, at once. Two coroutines and a deadline
+    for each part were more than a third of the instructions that asyncio needed for an upload.
     """
 
     @abstractmethod
     def send_nowait(self, item: bytes) -> bytes | None:
-        """Send as much of the data as can be sent without waiting, although the task may have been cancelled.
+        """Send as much of the data as can be sent without waiting. It is no checkpoint: a cancelled task sends as well.
 
         Returns:
             What is to be passed to ``send()``, even if it is ``b""``; None: the network has taken all of the data.

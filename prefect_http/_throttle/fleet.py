@@ -168,7 +168,7 @@ class Fleet:
                         return
         except Exception:
             _logger.exception("the throttle can no longer share; it goes on alone")
-            part.gate.follow_others(part.share.lost)
+            part.gate.follow_others(part.lost)
         finally:
             self._task_ended(part, task)  # here, since a request may come before the task has really ended
 
@@ -191,7 +191,7 @@ class Fleet:
             problem: why it has not; empty if it has.
         """
         was_alone = part.share.is_alone
-        part.gate.follow_others(part.share.lost if problem else part.share.found)
+        part.gate.follow_others(part.lost if problem else part.share.found)
         if was_alone != part.share.is_alone:
             part.on_change("alone" if problem else "shared")
         else:
@@ -249,6 +249,7 @@ class Fleet:
         doubts, pause = share.doubts, _FIRST_PAUSE
         while True:
             report = part.to_report(self._now(), is_leaving=is_leaving)
+            state = completed(state, share.state)
             after, lease = synced(state, share.in_store_time(report), self._known, share.store_time(self._now()))
             text = to_text(after)
             news = news_of(part.name, part.member, state, after, text, doubts)
@@ -316,7 +317,6 @@ class Fleet:
 
 
 def _read(part: Part, stored: Stored) -> tuple[FleetState, int]:
-    known = part.share.state
     # If the store has lost everything, this process still knows what it knew; the others will come again.
-    state = completed(from_text(stored.text), known) if stored.text else replace(known, members={})
+    state = from_text(stored.text) if stored.text else replace(part.share.state, members={})
     return state, stored.version

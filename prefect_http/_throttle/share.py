@@ -59,7 +59,7 @@ class Share:
 
     Attributes:
         known: likewise.
-        members: how many processes share the key, this one included.
+        members: how many processes share the key, this one included; while it is alone, those that did before.
         state: what all processes knew when this one asked last.
         is_alone: whether the store cannot be reached: then the process goes on with the share that it had last.
         is_learner: whether this process may send the probe.
@@ -87,8 +87,10 @@ class Share:
         self._told_until = -math.inf
         self._opening: Opening | None = None
         self._has_learned = False
-        self._members_before = 0  # when this process lost the others
-        self._found_at = -math.inf
+        # When the store was lost: how many processes there were, and how many requests of this one had been accepted.
+        self._members_before = 0
+        self._own_before = 0.0
+        self._reconnected_at = -math.inf
         self._began_alone = False  # whether the others do not know of this cycle
         self.doubts: int = 0
         self._clock_seen_at = self._jumped_at = -math.inf
@@ -108,7 +110,7 @@ class Share:
     def next_turn(self, now: float, rate: float, last_sent: float) -> float:
         """Return when the next request may be sent at this rate of all processes; infinity if they must be asked."""
         if self.is_alone or self._is_by_itself:
-            return last_sent + (self.members + self._away(now)) / rate
+            return last_sent + (self.members + self._missing(now)) / rate
         self._drop_late_turns(now)
         if not self._blocks:
             return math.inf
@@ -141,7 +143,7 @@ class Share:
             now: the time.
             own: how many of its requests were accepted that are not yet in the state.
         """
-        members = self.members + self._away(now)
+        members = self.members + self._missing(now)
         if members == 1 and now >= self._joined_at + _UNTIL_OTHERS_JOIN:
             return 0.0
         return members / (_FIRST_RATE + _GROWTH * (self.state.accepted + members * own))
@@ -180,7 +182,7 @@ class Share:
     def cycle_so_far(self, own: float, untold: float, own_began: float, now: float) -> tuple[float, float]:
         """Return since when the cycle lasts, and about how many requests of it were accepted.
 
-        What the others have sent since the store was away is not known before they are back: they count like this one.
+        What the others have sent since the store was lost is not known before they are back: as much as this one.
 
         Args:
             own: how many of this process.
@@ -190,17 +192,17 @@ class Share:
         """
         if self._began_alone or not self._offsets:
             return own_began, own * self.members
-        silent = self.members - 1 if self.is_alone else self._away(now)
-        accepted = self.state.accepted + untold + own * silent
+        missing = self.members - 1 if self.is_alone else self._missing(now)
+        accepted = self.state.accepted + untold + (own - self._own_before) * missing
         return min(self.local_time(self.state.began), now), accepted
 
     def is_single(self, now: float) -> bool:
         """Return whether all that was accepted in this cycle was accepted from this process, as far as is known."""
-        return self.members == 1 and not self._away(now)
+        return self.members == 1 and not self._missing(now)
 
-    def _away(self, now: float) -> int:
-        """Return how many processes have not come back since the store was away, and go on alone."""
-        return max(0, self._members_before - self.members) if now < self._found_at + _UNTIL_BACK else 0
+    def _missing(self, now: float) -> int:
+        """Return how many processes have not come back since the store was lost, and go on alone."""
+        return max(0, self._members_before - self.members) if now < self._reconnected_at + _UNTIL_BACK else 0
 
     # --- What happens to the gate
 
@@ -208,7 +210,7 @@ class Share:
         """Record that the probe was accepted: the others are to hear of it."""
         self._blocks.clear()
         if begins_cycle:
-            self._began_alone = self.is_alone
+            self._began_alone, self._own_before = self.is_alone, 0.0
         if not self.is_alone:
             self._opening = Opening(probed_at, begins_cycle)
             self._lease_until = -math.inf
@@ -409,7 +411,8 @@ class Share:
         state, turns = lease.state, lease.turns
         if state.cycle != self.state.cycle or state.closed_until is not None:
             self._blocks.clear()
-        self._began_alone = self._began_alone and state.began == self.state.began
+        if state.began != self.state.began:
+            self._began_alone, self._own_before = False, 0.0
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
         if self._lease_until == -math.inf:
@@ -439,11 +442,17 @@ class Share:
     def found(self, now: float) -> None:
         """Record that the others can be reached."""
         if self.is_alone:
-            self._found_at = now
+            self._reconnected_at = now
         self.is_alone = False
 
-    def lost(self, now: float) -> None:
-        """Record that the others cannot be reached."""
-        self.members += self._away(now)
-        self._members_before = self.members
+    def lost(self, now: float, own: float) -> None:
+        """Record that the others cannot be reached.
+
+        Args:
+            now: the time.
+            own: how many requests of this process were accepted in this cycle.
+        """
+        if not self.is_alone:
+            self.members += self._missing(now)
+            self._members_before, self._own_before = self.members, own
         self.is_alone = True

@@ -128,6 +128,7 @@ class TLSStream(EagerStream):
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
         self._is_flushing = False
+        self._must_wait = False  # whether the stream below has taken all, but wants to be waited for
         self._flushed: Event | None = None  # what a task that sends waits for while another one flushes
         self._failures: list[Exception] = []  # one at most, to be raised once the data before it has been received
         self._has_ended = False  # whether OpenSSL has found the end, or an error, or will when it is asked
@@ -164,7 +165,8 @@ class TLSStream(EagerStream):
             await self._wait_until_flushed()
 
     def send_nowait(self, item: bytes) -> bytes | None:
-        if self._send_below is None or self._is_flushing or self._outgoing.pending:
+        """See EagerStream. What the stream below has left is sent by ``send()``, so that all of a record is."""
+        if self._send_below is None or self._is_flushing or self._must_wait:
             return item
         if self._is_broken:
             raise anyio.BrokenResourceError
@@ -182,6 +184,7 @@ class TLSStream(EagerStream):
         if rest is None:
             return None
         self._outgoing.write(rest)
+        self._must_wait = True
         return b""
 
     async def _complete(self, step: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -285,7 +288,8 @@ class TLSStream(EagerStream):
             return
         self._is_flushing = True
         try:
-            while self._outgoing.pending:
+            while self._must_wait or self._outgoing.pending:
+                self._must_wait = False
                 await self._stream.send(self._outgoing.read())
         except BaseException:
             self._is_broken = True

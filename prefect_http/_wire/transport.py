@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Awaitable, Iterable
-from typing import TYPE_CHECKING, Generic, Self, TypedDict, TypeVar
+from collections.abc import Iterable
+from typing import Generic, Self, TypedDict, TypeVar
 
 import httpx
 
@@ -132,21 +132,16 @@ class HTTPTransport(httpx.AsyncBaseTransport):
         """Return the number of connections, of waiting requests, and of streams."""
         return self._wire.statistics()
 
-    if TYPE_CHECKING:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return its response, with the body still to be read.
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response: ...
-
-    else:  # one coroutine less for each request, which counts when thousands wait
-
-        def handle_async_request(self, request: httpx.Request) -> Awaitable[httpx.Response]:
-            """Send a request, and return its response, with the body still to be read.
-
-            Raises:
-                TypeError: the request is one of another library, such as httpx2, unless the application has put that
-                    in the place of httpx.
-            """
-            check_request(request, "HTTPTransport")
-            return (self._stand_in.find() or self._wire).handle_async_request(request)
+        Raises:
+            TypeError: the request is one of another library, such as httpx2, unless the application has put that in
+                the place of httpx.
+        """
+        check_request(request, "HTTPTransport")
+        transport = self._stand_in.find() or self._wire
+        return await transport.handle_async_request(request)
 
     async def __aenter__(self) -> Self:
         await self._wire.__aenter__()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
@@ -516,3 +518,47 @@ async def test_a_bad_location_behind_a_redirect() -> None:
     assert type(error) is InvalidResponse
     assert error.request.url.path == "/b"
     assert [attempt.number for attempt in recorder.attempts] == [1, 2]
+
+
+# --- The first attempt, before anything is known of a second one
+
+
+async def test_the_first_response_is_not_kept() -> None:
+    """While a request waits to be sent again, its response is gone."""
+    seen: list[weakref.ref[httpx.Response]] = []
+
+    async def note(response: httpx.Response) -> None:
+        seen.append(weakref.ref(response))
+
+    policy = RetryPolicy(backoff_base=10)
+    hooks: dict[str, list[Callable[..., object]]] = {"response": [note]}
+    server = Server(httpx.Response(503, stream=Body([b"busy"])), httpx.Response(200))
+    async with PrefectHttpxClient(transport=server, retry=policy, event_hooks=hooks) as client:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.get, URL)
+            await anyio.sleep(1)
+            gc.collect()
+            assert seen[0]() is None
+    assert server.count == 2
+
+
+@each_row("wrong", [5, RetryPolicy(max_retries=0)])
+async def test_a_policy_that_a_hook_adds(wrong: object) -> None:
+    """It comes too late for the request that is being sent."""
+
+    async def add(request: httpx.Request) -> None:
+        request.extensions["retry"] = wrong
+
+    server = Server(httpx.ReadError("broken"), httpx.Response(503), httpx.Response(200))
+    async with PrefectHttpxClient(transport=server, retry=AT_ONCE, event_hooks={"request": [add]}) as client:
+        assert (await client.get(URL)).status_code == 200
+    assert server.count == 3
+
+
+async def test_fewer_than_no_redirects() -> None:
+    """As with httpx, nothing is sent then."""
+    server = Server(httpx.Response(200))
+    async with PrefectHttpxClient(transport=server, max_redirects=-1) as client:
+        with pytest.raises(httpx.TooManyRedirects):
+            await client.get(URL)
+    assert server.count == 0

@@ -125,7 +125,7 @@ def test_a_lease() -> None:
 def test_alone() -> None:
     """Without the others, a process goes on with its share of the rate and needs no turns and no leave."""
     share = answered(members=4, turns=turns_at(0.5, 0.25, 2))
-    share.lost(0.25)
+    share.lost(0.25, 1.0)
     assert share.is_valid(1e6)
     assert share.may_probe(1e6)
     assert share.next_turn(3.0, 8.0, 2.0) == 2.5
@@ -275,7 +275,7 @@ def test_no_turn_was_used(members: int, *, is_alone: bool) -> None:
     share = answered(members=members, turns=turns_at(0.0, 0.25, 2) if is_alone else Turns())
     share.sent(0.0)
     if is_alone:
-        share.lost(0.25)
+        share.lost(0.25, 1.0)
     share.withdrawn(0.5)
     assert share.unused(0.5) == (1 if is_alone else 0)
 
@@ -339,21 +339,21 @@ def test_the_cycle_of_all() -> None:
     share = answered(members=4)
     assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
     assert share.cycle_so_far(3.0, 2.0, -7.0, -1.0) == (-1.0, 7.0)  # not later than now
-    share.lost(0.25)
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0 + 3 * 3.0)
+    share.lost(0.25, 1.0)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0 + 3 * 2.0)
     assert Share("a", KnownRate()).cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 3.0)
 
 
-@each_row(("members", "accepted"), [(1, 7.0 + 3 * 3.0), (3, 7.0 + 3.0), (4, 7.0), (5, 7.0)])
-def test_the_others_after_the_store_was_away(members: int, accepted: float) -> None:
-    """Those that were there before and are not back yet count like this process, for two seconds, in any cycle."""
+@each_row(("members", "missing"), [(1, 3), (3, 1), (4, 0), (5, 0)])
+def test_the_others_after_the_store_was_away(members: int, missing: int) -> None:
+    """Those that were there before and are not back yet send as much since as this process, for two seconds."""
     share = answered(members=4)
-    share.lost(0.25)
-    share.lost(0.25)
+    share.lost(0.25, 1.0)
+    share.lost(0.25, 2.0)
     answer(share, 0.5, members=members)
     share.found(0.5)
-    for _ in range(2):
-        assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, accepted)
+    for since in 2.0, 3.0:
+        assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0 + missing * since)
         assert share.is_single(1.0) is False
         assert share.cycle_so_far(3.0, 2.0, -7.0, 2.5) == (0.0, 7.0)
         assert share.is_single(2.5) == (members == 1)
@@ -363,16 +363,16 @@ def test_the_others_after_the_store_was_away(members: int, accepted: float) -> N
 def test_the_rate_after_the_store_was_away() -> None:
     """The others go on alone with their shares, so a process that is back first goes on with its own."""
     share = answered(members=4)
-    share.lost(0.25)
+    share.lost(0.25, 1.0)
     answer(share, 0.5, members=1)
     share.found(0.5)
     assert share.next_turn(1.0, 8.0, 1.0) == 1.5
     assert share.first_interval(1.0, 0.0) == 4 / (100 + 5 * 5)
-    share.lost(1.0)
+    share.lost(1.0, 3.0)
     assert share.next_turn(1.0, 8.0, 1.0) == 1.5
     answer(share, 1.5, members=2)
     share.found(1.5)
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.5) == (0.0, 7.0 + 2 * 3.0)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.5) == (0.0, 7.0)
     answer(share, 1.75, members=1)
     assert share.next_turn(3.75, 8.0, 3.75) == 3.875
 
@@ -381,7 +381,7 @@ def test_a_process_that_has_always_been_by_itself() -> None:
     """It has none to wait for when the store is away."""
     share = answered(members=1)
     assert share.is_single(0.5)
-    share.lost(0.25)
+    share.lost(0.25, 1.0)
     assert share.is_single(0.5)
     assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
 
@@ -390,7 +390,7 @@ def test_a_process_that_has_always_been_by_itself() -> None:
 def test_a_cycle_that_began_while_a_process_was_alone(*, is_of_others: bool) -> None:
     """The others do not know of it: until a new one begins for all, all are like this process."""
     share = answered(members=4)
-    share.lost(0.25)
+    share.lost(0.25, 1.0)
     share.opened(0.25, begins_cycle=True)
     share.found(0.5)
     assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.25, 12.0)
@@ -447,7 +447,7 @@ def test_a_lease_is_renewed(requests: tuple[int, int], due: float, *, is_alone: 
     """When most of it is over, as long as there are requests; alone, the store is tried as often."""
     share = answered()
     if is_alone:
-        share.lost(0.25)
+        share.lost(0.25, 1.0)
     assert next_report(share, waiting=requests[0], in_flight=requests[1]) == due
 
 
@@ -639,7 +639,7 @@ def test_the_gate_was_opened(*, is_alone: bool) -> None:
     """Its turns are gone, and nothing is sent before the others know; alone, there is nobody to tell."""
     share = answered(turns=turns_at(0.5, 0.25, 2))
     if is_alone:
-        share.lost(0.25)
+        share.lost(0.25, 1.0)
     share.opened(0.25, begins_cycle=False)
     assert (share.unused(0.25), share.has_news, share.is_valid(0.25)) == (0, not is_alone, is_alone)
 

@@ -575,3 +575,56 @@ async def test_plain_connection_is_not_used_for_https() -> None:
             with pytest.raises(httpx.ConnectError):
                 await client.get(f"https://127.0.0.1:{port}/")
     assert [data[:3] for data in heard] == [b"GET", b"\x16\x03\x01"]
+
+
+# --- Uploads that are not read
+
+
+MUCH = 20_000_000
+LENGTH = {"Content-Length": str(MUCH)}
+
+
+async def read_a_head(stream: anyio.abc.ByteStream) -> None:
+    """Read no more than the head of a request."""
+    async with stream:
+        await stream.receive(100)
+        await anyio.sleep_forever()
+
+
+async def answer_early(stream: anyio.abc.ByteStream) -> None:
+    """Answer when the head has arrived, and read no more."""
+    async with stream:
+        await stream.receive(100)
+        await stream.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nok")
+        await anyio.sleep_forever()
+
+
+async def much() -> AsyncIterator[bytes]:
+    """Make a body of a single part, which no network takes at once."""
+    yield bytes(MUCH)
+
+
+async def test_write_timeout() -> None:
+    """The last part of an upload has to be taken, too."""
+    timeout = httpx.Timeout(5, write=0.01)
+    async with (
+        listening(read_a_head, server_context()) as port,
+        new_transport() as transport,
+        httpx.AsyncClient(transport=transport, timeout=timeout) as client,
+    ):
+        with pytest.raises(httpx.WriteTimeout):
+            await client.post(f"https://127.0.0.1:{port}/", content=much(), headers=LENGTH)
+        assert transport.statistics() == NOTHING
+
+
+async def test_early_response_to_an_upload() -> None:
+    """A connection whose request has not been sent to its end serves no other one."""
+    async with (
+        listening(answer_early, server_context()) as port,
+        new_transport() as transport,
+        httpx.AsyncClient(transport=transport) as client,
+    ):
+        for _ in range(2):
+            response = await client.post(f"https://127.0.0.1:{port}/", content=much(), headers=LENGTH)
+            assert response.status_code == 413
+            assert transport.statistics() == NOTHING

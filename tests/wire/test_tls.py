@@ -306,16 +306,18 @@ class EagerBelow(Below, EagerStream):
 
     Attributes:
         room: how many.
+        wants_wait: whether it wants to be waited for when it has taken all.
     """
 
     room = 1000
+    wants_wait = False
 
     def send_nowait(self, item: bytes) -> bytes | None:
         if self.failure is not None:
             raise self.failure
         self.server.incoming.write(item[: self.room])
         self.sent.append(item[: self.room])
-        return item[self.room :] or None
+        return item[self.room :] or (b"" if self.wants_wait else None)
 
 
 @pytest.mark.anyio
@@ -342,6 +344,23 @@ async def test_sending_without_an_await(room: int) -> None:
             stream.send_nowait(data)
         with pytest.raises(anyio.BrokenResourceError):
             await stream.send(b"")
+
+
+@pytest.mark.anyio
+async def test_sending_without_an_await_to_a_stream_that_is_full() -> None:
+    """What it has taken is to be waited for there: otherwise an upload would never time out."""
+    server = End(server_context(), server_side=True)
+    below = EagerBelow(server)
+    stream = await start_tls(below, client_context(), "localhost", 5, "x")
+    assert isinstance(stream, TLSStream)
+    below.wants_wait = True
+    assert stream.send_nowait(b"question") == b""
+    assert stream.send_nowait(b"more") == b"more", "that comes behind it"
+    below.gate = anyio.Event()
+    with anyio.move_on_after(0.001) as scope:
+        await stream.send(b"")
+    assert scope.cancelled_caught
+    assert server.tls.read(100) == b"question"
 
 
 @pytest.mark.anyio

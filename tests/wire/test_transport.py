@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anyio
 import anyio.abc
@@ -176,3 +177,12 @@ async def test_client_with_http2() -> None:
     async with raw_server(FINE) as server, client:
         response = await client.get(server.url)
     assert (maker(response), response.http_version) == ("prefect_http", "HTTP/1.1")
+
+
+@pytest.mark.anyio
+async def test_a_mock_of_the_method() -> None:
+    """unittest.mock makes one that can be awaited."""
+    transport = HTTPTransport()
+    with mock.patch.object(transport, "handle_async_request", return_value=httpx.Response(201)):
+        async with httpx.AsyncClient(transport=transport) as client:
+            assert (await client.get("http://server/")).status_code == 201
