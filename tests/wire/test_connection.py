@@ -353,6 +353,7 @@ class FakeEagerStream(FakeStream, EagerStream):
     def send_nowait(self, item: bytes) -> bytes | None:
         if self.error is not None:
             raise self.error
+        self.sent.append(item[:2])
         return item[2:] or None
 
 
@@ -369,6 +370,23 @@ async def test_sending_without_an_await(net: Net) -> None:
     stream.error.__cause__ = BrokenPipeError("why")
     with pytest.raises(httpx.WriteError, match=f"{PEER}.*why"):
         connection.send_nowait(b"four")
+    with pytest.raises(httpx.WriteError, match=f"{PEER}.*why"):
+        await connection.send(b"four", 5.0)
+
+
+@pytest.mark.anyio
+async def test_sending_at_once(net: Net) -> None:
+    """send() waits, with a deadline, for what is left only; and a task that is cancelled sends nothing."""
+    connection, stream = net.connect(kind=FakeEagerStream)
+    await connection.send(b"fo", 5.0)
+    assert stream.sent == [b"fo"]
+    stream.sent.clear()
+    await connection.send(b"four", 5.0)
+    assert stream.sent == [b"fo", b"ur"]
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await connection.send(b"four", 5.0)
+    assert stream.sent == [b"fo", b"ur"]
 
 
 @pytest.mark.anyio
