@@ -193,8 +193,8 @@ class Share:
         if self._began_alone or not self._offsets:
             return own_began, own * self.members
         missing = self.members - 1 if self.is_alone else self._missing(now)
-        accepted = self.state.accepted + untold + (own - self._own_before) * missing
-        return min(self.local_time(self.state.began), now), accepted
+        since = max(0.0, own - self._own_before)  # rejections that seemed to be faults at first are taken back
+        return min(self.local_time(self.state.began), now), self.state.accepted + untold + since * missing
 
     def is_single(self, now: float) -> bool:
         """Return whether all that was accepted in this cycle was accepted from this process, as far as is known."""

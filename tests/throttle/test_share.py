@@ -358,6 +358,8 @@ def test_the_others_after_the_store_was_away(members: int, missing: int) -> None
         assert share.cycle_so_far(3.0, 2.0, -7.0, 2.5) == (0.0, 7.0)
         assert share.is_single(2.5) == (members == 1)
         share.opened(0.75, begins_cycle=True)
+    share.lost(1.5, 9.0)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.5) == (0.0, 7.0), "the others have accepted no less than before"
 
 
 def test_the_rate_after_the_store_was_away() -> None:
