@@ -129,7 +129,7 @@ def hold_whole(
 ) -> None:
     """Note the headers, and their names in lower case, of a response that has arrived whole; and its body."""
     response._fields, response._names = fields, names
-    response._held, response._held_stream = body, response.stream
+    hold_body(response, body)
 
 
 def header_names(response: httpx.Response) -> Sequence[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 _NO_TIMEOUTS: Mapping[str, float | None] = {}
 
@@ -24,15 +24,14 @@ def checked_timeouts(extension: object) -> Mapping[str, float | None]:
     """
     if not extension:
         return _NO_TIMEOUTS
-    timeouts: Any = extension  # every request passes here, and typing.cast() is a call
+    timeouts = cast("Mapping[str, float | None]", extension)
     try:
         are_valid = _are_seconds(*timeouts.values())
     except (AttributeError, TypeError):
         are_valid = False
     if not are_valid:
         raise _error(extension)
-    checked: Mapping[str, float | None] = timeouts
-    return checked
+    return timeouts
 
 
 @functools.lru_cache(64)

@@ -66,8 +66,7 @@ class RequestBuilder:
             known = known or self._look_up(url, base_url, build)
             if known is not None:
                 absolute, model = known
-                own = arguments.get("headers")
-                headers = httpx.Headers(model.headers) if own is None else _with_headers(model, own)
+                headers = _with_headers(model, arguments.get("headers"))
                 if headers is not None:
                     return model.copy(method, absolute, headers, _extensions(client, **arguments))
         request = build(method, self._parsed(url), **arguments)
@@ -121,6 +120,8 @@ class RequestBuilder:
 def _with_headers(model: RequestModel, headers: Any) -> httpx.Headers | None:
     """Return the headers of a request like another one, with its own headers; None: only httpx can tell."""
     merged = httpx.Headers(model.headers)
+    if headers is None:
+        return merged
     if not isinstance(headers, Mapping | list | tuple):  # an iterator can be used only once
         return None
     own = httpx.Headers(cast("Headers", headers))
@@ -141,8 +142,7 @@ def _extensions(
     if extensions is not None and "timeout" in extensions:
         return dict(extensions)
     seconds = client.timeout if timeout is httpx.USE_CLIENT_DEFAULT else httpx.Timeout(timeout)
-    as_dict = seconds.as_dict()
-    return {**extensions, "timeout": as_dict} if extensions else {"timeout": as_dict}
+    return {**(extensions or {}), "timeout": seconds.as_dict()}
 
 
 def _is_given(header: str, client: httpx.AsyncClient, arguments: Mapping[str, Any]) -> bool:

@@ -204,9 +204,7 @@ class PrefectHttpxClient(ClientWithStreams):
         self._has_sent = True
         if "timeout" not in request.extensions:
             request.extensions = {**request.extensions, "timeout": self.timeout.as_dict()}
-        flow = None
-        if auth is not httpx.USE_CLIENT_DEFAULT or self.auth is not None or request.url.userinfo:
-            flow = authentication(auth, self.auth, request.url)
+        flow = authentication(auth, self.auth, request.url)
         follows = self.follow_redirects if follow_redirects is httpx.USE_CLIENT_DEFAULT else bool(follow_redirects)
         options = self._send_options
         policy = request.extensions.get("retry")

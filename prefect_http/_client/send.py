@@ -68,7 +68,7 @@ class SendCall:
     __slots__ = (
         *("_client", "_exchange", "_options", "_request", "_stream", "_auth", "_follows_redirects"),
         *("_policy", "_now", "_first", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now"),
-        *("_observed", "_is_begun"),
+        "_observed",
     )
 
     def __init__(
@@ -91,9 +91,7 @@ class SendCall:
         self._follows_redirects = follows_redirects
         self._policy = policy
         self._now = clock()
-        # Whether the first attempt was made before run(); and its response, if there is one.
-        self._is_begun = False
-        self._first: PrefectResponse | None = None
+        self._first: PrefectResponse | None = None  # that of a first attempt before run()
         self._started = 0.0  # of the current attempt
         timeout = policy.total_timeout
         self._deadline = math.inf if timeout is None else self._now() + timeout
@@ -110,14 +108,14 @@ class SendCall:
 
     def go_on_with(self, response: PrefectResponse, started: float) -> None:
         """Let ``run()`` begin with the response to a plain request, which was sent at ``started``."""
-        self._is_begun, self._first, self._started = True, response, started
+        self._first, self._started = response, started
 
     async def retries_after(self, error: httpx.RequestError, started: float) -> bool:
         """Decide whether ``run()`` is to send a plain request again, which was sent at ``started`` and failed.
 
         If not, the error gets its notes.
         """
-        self._is_begun, self._started = True, started
+        self._started = started
         self._failed = await self._decide_about_error(error, self._request, None)
         if self._failed is None:
             self._state = None  # it holds the error
@@ -282,9 +280,8 @@ class SendCall:
             response: its response, if it has one already that is still to be decided about.
         """
         is_checked, body = response is not None, None
-        if self._is_begun:
-            self._is_begun, self._failed = False, None
-            response, self._first = self._first, None
+        if self._first is not None or self._failed is not None:  # the first attempt was made before run()
+            response, self._first, self._failed = self._first, None, None
         else:
             if self._state is not None and response is None:
                 self._state.note_next_request()
@@ -505,9 +502,8 @@ def accept_whole(request: httpx.Request, response: PrefectResponse, options: Sen
         Whether it is.
     """
     extensions = response.extensions
-    if not 200 <= response.status_code < 300 or REJECTED in extensions or _NETWORK_STREAM not in extensions:
-        return False
-    if not read_held_body(response):
+    is_good = is_success(response) and REJECTED not in extensions and _NETWORK_STREAM in extensions
+    if not (is_good and read_held_body(response)):
         return False
     options.answered.add(request.url)
     response.history = []

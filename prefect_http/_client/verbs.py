@@ -62,8 +62,7 @@ def _sending(self: Any, method: str, url: object, retry: object, arguments: dict
     auth = arguments.pop("auth", httpx.USE_CLIENT_DEFAULT)
     follow_redirects = arguments.pop("follow_redirects", httpx.USE_CLIENT_DEFAULT)
     built = self.build_request(method, url, **arguments)
-    sending: Awaitable[object] = self.send(built, auth=auth, follow_redirects=follow_redirects)
-    return sending
+    return cast("Awaitable[object]", self.send(built, auth=auth, follow_redirects=follow_redirects))
 
 
 async def _request(self: Any, method: str, url: object, *, retry: object = None, **arguments: Any) -> object:

@@ -104,10 +104,7 @@ class Connection:
         if self._send_nowait is not None:
             # Almost always the network takes all of it at once, so that there is nothing to limit.
             await self._checkpoint_if_cancelled()  # a request that is cancelled before it is sent is not sent
-            try:
-                rest = self._send_nowait(data)
-            except NETWORK_ERRORS as error:
-                raise self._write_error(error) from error
+            rest = self.send_nowait(data)
             if rest is None:
                 return
             data = rest

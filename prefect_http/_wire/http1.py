@@ -54,7 +54,7 @@ def response_of(
         "network_stream": connection.network_stream,
     }
     if parser.is_complete and request.trace is None and head.framing is not _TUNNEL:
-        keep = may_keep and head.keep_alive and not parser.has_trailing_data
+        keep = may_keep and parser.can_reuse_connection
         reason = "" if keep else _why_not_kept(exchange, request)
         # Not by release_nowait(): each small response passes here, and is spared a call.
         connections.pool.release(pool_request, connections.now(), keep=keep, reason=reason)

@@ -174,7 +174,7 @@ class Pool(Generic[C]):
             self._leave(request, request.shared, now, keep=keep, reason=reason)
             return
         connection, request.connection = request.connection, None
-        is_held = request in self._granted  # as holds() says, since it does not share its connection
+        is_held = self.holds(request)
         if connection is not None and not (keep and is_held and self._max_idle):
             if keep:
                 reason = TOO_MANY_IDLE if is_held else TRANSPORT_CLOSED
@@ -333,7 +333,7 @@ class Pool(Generic[C]):
     def _take_idle(self, request: PoolRequest[C]) -> None:
         """Assign the best idle connection to a request; None if there is none."""
         origin, stacks = request.origin, self._stacks
-        request.is_doubtful = bool(self._doubtful) and request.is_repeatable and origin in self._doubtful
+        request.is_doubtful = request.is_repeatable and origin in self._doubtful
         if request.is_doubtful:
             stacks = self._doubtful
         stack = stacks.get(origin)

@@ -31,7 +31,6 @@ class OutgoingRequest(NamedTuple):
         source: the request that it was made of.
         timeouts: by name, in seconds; those that are absent or None are not limited.
         trace: what listens to its events.
-        is_repeatable: whether it may be sent again if the server may have received it (RFC 9110 section 9.2.2).
     """
 
     method: str
@@ -41,7 +40,6 @@ class OutgoingRequest(NamedTuple):
     source: httpx.Request
     timeouts: Mapping[str, float | None]
     trace: Trace | None
-    is_repeatable: bool
 
     @classmethod
     def of(
@@ -70,9 +68,13 @@ class OutgoingRequest(NamedTuple):
         assert isinstance(stream, httpx.AsyncByteStream)
         # Not of a subclass, which may want to know how much of it has been sent.
         body = b"".join(stream) if type(stream) is httpx.ByteStream else stream
-        method, timeouts = request.method, checked_timeouts(extensions.get("timeout"))
-        is_repeatable = method in IDEMPOTENT_METHODS and body is not stream
-        return cls(method, line, headers, body, request, timeouts, Trace.of(request), is_repeatable)
+        timeouts = checked_timeouts(extensions.get("timeout"))
+        return cls(request.method, line, headers, body, request, timeouts, Trace.of(request))
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again if the server may have received it (RFC 9110 section 9.2.2)."""
+        return self.method in IDEMPOTENT_METHODS and isinstance(self.body, bytes)
 
 
 class Exchange:
