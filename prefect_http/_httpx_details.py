@@ -16,7 +16,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
@@ -27,14 +27,27 @@ NO_HEADERS = httpx.Headers()
 """For a response that is passed to `hold_whole()`: httpx copies empty headers faster than it makes them."""
 
 
+class _HeldHeaders:
+    """The ``headers`` of a ReadyResponse: made of what has arrived, when they are first asked for.
+
+    Only until they are in the response's ``__dict__``, where httpx puts its own: Python looks there before it calls a
+    descriptor that cannot set anything.
+    """
+
+    def __get__(self, response: ReadyResponse | None, owner: object = None) -> object:
+        if response is None:
+            return self
+        # If two threads ask at once, both get the same, and what they change is not lost.
+        return response.__dict__.setdefault("headers", httpx.Headers(response._fields))
+
+
 class ReadyResponse(httpx.Response):
     """An httpx.Response whose body may be at hand, as `hold_body()` says, and its headers, as `hold_whole()` does."""
 
     stream: httpx.SyncByteStream | httpx.AsyncByteStream
     is_closed: bool
-    _headers: httpx.Headers
-    _fields: Sequence[tuple[bytes, bytes]] | None = None  # the headers as they arrived, until they are asked for
-    _names: Sequence[bytes]  # the names among the fields, in lower case
+    _fields: Sequence[tuple[bytes, bytes]] = ()  # the headers as they arrived
+    _names: Sequence[bytes] = ()  # the names among the fields, in lower case
     _held: bytes | None = None  # the whole body, as it arrived, until it is read
     _held_stream: object = None  # the stream that yields it
     _body: bytes | None = None  # the body, decoded, once it has been read or kept
@@ -44,18 +57,7 @@ class ReadyResponse(httpx.Response):
     if TYPE_CHECKING:
         headers: httpx.Headers
     else:
-
-        @property
-        def headers(self) -> httpx.Headers:
-            """The headers."""
-            fields = self._fields  # once, since another thread may ask as well
-            if fields is not None:
-                self._headers, self._fields = httpx.Headers(fields), None
-            return self._headers
-
-        @headers.setter
-        def headers(self, value: httpx.Headers) -> None:
-            self._headers, self._fields = value, None
+        headers = _HeldHeaders()
 
     @property
     def content(self) -> bytes:
@@ -107,6 +109,13 @@ class ReadyResponse(httpx.Response):
             self.stream, self.is_closed = stream, False
             await self.aclose()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled, as in httpx: the headers, and nothing of a body that has not been read."""
+        state = {**super().__getstate__(), "headers": self.headers}
+        for name in ("_fields", "_names", "_held", "_held_stream"):
+            state.pop(name, None)
+        return state
+
     def note_end(self) -> None:
         """Do what is to be done just before the stream is closed."""
 
@@ -129,12 +138,13 @@ def hold_whole(
 ) -> None:
     """Note the headers, and their names in lower case, of a response that has arrived whole; and its body."""
     response._fields, response._names = fields, names
+    del response.headers
     hold_body(response, body)
 
 
 def header_names(response: httpx.Response) -> Sequence[bytes]:
     """Return the names of a response's headers, in lower case. To look one of them up there is faster than in httpx."""
-    if isinstance(response, ReadyResponse) and response._fields is not None:
+    if isinstance(response, ReadyResponse) and "headers" not in response.__dict__:
         return response._names
     return [name.lower() for name, _ in response.headers.raw]
 
@@ -221,6 +231,8 @@ def copy_of(response: httpx.Response, cls: type[R]) -> R:
     new = cls.__new__(cls)
     new.__setstate__(response.__getstate__())
     new.stream, new.is_closed, new.extensions = response.stream, response.is_closed, response.extensions
+    if isinstance(response, ReadyResponse) and isinstance(new, ReadyResponse):
+        new._held, new._held_stream = response._held, response._held_stream
     return new
 
 

@@ -81,11 +81,13 @@ async def received(
 # --- Headers that are held
 
 
-def whole(cls: type[ReadyResponse] = ReadyResponse) -> ReadyResponse:
+FIELDS = [(b"Content-Type", b"text/plain"), (b"A", b"1"), (b"a", b"2")]
+
+
+def whole(cls: type[ReadyResponse] = ReadyResponse, fields: list[tuple[bytes, bytes]] = FIELDS) -> ReadyResponse:
     """Return a response that has arrived whole."""
     response = cls(200, headers=NO_HEADERS, stream=httpx.ByteStream(b"body"))
-    fields = [(b"Content-Type", b"text/plain"), (b"A", b"1"), (b"a", b"2")]
-    hold_whole(response, fields, [b"content-type", b"a", b"a"], b"body")
+    hold_whole(response, fields, [name.lower() for name, _ in list(fields)], b"body")
     return response
 
 
@@ -123,6 +125,33 @@ def test_held_headers_are_copied(*, is_asked_for: bool) -> None:
     for copy in (pickle.loads(pickle.dumps(response)), copy_of(response, PrefectResponse)):
         assert copy.headers == whole().headers
         assert copy.content == b"body"
+
+
+def test_held_headers_for_two_threads() -> None:
+    """What one thread makes of them holds, even if another one asks for them at the same time."""
+
+    class Fields(list[tuple[bytes, bytes]]):
+        def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+            if is_begun and not response.extensions:
+                response.extensions["was another thread's turn"] = True
+                response.headers["Mine"] = "1"
+            return super().__iter__()
+
+    is_begun = False
+    response, is_begun = whole(fields=Fields([(b"A", b"1")])), True
+    assert response.headers == httpx.Headers({"A": "1", "Mine": "1"})
+
+
+def test_the_state_is_that_of_any_response() -> None:
+    """Another class can take it over, and there is nothing of a body in it that has not been read."""
+    response, other = whole(), httpx.Response.__new__(httpx.Response)
+    other.__setstate__(response.__getstate__())
+    assert other.headers == whole().headers
+    again = pickle.loads(pickle.dumps(response))
+    for unread in other, again:
+        with pytest.raises(httpx.ResponseNotRead):
+            _ = unread.content
+    assert b"body" not in pickle.dumps(response)
 
 
 # --- A body that is held

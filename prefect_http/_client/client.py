@@ -209,24 +209,25 @@ class PrefectHttpxClient(ClientWithStreams):
         options = self._send_options
         policy = request.extensions.get("retry")
         policy = options.policy if policy is None else checked_policy(policy, 'extensions["retry"]')
-        if flow is not None or stream or not is_plain(request, options, policy) or self.max_redirects < 0:
-            return await SendCall(self, self._exchange, options, policy, request, stream, flow, follows).run()
-        # Almost all requests are sent once, and their responses accepted. They are spared the state of what may follow,
-        # and three coroutines, which is a twentieth of their time, and 1 KiB while they wait.
+        if flow is not None or stream or not is_plain(request, options, policy, self.max_redirects):
+            call = SendCall(self, self._exchange, options, policy, request, follows, stream=stream, auth=flow)
+            return await call.run()
+        # Almost all requests are sent once, and their responses accepted. Without a SendCall and its three coroutines,
+        # they take a twentieth less time, and 1 KiB less memory while they wait.
         clear_mark(request)
         now = clock()
         started = now()
         try:
             response = await self._exchange(request)
         except httpx.RequestError as error:
-            call = SendCall(self, self._exchange, options, policy, request, stream, flow, follows)
+            call = SendCall(self, self._exchange, options, policy, request, follows)
             if not await call.retries_after(error, started):
                 raise
         else:
             if accept_whole(request, response, options):
                 note_attempts(response, (), now() - started)
                 return response
-            call = SendCall(self, self._exchange, options, policy, request, stream, flow, follows)
+            call = SendCall(self, self._exchange, options, policy, request, follows)
             call.go_on_with(response, started)
             del response  # it is closed and freed before a wait
         return await call.run()

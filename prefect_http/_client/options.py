@@ -30,12 +30,12 @@ class SendOptions:
         is_in_process: whether there is an app in place of a network.
         default_encoding: of the texts of responses, as in httpx.
         telemetry: is told of each attempt and each wait.
-        is_unobserved: whether nothing observes, limits or prepares an attempt that is accepted at once.
+        is_simple: whether nothing of the client observes, limits or prepares an attempt that is accepted at once.
         answered: the origins that have answered the client.
     """
 
     __slots__ = (
-        *("answered", "default_encoding", "is_in_process", "max_response_bytes", "max_wait", "is_unobserved"),
+        *("answered", "default_encoding", "is_in_process", "max_response_bytes", "max_wait", "is_simple"),
         *("on_attempt", "on_retry", "policy", "raise_on_all_errors", "telemetry"),
     )
 
@@ -62,7 +62,8 @@ class SendOptions:
         self.default_encoding = default_encoding
         self.telemetry = telemetry
         self.answered = AnsweredOrigins()
-        self.is_unobserved = not (is_in_process or on_attempt or telemetry or max_response_bytes is not None)
+        # None is compared with, since a hook may be an object that is false, such as an empty list that can be called.
+        self.is_simple = not is_in_process and on_attempt is None and telemetry is None and max_response_bytes is None
 
 
 def checked_hook(hook: Hook | None, name: str) -> Hook | None:

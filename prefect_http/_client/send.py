@@ -60,15 +60,15 @@ class SendCall:
         options: what all ``send()`` of the client have in common.
         policy: what is retried and when.
         request: the request.
+        follows_redirects: whether redirects are followed.
         stream: whether the caller reads the response.
         auth: makes the requests; None: there is only the one.
-        follows_redirects: whether redirects are followed.
     """
 
     __slots__ = (
         *("_client", "_exchange", "_options", "_request", "_stream", "_auth", "_follows_redirects"),
-        *("_policy", "_now", "_first", "_started", "_deadline", "_state", "_failed", "_is_repeated", "_reads_now"),
-        "_observed",
+        *("_policy", "_now", "_first_outcome", "_started", "_deadline", "_state", "_failed", "_is_repeated"),
+        *("_reads_now", "_observed"),
     )
 
     def __init__(
@@ -78,9 +78,10 @@ class SendCall:
         options: SendOptions,
         policy: RetryPolicy,
         request: httpx.Request,
-        stream: bool,
-        auth: httpx.Auth | None,
         follows_redirects: bool,
+        *,
+        stream: bool = False,
+        auth: httpx.Auth | None = None,
     ) -> None:
         self._client = client
         self._exchange = exchange
@@ -91,13 +92,13 @@ class SendCall:
         self._follows_redirects = follows_redirects
         self._policy = policy
         self._now = clock()
-        self._first: PrefectResponse | None = None  # that of a first attempt before run()
+        # What a first attempt before run() has ended with: its response, or the failed attempt itself.
+        self._first_outcome: PrefectResponse | Attempt | None = None
         self._started = 0.0  # of the current attempt
         timeout = policy.total_timeout
         self._deadline = math.inf if timeout is None else self._now() + timeout
         self._state: RetryState | None = None  # most calls never need it
-        # The attempt of the response, if that is not accepted; or a first one before run() that has failed.
-        self._failed: Attempt | None = None
+        self._failed: Attempt | None = None  # that of the response, if it is not accepted
         self._is_repeated = False  # whether the last request has been sent more than once
         # Not if an auth flow gets the responses first, and does not need their bodies.
         self._reads_now = not stream and (auth is None or auth.requires_response_body)
@@ -108,7 +109,7 @@ class SendCall:
 
     def go_on_with(self, response: PrefectResponse, started: float) -> None:
         """Let ``run()`` begin with the response to a plain request, which was sent at ``started``."""
-        self._first, self._started = response, started
+        self._first_outcome, self._started = response, started
 
     async def retries_after(self, error: httpx.RequestError, started: float) -> bool:
         """Decide whether ``run()`` is to send a plain request again, which was sent at ``started`` and failed.
@@ -116,17 +117,17 @@ class SendCall:
         If not, the error gets its notes.
         """
         self._started = started
-        self._failed = await self._decide_about_error(error, self._request, None)
-        if self._failed is None:
+        self._first_outcome = await self._decide_about_error(error, self._request, None)
+        if self._first_outcome is None:
             self._state = None  # it holds the error
-        return self._failed is not None
+        return self._first_outcome is not None
 
     async def run(self) -> PrefectResponse:
         """Send the request, and what follows from it, until there is a response to return or an error to raise."""
         response: PrefectResponse | None = None
         try:
-            if self._failed is not None:
-                await self._wait(self._request, self._failed)
+            if isinstance(self._first_outcome, Attempt):
+                await self._wait(self._request, self._first_outcome)
             if self._auth is None:
                 response = await self._follow_redirects(self._request, [])
             else:
@@ -144,7 +145,7 @@ class SendCall:
             raise
         finally:
             # They hold the errors of the attempts, and on newer Pythons these hold this frame.
-            self._state = self._failed = response = None
+            self._state = self._failed = self._first_outcome = response = None
 
     # --- Authentication
 
@@ -280,13 +281,14 @@ class SendCall:
             response: its response, if it has one already that is still to be decided about.
         """
         is_checked, body = response is not None, None
-        if self._first is not None or self._failed is not None:  # the first attempt was made before run()
-            response, self._first, self._failed = self._first, None, None
-        else:
+        if self._first_outcome is None:
             if self._state is not None and response is None:
                 self._state.note_next_request()
             clear_mark(request)
             body = None if type(request.stream) is httpx.ByteStream else mark_one_shot_body(request)
+        elif isinstance(self._first_outcome, PrefectResponse):
+            response = self._first_outcome
+        self._first_outcome = None
         if self._options.is_in_process:
             self._mark_read_whole(request)
         self._is_repeated = False
@@ -304,7 +306,7 @@ class SendCall:
                     response.history = list(history)
                     has_waited = self._options.is_in_process or _NETWORK_STREAM in response.extensions
                     if response.status_code >= 300 or not has_waited:
-                        await self._within_total_timeout(self._check(response, request))
+                        await self._within_total_timeout(self._check(response, request, has_waited=has_waited))
                 if self._is_accepted(response):
                     if self._reads_now and (is_limited or not read_held_body(response)):
                         await self._within_total_timeout(read_whole(response))
@@ -339,12 +341,12 @@ class SendCall:
             self._is_repeated = True
             await self._wait(request, attempt)
 
-    async def _check(self, response: PrefectResponse, request: httpx.Request) -> None:
-        """Check the Location of a redirect. If the response has not come through a network, let other tasks run."""
+    async def _check(self, response: PrefectResponse, request: httpx.Request, *, has_waited: bool) -> None:
+        """Check the Location of a redirect. If nothing has been waited for, let other tasks run."""
         try:
             if 300 <= response.status_code < 400 and response.has_redirect_location:
                 redirect_url(response, request.url)
-            if _NETWORK_STREAM not in response.extensions and not self._options.is_in_process:
+            if not has_waited:
                 await checkpoint()
         except BaseException:
             await close(response)
@@ -485,11 +487,12 @@ class SendCall:
         return error
 
 
-def is_plain(request: httpx.Request, options: SendOptions, policy: RetryPolicy) -> bool:
+def is_plain(request: httpx.Request, options: SendOptions, policy: RetryPolicy, max_redirects: int) -> bool:
     """Return whether a request needs nothing but to be sent, if its response is accepted at once."""
     return (
-        options.is_unobserved
+        options.is_simple
         and policy.total_timeout is None
+        and max_redirects >= 0
         and type(request.stream) is httpx.ByteStream
         and not _logger.isEnabledFor(logging.DEBUG)
     )

@@ -19,7 +19,7 @@ import anyio.lowlevel
 from anyio.abc import ByteStream
 
 from prefect_http._concurrency.addresses import connect_to_first
-from prefect_http._concurrency.eager_stream import EagerStream
+from prefect_http._concurrency.eager_stream import Data, EagerStream
 from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, socket_attributes
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
@@ -116,7 +116,7 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
                 self._transport.resume_reading()
         return data
 
-    async def send(self, item: bytes) -> None:
+    async def send(self, item: Data) -> None:
         """Send all of the data. It lets other tasks run only if the network does not take all of it at once."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         if self._can_write:
@@ -127,7 +127,7 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
         if not self._can_write:
             await self._wait_until_writable()
 
-    def send_nowait(self, item: bytes) -> bytes | None:
+    def send_nowait(self, item: Data) -> Data | None:
         if not self._can_write:
             return item
         self._check_writable()

@@ -137,6 +137,14 @@ def clock() -> Callable[[], float]:
     return asyncio.get_running_loop().time
 
 
+def effective_deadline_getter() -> Callable[[], float]:
+    """Return anyio.current_effective_deadline() of the running backend, looked up once.
+
+    It returns the time on the clock of ``clock()`` at which the calling task is cancelled, or has been.
+    """
+    return cast("Callable[[], float]", _backend().current_effective_deadline)
+
+
 async def connect_tcp(
     host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object] = lambda: None
 ) -> ByteStream:

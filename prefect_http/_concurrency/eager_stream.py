@@ -6,6 +6,8 @@ from abc import abstractmethod
 
 from anyio.abc import ByteStream
 
+Data = bytes | memoryview
+
 
 class EagerStream(ByteStream):
     """A stream of bytes.
@@ -15,11 +17,15 @@ class EagerStream(ByteStream):
     """
 
     @abstractmethod
-    def send_nowait(self, item: bytes) -> bytes | None:
+    async def send(self, item: Data) -> None:
+        """Send all of the data."""
+
+    @abstractmethod
+    def send_nowait(self, item: Data) -> Data | None:
         """Send as much of the data as can be sent without waiting. It is no checkpoint: a cancelled task sends as well.
 
         Returns:
-            What is to be passed to ``send()``, even if it is ``b""``; None: the network has taken all of the data.
+            What is to be passed to ``send()``, even if it is empty; None: the network has taken all of the data.
 
         Raises:
             anyio.ClosedResourceError, anyio.BrokenResourceError: as ``send()`` does.

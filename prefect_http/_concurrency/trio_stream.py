@@ -17,7 +17,7 @@ import trio
 from anyio.abc import ByteStream, SocketAttribute
 
 from prefect_http._concurrency.addresses import connect_to_first
-from prefect_http._concurrency.eager_stream import EagerStream
+from prefect_http._concurrency.eager_stream import Data, EagerStream
 from prefect_http._concurrency.socket_attributes import socket_attributes
 
 # After so much at once, more has probably arrived already. Then to try is faster than to wait until the socket is
@@ -70,7 +70,7 @@ class TrioStream(EagerStream):
             raise anyio.EndOfStream
         return data
 
-    async def send(self, item: bytes) -> None:
+    async def send(self, item: Data) -> None:
         """Send all of the data. It lets other tasks run only if the socket does not take all of it at once."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_sending:
@@ -83,11 +83,11 @@ class TrioStream(EagerStream):
             finally:
                 self._is_sending = False
 
-    def send_nowait(self, item: bytes) -> bytes | None:
+    def send_nowait(self, item: Data) -> Data | None:
         if self._is_sending:
             return item
         sent = self._send_some(item)
-        return None if sent == len(item) else item[sent:]
+        return None if sent == len(item) else memoryview(item)[sent:]
 
     async def _send_rest(self, data: memoryview) -> None:
         while data:
@@ -97,7 +97,7 @@ class TrioStream(EagerStream):
                 raise self._failure() from error
             data = data[self._send_some(data) :]
 
-    def _send_some(self, data: bytes | memoryview) -> int:
+    def _send_some(self, data: Data) -> int:
         try:
             return self._socket.send(data)
         except BlockingIOError:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 import anyio
 import httpx
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.backend import lowlevel
-from prefect_http._concurrency.eager_stream import EagerStream
+from prefect_http._concurrency.eager_stream import Data, EagerStream
 from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
@@ -42,7 +42,6 @@ class Connection:
     """
 
     __slots__ = (
-        "_checkpoint_if_cancelled",
         "_has_expired",
         "_has_input",
         "_has_tls_input",
@@ -65,11 +64,9 @@ class Connection:
         self, stream: ByteStream, peer: str, watcher: TimeoutWatcher, now: Callable[[], float], max_bytes: int
     ) -> None:
         self.stream = stream
-        self._receive, self._send = stream.receive, stream.send
-        self._send_nowait: Callable[[bytes], bytes | None] | None = None
-        if isinstance(stream, EagerStream):
-            self._send_nowait = stream.send_nowait
-            self._checkpoint_if_cancelled = lowlevel().checkpoint_if_cancelled
+        self._receive = stream.receive
+        self._send = cast("Callable[[Data], Awaitable[None]]", stream.send)  # bytes, unless it is an EagerStream
+        self._send_nowait = stream.send_nowait if isinstance(stream, EagerStream) else None
         self.network_stream = NetworkStream(stream)
         self.peer = peer
         self.deadline = math.inf
@@ -97,21 +94,22 @@ class Connection:
     async def send(self, data: bytes, timeout: float | None) -> None:
         """Send all of the data.
 
+        It is no checkpoint if the network takes the data at once, as it almost always does.
+
         Raises:
             httpx.WriteTimeout: it takes longer than ``timeout`` seconds. The connection is closed.
             httpx.WriteError: the connection is broken.
         """
-        if self._send_nowait is not None:
-            # Almost always the network takes all of it at once, so that there is nothing to limit.
-            await self._checkpoint_if_cancelled()  # a request that is cancelled before it is sent is not sent
-            rest = self.send_nowait(data)
-            if rest is None:
-                return
-            data = rest
+        rest = self.send_nowait(data)
+        if rest is not None:
+            await self.send_rest(rest, timeout)
+
+    async def send_rest(self, rest: Data, timeout: float | None) -> None:
+        """Send what ``send_nowait()`` has left; it raises what ``send()`` does."""
         if timeout is not None:
             self.limit_wait(timeout)
         try:
-            await self._send(data)
+            await self._send(rest)
         except NETWORK_ERRORS as error:
             if not self._has_expired:
                 raise self._write_error(error) from error
@@ -123,8 +121,8 @@ class Connection:
         if self._has_expired:
             raise httpx.WriteTimeout(f"{self.peer} accepted no data {_for(timeout)}")
 
-    def send_nowait(self, data: bytes) -> bytes | None:
-        """Send as much of the data as can be sent without waiting, and return what is to be passed to ``send()``.
+    def send_nowait(self, data: bytes) -> Data | None:
+        """Send as much of the data as can be sent without waiting, and return what ``send_rest()`` is to send.
 
         Returns:
             None: all has been sent.

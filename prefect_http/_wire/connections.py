@@ -21,6 +21,7 @@ from anyio.streams.tls import TLSAttribute
 from prefect_http._concurrency.backend import (
     checkpoint,
     clock,
+    effective_deadline_getter,
     has_ended,
     loop_getter,
     max_receive_bytes,
@@ -67,6 +68,7 @@ class Connections:
     """
 
     now: Callable[[], float]
+    _deadline_of_task: Callable[[], float]
 
     def __init__(self, connector: Connector, limits: Limits) -> None:
         self.connector = connector
@@ -97,6 +99,7 @@ class Connections:
             raise RuntimeError(_OTHER_LOOP)
         self._current_loop = loop_getter()
         self._loop, self.now, self._watcher = self._current_loop(), clock(), TimeoutWatcher()
+        self._deadline_of_task = effective_deadline_getter()
 
     def _drop_if_loop_has_ended(self) -> None:
         """Drop all connections if the event loop that they belong to has ended."""
@@ -155,6 +158,15 @@ class Connections:
             raise httpx.PoolTimeout(
                 f"no connection became free within {timeout:g} s: all {self.pool.max_connections} are in use"
             )
+
+    async def checkpoint_if_due(self, pool_request: PoolRequest[AnyConnection]) -> None:
+        """Let the task be cancelled if it has been, or if its deadline has passed: its request is not sent then."""
+        while self._deadline_of_task() <= self.now():
+            try:
+                await checkpoint()  # asyncio may notice the deadline only during the second one
+            except BaseException:
+                await self.release(pool_request, keep=True)
+                raise
 
     async def open(self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest) -> AnyConnection:
         """Open a connection for a request.

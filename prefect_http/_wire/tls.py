@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ParamSpec, cast
 
 import anyio
@@ -20,12 +20,14 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
-from prefect_http._concurrency.eager_stream import EagerStream
+from prefect_http._concurrency.eager_stream import Data, EagerStream
 from prefect_http._wire.network_errors import close_forcefully, reason_for, with_timeout
 
 # The most that a record holds (RFC 8446 section 5.1), and so the most that OpenSSL returns at once. Python allocates as
 # much as is asked for: with 256 KiB, it took 17 us to read a small response, instead of 1.5.
 _MAX_RECORD = 16 * 1024
+# The most to encrypt before it is sent, so that there is never a second copy of a large part.
+_MAX_ENCRYPTED = 256 * 1024
 
 P = ParamSpec("P")
 
@@ -120,7 +122,8 @@ class TLSStream(EagerStream):
         self, stream: ByteStream, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
     ) -> None:
         self._stream = stream
-        self._send_below = stream.send_nowait if isinstance(stream, EagerStream) else None
+        self._send_below = cast("Callable[[Data], Awaitable[None]]", stream.send)  # bytes, unless it is an EagerStream
+        self._send_nowait_below = stream.send_nowait if isinstance(stream, EagerStream) else None
         self._tls = ssl_object
         self._incoming = incoming
         self._outgoing = outgoing
@@ -128,7 +131,7 @@ class TLSStream(EagerStream):
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
         self._is_flushing = False
-        self._must_wait = False  # whether the stream below has taken all, but wants to be waited for
+        self._left: Data | None = None  # what the stream below has left, to be sent before anything else
         self._flushed: Event | None = None  # what a task that sends waits for while another one flushes
         self._failures: list[Exception] = []  # one at most, to be raised once the data before it has been received
         self._has_ended = False  # whether OpenSSL has found the end, or an error, or will when it is asked
@@ -153,39 +156,35 @@ class TLSStream(EagerStream):
             await self._receive_more()
         return data
 
-    async def send(self, item: bytes) -> None:
+    async def send(self, item: Data) -> None:
         """Send all of the data, and what ``send_nowait()`` has left."""
-        if item:
-            await self._complete(self._tls.write, item)
-        elif self._is_broken:
-            raise anyio.BrokenResourceError
-        else:
-            await self._flush()
-        if self._is_flushing:
-            await self._wait_until_flushed()
+        if not item:
+            await self._complete(lambda: None)
+        while item:
+            piece, item = _cut(item)
+            await self._complete(self._tls.write, piece)
 
-    def send_nowait(self, item: bytes) -> bytes | None:
+    def send_nowait(self, item: Data) -> Data | None:
         """See EagerStream. What the stream below has left is sent by ``send()``, so that all of a record is."""
-        if self._send_below is None or self._is_flushing or self._must_wait:
-            return item
-        if self._is_broken:
-            raise anyio.BrokenResourceError
-        try:
-            self._tls.write(item)
-        except ssl.SSLWantReadError:  # the server renegotiates
-            return item
-        except ssl.SSLError as error:
-            raise self._failed(error) from None
-        try:
-            rest = self._send_below(self._outgoing.read())
-        except BaseException:
-            self._is_broken = True
-            raise
-        if rest is None:
-            return None
-        self._outgoing.write(rest)
-        self._must_wait = True
-        return b""
+        while item:
+            if self._send_nowait_below is None or self._is_flushing or self._left is not None:
+                return item
+            if self._is_broken:
+                raise anyio.BrokenResourceError
+            piece, rest = _cut(item)
+            try:
+                self._tls.write(piece)
+            except ssl.SSLWantReadError:  # the server renegotiates
+                return item
+            except ssl.SSLError as error:
+                raise self._failed(error) from None
+            try:
+                self._left = self._send_nowait_below(self._outgoing.read())
+            except BaseException:
+                self._is_broken = True
+                raise
+            item = rest
+        return None if self._left is None else b""
 
     async def _complete(self, step: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Let OpenSSL do a step, for which it may have to receive something, and send what it has encrypted."""
@@ -201,6 +200,8 @@ class TLSStream(EagerStream):
                 raise self._failed(error) from None
             else:
                 await self._flush()
+                if self._is_flushing:
+                    await self._wait_until_flushed()
                 return
 
     def has_input(self) -> bool:
@@ -288,9 +289,9 @@ class TLSStream(EagerStream):
             return
         self._is_flushing = True
         try:
-            while self._must_wait or self._outgoing.pending:
-                self._must_wait = False
-                await self._stream.send(self._outgoing.read())
+            while self._left is not None or self._outgoing.pending:
+                left, self._left = self._left, None
+                await self._send_below(self._outgoing.read() if left is None else left)
         except BaseException:
             self._is_broken = True
             raise
@@ -314,6 +315,14 @@ class TLSStream(EagerStream):
         if isinstance(error, ssl.SSLEOFError) or "UNEXPECTED_EOF_WHILE_READING" in (error.strerror or ""):
             return anyio.EndOfStream()
         return error
+
+
+def _cut(data: Data) -> tuple[Data, Data]:
+    """Return as much of the data as is encrypted at once, and the rest."""
+    if len(data) <= _MAX_ENCRYPTED:
+        return data, b""
+    view = memoryview(data)
+    return view[:_MAX_ENCRYPTED], view[_MAX_ENCRYPTED:]
 
 
 def tls_input_probe_of(stream: ByteStream, ssl_object: ssl.SSLObject) -> Callable[[], bool]:

@@ -115,6 +115,8 @@ class Wire(httpx.AsyncBaseTransport):
             if pool_request.state is not GRANTED:
                 await connections.wait(pool_request, request)
         connection = pool_request.connection
+        if connection is not None:
+            await connections.checkpoint_if_due(pool_request)
         if isinstance(connection, Connection):
             if connection.observed is not None:
                 connection.observed.begin(pool_request)
@@ -130,6 +132,7 @@ class Wire(httpx.AsyncBaseTransport):
             await connections.close(exchange.connection, CLOSED_BY_SERVER)
         if not isinstance(connection, Session):
             connection = await connections.open(pool_request, request)
+            await connections.checkpoint_if_due(pool_request)
         if isinstance(connection, Session):
             return await self._http2.exchange(pool_request, connection, request, repeats)
         if connection.observed is not None:

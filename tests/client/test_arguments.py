@@ -14,8 +14,17 @@ import httpx
 import pytest
 from support.rows import each_row
 from support.scripted_transport import AT_ONCE, URL, Body, Server
+from support.servers import answer, raw_server
 
-from prefect_http import Attempt, HTTPTransport, PrefectHttpxClient, RetryPolicy, __version__
+from prefect_http import (
+    Attempt,
+    AttemptObserver,
+    HTTPTransport,
+    PrefectHttpxClient,
+    RetryPolicy,
+    Telemetry,
+    __version__,
+)
 from prefect_http._client.arguments import HttpxArguments
 
 # httpx 0.27 still accepts these, with a deprecation warning.
@@ -373,3 +382,30 @@ async def test_any_plain_callable_is_an_on_retry() -> None:
             async with PrefectHttpxClient(transport=Server(503, 200), retry=AT_ONCE, on_retry=on_retry) as client:
                 await client.get(URL)
     assert counter.count == 3
+
+
+@pytest.mark.anyio
+async def test_observers_that_are_false_are_told_all_the_same() -> None:
+    """A list that can be called is false as long as it is empty, and so is a telemetry with such a list's length."""
+
+    class Attempts(list[Attempt]):
+        def __call__(self, _: httpx.Request, attempt: Attempt) -> None:
+            self.append(attempt)
+
+    class Recorder(Telemetry):
+        def __init__(self) -> None:
+            self.attempts: list[httpx.Request] = []
+
+        def __len__(self) -> int:
+            return len(self.attempts)
+
+        def attempt(self, request: httpx.Request, resend_count: int) -> AttemptObserver:
+            self.attempts.append(request)
+            return super().attempt(request, resend_count)
+
+    attempts, recorder = Attempts(), Recorder()
+    async with raw_server(answer()) as server:
+        for observer in ({"on_attempt": attempts}, {"telemetry": recorder}):
+            async with PrefectHttpxClient(trust_env=False, **observer) as client:
+                await client.get(server.url)
+    assert (len(attempts), len(recorder)) == (1, 1)

@@ -281,19 +281,19 @@ class Server:
         self.streams.append(stream)
         async with stream:
             with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
-                if self.refuses_uploads:
-                    await stream.receive()
-                    await stream.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-                    await read_to_end(stream)
                 while True:
-                    await read_request(stream)
+                    start = await read_head(stream)
+                    if self.refuses_uploads:
+                        await stream.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+                        await read_to_end(stream)
+                    await read_rest(stream, start)
                     self.requests += 1
                     await self.script[min(self.requests, len(self.script)) - 1](stream)
 
 
-async def read_request(stream: anyio.abc.ByteStream) -> None:
-    """Read a whole request."""
-    head, _, body = (await read_head(stream)).partition(b"\r\n\r\n")
+async def read_rest(stream: anyio.abc.ByteStream, start: bytes) -> None:
+    """Read the rest of a request."""
+    head, _, body = start.partition(b"\r\n\r\n")
     if b"chunked" in head:
         while not body.endswith(b"0\r\n\r\n"):
             body += await stream.receive()

@@ -18,7 +18,7 @@ from support.fake_stream import FakeStream
 from support.tls_ends import End, deliver, tls_pair
 from support.tls_servers import client_context, server_context
 
-from prefect_http._concurrency.eager_stream import EagerStream
+from prefect_http._concurrency.eager_stream import Data, EagerStream
 from prefect_http._wire.tls import TLSStream, has_early_tls_data, has_tls_input, start_tls, tls_input_probe_of
 
 # --- Input
@@ -167,13 +167,13 @@ class Below(ByteStream):
         self.has_ended = False
         self.closings = 0
 
-    async def send(self, item: bytes) -> None:
+    async def send(self, item: Data) -> None:
         await anyio.lowlevel.checkpoint()
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        self.sent.append(item)
+        self.sent.append(bytes(item))
         self.server.incoming.write(item)
         self.server.shake_hands()
 
@@ -312,11 +312,11 @@ class EagerBelow(Below, EagerStream):
     room = 1000
     wants_wait = False
 
-    def send_nowait(self, item: bytes) -> bytes | None:
+    def send_nowait(self, item: Data) -> Data | None:
         if self.failure is not None:
             raise self.failure
         self.server.incoming.write(item[: self.room])
-        self.sent.append(item[: self.room])
+        self.sent.append(bytes(item[: self.room]))
         return item[self.room :] or (b"" if self.wants_wait else None)
 
 
@@ -344,6 +344,27 @@ async def test_sending_without_an_await(room: int) -> None:
             stream.send_nowait(data)
         with pytest.raises(anyio.BrokenResourceError):
             await stream.send(b"")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("room", [0, 200_000, 10**7])
+async def test_a_large_part_is_encrypted_in_pieces(room: int) -> None:
+    """Otherwise there would be two more copies of it in memory."""
+    server = End(server_context(), server_side=True)
+    below = EagerBelow(server)
+    stream = await start_tls(below, client_context(), "localhost", 5, "x")
+    assert isinstance(stream, TLSStream)
+    below.room = room
+    below.sent.clear()
+    body = bytes(range(250)) * 4000
+    if (rest := stream.send_nowait(body)) is not None:
+        assert len(rest) > 700_000
+        await stream.send(rest)
+    assert max(map(len, below.sent)) < 270_000
+    received = b""
+    while len(received) < len(body):
+        received += server.tls.read(2**16)
+    assert received == body
 
 
 @pytest.mark.anyio

@@ -133,7 +133,7 @@ class Upload:
                     if framed := self._framer.frame(chunk):
                         rest = self._connection.send_nowait(framed)
                         if rest is not None:
-                            await self._connection.send(rest, self._write_timeout)
+                            await self._connection.send_rest(rest, self._write_timeout)
                     parts += 1
                     if parts == _TURN_PARTS or time.monotonic() >= turn_ends_at:
                         await checkpoint()  # sending need not be one, and the other task has to see the response

@@ -581,6 +581,10 @@ class FakeConnection:
 
     async def send(self, data: bytes, timeout: float | None) -> None:
         """Accept data."""
+        await self.send_rest(data, timeout)
+
+    async def send_rest(self, data: bytes, timeout: float | None) -> None:
+        """Accept data."""
         self.notes.append(("send", len(data), timeout))
         self.left -= len(data)
         if not self.left:
