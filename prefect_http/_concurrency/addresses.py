@@ -41,12 +41,15 @@ async def connect_to_first(
         close: closes a connection that is not needed.
 
     Raises:
-        OSError: no address accepts the connection, or the host is unknown.
+        OSError: no address accepts the connection, or the host is unknown. If there are several addresses, the cause
+            is a group of their errors.
     """
     family, local_address = socket.AF_UNSPEC, None
     if local_host:
         family, *_, local_address = (await anyio.getaddrinfo(local_host, 0))[0]
     addresses = await _addresses_of(host, port, family, on_looked_up)
+    if len(addresses) == 1:  # without a nursery, which takes as much memory as all the rest of a request
+        return await connect(addresses[0], port, local_address)
     race = _Race(connect, close)
     failures, connections = race.failures, race.connections
     try:
@@ -59,9 +62,8 @@ async def connect_to_first(
                 if connections:
                     break  # a task of asyncio begins to connect even if it is cancelled before its first step
         if not connections:
-            raise OSError("no address accepts a connection") from (
-                failures[0] if len(failures) == 1 else ExceptionGroup("no address accepts a connection", list(failures))
-            )
+            failure = "no address accepts a connection"
+            raise OSError(failure) from ExceptionGroup(failure, list(failures))
         return connections.pop()
     finally:
         failures.clear()  # or an error would refer to this frame, and this frame to the error

@@ -24,7 +24,16 @@ from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, 
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
 _MAX_BUFFERED = 256 * 1024
-_threads = threading.local()
+
+
+class _Buffers(threading.local):
+    """What the loop of each thread reads into. All its streams share it: it reads and tells of it in one step."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_MAX_BUFFERED))
+
+
+_buffers = _Buffers()
 
 
 class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
@@ -60,7 +69,7 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
         self._socket = transport.get_extra_info("socket")
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        self._buffer = buffer = _buffer_of_thread()  # each time, since a loop may go on in another thread
+        self._buffer = buffer = _buffers.buffer  # each time, since a loop may go on in another thread
         return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -186,15 +195,6 @@ class AsyncioStream(asyncio.BufferedProtocol, EagerStream):
             raise anyio.ClosedResourceError
         if self._is_lost or self._transport.is_closing():
             raise anyio.BrokenResourceError from self._error
-
-
-def _buffer_of_thread() -> memoryview:
-    """Return what the loop reads into. All streams of a thread share it: a loop reads and tells of it in one step."""
-    try:
-        return cast(memoryview, _threads.buffer)
-    except AttributeError:
-        _threads.buffer = buffer = memoryview(bytearray(_MAX_BUFFERED))
-        return buffer
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -203,13 +202,15 @@ def free_port() -> int:
         return port
 
 
-@functools.cache
+# Open from the beginning, so that no test that counts open sockets sees it appear.
+_refusing = socket.socket()
+_refusing.bind(("127.0.0.1", 0))
+atexit.register(_refusing.close)
+
+
 def refusing_port() -> int:
     """Return a port that refuses connections; it is kept as long as the tests run, so that no server can get it."""
-    holder = socket.socket()
-    atexit.register(holder.close)
-    holder.bind(("127.0.0.1", 0))
-    port: int = holder.getsockname()[1]
+    port: int = _refusing.getsockname()[1]
     return port
 
 

@@ -86,13 +86,6 @@ async def wait_for_the_end(stream: anyio.abc.ByteStream) -> None:
                 await stream.receive()
 
 
-async def never_read(stream: anyio.abc.ByteStream) -> None:
-    """Read next to nothing; on asyncio, anyio reads on by itself until it has been asked once."""
-    async with stream:
-        await stream.receive(1)
-        await anyio.sleep_forever()
-
-
 async def read_some_and_reset(stream: anyio.abc.ByteStream) -> None:
     """Read a little, and reset the connection."""
     await stream.receive(100)
@@ -146,6 +139,7 @@ class Case:
         error: the type of the exception; several, if it depends on the system.
         act: what the server does with the request.
         serve: or else, what it does with each connection.
+        is_deaf: or else, whether it never takes any from the system, which accepts them for it, and holds some data.
         url: where the request goes; with the port.
         method: the request's method.
         content: makes its body.
@@ -156,6 +150,7 @@ class Case:
     error: type[Exception] | tuple[type[Exception], ...]
     act: Act | None = None
     serve: Act | None = None
+    is_deaf: bool = False
     url: str = "http://user:secret@127.0.0.1:{port}/?key=secret"
     method: str = "GET"
     content: Callable[[], bytes | AsyncIterable[bytes] | None] = lambda: None
@@ -176,6 +171,9 @@ class Case:
         elif self.serve is not None:
             async with accepting(self.serve) as port:
                 yield port
+        elif self.is_deaf:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                yield listener.getsockname()[1]
         else:
             yield refusing_port()
 
@@ -239,18 +237,18 @@ CASES = {
     ),
     "slow-taker": Case(
         httpx.WriteTimeout,
-        serve=never_read,
+        is_deaf=True,
         method="POST",
         content=lambda: b"x" * 20_000_000,
         timeouts=WRITE_SHORT,
         says=NO_TAKER,
     ),
     "slow-taker-of-upload": Case(
-        httpx.WriteTimeout, serve=never_read, method="POST", content=endless, timeouts=WRITE_SHORT, says=NO_TAKER
+        httpx.WriteTimeout, is_deaf=True, method="POST", content=endless, timeouts=WRITE_SHORT, says=NO_TAKER
     ),
     "slow-taker-without-limit-to-read": Case(
         httpx.WriteTimeout,
-        serve=never_read,
+        is_deaf=True,
         method="POST",
         content=endless,
         timeouts={"write": SHORT, "read": None},
@@ -258,7 +256,7 @@ CASES = {
     ),
     "slow-taker-who-may-not-answer": Case(
         httpx.WriteTimeout,
-        serve=never_read,
+        is_deaf=True,
         method="POST",
         content=endless,
         timeouts={"write": SHORT, "read": SHORT / 2},

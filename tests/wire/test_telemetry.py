@@ -43,6 +43,7 @@ from prefect_http import (
     ThrottledTransport,
 )
 from prefect_http._wire.close_reasons import BROKEN_OFF, MAKES_ROOM
+from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.observed_connection import ObservedConnection
 from prefect_http._wire.opening_times import OpeningTimes
 from prefect_http._wire.origin import Origin
@@ -665,22 +666,26 @@ async def test_closed_in_another_loop() -> None:
 # --- What is not told
 
 
-async def greet(stream: ByteStream) -> None:
-    """Send something before anything was asked for."""
-    await stream.send(b"220 mail.test ESMTP\r\n")
-    await stay_silent(stream)
-
-
 @pytest.mark.anyio
 async def test_what_cannot_be_opened() -> None:
     """A connection that fails while it is opened is neither opened nor closed."""
+
+    async def greeted(host: str, port: int) -> ByteStream:
+        stream = await anyio.connect_tcp(host, port)
+        await until(input_probe_of(stream))
+        return stream
+
+    async def greet(stream: ByteStream) -> None:
+        await stream.send(b"220 mail.test ESMTP\r\n")
+        await stay_silent(stream)
+
     async with byte_server(greet) as server, byte_server(drop) as no_tls:
-        for url, error in (
-            (f"http://127.0.0.1:{refusing_port()}/", httpx.ConnectError),
-            (no_tls.url.replace("http", "https"), httpx.ConnectError),
-            (server.url, InvalidResponse),
+        for url, error, connect in (
+            (f"http://127.0.0.1:{refusing_port()}/", httpx.ConnectError, None),
+            (no_tls.url.replace("http", "https"), httpx.ConnectError, None),
+            (server.url, InvalidResponse, greeted),
         ):
-            transport, recorder = observed(HTTPTransport(verify=trusting_context()))
+            transport, recorder = observed(HTTPTransport(verify=trusting_context(), connect=connect))
             async with transport:
                 with pytest.raises(error):
                     await fetch(transport, url)

@@ -20,7 +20,9 @@ from prefect_http._wire.h1.response_head import (
 
 _START = b"HTTP/1."
 # RFC 9112 section 4: status-line = HTTP-version SP status-code SP [ reason-phrase ]; many leave out the last SP.
-_STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) ([0-9]{3})(?: ([^\x00\r\n]*))?")
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[0-9]) ([0-9]{3})(?: ([^\x00\r\n]*))?")
+# RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ).
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 # RFC 9112 section 5: field-line = field-name ":" OWS field-value OWS
 _FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00\r\n]*)")
 # RFC 9112 section 5.2: obs-fold = OWS CRLF RWS, to be replaced by spaces.
@@ -31,8 +33,8 @@ class LenientHead:
     """Reads a head, line by line.
 
     Attributes:
-        version: the minor version included, such as ``"1.1"``.
-        status: 0 to 999.
+        version: such as ``b"HTTP/1.1"``.
+        status: 100 to 999.
         reason: the reason phrase.
         headers: names and values.
         is_ambiguous: whether a line ends with a bare LF, or a header that concerns the framing is continued on the next
@@ -40,7 +42,7 @@ class LenientHead:
     """
 
     def __init__(self) -> None:
-        self.version = ""
+        self.version = b""
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -94,7 +96,11 @@ class LenientHead:
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
             raise InvalidResponse("the response is not HTTP/1.1: its first line is not a valid status line")
-        self.version, self.status, self.reason = match[1].decode(), int(match[2]), match[3] or b""
+        self.version, self.status, self.reason = match[1], int(match[2]), match[3] or b""
+        if self.status < 100:
+            raise InvalidResponse(f"invalid status code {self.status:03} in the response")
+        if not _REASON.fullmatch(self.reason):
+            raise InvalidResponse("control character in the response's reason phrase")
 
 
 def is_trailer(line: bytes, *, is_first: bool) -> bool:

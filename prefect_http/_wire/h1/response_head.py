@@ -16,12 +16,8 @@ HEAD_TOO_LARGE = f"the headers, trailers or chunk extensions of the response are
 TOO_MANY_FIELDS = f"the response has more than {MAX_FIELDS} headers"
 
 FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
-# RFC 9110 section 2.5: a higher minor version is to be read as the highest known one.
-_VERSION = re.compile(r"1\.[0-9]")
 _MAX_DIGITS = 18  # of a length
 _LENGTH = re.compile(rb"[0-9]{1,%d}" % _MAX_DIGITS)
-# RFC 9112 section 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ).
-_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -70,28 +66,23 @@ _UNTIL_CLOSE, _TUNNEL = Framing.UNTIL_CLOSE, Framing.TUNNEL
 
 
 def response_head(
-    method: str, version: str, status: int, reason: bytes, headers: Headers, *, is_ambiguous: bool = False
+    method: str, version: bytes, status: int, reason: bytes, headers: Headers, *, is_ambiguous: bool = False
 ) -> ResponseHead:
-    """Find out where the body of a response ends.
+    """Find out where the body of a response ends. All that has been parsed is syntactically correct.
 
     Args:
         method: the request's method.
-        version: such as ``"1.1"``.
-        status: the status code.
+        version: ``b"HTTP/1.0"``, ``b"HTTP/1.1"``, or a higher minor version, which is to be read as the highest known
+            one (RFC 9110 section 2.5).
+        status: the status code, 100 to 999.
         reason: the reason phrase.
-        headers: syntactically correct.
+        headers: names and values.
         is_ambiguous: whether another reader may read the head differently, so that the connection is not to be kept.
 
     Raises:
-        InvalidResponse: the version, the status code or the reason phrase is invalid, there are different lengths, the
-            body has a transfer coding other than chunked, or a 101 lacks what belongs to it.
+        InvalidResponse: there are different lengths, the body has a transfer coding other than chunked, or a 101 lacks
+            what belongs to it.
     """
-    if version != "1.1" and not _VERSION.fullmatch(version):
-        raise InvalidResponse(f"unsupported HTTP version {version} in the response")
-    if not _REASON.fullmatch(reason):
-        raise InvalidResponse("control character in the response's reason phrase")
-    if status < 100:
-        raise InvalidResponse(f"invalid status code {status:03} in the response")
     content_length: int | None = None
     codings: list[bytes] = []
     options: list[bytes] = []
@@ -113,7 +104,7 @@ def response_head(
             has_upgrade = True
     # RFC 9112 section 9.3; and section 6.1: with chunks in an HTTP/1.0 response, or a length beside them, something on
     # the way is confused, or an attacker wants it to be.
-    keep_alive = b"close" not in options and (version != "1.0" or (b"keep-alive" in options and not codings))
+    keep_alive = b"close" not in options and (version != b"HTTP/1.0" or (b"keep-alive" in options and not codings))
     if is_ambiguous or (codings and content_length is not None):
         keep_alive = False
     framing = _NO_BODY
@@ -133,8 +124,7 @@ def response_head(
     elif content_length:
         framing = _CONTENT_LENGTH
     length = content_length if framing is _CONTENT_LENGTH and content_length is not None else 0
-    full_version = b"HTTP/1.1" if version == "1.1" else b"HTTP/" + version.encode()
-    return ResponseHead(full_version, status, reason, headers, names, framing, length, keep_alive)
+    return ResponseHead(version, status, reason, headers, names, framing, length, keep_alive)
 
 
 def _items(value: bytes) -> list[bytes]:

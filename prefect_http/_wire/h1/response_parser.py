@@ -32,7 +32,7 @@ MAX_INFORMATIONAL = 100
 
 _END_OF_HEAD = b"\r\n\r\n"
 # RFC 9112 sections 4 and 5, without what is said above. A field begins with the LF of the line before it.
-_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r(?=\n)")
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r(?=\n)")
 _FIELD = re.compile(rb"\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++): ?+([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+|)\r(?=\n)")
 # Every response is compared with some of them, and Python 3.11 takes 0.2 us to look up a member of an enum.
 _CONTENT_LENGTH, _CHUNKED = Framing.CONTENT_LENGTH, Framing.CHUNKED
@@ -207,4 +207,4 @@ def _plain_head(method: str, data: bytes) -> tuple[ResponseHead, bytes] | None:
     if data.find(b" \r", start, end + 1) >= 0 or data.find(b"\t\r", start, end + 1) >= 0:
         return None  # whitespace after a value
     version, status, reason = status_line.groups()
-    return response_head(method, version.decode(), int(status), reason, headers), data[end + 4 :]
+    return response_head(method, version, int(status), reason, headers), data[end + 4 :]

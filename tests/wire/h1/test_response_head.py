@@ -24,7 +24,7 @@ Fields = list[tuple[bytes, bytes]]
 def test_head_is_kept_unchanged() -> None:
     """The version, the status code, the reason phrase and the headers are kept as they arrived."""
     headers = [(b"sErver", b"a"), LENGTH]
-    head = response_head("GET", "1.0", 299, b"So \xff", headers)
+    head = response_head("GET", b"HTTP/1.0", 299, b"So \xff", headers)
     assert head == ResponseHead(
         b"HTTP/1.0", 299, b"So \xff", headers, [name.lower() for name, _ in headers], Framing.CONTENT_LENGTH, 5, False
     )
@@ -49,7 +49,7 @@ def test_head_is_kept_unchanged() -> None:
 def test_no_body(method: str, status: int) -> None:
     """Responses to HEAD, and 1xx, 204 and 304, have no body, whatever their headers say."""
     for headers in [], [LENGTH], [EMPTY], [CHUNKED], [GZIP, CHUNKED], [GZIP]:
-        head = response_head(method, "1.1", status, b"", headers)
+        head = response_head(method, b"HTTP/1.1", status, b"", headers)
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.NO_BODY, 0, True), headers
 
 
@@ -68,29 +68,29 @@ def test_no_body(method: str, status: int) -> None:
 def test_tunnel(method: str, status: int) -> None:
     """A 2xx to CONNECT, and a 101, open a tunnel, whatever their headers say; the connection cannot be reused."""
     for headers in [], [LENGTH], [EMPTY], [CHUNKED], [GZIP], [KEEP_ALIVE]:
-        head = response_head(method, "1.1", status, b"", [*headers, *UPGRADE])
+        head = response_head(method, b"HTTP/1.1", status, b"", [*headers, *UPGRADE])
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.TUNNEL, 0, False), headers
 
 
 @pytest.mark.parametrize("status", [300, 407, 500])
 def test_refused_connect(status: int) -> None:
     """Any other response to CONNECT has a body like any other response."""
-    assert response_head("CONNECT", "1.1", status, b"", [LENGTH]).framing is Framing.CONTENT_LENGTH
-    assert response_head("CONNECT", "1.1", status, b"", [CHUNKED]).framing is Framing.CHUNKED
-    assert response_head("CONNECT", "1.1", status, b"", []).framing is Framing.UNTIL_CLOSE
+    assert response_head("CONNECT", b"HTTP/1.1", status, b"", [LENGTH]).framing is Framing.CONTENT_LENGTH
+    assert response_head("CONNECT", b"HTTP/1.1", status, b"", [CHUNKED]).framing is Framing.CHUNKED
+    assert response_head("CONNECT", b"HTTP/1.1", status, b"", []).framing is Framing.UNTIL_CLOSE
 
 
 @each_row("method", ["connect", "head", "Head", "HEADS"])
 def test_methods_are_case_sensitive(method: str) -> None:
     """Methods are case-sensitive (RFC 9110 section 9.1)."""
-    assert response_head(method, "1.1", 200, b"", [LENGTH]).framing is Framing.CONTENT_LENGTH
+    assert response_head(method, b"HTTP/1.1", 200, b"", [LENGTH]).framing is Framing.CONTENT_LENGTH
 
 
 @each_row("value", [b"chunked", b"Chunked", b"CHUNKED", b"chunked ", b"\tchunked"])
 def test_chunked(value: bytes) -> None:
     """With Transfer-Encoding: chunked, the body ends with its last chunk."""
     for name, status in itertools.product((b"Transfer-Encoding", b"TRANSFER-encoding"), (200, 205, 404, 999)):
-        head = response_head("GET", "1.1", status, b"", [(name, value)])
+        head = response_head("GET", b"HTTP/1.1", status, b"", [(name, value)])
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.CHUNKED, 0, True), (name, status)
 
 
@@ -113,7 +113,7 @@ def test_chunked(value: bytes) -> None:
 def test_other_codings(codings: list[bytes]) -> None:
     """A transfer coding other than a single chunked is refused: it could not be decoded."""
     headers = [(b"transfer-encoding", coding) for coding in codings]
-    for version in "1.0", "1.1":
+    for version in b"HTTP/1.0", b"HTTP/1.1":
         with pytest.raises(InvalidResponse, match=r"unsupported Transfer-Encoding '.*' in the response"):
             response_head("GET", version, 200, b"", headers)
 
@@ -122,20 +122,20 @@ def test_other_codings(codings: list[bytes]) -> None:
 def test_content_length(value: bytes) -> None:
     """With a Content-Length, the body has so many bytes."""
     for status in 200, 205, 500:
-        head = response_head("GET", "1.1", status, b"", [(b"content-LENGTH", value)])
+        head = response_head("GET", b"HTTP/1.1", status, b"", [(b"content-LENGTH", value)])
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.CONTENT_LENGTH, 5, True), status
 
 
 @pytest.mark.parametrize("value", [b"0", b"000"])
 def test_content_length_of_zero(value: bytes) -> None:
     """With a Content-Length of zero there is no body, and the connection is kept."""
-    head = response_head("GET", "1.1", 200, b"", [(b"Content-Length", value)])
+    head = response_head("GET", b"HTTP/1.1", 200, b"", [(b"Content-Length", value)])
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.NO_BODY, 0, True)
 
 
 @each_row("headers", [[], [KEEP_ALIVE], [CLOSE], [(b"X-Content-Length", b"5")]])
-@each_row("version", ["1.0", "1.1"])
-def test_until_close(version: str, headers: Fields) -> None:
+@each_row("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_until_close(version: bytes, headers: Fields) -> None:
     """With neither, the body ends with the connection."""
     head = response_head("GET", version, 200, b"", headers)
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.UNTIL_CLOSE, 0, False)
@@ -167,36 +167,29 @@ def test_keep_alive(values: list[bytes], in_11: bool, in_10: bool) -> None:
     others: list[tuple[str, int, Fields]] = [("GET", 200, [LENGTH]), ("GET", 204, []), ("HEAD", 200, [])]
     for method, status, other in others:
         headers = [*other, *((b"connection", value) for value in values)]
-        assert response_head(method, "1.1", status, b"", headers).keep_alive is in_11, (method, status)
-        assert response_head(method, "1.0", status, b"", headers).keep_alive is in_10, (method, status)
+        assert response_head(method, b"HTTP/1.1", status, b"", headers).keep_alive is in_11, (method, status)
+        assert response_head(method, b"HTTP/1.0", status, b"", headers).keep_alive is in_10, (method, status)
 
 
 @pytest.mark.parametrize("headers", [[CHUNKED], [CHUNKED, KEEP_ALIVE]])
 def test_chunks_in_http_10(headers: Fields) -> None:
     """Chunks in an HTTP/1.0 response are read as such, but the connection is not trusted (RFC 9112 section 6.1)."""
-    head = response_head("GET", "1.0", 200, b"", headers)
+    head = response_head("GET", b"HTTP/1.0", 200, b"", headers)
     assert (head.framing, head.keep_alive) == (Framing.CHUNKED, False)
 
 
-@each_row("version", ["0.9", "2.0", "3.0", "11", "1.", "1.10", "", "1.1 "])
-def test_other_versions(version: str) -> None:
-    """Other major versions are refused."""
-    with pytest.raises(InvalidResponse, match=f"unsupported HTTP version {version} in the response"):
-        response_head("GET", version, 200, b"", [EMPTY])
-
-
-@pytest.mark.parametrize("version", ["1.2", "1.9"])
-def test_higher_minor_versions(version: str) -> None:
+@pytest.mark.parametrize("version", [b"HTTP/1.2", b"HTTP/1.9"])
+def test_higher_minor_versions(version: bytes) -> None:
     """A higher minor version is read as HTTP/1.1 (RFC 9110 section 2.5)."""
     head = response_head("GET", version, 200, b"", [LENGTH])
-    assert (head.version, head.keep_alive) == (f"HTTP/{version}".encode(), True)
+    assert (head.version, head.keep_alive) == (version, True)
 
 
 @pytest.mark.parametrize("headers", [UPGRADE[:1], UPGRADE[1:], []])
 def test_101_without_upgrade(headers: Fields) -> None:
     """A 101 must have Upgrade, and Connection: upgrade (RFC 9110 section 7.8)."""
     with pytest.raises(InvalidResponse, match="101 without an Upgrade header, or without Connection: upgrade"):
-        response_head("GET", "1.1", 101, b"", headers)
+        response_head("GET", b"HTTP/1.1", 101, b"", headers)
 
 
 SAME = [[b"5", b"5"], [b"5", b"05"], [b"5,5"], [b"5 ,\t5"], [b"5", b"5, 5"]]
@@ -207,7 +200,7 @@ BAD = [b"", b"x", b"-5", b"+5", b"5 5", b"5,", b",", b"5\x0b", b"\xb2", b"0x5", 
 @each_row("values", SAME)
 def test_same_length_twice(values: list[bytes]) -> None:
     """The same length may be there more than once (RFC 9110 section 8.6)."""
-    head = response_head("GET", "1.1", 200, b"", [(b"Content-Length", value) for value in values])
+    head = response_head("GET", b"HTTP/1.1", 200, b"", [(b"Content-Length", value) for value in values])
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.CONTENT_LENGTH, 5, True)
 
 
@@ -216,27 +209,20 @@ def test_bad_lengths(values: list[bytes]) -> None:
     """Different lengths, and what is not a length, are refused, even if there is no body."""
     for method, status in ("GET", 200), ("HEAD", 200), ("GET", 304):
         with pytest.raises(InvalidResponse, match="Content-Length"):
-            response_head(method, "1.1", status, b"", [(b"Content-Length", value) for value in values])
+            response_head(method, b"HTTP/1.1", status, b"", [(b"Content-Length", value) for value in values])
 
 
 @pytest.mark.parametrize("headers", [[LENGTH, CHUNKED], [CHUNKED, LENGTH], [CHUNKED, LENGTH, KEEP_ALIVE]])
 def test_length_beside_chunks(headers: Fields) -> None:
     """Chunks win over a length beside them, and the connection is not trusted (RFC 9112 section 6.3)."""
-    head = response_head("GET", "1.1", 200, b"", headers)
+    head = response_head("GET", b"HTTP/1.1", 200, b"", headers)
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.CHUNKED, 0, False)
     for method, status in ("HEAD", 200), ("GET", 304):
-        head = response_head(method, "1.1", status, b"", headers)
+        head = response_head(method, b"HTTP/1.1", status, b"", headers)
         assert (head.framing, head.keep_alive) == (Framing.NO_BODY, False)
 
 
 def test_ambiguous_head() -> None:
     """The connection is not kept behind a head that can be read in two ways."""
-    head = response_head("GET", "1.1", 200, b"", [LENGTH], is_ambiguous=True)
+    head = response_head("GET", b"HTTP/1.1", 200, b"", [LENGTH], is_ambiguous=True)
     assert (head.framing, head.content_length, head.keep_alive) == (Framing.CONTENT_LENGTH, 5, False)
-
-
-@pytest.mark.parametrize(("status", "shown"), [(0, "000"), (7, "007"), (99, "099")])
-def test_status_below_100(status: int, shown: str) -> None:
-    """A status code below 100 is refused."""
-    with pytest.raises(InvalidResponse, match=f"invalid status code {shown} in the response"):
-        response_head("GET", "1.1", status, b"", [EMPTY])

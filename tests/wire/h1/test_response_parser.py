@@ -15,6 +15,7 @@ import pytest
 from support.responses import Outcome, bytewise, cut_at, outcome
 from support.rows import each_row
 
+from prefect_http import InvalidResponse
 from prefect_http._wire.h1.response_head import MAX_FIELDS, MAX_HEAD_BYTES, Framing
 from prefect_http._wire.h1.response_parser import MAX_INFORMATIONAL, ResponseParser
 
@@ -452,6 +453,13 @@ def test_bad_status_line() -> None:
         data = before + start + b"Content-Length: 0\r\n\r\n"
         for pieces in ([data], bytewise(data)):
             assert outcome("GET", pieces) == REFUSED, data
+
+
+@pytest.mark.parametrize("status", [b"000", b"007", b"099"])
+def test_status_below_100(status: bytes) -> None:
+    """A status code below 100 is refused."""
+    with pytest.raises(InvalidResponse, match=f"invalid status code {status.decode()} in the response"):
+        ResponseParser("GET").feed(b"HTTP/1.1 " + status + b" OK\r\nContent-Length: 0\r\n\r\n")
 
 
 def test_control_characters_in_a_reason() -> None:
