@@ -1,16 +1,14 @@
 """One of the contestants of _speed.py, in a process of its own: a program that measures when it is told to.
 
-It reads lines, each of which says who is measured, with which server, with how many tasks, and how many requests each
-of them makes; and answers each with a line that says how many seconds a request took.
+What it measures is in its arguments. For each line that it reads, it prints how many seconds a request took.
 """
 
 from __future__ import annotations
 
-import base64
 import gc
-import pickle
 import sys
 import time
+from pathlib import Path
 
 import anyio
 
@@ -45,31 +43,29 @@ async def get_at_once(get: Get, tasks: int, each: int) -> None:
             group.start_soon(repeat)
 
 
-def as_line(value: object) -> str:
-    """Return a line that stands for a value."""
-    return base64.b64encode(pickle.dumps(value)).decode() + "\n"
+def arguments(contestant: Contestant, server: Server, tasks: int, each: int) -> list[str]:
+    """Return the arguments of this program.
+
+    Args:
+        contestant: who is measured.
+        server: with which server.
+        tasks: with how many tasks.
+        each: how many requests each of them makes.
+    """
+    authority = "" if server.authority is None else str(server.authority)
+    return [*contestant, server.url, str(server.pid), authority, server.proxy or "", str(tasks), str(each)]
 
 
-def from_line(line: str) -> object:
-    """Return the value that a line stands for."""
-    value: object = pickle.loads(base64.b64decode(line))
-    return value
-
-
-def main() -> None:
-    """Measure until there is nothing more to be measured."""
-    is_warm = False
-    for line in sys.stdin:
-        question = from_line(line)
-        assert isinstance(question, tuple)
-        contestant, server, tasks, each = question
-        assert isinstance(contestant, Contestant)
-        if not is_warm:
-            contestant.run(_measure, contestant.client, server, tasks, each)
-            is_warm = True
-        times = contestant.run(_measure, contestant.client, server, tasks, each)
-        print(as_line(times), end="", flush=True)
+def main(client: str, backend: str, way: str, url: str, pid: str, authority: str, proxy: str, *counts: str) -> None:
+    """Measure whenever a line arrives, until no more do."""
+    contestant = Contestant(client, backend, way)
+    server = Server(url, int(pid), Path(authority) if authority else None, proxy or None)
+    tasks, each = map(int, counts)
+    contestant.run(_measure, client, server, tasks, each)  # the first time takes longer
+    for _ in sys.stdin:
+        times = contestant.run(_measure, client, server, tasks, each)
+        print(*times, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

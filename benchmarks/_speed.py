@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks._contestant import as_line, from_line
+from benchmarks._contestant import arguments
 from benchmarks._http_clients import Contestant
 from benchmarks._loopback import Server
 from benchmarks._measure import ratio
@@ -55,24 +55,22 @@ def own_processes() -> Generator[Measure]:
     system calls, unless the C library has seen large pieces of memory come and go: then it takes none. So the others,
     and its own 1,000 tasks, made aiohttp with 100 tasks a fifth faster than it is in a program that does only that.
     """
-    processes: dict[tuple[Contestant, int], subprocess.Popen[str]] = {}
+    processes: dict[tuple[str, ...], subprocess.Popen[str]] = {}
 
     def measure(contestant: Contestant, server: Server, tasks: int, each: int) -> Sample:
-        process = processes.get((contestant, tasks))
+        key = tuple(arguments(contestant, server, tasks, each))
+        process = processes.get(key)
         if process is None:
-            command = [sys.executable, "-m", "benchmarks._contestant"]
+            command = [sys.executable, "-m", "benchmarks._contestant", *key]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            processes[contestant, tasks] = process
+            processes[key] = process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(as_line((contestant, server, tasks, each)))
-        process.stdin.flush()
-        line = process.stdout.readline()
-        if not line:
+        print(file=process.stdin, flush=True)
+        times = process.stdout.readline().split()
+        if not times:
             raise RuntimeError(f"{contestant} has ended with {process.wait()}")
-        times = from_line(line)
-        assert isinstance(times, tuple)
-        return Sample(*times)
+        return Sample(*map(float, times))
 
     try:
         yield measure

@@ -145,9 +145,9 @@ def effective_deadline_getter() -> Callable[[], float]:
     return cast("Callable[[], float]", _backend().current_effective_deadline)
 
 
-async def connect_tcp(
+def connect_tcp(
     host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object] = lambda: None
-) -> ByteStream:
+) -> Awaitable[ByteStream]:
     """Connect to a host, on a lean stream of the running backend.
 
     Args:
@@ -163,10 +163,10 @@ async def connect_tcp(
         from prefect_http._concurrency.asyncio_stream import connect_tcp
     else:
         from prefect_http._concurrency.trio_stream import connect_tcp
-    return await connect_tcp(host, port, local_host, on_looked_up)
+    return connect_tcp(host, port, local_host, on_looked_up)
 
 
-async def connect_unix(path: str) -> ByteStream:
+def connect_unix(path: str) -> Awaitable[ByteStream]:
     """Connect to a Unix socket, on a lean stream of the running backend.
 
     Raises:
@@ -176,7 +176,7 @@ async def connect_unix(path: str) -> ByteStream:
         from prefect_http._concurrency.asyncio_stream import connect_unix
     else:
         from prefect_http._concurrency.trio_stream import connect_unix
-    return await connect_unix(path)
+    return connect_unix(path)
 
 
 def max_receive_bytes() -> int:

@@ -111,8 +111,8 @@ class Connector:
     async def _dial(self, dial: _Dial, origin: Origin) -> None:
         proxy, nearest = self.proxy, self._nearest(origin)
         library = "socks" if proxy is not None and proxy.is_socks else "connection"
-        opening = partial(self._open, nearest, dial)
-        await dial.step(f"{library}.{self.opener.event}", opening, self._info(nearest, dial.timeout))
+        info = partial(self._info, nearest, dial.timeout)
+        await dial.step(f"{library}.{self.opener.event}", partial(self._open, nearest, dial), info)
         dial.lap("connect")
         if proxy is not None:
             if nearest.is_secure:
@@ -138,10 +138,10 @@ class Connector:
     def _info(self, nearest: Origin, timeout: float | None) -> Mapping[str, object]:
         return self.opener.info(nearest.host.decode("ascii"), nearest.port, timeout)
 
-    async def _open(self, nearest: Origin, dial: _Dial) -> ByteStream:
-        return await with_timeout(
+    def _open(self, nearest: Origin, dial: _Dial) -> Awaitable[ByteStream]:
+        return with_timeout(
             dial.timeout,
-            lambda: self.opener.open(nearest.host.decode("ascii"), nearest.port, lambda: dial.lap("lookup")),
+            partial(self.opener.open, nearest.host.decode("ascii"), nearest.port, partial(dial.lap, "lookup")),
             httpx.ConnectTimeout,
             httpx.ConnectError,
             f"could not connect to {self.opener.target(nearest.peer)}",
@@ -159,6 +159,8 @@ class _Dial:
     Attributes:
         stream: what has been opened so far; it is closed if a step, or what listens to it, fails. None: nothing.
     """
+
+    __slots__ = ("_times", "stream", "timeout", "trace")
 
     def __init__(self, timeout: float | None, trace: Trace | None, times: OpeningTimes | None) -> None:
         self.timeout = timeout
@@ -179,14 +181,18 @@ class _Dial:
         assert self.stream is not None
         return self.stream
 
-    async def step(self, name: str, do: Callable[[], Awaitable[ByteStream]], info: Mapping[str, object]) -> None:
+    async def step(
+        self, name: str, do: Callable[[], Awaitable[ByteStream]], info: Callable[[], Mapping[str, object]]
+    ) -> None:
         """Do a step that makes a stream, and emit its events."""
-
-        async def keep() -> ByteStream:
+        if self.trace is None:
             self.stream = await do()
-            return self.stream
+        else:
+            await self.trace.step(name, partial(self._keep, do), info(), NetworkStream)
 
-        await step(self.trace, name, keep, info, NetworkStream)
+    async def _keep(self, do: Callable[[], Awaitable[ByteStream]]) -> ByteStream:
+        self.stream = await do()
+        return self.stream
 
     async def start_tls(
         self, library: str, context: Callable[[], ssl.SSLContext], alpn: list[str], origin: Origin, peer: str
@@ -206,7 +212,9 @@ class _Dial:
             plain, self.stream = self.stream_so_far, None  # start_tls() closes it if that fails
             return await start_tls(plain, ssl_context, origin.server_name, self.timeout, peer)
 
-        info = {"ssl_context": ssl_context, "server_hostname": origin.server_name, "timeout": self.timeout}
+        def info() -> Mapping[str, object]:
+            return {"ssl_context": ssl_context, "server_hostname": origin.server_name, "timeout": self.timeout}
+
         await self.step(f"{library}.start_tls", secure, info)
 
     async def aclose(self) -> None:
