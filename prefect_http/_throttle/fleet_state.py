@@ -40,7 +40,7 @@ _FIRST_HORIZON, _FIRST_HORIZON_EACH = 0.1, 0.02
 _UNTIL_HEARD = 0.05
 # A clock that goes back by less is a rounding error, or two servers of one cluster.
 _SMALLEST_STEP_BACK = 0.1
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ class FleetState:
         learner_until: when another process may take its place.
         curve: the rate that has been learned; None if there is none.
         done: how many answers have moved it.
+        begun_by: which report began this cycle, see ``Report.name``; empty: none yet. It tells one cycle from another.
+            The number of openings does not, if the store has lost some, nor does the time, if its clock has changed.
         began: when this cycle began.
         accepted: how many requests of this cycle were accepted.
         next_turn: the first turn that has not been assigned.
@@ -98,6 +100,7 @@ class FleetState:
     learner_until: float = 0.0
     curve: Curve | None = None
     done: float = 0.0
+    begun_by: str = ""
     began: float = 0.0
     accepted: float = 0.0
     next_turn: float = 0.0
@@ -153,6 +156,11 @@ class Report:
     unused: int = 0
     is_leaving: bool = False
 
+    @property
+    def name(self) -> str:
+        """What tells it from all other reports, of any process."""
+        return f"{self.member}.{self.number}"
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -191,6 +199,8 @@ def synced(state: FleetState, report: Report, known: KnownRate, now: float) -> t
         known: the limit that the users know.
         now: the time.
     """
+    if state.at == 0.0:
+        state = FleetState(at=now, begun_by=report.name, began=now)
     state = _at(state, now)
     before = state.members.get(report.member)
     if before is not None and before.report == report.number:  # only the answer to it was lost
@@ -225,8 +235,6 @@ def rate_of(state: FleetState, known: KnownRate) -> float:
 
 def _at(state: FleetState, now: float) -> FleetState:
     """Return the state without the processes that were not heard of, and in terms of a clock that has gone back."""
-    if state.at == 0.0:
-        return FleetState(at=now, began=now)
     back = state.at - now
     if back > _SMALLEST_STEP_BACK:  # another server has taken over
         state = _moved_back(state, back)
@@ -240,8 +248,9 @@ def completed(state: FleetState, known: FleetState) -> FleetState:
         state: as it was stored.
         known: what a process knew when it asked last.
     """
-    is_same = (state.cycle, state.began) == (known.cycle, known.began)
-    return replace(state, accepted=known.accepted) if is_same and state.accepted < known.accepted else state
+    if state.begun_by != known.begun_by:
+        return state
+    return replace(state, accepted=max(state.accepted, known.accepted))  # it counts on when the gate is opened again
 
 
 def moved_ahead(state: FleetState, jump: float, now: float) -> FleetState:
@@ -288,6 +297,7 @@ def _opened(state: FleetState, report: Report, opening: Opening, known: KnownRat
         closed_until=None,
         curve=report.curve,
         done=0.0,
+        begun_by=report.name if opening.begins_cycle else state.begun_by,
         began=opening.probed_at if opening.begins_cycle else state.began,
         accepted=1.0 if opening.begins_cycle else state.accepted + 1.0,
     )
@@ -365,6 +375,7 @@ def to_text(state: FleetState) -> str:
             state.learner_until,
             None if curve is None else [curve.base, curve.ceiling, curve.span],
             state.done,
+            state.begun_by,
             state.began,
             state.accepted,
             state.next_turn,
@@ -386,11 +397,10 @@ def from_text(text: str) -> FleetState:
     if not text:
         return FleetState()
     try:
-        form, at, cycle, until, learner, learner_until, curve, done, began, accepted, next_turn, members = json.loads(
-            text, parse_constant=_refuse_constant
-        )
+        form, *fields = json.loads(text, parse_constant=_refuse_constant)
         if form != _FORMAT:
             raise ValueError("written by another version of prefect_http; give it another prefix")
+        at, cycle, until, learner, learner_until, curve, done, begun_by, began, accepted, next_turn, members = fields
         return FleetState(
             at=float(at),
             cycle=int(cycle),
@@ -399,6 +409,7 @@ def from_text(text: str) -> FleetState:
             learner_until=float(learner_until),
             curve=None if curve is None else _curve(*map(float, curve)),
             done=float(done),
+            begun_by=str(begun_by),
             began=float(began),
             accepted=float(accepted),
             next_turn=float(next_turn),

@@ -158,7 +158,7 @@ class Part:
             return
         if state.cycle != before.cycle and report.opening is None:
             began = share.local_time(state.began)
-            limiter.open_with_others(now, began, begins_cycle=state.began != before.began)
+            limiter.open_with_others(now, began, begins_cycle=state.begun_by != before.begun_by)
         if state.closed_until is not None:
             limiter.close_with_others(now, share.local_time(state.closed_until))
         elif limiter.own_until > -math.inf:  # the store has lost it, and the others did not know

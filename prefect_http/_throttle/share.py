@@ -411,7 +411,7 @@ class Share:
         state, turns = lease.state, lease.turns
         if state.cycle != self.state.cycle or state.closed_until is not None:
             self._blocks.clear()
-        if state.began != self.state.began:
+        if state.begun_by != self.state.begun_by:
             self._began_alone, self._own_before = False, 0.0
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))

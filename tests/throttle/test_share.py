@@ -50,6 +50,7 @@ def state_of(members: int, *, cycle: int = 0, closed_until: float | None = None)
         at=STORED,
         cycle=cycle,
         closed_until=None if closed_until is None else closed_until + STORED,
+        begun_by="b.1",
         began=STORED,
         accepted=5.0,
         members={str(number): Member(INF, 1) for number in range(members)},
@@ -399,11 +400,33 @@ def test_a_cycle_that_began_while_a_process_was_alone(*, is_of_others: bool) -> 
     answer(share, 0.5, members=4)
     assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.25, 12.0)
     if is_of_others:
-        share.state = replace(share.state, began=STORED - 1.0)
+        share.state = replace(share.state, begun_by="b.0")
         answer(share, 0.75, members=4)
     else:
         share.opened(0.75, begins_cycle=True)
     assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.0, 7.0)
+
+
+@each_row("shift", [0.0, -5.0, 5.0])
+@each_row(
+    ("began_alone", "members", "cycle"),
+    [(False, 1, (0.0, 5.0 + 3 * 2.0)), (False, 4, (0.0, 5.0)), (True, 4, (0.5, 4 * 3.0))],
+)
+def test_the_same_cycle_by_another_clock(
+    shift: float, members: int, cycle: tuple[float, float], *, began_alone: bool
+) -> None:
+    """If a replica takes over, it is as if the store had only been away."""
+    share = answered(members=4)
+    share.lost(0.25, 1.0)
+    if began_alone:
+        share.opened(0.5, begins_cycle=True)
+    share.asked(0.75)
+    report = tell(share, 0.75)
+    share.saw_clock(0.75 + STORED + shift, 0.75, 0.75)
+    state = replace(state_of(members), began=STORED + shift)
+    share.apply(report, Lease(state, Turns(), is_learner=False), 0.75, 0.75)
+    share.found(0.75)
+    assert share.cycle_so_far(3.0, 0.0, 0.5, 1.0) == cycle
 
 
 # --- When the others are asked
