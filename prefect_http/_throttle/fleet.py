@@ -240,7 +240,7 @@ class Fleet:
         heard, part.heard = part.heard, None
         if not share.knows_clock:
             stored, _ = await self._call(part, started, scope, -1, "", "")
-            state, version = _read(part, stored)
+            state, version = _read(part, stored.text, self._now()), stored.version
         elif heard is not None:
             with contextlib.suppress(ValueError):  # then the store says whether it is its fault
                 told = from_text(heard[1])
@@ -249,8 +249,9 @@ class Fleet:
         doubts, pause = share.doubts, _FIRST_PAUSE
         while True:
             report = part.to_report(self._now(), is_leaving=is_leaving)
-            state = completed(state, share.state)
-            after, lease = synced(state, share.in_store_time(report), self._known, share.store_time(self._now()))
+            now = share.store_time(self._now())
+            state = completed(state, share.state, now)
+            after, lease = synced(state, share.in_store_time(report), self._known, now)
             text = to_text(after)
             news = news_of(part.name, part.member, state, after, text, doubts)
             stored, jump = await self._call(part, started, scope, version, text, news)
@@ -262,9 +263,8 @@ class Fleet:
                 part.gate.follow_others(partial(part.apply, report, lease, started))
                 return
             # After a change of the clock, the answer to the report has to be had again, in its times.
-            state, version = (after, stored.version) if stored.is_swapped else _read(part, stored)
-            if recent_jump := share.recent_jump(self._now()):  # others may not have seen it yet
-                state = moved_ahead(state, recent_jump, share.store_time(self._now()))
+            state = _read(part, text if stored.is_swapped else stored.text, self._now())
+            version = stored.version
             pause = max(pause, share.shortest_trip)
             await anyio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, max(_LONGEST_PAUSE, share.members * share.shortest_trip))
@@ -316,7 +316,9 @@ class Fleet:
         part.on_change(None)
 
 
-def _read(part: Part, stored: Stored) -> tuple[FleetState, int]:
-    # If the store has lost everything, this process still knows what it knew; the others will come again.
-    state = from_text(stored.text) if stored.text else replace(part.share.state, members={})
-    return state, stored.version
+def _read(part: Part, text: str, now: float) -> FleetState:
+    share = part.share
+    if not text:  # the store has lost everything. This process still knows what it knew; the others will come again
+        return replace(share.state, members={})
+    # Others may not have seen yet that its clock has jumped.
+    return moved_ahead(from_text(text), share.recent_jump(now), share.store_time(now))

@@ -235,53 +235,61 @@ def rate_of(state: FleetState, known: KnownRate) -> float:
 
 def _at(state: FleetState, now: float) -> FleetState:
     """Return the state without the processes that were not heard of, and in terms of a clock that has gone back."""
-    back = state.at - now
-    if back > _SMALLEST_STEP_BACK:  # another server has taken over
-        state = _moved_back(state, back)
+    state = _moved_back(state, now)
     return replace(state, at=now, members={name: m for name, m in state.members.items() if m.until > now})
 
 
-def completed(state: FleetState, known: FleetState) -> FleetState:
-    """Return a state with what was accepted in its cycle according to an earlier one, if the store has lost some of it.
+def completed(state: FleetState, known: FleetState, now: float) -> FleetState:
+    """Return a state with what a process knows of its cycle, if the store has lost some of that.
 
     Args:
         state: as it was stored.
-        known: what a process knew when it asked last.
+        known: what the process knew when it asked last, in terms of the present clock.
+        now: the time on that clock.
     """
     if state.begun_by != known.begun_by:
         return state
+    # A process knows by how much the clock has changed. The times in the store are moved by a guess, if at all.
+    state = replace(_moved_back(state, now), began=known.began)
     return replace(state, accepted=max(state.accepted, known.accepted))  # it counts on when the gate is opened again
 
 
 def moved_ahead(state: FleetState, jump: float, now: float) -> FleetState:
-    """Return a state in terms of a clock that has jumped, unless it is in these already.
+    """Return a state in terms of a clock that has jumped ahead, unless it is in these already.
 
     Args:
         state: as it was stored.
-        jump: by how many seconds the clock has jumped ahead, and less long ago than that. If a clock goes back,
-            ``synced()`` takes care of that.
+        jump: by how many seconds the clock has jumped ahead, and less long ago than that; 0 if it has not. If a clock
+            goes back, ``synced()`` takes care of that.
         now: the time on that clock.
     """
-    if state.at == 0.0 or state.at + jump > now + LEASE:
+    return state if state.at + jump > now + LEASE else moved(state, jump)
+
+
+def _moved_back(state: FleetState, now: float) -> FleetState:
+    """Return a state in terms of a clock that has gone back because another server has taken over, if it has."""
+    return moved(state, now - state.at) if state.at > now + _SMALLEST_STEP_BACK else state
+
+
+def moved(state: FleetState, ahead: float) -> FleetState:
+    """Return a state in terms of a clock that is so many seconds ahead, or behind if that is negative."""
+    if state.at == 0.0:  # a new state is that of no clock
         return state
-    return replace(_moved_back(state, -jump), at=state.at + jump)
-
-
-def _moved_back(state: FleetState, back: float) -> FleetState:
     closed_until = state.closed_until
     return replace(
         state,
-        closed_until=None if closed_until is None else closed_until - back,
-        learner_until=state.learner_until - back,
-        began=state.began - back,
-        next_turn=state.next_turn - back,
-        members={name: _moved(member, back) for name, member in state.members.items()},
+        at=state.at + ahead,
+        closed_until=None if closed_until is None else closed_until + ahead,
+        learner_until=state.learner_until + ahead,
+        began=state.began + ahead,
+        next_turn=state.next_turn + ahead,
+        members={name: _moved_member(member, ahead) for name, member in state.members.items()},
     )
 
 
-def _moved(member: Member, back: float) -> Member:
-    turns = replace(member.turns, start=member.turns.start - back)
-    return replace(member, until=member.until - back, turns=turns)
+def _moved_member(member: Member, ahead: float) -> Member:
+    turns = replace(member.turns, start=member.turns.start + ahead)
+    return replace(member, until=member.until + ahead, turns=turns)
 
 
 def _counted(state: FleetState, report: Report) -> FleetState:

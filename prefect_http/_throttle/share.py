@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from prefect_http._throttle.curve import Curve
-from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, Lease, Opening, Report, Turns
+from prefect_http._throttle.fleet_state import LEASE, FleetState, KnownRate, Lease, Opening, Report, Turns, moved
 
 # Of the offsets between the two clocks that were seen last, the smallest is the one with the least delay in it.
 _OFFSETS = 8
@@ -60,7 +60,7 @@ class Share:
     Attributes:
         known: likewise.
         members: how many processes share the key, this one included; while it is alone, those that did before.
-        state: what all processes knew when this one asked last.
+        state: what all processes knew when this one asked last, in terms of the store's present clock.
         is_alone: whether the store cannot be reached: then the process goes on with the share that it had last.
         is_learner: whether this process may send the probe.
         doubts: how many rejections that may be faults the others have not been told of.
@@ -270,6 +270,7 @@ class Share:
         jump = stored - self.store_time(now) if self._offsets else 0.0
         if abs(jump) > LEASE:
             self._offsets.clear()
+            self.state = moved(self.state, jump)
         else:
             jump = 0.0
         if jump > now - self._clock_seen_at:

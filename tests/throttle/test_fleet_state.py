@@ -618,25 +618,37 @@ def test_a_clock_that_jumps_ahead_before_anything_is_stored() -> None:
 
 
 @each_row(
-    ("change", "accepted"),
+    ("change", "accepted", "began"),
     [
-        ({}, 7.0),
-        ({"accepted": 8.0}, 8.0),
+        ({}, 7.0, NOW - 1),
+        ({"accepted": 8.0}, 8.0, NOW - 1),
         # The gate was opened again since, or had not been yet, without the beginning of a cycle.
-        ({"cycle": 4}, 7.0),
-        ({"cycle": 2}, 7.0),
-        # The times are those of another clock.
-        ({"began": NOW}, 7.0),
+        ({"cycle": 4}, 7.0, NOW - 1),
+        ({"cycle": 2}, 7.0, NOW - 1),
+        # Its times were moved to another clock, by too little.
+        ({"began": NOW}, 7.0, NOW - 1),
         # It is another cycle, although the gate was opened as often.
-        ({"begun_by": "b.2"}, 5.0),
+        ({"begun_by": "b.2", "began": NOW}, 5.0, NOW),
     ],
 )
-def test_counts_that_the_store_has_lost(change: dict[str, Any], accepted: float) -> None:
+def test_what_the_store_has_lost_of_a_cycle(change: dict[str, Any], accepted: float, began: float) -> None:
     """What was known of the same cycle is not forgotten."""
     known = FleetState(at=NOW, cycle=3, begun_by="a.2", began=NOW - 1, accepted=7.0)
     stored = replace(known, accepted=5.0, at=NOW + 1, next_turn=NOW + 2)
     stored = replace(stored, **change)
-    assert completed(stored, known) == replace(stored, accepted=accepted)
+    assert completed(stored, known, NOW + 1) == replace(stored, accepted=accepted, began=began)
+
+
+def test_what_a_store_with_another_clock_has_lost_of_a_cycle() -> None:
+    """Only the beginning of the cycle is known exactly; all other times are moved as far as is known."""
+    known = FleetState(at=NOW, learner_until=NOW + 3, begun_by="a.2", began=NOW - 1, accepted=7.0)
+    stored = replace(known, accepted=5.0, at=NOW + 6, learner_until=NOW + 8, began=NOW + 3, next_turn=NOW + 7)
+    assert completed(stored, known, NOW + 1) == replace(known, at=NOW + 1, next_turn=NOW + 2)
+
+
+def test_nothing_is_known_yet() -> None:
+    """There is nothing that the store could have lost."""
+    assert completed(FleetState(), FleetState(), NOW) == FleetState()
 
 
 # --- As a text

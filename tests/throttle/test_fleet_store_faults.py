@@ -157,9 +157,10 @@ async def test_text_that_is_no_state(text: str, problem: str, caplog: pytest.Log
     await end(store)
 
 
+@pytest.mark.parametrize("shift", [0.0, -5.0, 1.5])
 @pytest.mark.parametrize("when", ["closed", "learned"])
-async def test_store_that_loses_everything(when: str) -> None:
-    """What was known survives in the processes."""
+async def test_store_that_loses_everything(when: str, shift: float) -> None:
+    """What was known survives in the processes, also if the clock is another one then."""
     store = MemoryStore()
     one = Process(store, Server(*(httpx.Response(200) for _ in range(30)), busy(5)))
     two = Process(store, Server())
@@ -171,9 +172,13 @@ async def test_store_that_loses_everything(when: str) -> None:
         before = state_of(store)
         assert (before.curve is not None) == (when == "learned")
         store.texts.clear()
+        store.shift += shift
         await anyio.sleep(LEASE)
         after = state_of(store)
-        assert (after.cycle, after.closed_until, after.curve) == (before.cycle, before.closed_until, before.curve)
+        assert (after.cycle, after.begun_by, after.curve) == (before.cycle, before.begun_by, before.curve)
+        assert after.began - before.began == pytest.approx(shift, abs=1e-3)
+        if before.closed_until is not None:
+            assert after.closed_until == pytest.approx(before.closed_until + shift, abs=1e-3)
         assert set(after.members) == set(before.members)
         third = Process(store, Server())
         async with in_use(third):
@@ -202,7 +207,7 @@ async def test_store_that_loses_what_was_accepted(loses: bool) -> None:
     await end(store)
 
 
-@pytest.mark.parametrize("shift", [0.0, 5.0])
+@pytest.mark.parametrize("shift", [0.0, -5.0, 5.0])
 async def test_replica_that_is_behind(shift: float) -> None:
     """If one takes over, the rate that is learned is the same, whatever its clock shows."""
     store = MemoryStore()

@@ -429,6 +429,24 @@ def test_the_same_cycle_by_another_clock(
     assert share.cycle_so_far(3.0, 0.0, 0.5, 1.0) == cycle
 
 
+@each_row("shift", [0.0, 0.75, -5.0, 5.0])
+def test_what_is_known_is_in_terms_of_the_present_clock(shift: float) -> None:
+    """If another one is seen, all times are moved to it at once, not with the next answer; but not for a small step."""
+    share = answered(closed_until=9.0)
+    share.saw_clock(0.5 + STORED + shift, 0.5, 0.5)
+    moved = shift if abs(shift) > LEASE else 0.0
+    state = share.state
+    assert (state.at, state.began, state.closed_until) == (STORED + moved, STORED + moved, 9.0 + STORED + moved)
+    assert share.cycle_so_far(0.0, 0.0, -INF, 0.5) == (min(0.0, -shift + moved), 5.0)
+
+
+def test_a_clock_that_jumps_before_anything_is_known() -> None:
+    """Nothing is known of no clock."""
+    share = new_share()
+    share.saw_clock(0.5 + STORED + 5.0, 0.5, 0.5)
+    assert share.state == FleetState()
+
+
 # --- When the others are asked
 
 
