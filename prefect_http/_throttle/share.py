@@ -110,7 +110,7 @@ class Share:
     def next_turn(self, now: float, rate: float, last_sent: float) -> float:
         """Return when the next request may be sent at this rate of all processes; infinity if they must be asked."""
         if self.is_alone or self._is_by_itself:
-            return last_sent + (self.members + self._missing(now)) / rate
+            return last_sent + self._all_members(now) / rate
         self._drop_late_turns(now)
         if not self._blocks:
             return math.inf
@@ -143,7 +143,7 @@ class Share:
             now: the time.
             own: how many of its requests were accepted that are not yet in the state.
         """
-        members = self.members + self._missing(now)
+        members = self._all_members(now)
         if members == 1 and now >= self._joined_at + _UNTIL_OTHERS_JOIN:
             return 0.0
         return members / (_FIRST_RATE + _GROWTH * (self.state.accepted + members * own))
@@ -190,19 +190,20 @@ class Share:
             own_began: when the cycle began as this process saw it.
             now: the time.
         """
+        members = self._all_members(now)
         if self._began_alone or not self._offsets:
-            return own_began, own * self.members
-        missing = self.members - 1 if self.is_alone else self._missing(now)
+            return own_began, own * members
+        missing = members - (1 if self.is_alone else self.members)
         since = max(0.0, own - self._own_before)  # rejections that seemed to be faults at first are taken back
         return min(self.local_time(self.state.began), now), self.state.accepted + untold + since * missing
 
     def is_single(self, now: float) -> bool:
         """Return whether all that was accepted in this cycle was accepted from this process, as far as is known."""
-        return self.members == 1 and not self._missing(now)
+        return self._all_members(now) == 1
 
-    def _missing(self, now: float) -> int:
-        """Return how many processes have not come back since the store was lost, and go on alone."""
-        return max(0, self._members_before - self.members) if now < self._reconnected_at + _UNTIL_BACK else 0
+    def _all_members(self, now: float) -> int:
+        """Return how many processes there are, with those that have not come back since the store was lost."""
+        return max(self.members, self._members_before) if now < self._reconnected_at + _UNTIL_BACK else self.members
 
     # --- What happens to the gate
 
@@ -454,6 +455,6 @@ class Share:
             own: how many requests of this process were accepted in this cycle.
         """
         if not self.is_alone:
-            self.members += self._missing(now)
-            self._members_before, self._own_before = self.members, own
+            self.members = self._members_before = self._all_members(now)
+            self._own_before = own
         self.is_alone = True

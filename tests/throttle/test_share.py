@@ -407,10 +407,28 @@ def test_a_cycle_that_began_while_a_process_was_alone(*, is_of_others: bool) -> 
     assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.0, 7.0)
 
 
+def test_others_miss_a_cycle_that_began_while_a_process_was_alone() -> None:
+    """Until they are back, or two seconds are over, they count like this one."""
+    share = answered(members=4)
+    share.lost(0.25, 1.0)
+    share.opened(0.25, begins_cycle=True)
+    answer(share, 0.5, members=1)
+    share.found(0.5)
+    assert [share.cycle_so_far(3.0, 0.0, 0.25, now)[1] for now in (0.5, 2.0, 2.5)] == [12.0, 12.0, 3.0]
+    answer(share, 0.75, members=3)
+    assert share.cycle_so_far(3.0, 0.0, 0.25, 0.75) == (0.25, 12.0)
+    assert share.cycle_so_far(3.0, 0.0, 0.25, 2.5) == (0.25, 9.0)
+
+
 @each_row("shift", [0.0, -5.0, 5.0])
 @each_row(
     ("began_alone", "members", "cycle"),
-    [(False, 1, (0.0, 5.0 + 3 * 2.0)), (False, 4, (0.0, 5.0)), (True, 4, (0.5, 4 * 3.0))],
+    [
+        (False, 1, (0.0, 5.0 + 3 * 2.0)),
+        (False, 4, (0.0, 5.0)),
+        (True, 1, (0.5, 4 * 3.0)),
+        (True, 4, (0.5, 4 * 3.0)),
+    ],
 )
 def test_the_same_cycle_by_another_clock(
     shift: float, members: int, cycle: tuple[float, float], *, began_alone: bool
