@@ -168,7 +168,7 @@ class Fleet:
                         return
         except Exception:
             _logger.exception("the throttle can no longer share; it goes on alone")
-            part.gate.follow_others(part.lost)
+            part.gate.follow_others(part.share.store_lost)
         finally:
             self._task_ended(part, task)  # here, since a request may come before the task has really ended
 
@@ -191,7 +191,7 @@ class Fleet:
             problem: why it has not; empty if it has.
         """
         was_alone = part.share.is_alone
-        part.gate.follow_others(part.lost if problem else part.share.found)
+        part.gate.follow_others(part.share.store_lost if problem else part.share.store_reached)
         if was_alone != part.share.is_alone:
             part.on_change("alone" if problem else "shared")
         else:

@@ -378,11 +378,6 @@ class Limiter:
         """How many processes send requests for this key, this one included."""
         return 1 if self.share is None else self.share.members
 
-    @property
-    def accepted_in_cycle(self) -> float:
-        """How many requests were accepted since the gate was opened last."""
-        return self._cycle.accepted
-
     def to_tell(self) -> tuple[float, float, Told]:
         """Return what the other processes do not know of this cycle.
 

@@ -132,10 +132,6 @@ class Part:
         finally:
             self._event = None
 
-    def lost(self, now: float) -> None:
-        """Go on alone."""
-        self.share.lost(now, self.gate.limiter.accepted_in_cycle)
-
     def hear(self, news: News, now: float) -> None:
         """Change the gate according to news from another process."""
         limiter = self.gate.limiter

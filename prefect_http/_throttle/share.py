@@ -59,7 +59,8 @@ class Share:
 
     Attributes:
         known: likewise.
-        members: how many processes share the key, this one included; while it is alone, those that did before.
+        members: how many processes share the key, this one included. While the store cannot be reached: how many there
+            were when it was lost.
         state: what all processes knew when this one asked last, in terms of the store's present clock.
         is_alone: whether the store cannot be reached: then the process goes on with the share that it had last.
         is_learner: whether this process may send the probe.
@@ -87,9 +88,9 @@ class Share:
         self._told_until = -math.inf
         self._opening: Opening | None = None
         self._has_learned = False
-        # When the store was lost: how many processes there were, and how many requests of this one had been accepted.
-        self._members_before = 0
-        self._own_before = 0.0
+        self._members_before = 0  # how many there were when the store was lost
+        # How many accepted requests of this cycle were told since then, which the missing processes have not done.
+        self._told_since_lost = 0.0
         self._reconnected_at = -math.inf
         self._began_alone = False  # whether the others do not know of this cycle
         self.doubts: int = 0
@@ -182,7 +183,8 @@ class Share:
     def cycle_so_far(self, own: float, untold: float, own_began: float, now: float) -> tuple[float, float]:
         """Return since when the cycle lasts, and about how many requests of it were accepted.
 
-        What the others have sent since the store was lost is not known before they are back: as much as this one.
+        What the others have sent since the store was lost is not known before they are back. Until then, as much is
+        assumed for each of them as this process has sent that it had not told when the store was lost.
 
         Args:
             own: how many of this process.
@@ -194,8 +196,8 @@ class Share:
         if self._began_alone or not self._offsets:
             return own_began, own * members
         missing = members - (1 if self.is_alone else self.members)
-        since = max(0.0, own - self._own_before)  # rejections that seemed to be faults at first are taken back
-        return min(self.local_time(self.state.began), now), self.state.accepted + untold + since * missing
+        of_each = max(0.0, self._told_since_lost + untold)  # rejections that seemed to be faults are taken back
+        return min(self.local_time(self.state.began), now), self.state.accepted + untold + of_each * missing
 
     def is_single(self, now: float) -> bool:
         """Return whether all that was accepted in this cycle was accepted from this process, as far as is known."""
@@ -211,7 +213,7 @@ class Share:
         """Record that the probe was accepted: the others are to hear of it."""
         self._blocks.clear()
         if begins_cycle:
-            self._began_alone, self._own_before = self.is_alone, 0.0
+            self._began_alone, self._told_since_lost = self.is_alone, 0.0
         if not self.is_alone:
             self._opening = Opening(probed_at, begins_cycle)
             self._lease_until = -math.inf
@@ -414,7 +416,9 @@ class Share:
         if state.cycle != self.state.cycle or state.closed_until is not None:
             self._blocks.clear()
         if state.begun_by != self.state.begun_by:
-            self._began_alone, self._own_before = False, 0.0
+            self._began_alone, self._told_since_lost = False, 0.0
+        else:
+            self._told_since_lost += report.accepted
         self.state, self.is_learner = state, lease.is_learner
         self.members = max(1, len(state.members))
         if self._lease_until == -math.inf:
@@ -441,20 +445,19 @@ class Share:
         self._lease_until = -math.inf
         self._blocks.clear()
 
-    def found(self, now: float) -> None:
+    def store_reached(self, now: float) -> None:
         """Record that the others can be reached."""
         if self.is_alone:
             self._reconnected_at = now
         self.is_alone = False
 
-    def lost(self, now: float, own: float) -> None:
-        """Record that the others cannot be reached.
-
-        Args:
-            now: the time.
-            own: how many requests of this process were accepted in this cycle.
-        """
-        if not self.is_alone:
-            self.members = self._members_before = self._all_members(now)
-            self._own_before = own
+    def store_lost(self, now: float) -> None:
+        """Record that the others cannot be reached; nothing changes if they could not be before."""
+        if self.is_alone:
+            return
+        members = self._all_members(now)
+        # All others are missing now. What has been told since the store was lost before counts only for those that have
+        # not come back in the meantime.
+        self._told_since_lost *= (members - self.members) / max(1, members - 1)
+        self.members = self._members_before = members
         self.is_alone = True

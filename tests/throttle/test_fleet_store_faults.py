@@ -327,7 +327,7 @@ async def test_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         raise AssertionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Share, "found", fail)
+        patch.setattr(Share, "store_reached", fail)
         with anyio.fail_after(1):
             await one.ask_often(20)
     assert {record.message for record in caplog.records if record.levelno >= logging.ERROR} == {

@@ -110,7 +110,7 @@ def test_nothing_without_a_lease() -> None:
     process.share.left()
     assert process.limiter.next_send(0.0) == INF
     assert process.limiter.sure_room == 0
-    process.share.lost(0.0, 0.0)
+    process.share.store_lost(0.0)
     assert may_leave(process.limiter, 0.0)
 
 

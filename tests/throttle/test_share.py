@@ -126,11 +126,11 @@ def test_a_lease() -> None:
 def test_alone() -> None:
     """Without the others, a process goes on with its share of the rate and needs no turns and no leave."""
     share = answered(members=4, turns=turns_at(0.5, 0.25, 2))
-    share.lost(0.25, 1.0)
+    share.store_lost(0.25)
     assert share.is_valid(1e6)
     assert share.may_probe(1e6)
     assert share.next_turn(3.0, 8.0, 2.0) == 2.5
-    share.found(0.5)
+    share.store_reached(0.5)
     assert not share.is_valid(1e6)
     assert not share.may_probe(1e6)
     assert share.next_turn(0.25, 8.0, 0.0) == 0.5
@@ -276,7 +276,7 @@ def test_no_turn_was_used(members: int, *, is_alone: bool) -> None:
     share = answered(members=members, turns=turns_at(0.0, 0.25, 2) if is_alone else Turns())
     share.sent(0.0)
     if is_alone:
-        share.lost(0.25, 1.0)
+        share.store_lost(0.25)
     share.withdrawn(0.5)
     assert share.unused(0.5) == (1 if is_alone else 0)
 
@@ -340,7 +340,7 @@ def test_the_cycle_of_all() -> None:
     share = answered(members=4)
     assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
     assert share.cycle_so_far(3.0, 2.0, -7.0, -1.0) == (-1.0, 7.0)  # not later than now
-    share.lost(0.25, 1.0)
+    share.store_lost(0.25)
     assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0 + 3 * 2.0)
     assert Share("a", KnownRate()).cycle_so_far(3.0, 2.0, -7.0, 1.0) == (-7.0, 3.0)
 
@@ -349,33 +349,62 @@ def test_the_cycle_of_all() -> None:
 def test_the_others_after_the_store_was_away(members: int, missing: int) -> None:
     """Those that were there before and are not back yet send as much since as this process, for two seconds."""
     share = answered(members=4)
-    share.lost(0.25, 1.0)
-    share.lost(0.25, 2.0)
+    share.store_lost(0.25)
+    share.store_lost(0.25)
     answer(share, 0.5, members=members)
-    share.found(0.5)
-    for since in 2.0, 3.0:
-        assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0 + missing * since)
+    share.store_reached(0.5)
+    for told in 3.0, 0.0:
+        assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0 + missing * (told + 2.0))
         assert share.is_single(1.0) is False
         assert share.cycle_so_far(3.0, 2.0, -7.0, 2.5) == (0.0, 7.0)
         assert share.is_single(2.5) == (members == 1)
         share.opened(0.75, begins_cycle=True)
-    share.lost(1.5, 9.0)
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.5) == (0.0, 7.0), "the others have accepted no less than before"
+
+
+@each_row(("members", "missing"), [(1, 3), (2, 2), (4, 0)])
+def test_the_store_is_lost_again(members: int, missing: int) -> None:
+    """What those have sent meanwhile that have not come back is not forgotten."""
+    share = answered(members=4)
+    share.store_lost(0.25)
+    answer(share, 0.5, members=members)
+    share.store_reached(0.5)
+    assert share.cycle_so_far(3.0, 0.0, -7.0, 0.75) == (0.0, 5.0 + missing * 3.0)
+    share.store_lost(0.75)
+    assert share.cycle_so_far(3.0, 0.0, -7.0, 0.75) == (0.0, 5.0 + missing * 3.0)
+    assert share.cycle_so_far(5.0, 2.0, -7.0, 1.0) == (0.0, 5.0 + missing * 3.0 + 4 * 2.0)
+
+
+@each_row(("members", "accepted"), [(1, 7.0), (4, 7.0 + 3 * 2.0)])
+def test_the_store_is_lost_again_later(members: int, accepted: float) -> None:
+    """Those that have not come back within two seconds send nothing, and all others have told what they had sent."""
+    share = answered(members=4)
+    share.store_lost(0.25)
+    answer(share, 0.5, members=members)
+    share.store_reached(0.5)
+    share.store_lost(2.5)
+    assert share.cycle_so_far(5.0, 2.0, -7.0, 3.0) == (0.0, accepted)
+
+
+def test_what_was_accepted_is_taken_back_while_the_store_is_away() -> None:
+    """Rejections that seemed to be faults at first were none; the others have accepted no less than they have told."""
+    share = answered(members=4)
+    share.store_lost(0.25)
+    assert share.cycle_so_far(1.0, -2.0, -7.0, 1.0) == (0.0, 3.0)
 
 
 def test_the_rate_after_the_store_was_away() -> None:
     """The others go on alone with their shares, so a process that is back first goes on with its own."""
     share = answered(members=4)
-    share.lost(0.25, 1.0)
+    share.store_lost(0.25)
     answer(share, 0.5, members=1)
-    share.found(0.5)
+    share.store_reached(0.5)
     assert share.next_turn(1.0, 8.0, 1.0) == 1.5
     assert share.first_interval(1.0, 0.0) == 4 / (100 + 5 * 5)
-    share.lost(1.0, 3.0)
+    share.store_lost(1.0)
     assert share.next_turn(1.0, 8.0, 1.0) == 1.5
     answer(share, 1.5, members=2)
-    share.found(1.5)
-    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.5) == (0.0, 7.0)
+    share.store_reached(1.5)
+    assert share.cycle_so_far(3.0, 2.0, -7.0, 1.5) == (0.0, 7.0 + 2 * (3.0 + 3.0 + 2.0))
     answer(share, 1.75, members=1)
     assert share.next_turn(3.75, 8.0, 3.75) == 3.875
 
@@ -384,7 +413,7 @@ def test_a_process_that_has_always_been_by_itself() -> None:
     """It has none to wait for when the store is away."""
     share = answered(members=1)
     assert share.is_single(0.5)
-    share.lost(0.25, 1.0)
+    share.store_lost(0.25)
     assert share.is_single(0.5)
     assert share.cycle_so_far(3.0, 2.0, -7.0, 1.0) == (0.0, 7.0)
 
@@ -393,9 +422,9 @@ def test_a_process_that_has_always_been_by_itself() -> None:
 def test_a_cycle_that_began_while_a_process_was_alone(*, is_of_others: bool) -> None:
     """The others do not know of it: until a new one begins for all, all are like this process."""
     share = answered(members=4)
-    share.lost(0.25, 1.0)
+    share.store_lost(0.25)
     share.opened(0.25, begins_cycle=True)
-    share.found(0.5)
+    share.store_reached(0.5)
     assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.25, 12.0)
     answer(share, 0.5, members=4)
     assert share.cycle_so_far(3.0, 2.0, 0.25, 1.0) == (0.25, 12.0)
@@ -410,10 +439,10 @@ def test_a_cycle_that_began_while_a_process_was_alone(*, is_of_others: bool) -> 
 def test_others_miss_a_cycle_that_began_while_a_process_was_alone() -> None:
     """Until they are back, or two seconds are over, they count like this one."""
     share = answered(members=4)
-    share.lost(0.25, 1.0)
+    share.store_lost(0.25)
     share.opened(0.25, begins_cycle=True)
     answer(share, 0.5, members=1)
-    share.found(0.5)
+    share.store_reached(0.5)
     assert [share.cycle_so_far(3.0, 0.0, 0.25, now)[1] for now in (0.5, 2.0, 2.5)] == [12.0, 12.0, 3.0]
     answer(share, 0.75, members=3)
     assert share.cycle_so_far(3.0, 0.0, 0.25, 0.75) == (0.25, 12.0)
@@ -424,7 +453,7 @@ def test_others_miss_a_cycle_that_began_while_a_process_was_alone() -> None:
 @each_row(
     ("began_alone", "members", "cycle"),
     [
-        (False, 1, (0.0, 5.0 + 3 * 2.0)),
+        (False, 1, (0.0, 5.0 + 3 * 3.0)),
         (False, 4, (0.0, 5.0)),
         (True, 1, (0.5, 4 * 3.0)),
         (True, 4, (0.5, 4 * 3.0)),
@@ -435,7 +464,7 @@ def test_the_same_cycle_by_another_clock(
 ) -> None:
     """If a replica takes over, it is as if the store had only been away."""
     share = answered(members=4)
-    share.lost(0.25, 1.0)
+    share.store_lost(0.25)
     if began_alone:
         share.opened(0.5, begins_cycle=True)
     share.asked(0.75)
@@ -443,7 +472,7 @@ def test_the_same_cycle_by_another_clock(
     share.saw_clock(0.75 + STORED + shift, 0.75, 0.75)
     state = replace(state_of(members), began=STORED + shift)
     share.apply(report, Lease(state, Turns(), is_learner=False), 0.75, 0.75)
-    share.found(0.75)
+    share.store_reached(0.75)
     assert share.cycle_so_far(3.0, 0.0, 0.5, 1.0) == cycle
 
 
@@ -508,7 +537,7 @@ def test_a_lease_is_renewed(requests: tuple[int, int], due: float, *, is_alone: 
     """When most of it is over, as long as there are requests; alone, the store is tried as often."""
     share = answered()
     if is_alone:
-        share.lost(0.25, 1.0)
+        share.store_lost(0.25)
     assert next_report(share, waiting=requests[0], in_flight=requests[1]) == due
 
 
@@ -700,7 +729,7 @@ def test_the_gate_was_opened(*, is_alone: bool) -> None:
     """Its turns are gone, and nothing is sent before the others know; alone, there is nobody to tell."""
     share = answered(turns=turns_at(0.5, 0.25, 2))
     if is_alone:
-        share.lost(0.25, 1.0)
+        share.store_lost(0.25)
     share.opened(0.25, begins_cycle=False)
     assert (share.unused(0.25), share.has_news, share.is_valid(0.25)) == (0, not is_alone, is_alone)
 
