@@ -251,7 +251,8 @@ def completed(state: FleetState, known: FleetState, now: float) -> FleetState:
         return state
     # A process knows by how much the clock has changed. The times in the store are moved by a guess, if at all.
     state = replace(_moved_back(state, now), began=known.began)
-    return replace(state, accepted=max(state.accepted, known.accepted))  # it counts on when the gate is opened again
+    # An opening that begins no cycle adds to the count, so the larger one holds however many of them there were.
+    return replace(state, accepted=max(state.accepted, known.accepted))
 
 
 def moved_ahead(state: FleetState, jump: float, now: float) -> FleetState:
