@@ -118,9 +118,7 @@ class Exchange:
             await self._upload(BodyFramer(request.headers.content_length))
             return
         if trace is None:
-            timeout = request.timeouts.get("read")
-            while self.parser.head is None:  # as in _receive_head(), but in this frame, since thousands may wait here
-                self._feed(await self.connection.receive(timeout))
+            await self._receive_head()
         else:
             await trace.step(
                 "http11.receive_response_headers", self._receive_head, None, lambda _: self.parser.head_for_trace()
@@ -159,13 +157,11 @@ class Exchange:
     async def _receive_head(self) -> None:
         timeout = self._request.timeouts.get("read")
         while self.parser.head is None:
-            self._feed(await self.connection.receive(timeout))
-
-    def _feed(self, data: bytes) -> None:
-        if data:
-            self.initial_body = self.parser.feed(data)
-        else:
-            self.parser.feed_eof()
+            data = await self.connection.receive(timeout)
+            if data:
+                self.initial_body = self.parser.feed(data)
+            else:
+                self.parser.feed_eof()
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:
