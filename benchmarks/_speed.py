@@ -49,7 +49,7 @@ Measure = Callable[[Contestant, Server, int, int], Sample]
 
 @contextlib.contextmanager
 def own_processes() -> Generator[Measure]:
-    """Yield a function that measures contestants, for each number of tasks in a process of its own.
+    """Yield a function that measures contestants, each with each number of tasks in a process of its own.
 
     In one process for all, they change each other's speed. asyncio allocates 256 KiB for each read, which takes three
     system calls, unless the C library has seen large pieces of memory come and go: then it takes none. So the others,
@@ -66,7 +66,8 @@ def own_processes() -> Generator[Measure]:
             processes[key] = process
         assert process.stdin is not None
         assert process.stdout is not None
-        print(file=process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(file=process.stdin, flush=True)
         times = process.stdout.readline().split()
         if not times:
             raise RuntimeError(f"{contestant} has ended with {process.wait()}")

@@ -30,8 +30,8 @@ NO_HEADERS = httpx.Headers()
 class _HeldHeaders:
     """The ``headers`` of a ReadyResponse: made of what has arrived, when they are first asked for.
 
-    Only until they are in the response's ``__dict__``, where httpx puts its own: Python looks there before it calls a
-    descriptor that cannot set anything.
+    A non-data descriptor, so only until they are in the response's ``__dict__``, where httpx puts its own: Python looks
+    there first.
     """
 
     def __get__(self, response: ReadyResponse | None, owner: object = None) -> object:

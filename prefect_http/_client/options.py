@@ -62,7 +62,7 @@ class SendOptions:
         self.default_encoding = default_encoding
         self.telemetry = telemetry
         self.answered = AnsweredOrigins()
-        # None is compared with, since a hook may be an object that is false, such as an empty list that can be called.
+        # Compared with None, since a hook may be falsy, such as an empty list that can be called.
         self.is_simple = not is_in_process and on_attempt is None and telemetry is None and max_response_bytes is None
 
 

@@ -30,7 +30,7 @@ _MAX_BUFFERED = 256 * 1024
 
 
 class _Buffers(threading.local):
-    """What the loop of each thread reads into. All its streams share it: it reads and tells of it in one step."""
+    """What the loop of each thread reads into. All its streams share it: reading and the callback are one step."""
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(_MAX_BUFFERED))

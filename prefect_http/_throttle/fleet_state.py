@@ -251,7 +251,8 @@ def completed(state: FleetState, known: FleetState, now: float) -> FleetState:
         return state
     # A process knows by how much the clock has changed. The times in the store are moved by a guess, if at all.
     state = replace(_moved_back(state, now), began=known.began)
-    # An opening that begins no cycle adds to the count, so the larger one holds however many of them there were.
+    # The count grows, also with an opening that begins no cycle, so the larger one is the newer, but for a few requests
+    # that were taken back because they had been rejected.
     return replace(state, accepted=max(state.accepted, known.accepted))
 
 

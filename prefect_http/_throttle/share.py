@@ -89,7 +89,8 @@ class Share:
         self._opening: Opening | None = None
         self._has_learned = False
         self._members_before = 0  # how many there were when the store was lost
-        # How many accepted requests of this cycle were told since then, which the missing processes have not done.
+        # How many accepted requests of this cycle this process has told since then. Each of those that are missing may
+        # have sent as many, and has not told.
         self._told_since_lost = 0.0
         self._reconnected_at = -math.inf
         self._began_alone = False  # whether the others do not know of this cycle
@@ -456,8 +457,8 @@ class Share:
         if self.is_alone:
             return
         members = self._all_members(now)
-        # All others are missing now. What has been told since the store was lost before counts only for those that have
-        # not come back in the meantime.
-        self._told_since_lost *= (members - self.members) / max(1, members - 1)
+        # All others are missing now. What was assumed for those that were missing before is spread over all of them.
+        others = max(1, members - 1)
+        self._told_since_lost *= (members - self.members) / others
         self.members = self._members_before = members
         self.is_alone = True

@@ -25,6 +25,7 @@ from prefect_http._concurrency.backend import (
     has_ended,
     loop_getter,
     max_receive_bytes,
+    new_cancel_scope,
     spawn_root_task_soon,
 )
 from prefect_http._errors import InvalidResponse
@@ -46,6 +47,9 @@ _OTHER_LOOP = (
     "this HTTPTransport has open connections that belong to another event loop, which has not ended; "
     "use one transport for each event loop"
 )
+
+# After so many checkpoints without a cancellation, there is none to wait for.
+_ROUNDS = 4
 
 AnyConnection = Connection | Session
 
@@ -160,10 +164,18 @@ class Connections:
             )
 
     async def checkpoint_if_due(self, pool_request: PoolRequest[AnyConnection]) -> None:
-        """Let the task be cancelled if it has been, or if its deadline has passed: its request is not sent then."""
-        while self._deadline_of_task() <= self.now():
+        """Raise the cancellation of a task that has been cancelled, or whose deadline has passed.
+
+        The request is not sent then, and its connection goes back to the pool.
+        """
+        # asyncio may notice the deadline only during the second checkpoint. anyio may have stopped cancelling a task
+        # that was started after its group had been cancelled, and goes on when the task leaves a scope.
+        for _ in range(_ROUNDS):
+            if self._deadline_of_task() > self.now():
+                return
             try:
-                await checkpoint()  # asyncio may notice the deadline only during the second one
+                with new_cancel_scope():
+                    await checkpoint()
             except BaseException:
                 await self.release(pool_request, keep=True)
                 raise

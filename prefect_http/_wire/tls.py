@@ -131,6 +131,7 @@ class TLSStream(EagerStream):
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
         self._is_flushing = False
+        self._is_sending = False
         self._left: Data | None = None  # what the stream below has left, to be sent before anything else
         self._flushed: Event | None = None  # what a task that sends waits for while another one flushes
         self._failures: list[Exception] = []  # one at most, to be raised once the data before it has been received
@@ -157,15 +158,27 @@ class TLSStream(EagerStream):
         return data
 
     async def send(self, item: Data) -> None:
-        """Send all of the data, and what ``send_nowait()`` has left."""
-        if not item:
-            await self._complete(lambda: None)
-        while item:
-            piece, item = _cut(item)
-            await self._complete(self._tls.write, piece)
+        """Send all of the data, and what ``send_nowait()`` has left. If another task is sending, wait for it first."""
+        while self._is_sending:
+            await self._wait_until_flushed()
+        self._is_sending = True
+        try:
+            if not item:
+                await self._complete(lambda: None)
+            while item:
+                piece, item = _cut(item)
+                await self._complete(self._tls.write, piece)
+        except BaseException:
+            self._is_broken = True
+            raise
+        finally:
+            self._is_sending = False
+            self._tell_flushed()
 
     def send_nowait(self, item: Data) -> Data | None:
-        """See EagerStream. What the stream below has left is sent by ``send()``, so that all of a record is."""
+        """See EagerStream. What the stream below does not take is kept for ``send()``, so that no record is cut."""
+        if self._is_sending:
+            return item
         while item:
             if self._send_nowait_below is None or self._is_flushing or self._left is not None:
                 return item
@@ -297,9 +310,12 @@ class TLSStream(EagerStream):
             raise
         finally:
             self._is_flushing = False
-            if self._flushed is not None:
-                self._flushed.set()
-                self._flushed = None
+            self._tell_flushed()
+
+    def _tell_flushed(self) -> None:
+        if self._flushed is not None:
+            self._flushed.set()
+            self._flushed = None
 
     async def _wait_until_flushed(self) -> None:
         """Wait until another task has sent what has been encrypted, as if this one sent it."""

@@ -109,14 +109,16 @@ class Wire(httpx.AsyncBaseTransport):
         pool, connections = self._pool, self._connections
         if pool.discarded:
             await connections.close_discarded()
-        while pool_request.connection is not None and pool_request.connection.is_stale():
+        while True:
+            if pool_request.connection is not None:
+                await connections.checkpoint_if_due(pool_request)
+            connection = pool_request.connection  # now, since the transport may have been closed meanwhile
+            if connection is None or not connection.is_stale():
+                break
             pool.replace_stale(pool_request, connections.now())
             await connections.close_discarded()
             if pool_request.state is not GRANTED:
                 await connections.wait(pool_request, request)
-        connection = pool_request.connection
-        if connection is not None:
-            await connections.checkpoint_if_due(pool_request)
         if isinstance(connection, Connection):
             if connection.observed is not None:
                 connection.observed.begin(pool_request)

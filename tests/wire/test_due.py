@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import anyio
-import anyio.lowlevel
+import httpx
 import pytest
+from anyio.abc import ByteStream
 from support.h2_frames import HEADERS
 from support.h2_peers import h2_server, serve_paths
 from support.rows import each_row
@@ -17,8 +19,12 @@ from support.servers import answer, raw_server
 from support.wire import fetch, new_request, new_transport
 
 from prefect_http import HTTPTransport
+from prefect_http._wire import connections
+from prefect_http.testing import FakeNetwork
 
 pytestmark = pytest.mark.anyio
+
+URL = "http://example.org/"
 
 Send = Callable[[], Awaitable[object]]
 Setting = tuple[HTTPTransport, str, Callable[[], int]]
@@ -95,4 +101,81 @@ async def test_a_shield_lets_it_through(
             scope.cancel()
             with anyio.CancelScope(shield=True):
                 await fetch(transport, new_request(url, "DELETE"))
+        assert arrived() == 2
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_that_is_started_in_a_cancelled_group(backend: str) -> None:
+    """It is cancelled at once, although anyio has told all tasks of the group that were there."""
+
+    async def main() -> None:
+        async with http1() as (transport, url, arrived):
+            await fetch(transport, url)
+            has_ended = anyio.Event()
+
+            async def post() -> None:
+                try:
+                    await fetch(transport, new_request(url, "POST"))
+                finally:
+                    has_ended.set()
+
+            async with anyio.create_task_group() as tasks:
+                with anyio.CancelScope(shield=True):
+                    tasks.cancel_scope.cancel()
+                    await settle()
+                    tasks.start_soon(post)
+                    with anyio.fail_after(5):
+                        await has_ended.wait()
+            assert arrived() == 1
+
+    anyio.run(main, backend=backend)
+
+
+async def test_cancelled_by_what_listens() -> None:
+    """An event comes between the check and the request."""
+    async with http1() as (transport, url, arrived):
+        await fetch(transport, url)
+        with anyio.CancelScope() as scope:
+
+            async def cancel(event: str, _: object) -> None:
+                if event == "http11.send_request_headers.started":
+                    scope.cancel()
+
+            await fetch(transport, new_request(url, "POST", None, {"trace": cancel}))
+        assert scope.cancelled_caught
+        await settle()
+        assert arrived() == 1
+
+
+@each_row("http2", [False, True])
+async def test_cancelled_while_the_connection_was_opened(*, http2: bool) -> None:
+    """At the last moment: the connection is kept for the next request."""
+    network = FakeNetwork()
+    network.serve(URL).get("/").reply(text="fine")
+
+    async def connect(host: str, port: int) -> ByteStream:
+        stream = await network.connect(host, port)
+        scope.cancel()
+        return stream
+
+    async with HTTPTransport(http1=not http2, http2=http2, connect=connect) as transport:
+        with anyio.CancelScope() as scope:
+            await fetch(transport, URL)
+        assert scope.cancelled_caught
+        assert (transport.statistics().connections, transport.statistics().idle) == (1, 1)
+        assert network.requests == []
+        assert await fetch(transport, URL) == b"fine"
+
+
+async def test_due_and_never_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some checkpoints, the request is sent all the same, or fails if the transport has been closed by then."""
+    monkeypatch.setattr(connections, "effective_deadline_getter", lambda: lambda: -math.inf)
+    async with http1() as (transport, url, arrived):
+        await fetch(transport, url)
+        await fetch(transport, url)
+        assert arrived() == 2
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.aclose)
+            with pytest.raises(httpx.ConnectError, match="the transport was closed"):
+                await fetch(transport, url)
         assert arrived() == 2

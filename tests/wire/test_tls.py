@@ -397,7 +397,7 @@ async def test_sending_without_an_await_is_not_possible(over: Over) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["sends all", "fails", "is cancelled"])
 async def test_two_tasks_that_send(over: Over, how: str) -> None:
-    """If a task is sending already, it also sends what another has encrypted meanwhile, which waits for it."""
+    """If a task is sending already, another one waits for it, and fails if it fails."""
     stream, below, server = over
     below.gate = anyio.Event()
     results: list[object] = []
@@ -434,6 +434,23 @@ async def test_two_tasks_that_send(over: Over, how: str) -> None:
         assert results == [anyio.ClosedResourceError, anyio.BrokenResourceError]
     else:
         assert results == [anyio.BrokenResourceError]
+
+
+@pytest.mark.anyio
+async def test_the_pieces_of_two_messages_do_not_alternate(over: Over) -> None:
+    """A task that sends meanwhile waits, also for what is encrypted in pieces."""
+    stream, _, server = over
+    assert isinstance(stream, TLSStream)
+    messages = b"a" * 600_000, b"b" * 600_000
+    async with anyio.create_task_group() as tasks:
+        for message in messages:
+            tasks.start_soon(stream.send, message)
+        await anyio.lowlevel.checkpoint()
+        assert stream.send_nowait(b"more") == b"more"
+    received = b""
+    while len(received) < 1_200_000:
+        received += server.tls.read(2**16)
+    assert received in (messages[0] + messages[1], messages[1] + messages[0])
 
 
 @pytest.mark.anyio

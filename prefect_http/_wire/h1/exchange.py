@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
 
+import anyio.lowlevel
 import httpx
 
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
@@ -143,6 +144,8 @@ class Exchange:
         return True
 
     async def _write(self, data: bytes) -> None:
+        """Send data after an event, whose listener may have cancelled the task."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if data:
             await self.connection.send(data, self._request.timeouts.get("write"))
 

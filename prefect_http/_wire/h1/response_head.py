@@ -68,7 +68,7 @@ _UNTIL_CLOSE, _TUNNEL = Framing.UNTIL_CLOSE, Framing.TUNNEL
 def response_head(
     method: str, version: bytes, status: int, reason: bytes, headers: Headers, *, is_ambiguous: bool = False
 ) -> ResponseHead:
-    """Find out where the body of a response ends. All that has been parsed is syntactically correct.
+    """Find out where the body of a response ends. The caller has checked the syntax.
 
     Args:
         method: the request's method.
