@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,20 @@ async def test_a_full_queue_under_uvloop(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(httpx.ConnectError, match="at the Unix socket /socket: gone"):
             await client.get("http://x.test/")
     assert errors == []
+
+
+@pytest.mark.anyio
+async def test_events_of_a_unix_socket(socket_path: Path) -> None:
+    """They say where the socket is, as httpx's do."""
+    infos = list[object]()
+
+    async def listen(event: str, info: Mapping[str, object]) -> None:
+        if event == "connection.connect_unix_socket.started":
+            infos.append(info)
+
+    async with unix_server(socket_path), new_client(HTTPTransport(uds=str(socket_path))) as client:
+        await client.get("http://x.test/", extensions={"trace": listen})
+    assert infos == [{"path": str(socket_path), "timeout": 5, "socket_options": None}]
 
 
 @pytest.mark.anyio

@@ -545,6 +545,30 @@ async def test_renegotiation() -> None:
 
 
 @pytest.mark.anyio
+async def test_sending_while_a_reply_is_sent() -> None:
+    """What is encrypted while the task that receives sends a reply is sent along, and waited for."""
+    gate = anyio.Event()
+
+    class Slow(FakeStream):
+        async def send(self, item: bytes) -> None:
+            await gate.wait()
+            await super().send(item)
+
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    below, openssl = Slow(b"hello", b"hello"), Renegotiating(outgoing)
+    openssl.writes = [8]
+    stream = TLSStream(below, cast(ssl.SSLObject, openssl), incoming, outgoing)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.receive)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(stream.send, b"question")
+        await anyio.wait_all_tasks_blocked()
+        assert below.sent == []
+        gate.set()
+    assert below.sent == [b"reply", b"reply"]
+
+
+@pytest.mark.anyio
 async def test_renegotiation_while_sending_without_an_await() -> None:
     """What cannot be encrypted yet is for send()."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
