@@ -163,15 +163,16 @@ class Connections:
                 f"no connection became free within {timeout:g} s: all {self.pool.max_connections} are in use"
             )
 
-    async def checkpoint_if_due(self, pool_request: PoolRequest[AnyConnection]) -> None:
-        """Raise the cancellation of a task that has been cancelled, or whose deadline has passed.
+    def is_due(self) -> bool:
+        """Return whether the calling task has been cancelled, or its deadline has passed: it is to send nothing."""
+        return self._deadline_of_task() <= self.now()
 
-        The request is not sent then, and its connection goes back to the pool.
-        """
+    async def await_cancellation(self, pool_request: PoolRequest[AnyConnection]) -> None:
+        """Let a task that is due be cancelled, and its connection go back to the pool."""
         # asyncio may notice the deadline only during the second checkpoint. anyio may have stopped cancelling a task
         # that was started after its group had been cancelled, and goes on when the task leaves a scope.
         for _ in range(_ROUNDS):
-            if self._deadline_of_task() > self.now():
+            if not self.is_due():
                 return
             try:
                 with new_cancel_scope():

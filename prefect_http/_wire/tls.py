@@ -177,14 +177,14 @@ class TLSStream(EagerStream):
 
     def send_nowait(self, item: Data) -> Data | None:
         """See EagerStream. What the stream below does not take is kept for ``send()``, so that no record is cut."""
-        if self._is_sending:
-            return item
         while item:
-            if self._send_nowait_below is None or self._is_flushing or self._left is not None:
+            is_busy = self._is_sending or self._is_flushing or self._left is not None
+            if is_busy or self._send_nowait_below is None:
                 return item
             if self._is_broken:
                 raise anyio.BrokenResourceError
-            piece, rest = _cut(item)
+            # Not by _cut() if it need not be cut: each small request passes here.
+            piece, rest = (item, b"") if len(item) <= _MAX_ENCRYPTED else _cut(item)
             try:
                 self._tls.write(piece)
             except ssl.SSLWantReadError:  # the server renegotiates

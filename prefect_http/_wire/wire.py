@@ -110,8 +110,8 @@ class Wire(httpx.AsyncBaseTransport):
         if pool.discarded:
             await connections.close_discarded()
         while True:
-            if pool_request.connection is not None:
-                await connections.checkpoint_if_due(pool_request)
+            if pool_request.connection is not None and connections.is_due():
+                await connections.await_cancellation(pool_request)
             connection = pool_request.connection  # now, since the transport may have been closed meanwhile
             if connection is None or not connection.is_stale():
                 break
@@ -134,7 +134,8 @@ class Wire(httpx.AsyncBaseTransport):
             await connections.close(exchange.connection, CLOSED_BY_SERVER)
         if not isinstance(connection, Session):
             connection = await connections.open(pool_request, request)
-            await connections.checkpoint_if_due(pool_request)
+            if connections.is_due():
+                await connections.await_cancellation(pool_request)
         if isinstance(connection, Session):
             return await self._http2.exchange(pool_request, connection, request, repeats)
         if connection.observed is not None:
