@@ -171,15 +171,13 @@ class Connections:
         """Let a task that is due be cancelled, and its connection go back to the pool."""
         # asyncio may notice the deadline only during the second checkpoint. anyio may have stopped cancelling a task
         # that was started after its group had been cancelled, and goes on when the task leaves a scope.
-        for _ in range(_ROUNDS):
-            if not self.is_due():
-                return
-            try:
+        try:
+            for _ in range(_ROUNDS):
                 with new_cancel_scope():
                     await checkpoint()
-            except BaseException:
-                await self.release(pool_request, keep=True)
-                raise
+        except BaseException:
+            await self.release(pool_request, keep=True)
+            raise
 
     async def open(self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest) -> AnyConnection:
         """Open a connection for a request.
