@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 from anyio.abc import ByteStream
 
@@ -30,3 +32,8 @@ class EagerStream(ByteStream):
         Raises:
             anyio.ClosedResourceError, anyio.BrokenResourceError: as ``send()`` does.
         """
+
+
+def sender_of(stream: ByteStream) -> Callable[[Data], Awaitable[None]]:
+    """Return the ``send()`` of a stream. One that is not eager leaves nothing, so it is only ever given bytes."""
+    return cast("Callable[[Data], Awaitable[None]]", stream.send)

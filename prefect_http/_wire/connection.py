@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Callable
 
 import anyio
 import httpx
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.eager_stream import Data, EagerStream
+from prefect_http._concurrency.eager_stream import Data, EagerStream, sender_of
 from prefect_http._wire.input_probe import input_probe_of
 from prefect_http._wire.network_errors import NETWORK_ERRORS, close_forcefully, forget_frames, reason_for
 from prefect_http._wire.network_stream import NetworkStream
@@ -65,7 +64,7 @@ class Connection:
     ) -> None:
         self.stream = stream
         self._receive = stream.receive
-        self._send = cast("Callable[[Data], Awaitable[None]]", stream.send)  # bytes, unless it is an EagerStream
+        self._send = sender_of(stream)
         self._send_nowait = stream.send_nowait if isinstance(stream, EagerStream) else None
         self.network_stream = NetworkStream(stream)
         self.peer = peer

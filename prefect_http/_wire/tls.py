@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, cast
 
 import anyio
@@ -20,7 +20,7 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
-from prefect_http._concurrency.eager_stream import Data, EagerStream
+from prefect_http._concurrency.eager_stream import Data, EagerStream, sender_of
 from prefect_http._wire.network_errors import close_forcefully, reason_for, with_timeout
 
 # The most that a record holds (RFC 8446 section 5.1), and so the most that OpenSSL returns at once. Python allocates as
@@ -122,7 +122,7 @@ class TLSStream(EagerStream):
         self, stream: ByteStream, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
     ) -> None:
         self._stream = stream
-        self._send_below = cast("Callable[[Data], Awaitable[None]]", stream.send)  # bytes, unless it is an EagerStream
+        self._send_below = sender_of(stream)
         self._send_nowait_below = stream.send_nowait if isinstance(stream, EagerStream) else None
         self._tls = ssl_object
         self._incoming = incoming
@@ -183,8 +183,7 @@ class TLSStream(EagerStream):
                 return item
             if self._is_broken:
                 raise anyio.BrokenResourceError
-            # Not by _cut() if it need not be cut: each small request passes here.
-            piece, rest = (item, b"") if len(item) <= _MAX_ENCRYPTED else _cut(item)
+            piece, rest = _cut(item)
             try:
                 self._tls.write(piece)
             except ssl.SSLWantReadError:  # the server renegotiates

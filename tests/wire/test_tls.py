@@ -320,14 +320,20 @@ class EagerBelow(Below, EagerStream):
         return item[self.room :] or (b"" if self.wants_wait else None)
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("room", [0, 10, 1000])
-async def test_sending_without_an_await(room: int) -> None:
-    """What the stream below takes is sent at once; the rest, even of a record, is for send()."""
+async def over_eager() -> tuple[TLSStream, EagerBelow, End]:
+    """Return a stream over one that takes data without an await, the stream below, and the other end."""
     server = End(server_context(), server_side=True)
     below = EagerBelow(server)
     stream = await start_tls(below, client_context(), "localhost", 5, "x")
     assert isinstance(stream, TLSStream)
+    return stream, below, server
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("room", [0, 10, 1000])
+async def test_sending_without_an_await(room: int) -> None:
+    """What the stream below takes is sent at once; the rest, even of a record, is for send()."""
+    stream, below, server = await over_eager()
     below.room = room
     for _ in range(2):
         rest = stream.send_nowait(b"question")
@@ -350,10 +356,7 @@ async def test_sending_without_an_await(room: int) -> None:
 @pytest.mark.parametrize("room", [0, 200_000, 10**7])
 async def test_a_large_part_is_encrypted_in_pieces(room: int) -> None:
     """Otherwise there would be two more copies of it in memory."""
-    server = End(server_context(), server_side=True)
-    below = EagerBelow(server)
-    stream = await start_tls(below, client_context(), "localhost", 5, "x")
-    assert isinstance(stream, TLSStream)
+    stream, below, server = await over_eager()
     below.room = room
     below.sent.clear()
     body = bytes(range(250)) * 4000
@@ -370,10 +373,7 @@ async def test_a_large_part_is_encrypted_in_pieces(room: int) -> None:
 @pytest.mark.anyio
 async def test_sending_without_an_await_to_a_stream_that_is_full() -> None:
     """What it has taken is to be waited for there: otherwise an upload would never time out."""
-    server = End(server_context(), server_side=True)
-    below = EagerBelow(server)
-    stream = await start_tls(below, client_context(), "localhost", 5, "x")
-    assert isinstance(stream, TLSStream)
+    stream, below, server = await over_eager()
     below.wants_wait = True
     assert stream.send_nowait(b"question") == b""
     assert stream.send_nowait(b"more") == b"more", "that comes behind it"
