@@ -27,6 +27,7 @@ from prefect_http._redact import one_line, safe_url, without_credentials
 # A response extension: a throttle has judged the response to be a rejection, whatever its status.
 REJECTED = "prefect_http.rejected"
 
+_ELAPSED = cast(property, httpx.Response.elapsed)
 _MAX_DETAIL = 500
 # Python's own, for use inside programs: https://docs.python.org/3/library/codecs.html#python-specific-encodings
 _PYTHON_ENCODINGS = frozenset(
@@ -43,6 +44,7 @@ class PrefectResponse(ReadyResponse):
     _max_bytes: int | None = None
     _reading: BodyReading | None = None  # while a stream is read
     _sent_at: float | None = None  # on the clock of time.perf_counter()
+    _seconds: float | None = None  # what `elapsed` is made of when it is asked for
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -56,6 +58,18 @@ class PrefectResponse(ReadyResponse):
         number = len(self._earlier_attempts) + 1
         last = Attempt(number, self.status_code, None, None, "the response was accepted", self._seconds_of_last)
         return (*self._earlier_attempts, last)
+
+    @property
+    def elapsed(self) -> datetime.timedelta:
+        """The time from sending the request until the response was closed, as in httpx."""
+        if self._seconds is not None:
+            self.elapsed = datetime.timedelta(seconds=self._seconds)
+        return super().elapsed
+
+    @elapsed.setter
+    def elapsed(self, elapsed: datetime.timedelta) -> None:
+        self._seconds = None
+        _ELAPSED.__set__(self, elapsed)
 
     @property
     def num_bytes_downloaded(self) -> int:
@@ -150,9 +164,9 @@ class PrefectResponse(ReadyResponse):
             await super().aclose()
 
     def note_end(self) -> None:
-        """Set ``elapsed``."""
+        """Note how long the response took, for ``elapsed``."""
         if self._sent_at is not None:
-            self.elapsed = datetime.timedelta(seconds=time.perf_counter() - self._sent_at)
+            self._seconds = time.perf_counter() - self._sent_at
 
     def raise_for_status(self) -> Self:
         """Return the response if its status is 2xx or 101.

@@ -21,7 +21,6 @@ from prefect_http._client.routes import Routes
 from prefect_http._client.routing import make_transports, routes_to
 from prefect_http._client.send import SendCall, accept_whole, is_plain
 from prefect_http._client.streams import ClientWithStreams
-from prefect_http._concurrency.backend import clock
 from prefect_http._errors import InvalidResponse
 from prefect_http._foreign_errors import clear_mark, is_foreign
 from prefect_http._response import PrefectResponse, note_attempts, take_over
@@ -215,7 +214,7 @@ class PrefectHttpxClient(ClientWithStreams):
         # Almost all requests are sent once, and their responses accepted. Without a SendCall and its three coroutines,
         # they take a twentieth less time, and 1 KiB less memory while they wait.
         clear_mark(request)
-        now = clock()
+        now = options.clock()
         started = now()
         try:
             response = await self._exchange(request)

@@ -9,6 +9,7 @@ import httpx
 from prefect_http._attempt import Attempt
 from prefect_http._callbacks import is_async
 from prefect_http._client.answered_origins import AnsweredOrigins
+from prefect_http._concurrency.loop_binding import LoopBinding
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._telemetry import Telemetry
 
@@ -35,7 +36,7 @@ class SendOptions:
     """
 
     __slots__ = (
-        *("answered", "default_encoding", "is_in_process", "max_response_bytes", "max_wait", "is_simple"),
+        *("_binding", "answered", "default_encoding", "is_in_process", "max_response_bytes", "max_wait", "is_simple"),
         *("on_attempt", "on_retry", "policy", "raise_on_all_errors", "telemetry"),
     )
 
@@ -62,8 +63,16 @@ class SendOptions:
         self.default_encoding = default_encoding
         self.telemetry = telemetry
         self.answered = AnsweredOrigins()
+        self._binding = LoopBinding()
         # Compared with None, since a hook may be falsy, such as an empty list that can be called.
         self.is_simple = not is_in_process and on_attempt is None and telemetry is None and max_response_bytes is None
+
+    def clock(self) -> Callable[[], float]:
+        """Return the function that reads the running event loop's clock."""
+        binding = self._binding
+        if not binding.is_current():
+            binding.bind()
+        return binding.now
 
 
 def checked_hook(hook: Hook | None, name: str) -> Hook | None:

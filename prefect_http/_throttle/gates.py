@@ -11,7 +11,8 @@ from functools import partial
 
 import httpx
 
-from prefect_http._concurrency.backend import clock, current_loop, has_ended, loop_getter
+from prefect_http._concurrency.backend import has_ended
+from prefect_http._concurrency.loop_binding import LoopBinding
 from prefect_http._telemetry import Telemetry, call_safely
 from prefect_http._throttle.fleet import Fleet
 from prefect_http._throttle.gate import Gate
@@ -76,13 +77,10 @@ class Gates:
         self._gates: OrderedDict[Hashable, Gate] = OrderedDict()
         self.changes: list[tuple[Change, Hashable]] = []
         self._telemetries = weakref.WeakValueDictionary[int, Telemetry]()  # by identity, for they need not hash
-        # The event loop of the first request, and its clock.
-        self._loop: object = None
         # The gate of the last request, and the request's URL if the key depends on nothing else.
         self._last_gate: Gate | None = None
         self._last_url: httpx.URL | None = None
-        self._current_loop: Callable[[], object] = object
-        self._now: Callable[[], float]
+        self._binding = LoopBinding()  # to the event loop of the first request
 
     def gate_for(self, request: httpx.Request) -> Gate:
         """Return the gate of a request's key.
@@ -92,11 +90,7 @@ class Gates:
             TypeError: the key cannot be hashed.
             Exception: whatever the key function raises.
         """
-        try:
-            is_own_loop = self._current_loop() is self._loop
-        except RuntimeError:  # another backend
-            is_own_loop = False
-        if not is_own_loop:
+        if not self._binding.is_current():
             self._begin()
         last = self._last_gate
         if last is not None and request.url is self._last_url:
@@ -152,7 +146,7 @@ class Gates:
         try:
             for change, key in changes:
                 statistics = self.statistics(key)
-                event = ThrottleEvent(kind=change.value, key=key, time=self._now(), statistics=statistics)
+                event = ThrottleEvent(kind=change.value, key=key, time=self._binding.now(), statistics=statistics)
                 for telemetry in list(self._telemetries.values()):
                     call_safely(telemetry.throttle_event, event)
                 if self._on_event is None:
@@ -175,7 +169,7 @@ class Gates:
         Cancellation:
             The shares are still released, or expire in a few seconds.
         """
-        if self._fleet is not None and current_loop() is self._loop:
+        if self._fleet is not None and self._binding.is_current():
             await self._fleet.settle()
 
     def _find(self, key: Hashable, rule: str) -> Gate | None:
@@ -186,17 +180,16 @@ class Gates:
             raise TypeError(f"key must {rule}: {error}") from error
 
     def _begin(self) -> None:
-        if self._loop is not None:
-            if not has_ended(self._loop):
+        if self._binding.loop is not None:
+            if not has_ended(self._binding.loop):
                 raise RuntimeError("this Throttle belongs to another event loop; make one Throttle for each event loop")
             # What was learned is in terms of that loop's clock, which nobody can read any more.
             self._gates.clear()
             self._last_gate = None
             self.changes.clear()
-        self._current_loop = loop_getter()
-        self._loop, self._now = self._current_loop(), clock()
+        self._binding.bind()
         if self._new_fleet is not None:
-            self._fleet = self._new_fleet(self._now)
+            self._fleet = self._new_fleet(self._binding.now)
 
     def _changed_by_others(self, gate: Gate, key: Hashable, url: httpx.URL, kind: str | None) -> None:
         """Report changes that no request has caused, so that no request can raise what ``on_event`` raises."""
@@ -212,9 +205,9 @@ class Gates:
     def _new_gate(self, key: Hashable, url: httpx.URL) -> Gate:
         fleet = self._fleet
         if fleet is None:
-            return Gate(self._new_limiter(key), self.max_wait, self._now)
+            return Gate(self._new_limiter(key), self.max_wait, self._binding.now)
         part = fleet.new_part(key)
-        gate = Gate(self._new_limiter(key, part.share), self.max_wait, self._now)
+        gate = Gate(self._new_limiter(key, part.share), self.max_wait, self._binding.now)
         fleet.watch(part, gate, partial(self._changed_by_others, gate, key, url))
         return gate
 

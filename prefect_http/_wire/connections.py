@@ -20,14 +20,13 @@ from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import (
     checkpoint,
-    clock,
     effective_deadline_getter,
     has_ended,
-    loop_getter,
     max_receive_bytes,
     new_cancel_scope,
     spawn_root_task_soon,
 )
+from prefect_http._concurrency.loop_binding import LoopBinding
 from prefect_http._errors import InvalidResponse
 from prefect_http._telemetry import Telemetry
 from prefect_http._wire.close_reasons import UNCLOSED
@@ -85,8 +84,7 @@ class Connections:
         self.telemetries = weakref.WeakValueDictionary[int, Telemetry]()
         self._sessions: set[Session] = set()  # whose tasks have not ended
         self._watcher = TimeoutWatcher()
-        self._loop: object = None
-        self._current_loop: Callable[[], object] = object
+        self._binding = LoopBinding()
 
     # --- The event loop
 
@@ -96,18 +94,18 @@ class Connections:
         Raises:
             RuntimeError: there are connections that belong to another one, which has not ended.
         """
-        if self._is_own_loop():
+        if self._binding.is_current():
             return
         self._drop_if_loop_has_ended()
         if self.pool.in_use or self.pool.idle:
             raise RuntimeError(_OTHER_LOOP)
-        self._current_loop = loop_getter()
-        self._loop, self.now, self._watcher = self._current_loop(), clock(), TimeoutWatcher()
+        self._binding.bind()
+        self.now, self._watcher = self._binding.now, TimeoutWatcher()
         self._deadline_of_task = effective_deadline_getter()
 
     def _drop_if_loop_has_ended(self) -> None:
         """Drop all connections if the event loop that they belong to has ended."""
-        if self._loop is None or not has_ended(self._loop):
+        if self._binding.loop is None or not has_ended(self._binding.loop):
             return
         self.pool.close(silently=True)
         for connection in self.pool.discarded:
@@ -122,12 +120,6 @@ class Connections:
         for connection, reason in dropped:
             if connection.observed is not None:
                 connection.observed.close(reason)
-
-    def _is_own_loop(self) -> bool:
-        try:
-            return self._current_loop() is self._loop
-        except RuntimeError:  # another backend
-            return False
 
     # --- Getting one
 
@@ -281,7 +273,7 @@ class Connections:
                 _logger.debug("closing a connection failed", exc_info=True)
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            spawn_root_task_soon(self._loop, end_and_close, "prefect_http release")
+            spawn_root_task_soon(self._binding.loop, end_and_close, "prefect_http release")
         warnings.warn(f"unclosed response from {what}", ResourceWarning, stacklevel=3)
 
     async def close(self, connection: AnyConnection, reason: str) -> None:
@@ -309,7 +301,7 @@ class Connections:
         Raises:
             RuntimeError: they belong to another event loop, which has not ended. They are dropped.
         """
-        if not self._is_own_loop():
+        if not self._binding.is_current():
             self._drop_if_loop_has_ended()
             self.pool.close()
             if self.pool.discarded:
