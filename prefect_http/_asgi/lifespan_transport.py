@@ -8,14 +8,13 @@ from types import TracebackType
 from typing import Literal, Self
 
 import anyio
-import anyio.lowlevel
 import httpx
 
 from prefect_http._asgi.inline_response import InlineResponse
 from prefect_http._asgi.patience import Patience
 from prefect_http._asgi.read_whole import READ_WHOLE
 from prefect_http._asgi.transport import ASGITransport
-from prefect_http._concurrency.backend import Event, new_event, wait_shielded
+from prefect_http._concurrency.backend import Event, checkpoint_if_cancelled, new_event, wait_shielded
 from prefect_http._lifespan.context import LifespanContext
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._request_timeouts import checked_timeouts
@@ -64,7 +63,7 @@ class AppTransport(ASGITransport):
         if self._closed is not None:
             await wait_shielded(self._closed)  # another task is closing it, which takes a bounded time
             if exc is None:
-                await anyio.lowlevel.checkpoint_if_cancelled()
+                await checkpoint_if_cancelled()
             return
         self._closed = new_event()
         # From here on there are no new requests, not even as a redirect of one that has just ended.
@@ -90,7 +89,7 @@ class AppTransport(ASGITransport):
             raise
         await context.leave(exc_type, exc, tb)
         if had_requests and exc is None:
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
 
     @contextlib.contextmanager
     def _told(self, kind: Literal["entered", "left"]) -> Generator[None]:

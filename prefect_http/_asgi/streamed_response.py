@@ -11,7 +11,6 @@ from functools import partial
 from typing import NoReturn, Self
 
 import anyio
-import anyio.lowlevel
 import httpx
 
 from prefect_http._asgi.app_call import GRACE, AppCall
@@ -19,7 +18,13 @@ from prefect_http._asgi.body_buffer import BodyBuffer
 from prefect_http._asgi.http_protocol import Head
 from prefect_http._asgi.patience import Patience
 from prefect_http._asgi.request_body import StreamedBody
-from prefect_http._concurrency.backend import CancelScope, new_cancel_scope, open_nursery, spawn_root_task
+from prefect_http._concurrency.backend import (
+    CancelScope,
+    checkpoint_if_cancelled,
+    new_cancel_scope,
+    open_nursery,
+    spawn_root_task,
+)
 from prefect_http._concurrency.repeated_event import RepeatedEvent
 
 # How many bytes an app may be ahead of its reader; the high-water mark of asyncio's transports and of uvicorn.
@@ -138,7 +143,7 @@ class StreamedResponse(httpx.AsyncByteStream):
     async def _fail(self) -> NoReturn:
         if self._call.failure is not None:
             self._call.raise_failure()
-        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+        await checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
         raise self._patience.error(self._call.progress, anyio.current_time())
 
     def _deadline(self) -> float:

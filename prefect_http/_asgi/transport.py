@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import httpx
 
 from prefect_http._app import app_name, check_app
@@ -16,7 +15,7 @@ from prefect_http._asgi.patience import Patience
 from prefect_http._asgi.request_body import request_body
 from prefect_http._asgi.scope import http_scope, read_head
 from prefect_http._asgi.streamed_response import UNWINDING, StreamedResponse
-from prefect_http._concurrency.backend import Event, new_event, wait_shielded
+from prefect_http._concurrency.backend import Event, checkpoint_if_cancelled, new_event, wait_shielded
 from prefect_http._httpx_requests import check_request
 from prefect_http._request_timeouts import checked_timeouts
 from prefect_http._telemetry import ON_APP_CALL, call_safely
@@ -120,7 +119,7 @@ class ASGITransport(httpx.AsyncBaseTransport):
             Takes effect when they have ended, after 6 s at most.
         """
         if await self._end_all():
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
 
     async def _end_all(self) -> bool:
         """End all requests, and return whether there were any; only a native cancellation is raised in the end."""

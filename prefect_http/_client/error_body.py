@@ -9,7 +9,7 @@ import anyio
 import httpx
 
 from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded
-from prefect_http._concurrency.backend import lowlevel
+from prefect_http._concurrency.backend import checkpoint_if_cancelled
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._httpx_details import ReadyResponse, keep_content
@@ -95,7 +95,7 @@ async def read_beginning(response: ReadyResponse, *, max_bytes: int, max_seconds
     beginning = _Beginning(response, max_bytes=max_bytes, deadline=deadline)
     cut: str | None = None
     try:
-        await lowlevel().checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         if not response.is_closed and not response.is_stream_consumed:
             content = bytearray()
             try:
@@ -116,7 +116,7 @@ async def discard(response: httpx.Response, *, delay: float) -> None:
     """
     beginning = _Beginning(response, max_bytes=_DISCARD_BYTES, deadline=anyio.current_time())
     try:
-        await lowlevel().checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         if not response.is_closed and not response.is_stream_consumed:
             async for _ in beginning:
                 pass

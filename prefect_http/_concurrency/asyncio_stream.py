@@ -134,6 +134,8 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
     async def send(self, item: Data) -> None:
         """Send all of the data. It lets other tasks run only if the network does not take all of it at once."""
         await anyio.lowlevel.checkpoint_if_cancelled()
+        if self._writer is not None:
+            raise anyio.BusyResourceError("writing to")
         if self._can_write:
             self._check_writable()
         else:
@@ -187,8 +189,6 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
 
     async def _wait_until_writable(self) -> None:
         while not self._can_write and not self._is_lost and not self._is_closed:
-            if self._writer is not None:
-                raise anyio.BusyResourceError("writing to")
             self._writer = self._loop.create_future()
             try:
                 await self._writer

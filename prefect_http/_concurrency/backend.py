@@ -20,19 +20,16 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
 
+# After so many checkpoints without a cancellation, there is none to wait for.
+_ROUNDS = 4
+
+
 class Event(Protocol):
     """trio.Event or anyio.Event."""
 
     def set(self) -> object: ...
     def is_set(self) -> bool: ...
     async def wait(self) -> None: ...
-
-
-class LowLevel(Protocol):
-    """trio.lowlevel or anyio.lowlevel."""
-
-    async def checkpoint(self) -> None: ...
-    async def checkpoint_if_cancelled(self) -> None: ...
 
 
 class Waiter(Protocol):
@@ -44,13 +41,6 @@ class Waiter(Protocol):
     def wait(self) -> Awaitable[object]:
         """Return an awaitable that ends when the task is woken; to be called once, by the task that awaits it."""
         ...
-
-
-class Lock(Protocol):
-    """trio.Lock or anyio.Lock."""
-
-    async def acquire(self) -> None: ...
-    def release(self) -> None: ...
 
 
 class CancelScope(Protocol):
@@ -89,11 +79,6 @@ def new_waiter() -> Waiter:
     return _AsyncioWaiter() if trio is None else _TrioWaiter(trio.lowlevel)
 
 
-def new_lock() -> Lock:
-    """Make a lock of the running backend."""
-    return cast(Lock, _backend().Lock())
-
-
 def new_cancel_scope() -> CancelScope:
     """Make a cancel scope of the running backend."""
     return cast(CancelScope, _backend().CancelScope())
@@ -119,9 +104,28 @@ async def checkpoint() -> None:
         await asyncio.sleep(0)
 
 
-def lowlevel() -> LowLevel:
-    """Return the checkpoints of the running backend, looked up once; anyio's look it up each time."""
-    return cast(LowLevel, _backend().lowlevel)
+async def checkpoint_if_cancelled() -> None:
+    """Be cancelled if that is due, like anyio.lowlevel.checkpoint_if_cancelled().
+
+    Under asyncio, that repeats ``sleep(0)`` until a cancellation arrives. For some tasks, none does, and they take a
+    whole processor for ever; see `await_cancellation()`.
+    """
+    trio = _running_trio()
+    if trio is not None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+    elif anyio.current_effective_deadline() == -math.inf:
+        await await_cancellation()
+
+
+async def await_cancellation() -> None:
+    """Give a cancellation that is due the time to arrive, and return if none does.
+
+    asyncio may notice a deadline only during the second checkpoint. anyio may have stopped cancelling a task that was
+    started after its group had been cancelled, and goes on when the task leaves a scope.
+    """
+    for _ in range(_ROUNDS):
+        with new_cancel_scope():
+            await checkpoint()
 
 
 def clock() -> Callable[[], float]:

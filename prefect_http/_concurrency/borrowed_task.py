@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
 import anyio
-import anyio.lowlevel
 
-from prefect_http._concurrency.backend import CancelScope
+from prefect_http._concurrency.backend import CancelScope, checkpoint_if_cancelled
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -168,7 +167,7 @@ class BorrowedTask:
             self._uncounted = 0
             self._task.cancel(self._message)
             await asyncio.sleep(0)  # raises it
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         if self.is_natively_cancelled:
             raise asyncio.CancelledError
 

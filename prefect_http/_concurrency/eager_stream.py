@@ -35,5 +35,5 @@ class EagerStream(ByteStream):
 
 
 def sender_of(stream: ByteStream) -> Callable[[Data], Awaitable[None]]:
-    """Return the ``send()`` of a stream. One that is not eager leaves nothing, so it is only ever given bytes."""
+    """Return the ``send()`` of a stream. Memoryviews come from ``send_nowait()``, so only an EagerStream gets any."""
     return cast("Callable[[Data], Awaitable[None]]", stream.send)

@@ -9,10 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Literal
 
-import anyio.lowlevel
-
 from prefect_http._app import check_app
-from prefect_http._concurrency.backend import checkpoint, wait_shielded
+from prefect_http._concurrency.backend import checkpoint, checkpoint_if_cancelled, wait_shielded
 from prefect_http._errors import LifespanCrashed
 from prefect_http._lifespan.body_scope import BodyScope
 from prefect_http._lifespan.lifespan import Lifespan
@@ -176,7 +174,7 @@ class LifespanContext:
             if is_last:
                 await wait_shielded(run.over)
                 if rest is None:
-                    await anyio.lowlevel.checkpoint_if_cancelled()
+                    await checkpoint_if_cancelled()
         except BaseException as cancellation:  # it was held back
             rest = cancellation
         problems = run.outcome.crash_error(), misuse, run.outcome.shutdown_error() if is_last else None

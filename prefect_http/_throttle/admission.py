@@ -12,10 +12,9 @@ from collections.abc import AsyncGenerator, Callable
 from types import MethodType
 
 import anyio
-import anyio.lowlevel
 import httpx
 
-from prefect_http._concurrency.backend import CancelScope, new_cancel_scope
+from prefect_http._concurrency.backend import CancelScope, checkpoint_if_cancelled, new_cancel_scope
 from prefect_http._fields.epoch import LONGEST_WAIT
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._fields.rate_limit_parser import RAW_NAMES
@@ -117,7 +116,7 @@ class Admissions:
                 if self.telemetry is not None:
                     waited = anyio.current_time() - since
                     call_safely(self.telemetry.wait, request, waited, "it was in the queue of the throttle")
-            await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+            await checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
             raise httpx.ConnectError("the transport was closed while the request waited for its turn; it was not sent")
 
     @contextlib.asynccontextmanager

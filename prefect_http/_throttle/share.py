@@ -89,8 +89,8 @@ class Share:
         self._opening: Opening | None = None
         self._has_learned = False
         self._members_before = 0  # how many there were when the store was lost
-        # How many accepted requests of this cycle this process has told since then. Each of those that are missing may
-        # have sent as many, and has not told.
+        # How many accepted requests of this cycle this process has told since then. The processes that are missing may
+        # have sent some as well, and have not told.
         self._told_since_lost = 0.0
         self._reconnected_at = -math.inf
         self._began_alone = False  # whether the others do not know of this cycle

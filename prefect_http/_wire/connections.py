@@ -13,17 +13,17 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 
-import anyio.lowlevel
 import httpx
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import (
+    await_cancellation,
     checkpoint,
+    checkpoint_if_cancelled,
     effective_deadline_getter,
     has_ended,
     max_receive_bytes,
-    new_cancel_scope,
     spawn_root_task_soon,
 )
 from prefect_http._concurrency.loop_binding import LoopBinding
@@ -46,9 +46,6 @@ _OTHER_LOOP = (
     "this HTTPTransport has open connections that belong to another event loop, which has not ended; "
     "use one transport for each event loop"
 )
-
-# After so many checkpoints without a cancellation, there is none to wait for.
-_ROUNDS = 4
 
 AnyConnection = Connection | Session
 
@@ -145,7 +142,7 @@ class Connections:
         if pool_request.state is REFUSED:
             raise httpx.ConnectError("the transport was closed while the request waited for a connection")
         if pool_request.state is WAITING:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # it may have been cancelled in the same moment
+            await checkpoint_if_cancelled()  # it may have been cancelled in the same moment
             if self.pool.is_opening(origin):
                 raise httpx.ConnectTimeout(
                     f"could not connect to {origin.peer} within {timeout:g} s: another request is still opening a "
@@ -159,14 +156,15 @@ class Connections:
         """Return whether the calling task has been cancelled, or its deadline has passed: it is to send nothing."""
         return self._deadline_of_task() <= self.now()
 
-    async def await_cancellation(self, pool_request: PoolRequest[AnyConnection]) -> None:
-        """Let a task that is due be cancelled, and its connection go back to the pool."""
-        # asyncio may notice the deadline only during the second checkpoint. anyio may have stopped cancelling a task
-        # that was started after its group had been cancelled, and goes on when the task leaves a scope.
+    async def let_be_cancelled(self, pool_request: PoolRequest[AnyConnection]) -> None:
+        """Let a task that is due be cancelled, and its connection go back to the pool.
+
+        Returns:
+            If it is not cancelled after all, as when its deadline has been extended. The connection may have ended
+            meanwhile, and the transport may have been closed.
+        """
         try:
-            for _ in range(_ROUNDS):
-                with new_cancel_scope():
-                    await checkpoint()
+            await await_cancellation()
         except BaseException:
             await self.release(pool_request, keep=True)
             raise

@@ -53,6 +53,8 @@ class HTTP2:
         if is_sent_once:
             # The server may accept fewer streams than are assumed until it has said so, and would refuse the others.
             await session.wait_for_settings(request.timeouts.get("connect"))
+            if self._connections.is_due():
+                await self._connections.let_be_cancelled(pool_request)
             if session.has_ended:
                 raise RequestNotProcessed(f"{session.peer} ended the connection before the request was sent")
             if session.is_stale():

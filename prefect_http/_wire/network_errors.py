@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 import anyio
-import anyio.lowlevel
 import httpx
 from anyio.abc import ByteStream
 
-from prefect_http._concurrency.backend import new_cancel_scope
+from prefect_http._concurrency.backend import checkpoint_if_cancelled, new_cancel_scope
 from prefect_http._concurrency.exception_groups import first_exception
 
 T = TypeVar("T")
@@ -90,5 +89,5 @@ async def with_timeout(
         except BaseException as error:
             forget_frames(error)
             raise
-    await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+    await checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
     raise timed_out(f"{failure} within {seconds:g} s")

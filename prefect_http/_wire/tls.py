@@ -21,6 +21,7 @@ from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
 from prefect_http._concurrency.eager_stream import Data, EagerStream, sender_of
+from prefect_http._concurrency.turns import Turns
 from prefect_http._wire.network_errors import close_forcefully, reason_for, with_timeout
 
 # The most that a record holds (RFC 8446 section 5.1), and so the most that OpenSSL returns at once. Python allocates as
@@ -114,8 +115,8 @@ class TLSStream(EagerStream):
         outgoing: what has been encrypted, and not sent.
 
     Cancellation:
-        Nothing is lost if receiving is cancelled. If sending is, nothing more can be sent, because the other side
-        cannot decrypt anything after a record that it has not received whole.
+        Nothing is lost if receiving is cancelled. If sending is, once it has begun, nothing more can be sent, because
+        the other side cannot decrypt anything after a record that it has not received whole.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class TLSStream(EagerStream):
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
         self._is_flushing = False
-        self._is_sending = False
+        self._turns = Turns()  # to send
         self._left: Data | None = None  # what the stream below has left, to be sent before anything else
         self._flushed: Event | None = None  # what a task that sends waits for while another one flushes
         self._failures: list[Exception] = []  # one at most, to be raised once the data before it has been received
@@ -158,10 +159,15 @@ class TLSStream(EagerStream):
         return data
 
     async def send(self, item: Data) -> None:
-        """Send all of the data, and what ``send_nowait()`` has left. If another task is sending, wait for it first."""
-        while self._is_sending:
-            await self._wait_until_flushed()
-        self._is_sending = True
+        """Send all of the data, and what ``send_nowait()`` has left. Tasks that send at the same time take turns."""
+        await self._turns.take()
+        try:
+            await self._send_whole(item)
+        finally:
+            self._turns.pass_on()
+
+    async def _send_whole(self, item: Data) -> None:
+        is_cut = len(item) > _MAX_ENCRYPTED
         try:
             if not item:
                 await self._complete(lambda: None)
@@ -169,16 +175,14 @@ class TLSStream(EagerStream):
                 piece, item = _cut(item)
                 await self._complete(self._tls.write, piece)
         except BaseException:
-            self._is_broken = True
+            # What follows a part of the data would be taken for the rest of it.
+            self._is_broken = self._is_broken or is_cut
             raise
-        finally:
-            self._is_sending = False
-            self._tell_flushed()
 
     def send_nowait(self, item: Data) -> Data | None:
-        """See EagerStream. What the stream below does not take is kept for ``send()``, so that no record is cut."""
+        """See EagerStream. What the stream below does not take is kept for ``send()``: a record is sent whole."""
         while item:
-            is_busy = self._is_sending or self._is_flushing or self._left is not None
+            is_busy = self._turns.is_taken or self._is_flushing or self._left is not None
             if is_busy or self._send_nowait_below is None:
                 return item
             if self._is_broken:
@@ -309,16 +313,13 @@ class TLSStream(EagerStream):
             raise
         finally:
             self._is_flushing = False
-            self._tell_flushed()
-
-    def _tell_flushed(self) -> None:
-        if self._flushed is not None:
-            self._flushed.set()
-            self._flushed = None
+            if self._flushed is not None:
+                self._flushed.set()
+                self._flushed = None
 
     async def _wait_until_flushed(self) -> None:
         """Wait until another task has sent what has been encrypted, as if this one sent it."""
-        flushed = self._flushed = self._flushed or new_event()
+        flushed = self._flushed = new_event()
         await flushed.wait()
         if self._is_broken:
             raise anyio.BrokenResourceError

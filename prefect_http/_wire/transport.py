@@ -93,7 +93,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     Cancellation:
         Closes the request's connection, and lets the next request open one in its place; over HTTP/2, only resets the
         stream. If a cancel scope of trio's or anyio's around a request has been cancelled before that is sent, or has
-        passed its deadline, it is not sent, and its connection is kept.
+        passed its deadline, it is not sent, and its connection is kept. That is decided before the first ``trace``
+        event about sending.
     """
 
     def __init__(

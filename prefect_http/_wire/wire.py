@@ -111,7 +111,7 @@ class Wire(httpx.AsyncBaseTransport):
             await connections.close_discarded()
         while True:
             if pool_request.connection is not None and connections.is_due():
-                await connections.await_cancellation(pool_request)
+                await connections.let_be_cancelled(pool_request)
             connection = pool_request.connection  # now, since the transport may have been closed meanwhile
             if connection is None or not connection.is_stale():
                 break
@@ -135,7 +135,9 @@ class Wire(httpx.AsyncBaseTransport):
         if not isinstance(connection, Session):
             connection = await connections.open(pool_request, request)
             if connections.is_due():
-                await connections.await_cancellation(pool_request)
+                await connections.let_be_cancelled(pool_request)
+                if isinstance(connection, Session) and connection.is_stale():
+                    raise SendAgain(0.0)
         if isinstance(connection, Session):
             return await self._http2.exchange(pool_request, connection, request, repeats)
         if connection.observed is not None:

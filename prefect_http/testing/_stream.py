@@ -10,11 +10,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from prefect_http._concurrency.backend import Waiter, lowlevel, new_cancel_scope, new_waiter
+from prefect_http._concurrency.backend import (
+    Waiter,
+    await_cancellation,
+    checkpoint,
+    checkpoint_if_cancelled,
+    effective_deadline_getter,
+    new_cancel_scope,
+    new_waiter,
+)
 from prefect_http._concurrency.socket_attributes import InputAttribute
 from prefect_http._wire.tls import TLSInMemory
 from prefect_http.testing._connection import Script, ServerConnection
@@ -46,7 +53,7 @@ class FakeStream(ByteStream):
     ) -> None:
         self._server = ServerConnection(record, scheme, script, now, self._wake)
         self._accepts_http2 = accepts_http2
-        self._lowlevel = lowlevel()
+        self._deadline_of_task = effective_deadline_getter()
         self._is_closed = False
         self._is_receiving = False
         self._changed: Waiter | None = None  # what the task that receives waits for
@@ -67,7 +74,7 @@ class FakeStream(ByteStream):
         try:
             server = self._server
             if server.has_news or self._is_closed:
-                await self._lowlevel.checkpoint()
+                await checkpoint()
             else:
                 await self._wait_until(server.next_due)
             while not self._is_closed:
@@ -96,7 +103,8 @@ class FakeStream(ByteStream):
             Sends nothing. It is no checkpoint otherwise: the streams over TCP are none either, and it would be a tenth
             of the time of a small request.
         """
-        await self._lowlevel.checkpoint_if_cancelled()
+        if self._deadline_of_task() == -math.inf:
+            await await_cancellation()
         if self._is_closed:
             raise anyio.ClosedResourceError
         if self._server.end is not None:
@@ -115,7 +123,7 @@ class FakeStream(ByteStream):
             self._is_closed = True
             self._server.close_by_client()
             self._wake()
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
 
     def start_tls(self, alpn: list[str]) -> ByteStream:
         """Return the stream that stands for an encrypted one.
@@ -162,7 +170,7 @@ class FakeStream(ByteStream):
                 await self._changed.wait()
         finally:
             self._changed = None
-        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+        await checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
 
 
 def _os_error(kind: type[OSError], code: int) -> OSError:

@@ -14,6 +14,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 import trio.testing
+from support.cancelled_groups import run_in_cancelled_group
 from support.rows import each_row
 from support.scripted_transport import AT_ONCE, ONCE, URL, Body, Server, notes_of, raising
 
@@ -474,6 +475,392 @@ EAGER: dict[str, Callable[[], PrefectHttpxClient]] = {
         transport=httpx.MockTransport(refuse), retry=ONCE, raise_on_all_errors=False, base_url=URL
     ),
 }
+
+
+@pytest.mark.anyio
+@each_row("status", [404, 503])
+async def test_a_task_that_is_started_in_a_cancelled_group(status: int) -> None:
+    """It is cancelled, although anyio tells it nothing, and does not wait for that in a busy loop."""
+    async with PrefectHttpxClient(transport=mock(status), base_url=URL) as client:
+        assert await run_in_cancelled_group(lambda: client.get("/"))
+
+
+@pytest.mark.anyio
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("status", [100, 300, 304, 404, 500, 599])
+async def test_anything_but_2xx_is_raised_at_once(status: int, stream: bool) -> None:
+    """As in httpx, anything but 2xx is a bad status; what the policy does not list is raised after one attempt."""
+    server = Server(httpx.Response(status, stream=Body([b"what happened"])))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.send(client.build_request("GET", URL), stream=stream)
+    assert server.count == 1
+    error = caught.value
+    assert error.response.status_code == status
+    assert error.response.is_closed
+    assert error.response.content == b"what happened"
+    assert "what happened" in str(error)
+    assert [(attempt.number, attempt.status_code, attempt.delay) for attempt in error.attempts] == [(1, status, None)]
+    assert f"{status} is not retried" in notes_of(error)
+
+
+@pytest.mark.anyio
+async def test_a_redirect_that_is_not_followed_is_raised() -> None:
+    """A 302 is a bad status if redirects are not followed; the error has the request for its target."""
+    server = Server(httpx.Response(302, headers={"Location": "/elsewhere"}))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server) as client:
+            with pytest.raises(PrefectHTTPStatusError, match="302 Found") as caught:
+                await client.get(URL)
+    assert caught.value.response.next_request is not None
+    assert caught.value.response.next_request.url == "http://server/elsewhere"
+
+
+@pytest.mark.anyio
+async def test_the_error_carries_a_prefect_response() -> None:
+    """The error's response is a PrefectResponse, and its request the one that was sent."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(404)) as client:
+            request = client.build_request("GET", URL)
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.send(request)
+    assert type(caught.value.response) is PrefectResponse
+    assert caught.value.request is request
+
+
+@pytest.mark.anyio
+async def test_the_error_has_no_context() -> None:
+    """The error has no exception of an earlier attempt as its context."""
+    server = Server(httpx.ReadTimeout("slow"), 503, httpx.ReadError("broken"), 404)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.get(URL)
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
+
+
+@each_row("name", ["request", *map(str.lower, METHODS), "stream", "send", "build_request"])
+def test_verbs_have_the_signatures_of_httpxs(name: str) -> None:
+    """What help() and inspect show of a verb is what httpx has, and ``retry``, with its docstring."""
+    ours, theirs = getattr(PrefectHttpxClient, name), getattr(httpx.AsyncClient, name)
+    assert inspect.iscoroutinefunction(ours) is inspect.iscoroutinefunction(theirs)
+    assert ours.__doc__
+    if name != "build_request":
+        added = set() if name == "send" else {"retry"}
+        assert inspect.signature(ours).parameters.keys() == inspect.signature(theirs).parameters.keys() | added
+
+
+# --- raise_on_all_errors=False
+
+
+@pytest.mark.anyio
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("status", [304, 404, 500])
+async def test_a_bad_status_can_be_returned(status: int, stream: bool) -> None:
+    """With raise_on_all_errors=False a bad status is returned, read or streamed as requested."""
+    body = Body([b"why"])
+    server = Server(httpx.Response(status, stream=body))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, raise_on_all_errors=False) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert response.status_code == status
+            assert response.is_closed is not stream
+            assert await response.aread() == b"why"
+    assert type(response) is PrefectResponse
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_a_bad_status_is_returned_after_the_last_retry(stream: bool) -> None:
+    """With raise_on_all_errors=False a 503 is still retried, and the last one is returned whole."""
+    bodies = [Body([b"1"]), Body([b"2"]), Body([b"3"])]
+    server = Server(*(httpx.Response(503, stream=body) for body in bodies))
+    policy = RetryPolicy(max_retries=2, backoff_base=0, jitter=0)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, raise_on_all_errors=False, retry=policy) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert [body.is_closed for body in bodies] == [True, True, not stream]
+            assert await response.aread() == b"3"
+    assert server.count == 3
+
+
+@pytest.mark.anyio
+async def test_an_exception_is_still_raised() -> None:
+    """raise_on_all_errors=False is about statuses; without a response the exception is raised."""
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(
+            transport=Server(httpx.ConnectError("refused")), raise_on_all_errors=False
+        ) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get(URL)
+
+
+@pytest.mark.anyio
+async def test_a_body_that_breaks_off_while_its_response_is_returned() -> None:
+    """If the body of a response that would be returned breaks off, the error has the note with the attempts."""
+    body = Body([b"half", httpx.ReadError("broken")])
+    server = Server(httpx.Response(503, stream=body))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, raise_on_all_errors=False, retry=ONCE) as client:
+            with pytest.raises(httpx.ReadError) as caught:
+                await client.get(URL)
+    assert body.is_closed
+    assert "attempt" in notes_of(caught.value)
+
+
+# --- A throttle may reject a good status
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_a_rejected_good_status_is_retried_and_then_returned(stream: bool) -> None:
+    """A 202 that a throttle has marked as a rejection is repeated; when the retries are used up it is returned."""
+    policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+    rejected = {REJECTED: True}
+    server = Server(
+        httpx.Response(202, extensions=rejected), httpx.Response(202, stream=Body([b"later"]), extensions=rejected)
+    )
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=policy) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert await response.aread() == b"later"
+    assert server.count == 2
+    assert [attempt.number for attempt in response.attempts] == [1, 2]
+    assert response.attempts[-1].reason == "all retries are used up"
+
+
+# --- Unusual transports
+
+
+class OddResponse(httpx.Response):
+    """A transport's own response class."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_a_transport_may_have_its_own_response_class(stream: bool) -> None:
+    """A response of a subclass is not modified; the client returns a PrefectResponse that shares its stream."""
+    original = OddResponse(200, stream=Body([b"odd"]), extensions={"odd": True})
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(original)) as client:
+            response = await client.send(client.build_request("GET", URL), stream=stream)
+            assert await response.aread() == b"odd"
+    assert type(original) is OddResponse
+    assert type(response) is PrefectResponse
+    assert response.extensions["odd"] is True
+    assert response.is_closed
+    assert original.is_closed
+    assert response.elapsed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True], ids=["read", "streamed"])
+async def test_the_error_of_a_transports_own_response_class(stream: bool) -> None:
+    """A bad response of a subclass is retried, closed and raised like any other."""
+    bodies = [Body([b"first"]), Body([b"second"])]
+    server = Server(OddResponse(503, stream=bodies[0]), OddResponse(404, stream=bodies[1]))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError, match=r"404 Not Found .*: second") as caught:
+                await client.send(client.build_request("GET", URL), stream=stream)
+    assert all(body.is_closed for body in bodies)
+    assert type(caught.value.response) is PrefectResponse
+    assert caught.value.response.content == b"second"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [httpx.Response, OddResponse])
+async def test_a_transport_may_answer_with_the_same_object_each_time(kind: type[httpx.Response]) -> None:
+    """A fake that returns the same Response for all requests works, with retries and without."""
+    bad, good = kind(503, text="no"), kind(200, text="yes")
+    server = Server(bad, bad, good, good, bad, bad)
+    policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=policy) as client:
+            with pytest.raises(PrefectHTTPStatusError, match="no"):
+                await client.get(URL)
+            assert [(await client.get(URL)).text for _ in range(2)] == ["yes", "yes"]
+            with pytest.raises(PrefectHTTPStatusError, match="no"):
+                await client.get(URL)
+    assert server.count == 6
+
+
+@pytest.mark.anyio
+async def test_a_transport_may_raise_the_same_object_each_time() -> None:
+    """A fake that raises the same exception for all requests works; the exception is raised unchanged."""
+    error = httpx.ReadTimeout("slow")
+    server = Server(error, ...)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(httpx.ReadTimeout) as caught:
+                await client.get(URL)
+    assert caught.value is error
+    assert server.count == 6
+
+
+@pytest.mark.anyio
+@each_row(
+    "error",
+    [KeyboardInterrupt(), SystemExit(3), RuntimeError("bug"), OSError("disk"), ValueError("bad")],
+)
+async def test_other_exceptions_are_not_retried(error: BaseException) -> None:
+    """Anything but an httpx.RequestError is raised at once, unchanged."""
+    server = Server(error, 200)
+
+    async def get() -> BaseException | None:
+        try:
+            await client.get(URL)
+        except BaseException as raised:
+            return raised
+        return None
+
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            assert await get() is error
+    assert server.count == 1
+    assert not notes_of(error)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bug")], ids=lambda error: type(error).__name__)
+async def test_a_response_is_closed_when_its_body_raises(error: BaseException) -> None:
+    """Whatever a body raises while it is read is raised unchanged, and the response is closed."""
+    body = Body([b"half", error])
+    raised: BaseException | None = None
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=Server(httpx.Response(200, stream=body)), retry=AT_ONCE) as client:
+            try:
+                await client.get(URL)
+            except BaseException as caught:
+                raised = caught
+    assert raised is error
+    assert body.is_closed
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(httpx.__name__ != "httpx", reason="httpx2 closes by itself, and raises what happens there instead")
+@pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
+async def test_closing_that_fails_does_not_hide_how_the_body_failed(error: Exception) -> None:
+    """If the body breaks off and closing fails as well, the body's exception decides, and is retried."""
+    body = Body([b"half", httpx.ReadError("broken")], on_close=raising(error))
+    server = Server(httpx.Response(200, stream=body), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            assert (await client.get(URL)).status_code == 200
+    assert server.count == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [httpx.CloseError("gone"), OSError("gone")])
+async def test_a_discarded_response_that_cannot_be_closed(error: Exception) -> None:
+    """If closing a discarded response fails, the next attempt is made nevertheless."""
+    server = Server(httpx.Response(503, stream=Body([b"no"], on_close=raising(error))), 200)
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            assert (await client.get(URL)).status_code == 200
+
+
+@pytest.mark.anyio
+@each_row("stream", [False, True], ids=["read", "streamed"])
+@each_row("error", [httpx.CloseError("gone"), OSError("gone")])
+async def test_a_bad_response_that_cannot_be_closed_is_still_raised(error: Exception, stream: bool) -> None:
+    """If closing a bad response fails, the status is raised nevertheless."""
+    server = Server(httpx.Response(404, stream=Body([b"no such thing"], on_close=raising(error))))
+    with anyio.fail_after(5):
+        async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+            with pytest.raises(PrefectHTTPStatusError, match=r"404 Not Found .*no such thing"):
+                await client.send(client.build_request("GET", URL), stream=stream)
+
+
+# --- Garbage
+
+
+def fail_to_connect(request: httpx.Request) -> httpx.Response:
+    """Fail as a transport does."""
+    raise httpx.ConnectError("refused", request=request)
+
+
+def time_out(request: httpx.Request) -> httpx.Response:
+    """Fail in a way that is retried."""
+    raise httpx.ReadTimeout("slow", request=request)
+
+
+def refuse(request: httpx.Request) -> httpx.Response:
+    """Fail with a status."""
+    return httpx.Response(503, text="busy")
+
+
+def succeed(request: httpx.Request) -> httpx.Response:
+    """Succeed."""
+    return httpx.Response(200)
+
+
+@pytest.mark.anyio
+@each_row("answer", [fail_to_connect, time_out, refuse, succeed])
+async def test_failures_leave_no_garbage_cycles(answer: Callable[[httpx.Request], httpx.Response]) -> None:
+    """A failed request is freed without the garbage collector: no exception holds the frame that holds it."""
+    calls = iter((time_out, answer, answer))
+
+    async def fail() -> None:
+        with contextlib.suppress(httpx.ConnectError, httpx.ReadTimeout, PrefectHTTPStatusError):
+            await client.get(URL)
+
+    with anyio.fail_after(5):
+        policy = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
+        transport = httpx.MockTransport(lambda request: next(calls)(request))
+        async with PrefectHttpxClient(transport=transport, retry=policy) as client:
+            gc.collect()
+            gc.disable()
+            try:
+                await fail()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+                kinds = {type(item) for item in gc.garbage}
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+    # A response of httpx is a cycle by itself, to which the errors of its attempts belong.
+    assert not kinds & {PrefectHTTPStatusError, httpx.ConnectError, FrameType, TracebackType}
+
+
+# --- Checkpoints
+
+
+async def says_ok(scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond without waiting for anything."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+def mock(*statuses: int) -> httpx.MockTransport:
+    """Return a transport that responds without waiting for anything."""
+    answers = iter(statuses)
+    return httpx.MockTransport(lambda request: httpx.Response(next(answers, 200)))
+
+
+EAGER: dict[str, Callable[[], PrefectHttpxClient]] = {
+    "app": lambda: PrefectHttpxClient(app=says_ok),
+    "mock": lambda: PrefectHttpxClient(transport=mock(), base_url=URL),
+    "throttled mock": lambda: PrefectHttpxClient(transport=mock(), throttle=Throttle(), base_url=URL),
+    "mounted mock": lambda: PrefectHttpxClient(mounts={"all://": mock()}, base_url=URL),
+    "failing mock": lambda: PrefectHttpxClient(transport=httpx.MockTransport(time_out), retry=ONCE, base_url=URL),
+    "rejecting mock": lambda: PrefectHttpxClient(
+        transport=httpx.MockTransport(refuse), retry=ONCE, raise_on_all_errors=False, base_url=URL
+    ),
+}
+
+
+@pytest.mark.anyio
+@each_row("status", [404, 503])
+async def test_a_task_that_is_started_in_a_cancelled_group(status: int) -> None:
+    """It is cancelled, although anyio tells it nothing, and does not wait for that in a busy loop."""
+    async with PrefectHttpxClient(transport=mock(status), base_url=URL) as client:
+        assert await run_in_cancelled_group(lambda: client.get("/"))
 
 
 @pytest.mark.anyio

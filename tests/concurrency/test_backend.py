@@ -15,17 +15,18 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+from support.cancelled_groups import run_in_cancelled_group
 from support.lifespan_apps import steps
 
 from prefect_http._concurrency.backend import (
     Waiter,
+    checkpoint_if_cancelled,
     current_loop,
     current_task,
     has_ended,
     is_root_task_cancelled,
     new_cancel_scope,
     new_event,
-    new_lock,
     new_waiter,
     open_nursery,
     spawn_root_task,
@@ -46,7 +47,6 @@ async def test_primitives_are_the_backends_own(anyio_backend: str) -> None:
     """Under trio they are trio's own objects, under asyncio anyio's."""
     home = trio if anyio_backend == "trio" else anyio
     assert isinstance(new_event(), home.Event)
-    assert isinstance(new_lock(), home.Lock)
     assert isinstance(new_cancel_scope(), home.CancelScope)
     async with open_nursery() as nursery:
         assert isinstance(nursery, trio.Nursery if anyio_backend == "trio" else anyio.abc.TaskGroup)
@@ -82,6 +82,33 @@ async def test_waiter() -> None:
                     waiter.set()
         waiter.set()
         assert outcomes == ["cancelled" if is_cancelled else "woken"]
+
+
+@pytest.mark.anyio
+async def test_checkpoint_if_cancelled() -> None:
+    """It lets no other task run if the task is not cancelled, and a shield protects from it."""
+    await checkpoint_if_cancelled()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
+        raise AssertionError
+    has_run = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            has_run.set()
+
+        tasks.start_soon(run)
+        await checkpoint_if_cancelled()
+        assert not has_run.is_set()
+
+
+@pytest.mark.anyio
+async def test_checkpoint_if_cancelled_where_anyio_sends_no_cancellation() -> None:
+    """It does not wait for one for ever, with a busy loop."""
+    assert await run_in_cancelled_group(checkpoint_if_cancelled)
 
 
 @pytest.mark.anyio

@@ -224,6 +224,26 @@ async def test_two_at_once() -> None:
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.anyio
+async def test_what_is_refused_is_not_sent(anyio_backend: str) -> None:
+    """Even if the network could take more just now, since the first task has not gone on yet."""
+    async with ends() as (stream, other):
+        sent = 20_000_000
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, b"a" * sent)
+            await settle()
+            if isinstance(stream, AsyncioStream):
+                stream.resume_writing()
+            with pytest.raises(anyio.BusyResourceError):
+                await stream.send(b"b")
+            received = bytearray()
+            while len(received) < sent:
+                received += await anyio.to_thread.run_sync(other.recv, 2**20)
+        await stream.aclose()
+        received += other.recv(1)
+        assert received == b"a" * sent
+
+
 # --- Sending without an await
 
 

@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from anyio.abc import ByteStream
-from support.h2_frames import HEADERS
+from support.cancelled_groups import run_in_cancelled_group
+from support.h2_frames import HEADERS, frames_in, goaway, settings
 from support.h2_peers import h2_server, serve_paths
 from support.rows import each_row
 from support.scripted_servers import settle
@@ -73,6 +75,49 @@ async def who_is_cancelled(send: Send) -> None:
     assert scope.cancelled_caught
 
 
+class Fickle(ByteStream):
+    """A connection on which the server says something at once, and then nothing more.
+
+    Args:
+        first: what it says; None: it closes the connection.
+
+    Attributes:
+        sent: what it has been sent.
+        on_quiet: called when that has been received, and more is waited for.
+    """
+
+    def __init__(self, *first: bytes | None) -> None:
+        self._first = list(first)
+        self._is_closed = anyio.Event()
+        self.sent = b""
+        self.on_quiet: Callable[[], object] = lambda: None
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if self._first:
+            await anyio.lowlevel.checkpoint()
+            if (data := self._first.pop()) is None:
+                raise anyio.EndOfStream
+            return data
+        self.on_quiet()
+        await self._is_closed.wait()
+        raise anyio.ClosedResourceError
+
+    async def send(self, item: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.sent += item
+
+    async def send_eof(self) -> None:
+        raise AssertionError("not used")
+
+    async def aclose(self) -> None:
+        self._is_closed.set()
+
+    @property
+    def requests(self) -> int:
+        """How many requests it has been sent over HTTP/2."""
+        return sum(each.kind == HEADERS for each in frames_in(self.sent))
+
+
 @each_row("protocol", [http1, http2])
 @each_row("sender", [whose_time_has_passed, who_has_no_time, who_is_cancelled])
 async def test_what_is_due_is_not_sent(
@@ -104,31 +149,27 @@ async def test_a_shield_lets_it_through(
         assert arrived() == 2
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_task_that_is_started_in_a_cancelled_group(backend: str) -> None:
+async def test_a_task_that_is_started_in_a_cancelled_group() -> None:
     """It is cancelled at once, although anyio has told all tasks of the group that were there."""
+    async with http1() as (transport, url, arrived):
+        await fetch(transport, url)
+        assert await run_in_cancelled_group(lambda: fetch(transport, new_request(url, "POST")))
+        assert arrived() == 1
 
-    async def main() -> None:
-        async with http1() as (transport, url, arrived):
-            await fetch(transport, url)
-            has_ended = anyio.Event()
 
-            async def post() -> None:
-                try:
-                    await fetch(transport, new_request(url, "POST"))
-                finally:
-                    has_ended.set()
+async def test_a_task_that_is_started_in_a_cancelled_group_and_waits() -> None:
+    """Its wait for a connection ends with the pool timeout at the latest."""
 
-            async with anyio.create_task_group() as tasks:
-                with anyio.CancelScope(shield=True):
-                    tasks.cancel_scope.cancel()
-                    await settle()
-                    tasks.start_soon(post)
-                    with anyio.fail_after(5):
-                        await has_ended.wait()
-            assert arrived() == 1
+    async def connect(host: str, port: int) -> ByteStream:
+        return Fickle()
 
-    anyio.run(main, backend=backend)
+    async with HTTPTransport(limits=httpx.Limits(max_connections=1), connect=connect) as transport:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fetch, transport, URL)
+            await settle()
+            waits = new_request(URL, "GET", None, {"timeout": {"pool": 0.01}})
+            assert await run_in_cancelled_group(lambda: fetch(transport, waits))
+            tasks.cancel_scope.cancel()
 
 
 async def test_cancelled_by_what_listens() -> None:
@@ -179,3 +220,46 @@ async def test_due_and_never_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(httpx.ConnectError, match="the transport was closed"):
                 await fetch(transport, url)
         assert arrived() == 2
+
+
+@pytest.mark.parametrize("first", [settings() + goaway(0), settings(s3=0), None], ids=["goaway", "no streams", "end"])
+async def test_what_happens_to_a_connection_while_a_cancellation_is_awaited(
+    first: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If none arrives, as when a deadline has been extended, the request is sent on another connection."""
+    monkeypatch.setattr(connections, "effective_deadline_getter", lambda: lambda: -math.inf)
+    network = FakeNetwork()
+    network.serve(URL).get("/").reply(text="fine")
+    fickle = Fickle(first)
+    opened: list[ByteStream] = []
+
+    async def connect(host: str, port: int) -> ByteStream:
+        opened.append(await network.connect(host, port) if opened else fickle)
+        return opened[-1]
+
+    async with HTTPTransport(http1=False, http2=True, connect=connect) as transport:
+        with anyio.fail_after(5):
+            assert await fetch(transport, URL) == b"fine"
+    assert fickle.requests == 0
+
+
+async def test_cancelled_just_as_the_server_says_how_many_streams_it_accepts() -> None:
+    """A body that can be sent only once waits for that, and must not be begun."""
+    scope, fickle, has_begun = anyio.CancelScope(), Fickle(settings()), False
+    fickle.on_quiet = scope.cancel
+
+    async def body() -> AsyncGenerator[bytes]:
+        nonlocal has_begun
+        has_begun = True
+        yield b"x"
+
+    async def connect(host: str, port: int) -> ByteStream:
+        return fickle
+
+    async with HTTPTransport(http1=False, http2=True, connect=connect) as transport:
+        with scope:
+            await transport.handle_async_request(httpx.Request("POST", URL, content=body()))
+        assert scope.cancelled_caught
+        await settle()
+        assert (has_begun, fickle.requests) == (False, 0)
+        assert transport.statistics().idle == 1

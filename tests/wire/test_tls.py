@@ -437,6 +437,54 @@ async def test_two_tasks_that_send(over: Over, how: str) -> None:
 
 
 @pytest.mark.anyio
+async def test_tasks_that_send_take_turns(over: Over) -> None:
+    """One that sends large messages, one after another, keeps the others waiting for no more than one of them."""
+    stream, _, server = over
+    large, small = b"a" * 600_000, (b"b", b"c")
+
+    async def send_large() -> None:
+        for _ in range(2):
+            await stream.send(large)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send_large)
+        await anyio.lowlevel.checkpoint()
+        for message in small:
+            tasks.start_soon(stream.send, message)
+    received = b""
+    while len(received) < 1_200_002:
+        received += server.tls.read(2**16)
+    assert received in (large + b"bc" + large, large + b"cb" + large)
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_sent(over: Over) -> None:
+    """A mistake does no harm to the connection."""
+    stream, _, server = over
+    mistake: Any = "question"
+    with pytest.raises(TypeError):
+        await stream.send(mistake)
+    await stream.send(b"question")
+    assert server.tls.read(100) == b"question"
+
+
+@pytest.mark.anyio
+async def test_sending_is_cancelled_while_another_task_sends(over: Over) -> None:
+    """Nothing of its data has been sent, so the others can go on."""
+    stream, below, server = over
+    below.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.send, b"one")
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(0.001) as scope:
+            await stream.send(b"two")
+        assert scope.cancelled_caught
+        below.gate.set()
+    await stream.send(b"three")
+    assert server.tls.read(3) + server.tls.read(5) == b"onethree"
+
+
+@pytest.mark.anyio
 async def test_the_pieces_of_two_messages_do_not_alternate(over: Over) -> None:
     """A task that sends meanwhile waits, also for what is encrypted in pieces."""
     stream, _, server = over

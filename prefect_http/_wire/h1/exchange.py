@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
 
-import anyio.lowlevel
 import httpx
 
+from prefect_http._concurrency.backend import checkpoint_if_cancelled
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
 from prefect_http._request_timeouts import checked_timeouts
 from prefect_http._wire.connection import Connection
@@ -145,7 +145,7 @@ class Exchange:
 
     async def _write(self, data: bytes) -> None:
         """Send data after an event, whose listener may have cancelled the task."""
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         if data:
             await self.connection.send(data, self._request.timeouts.get("write"))
 

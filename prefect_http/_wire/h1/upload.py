@@ -15,10 +15,15 @@ import time
 from collections.abc import AsyncIterable
 
 import anyio
-import anyio.lowlevel
 import httpx
 
-from prefect_http._concurrency.backend import checkpoint, new_cancel_scope, new_event, open_nursery
+from prefect_http._concurrency.backend import (
+    checkpoint,
+    checkpoint_if_cancelled,
+    new_cancel_scope,
+    new_event,
+    open_nursery,
+)
 from prefect_http._concurrency.iteration import cancel_iteration, end_iteration
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.request_head import BodyFramer
@@ -95,7 +100,7 @@ class Upload:
                     failures.append(error)
                     self._reading.cancel()
         except BaseExceptionGroup:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # older versions of trio put a cancellation into a group
+            await checkpoint_if_cancelled()  # older versions of trio put a cancellation into a group
             raise
         if failures:
             raise failures.pop()  # not by a name: the error would refer to this frame, and this frame to the error

@@ -25,11 +25,17 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import anyio
-import anyio.lowlevel
 import httpx
 from anyio.abc import ByteStream
 
-from prefect_http._concurrency.backend import Event, new_cancel_scope, new_event, spawn_root_task, wait_shielded
+from prefect_http._concurrency.backend import (
+    Event,
+    checkpoint_if_cancelled,
+    new_cancel_scope,
+    new_event,
+    spawn_root_task,
+    wait_shielded,
+)
 from prefect_http._wire.close_reasons import (
     BROKEN_OFF,
     GOAWAY,
@@ -162,7 +168,7 @@ class Session:
         with scope:
             await self._settings.wait()
             return
-        await anyio.lowlevel.checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
+        await checkpoint_if_cancelled()  # anyio may have swallowed an outer cancellation as well
         raise httpx.ConnectTimeout(f"{self.peer} sent no HTTP/2 SETTINGS for {timeout:g} s")
 
     def is_stale(self) -> bool:
