@@ -14,6 +14,7 @@ from prefect_http._wire.connection import Connection
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
+from prefect_http._wire.h1.plain_head import plain_head
 from prefect_http._wire.h1.request_head import encode_headers, request_line
 from prefect_http._wire.h2.exchange import StreamExchange
 from prefect_http._wire.h2.repeats import SendAgain
@@ -27,6 +28,7 @@ from prefect_http._wire.statistics import Limits, TransportStatistics
 
 _MAX_CACHED_HEADERS = 16
 _MAX_CACHED_LINES = 64
+_MAX_CACHED_HEADS = 32
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -52,6 +54,8 @@ class Wire(httpx.AsyncBaseTransport):
         # Many requests have the same headers as an earlier one, and the same URL.
         self._encode_headers = functools.lru_cache(_MAX_CACHED_HEADERS)(encode_headers)
         self._encode_line = functools.lru_cache(_MAX_CACHED_LINES)(request_line)
+        # Many responses have the same head as one before, since most servers change only the Date, once a second.
+        self._parse_head = functools.lru_cache(_MAX_CACHED_HEADS)(plain_head)
 
     def statistics(self) -> TransportStatistics:
         """Return a snapshot."""
@@ -122,7 +126,7 @@ class Wire(httpx.AsyncBaseTransport):
         if isinstance(connection, Connection):
             if connection.observed is not None:
                 connection.observed.begin(pool_request)
-            exchange = Exchange(connection, request)
+            exchange = Exchange(connection, request, self._parse_head)
             try:
                 await exchange.run()
                 return exchange
@@ -142,7 +146,7 @@ class Wire(httpx.AsyncBaseTransport):
             return await self._http2.exchange(pool_request, connection, request, repeats)
         if connection.observed is not None:
             connection.observed.begin(pool_request)
-        exchange = Exchange(connection, request)
+        exchange = Exchange(connection, request, self._parse_head)
         await exchange.run()
         return exchange
 
@@ -154,6 +158,7 @@ class Wire(httpx.AsyncBaseTransport):
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
         self._encode_headers.cache_clear()  # there may be credentials among them
         self._encode_line.cache_clear()
+        self._parse_head.cache_clear()
         self._http2.clear()
         if self._forwarder is not None:
             self._forwarder.clear()

@@ -11,8 +11,9 @@ from prefect_http._concurrency.backend import checkpoint_if_cancelled
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
 from prefect_http._request_timeouts import checked_timeouts
 from prefect_http._wire.connection import Connection
+from prefect_http._wire.h1.plain_head import plain_head
 from prefect_http._wire.h1.request_head import BodyFramer, EncodedHeaders, request_line
-from prefect_http._wire.h1.response_parser import ResponseParser
+from prefect_http._wire.h1.response_parser import PlainHead, ResponseParser
 from prefect_http._wire.h1.upload import Upload
 from prefect_http._wire.trace import Trace
 
@@ -84,6 +85,7 @@ class Exchange:
     Args:
         connection: the connection.
         request: the request.
+        parse: parses the head of the response; see ResponseParser.
 
     Attributes:
         connection: as given.
@@ -94,9 +96,9 @@ class Exchange:
 
     __slots__ = ("_request", "connection", "initial_body", "is_sent", "parser")
 
-    def __init__(self, connection: Connection, request: OutgoingRequest) -> None:
+    def __init__(self, connection: Connection, request: OutgoingRequest, parse: PlainHead = plain_head) -> None:
         self.connection = connection
-        self.parser = ResponseParser(request.method, allow_upgrade=request.headers.allow_upgrade)
+        self.parser = ResponseParser(request.method, allow_upgrade=request.headers.allow_upgrade, parse=parse)
         self.initial_body = b""
         self.is_sent = False
         self._request = request

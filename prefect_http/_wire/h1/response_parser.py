@@ -1,8 +1,7 @@
 """ResponseParser: bytes in, a response out. Pure.
 
-Almost all heads arrive whole and are plain: lines that end with CRLF, without folding, trailing whitespace or control
-characters. A few regular expressions read such a head in one pass, 4 headers in 2 us; llhttp (httptools) took 5, most
-of it in its callbacks. Any other head is read line by line by a `LenientHead`, which accepts what other clients do.
+Almost all heads arrive whole and are plain; `plain_head()` reads them in one pass. Any other head is read line by line
+by a `LenientHead`, which accepts what other clients do.
 
 Where a response ends is decided here as well, so that nothing goes unnoticed that a server sends beyond its response:
 the next request on the connection would take it for its own response. Bodies of a known length are counted here, and
@@ -11,16 +10,15 @@ chunks are left to the `ChunkDecoder`.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 
 import httpx
 
 from prefect_http._errors import InvalidResponse
 from prefect_http._wire.h1.chunk_decoder import ChunkDecoder
 from prefect_http._wire.h1.lenient_head import LenientHead
+from prefect_http._wire.h1.plain_head import END_OF_HEAD, plain_head
 from prefect_http._wire.h1.response_head import (
-    MAX_FIELDS,
-    MAX_HEAD_BYTES,
     Framing,
     Headers,
     ResponseHead,
@@ -30,10 +28,11 @@ from prefect_http._wire.h1.response_head import (
 # 100 Continue, 103 Early Hints and the like, before the response itself.
 MAX_INFORMATIONAL = 100
 
-_END_OF_HEAD = b"\r\n\r\n"
-# RFC 9112 sections 4 and 5, without what is said above. A field begins with the LF of the line before it.
-_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r(?=\n)")
-_FIELD = re.compile(rb"\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++): ?+([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+|)\r(?=\n)")
+# Larger heads are not remembered.
+_MAX_REMEMBERED = 2048
+
+PlainHead = Callable[[str, bytes], ResponseHead | None]
+
 # Every response is compared with some of them, and Python 3.11 takes 0.2 us to look up a member of an enum.
 _CONTENT_LENGTH, _CHUNKED = Framing.CONTENT_LENGTH, Framing.CHUNKED
 _UNTIL_CLOSE, _TUNNEL = Framing.UNTIL_CLOSE, Framing.TUNNEL
@@ -45,6 +44,7 @@ class ResponseParser:
     Args:
         method: the request's method.
         allow_upgrade: whether the request asked for another protocol, so that the response may be a 101.
+        parse: ``plain_head()``, perhaps with a memory: a server often sends the same head many times in a second.
 
     Attributes:
         head: the head, once it has arrived; those of informational responses (1xx, except 101) are skipped.
@@ -67,9 +67,10 @@ class ResponseParser:
     _chunks: ChunkDecoder | None = None
     _lenient: LenientHead | None = None  # reads the head if it is not plain
 
-    def __init__(self, method: str, *, allow_upgrade: bool = True) -> None:
+    def __init__(self, method: str, *, allow_upgrade: bool = True, parse: PlainHead = plain_head) -> None:
         self._method = method
         self._allow_upgrade = allow_upgrade
+        self._parse = parse
 
     @property
     def can_reuse_connection(self) -> bool:
@@ -79,7 +80,8 @@ class ResponseParser:
     def head_for_trace(self) -> tuple[bytes, int, bytes, Headers]:
         """Return the head in the form that httpcore's trace events have it."""
         assert self.head is not None
-        return self.head[:4]
+        version, status, reason, headers = self.head[:4]
+        return version, status, reason, list(headers)
 
     def feed(self, data: bytes) -> bytes:
         """Parse what has been received.
@@ -134,12 +136,17 @@ class ResponseParser:
     def _feed_head(self, data: bytes) -> bytes:
         """Parse the head, and return the data that follows it."""
         while data:
-            parsed = _plain_head(self._method, data) if self._lenient is None else None
-            if parsed is None:
+            head, end = None, data.find(END_OF_HEAD) + len(END_OF_HEAD)
+            if self._lenient is None and end >= len(END_OF_HEAD):
+                parse = self._parse if end <= _MAX_REMEMBERED else plain_head
+                head = parse(self._method, data[:end])
+            if head is not None:
+                data = data[end:]
+            else:
                 parsed = self._lenient_head(data)
                 if parsed is None:
                     return b""
-            head, data = parsed
+                head, data = parsed
             if head.status == 101 and not self._allow_upgrade:
                 raise InvalidResponse("the server sent a 101, but the request did not ask for an upgrade")
             if head.status >= 200 or head.status == 101:
@@ -154,7 +161,7 @@ class ResponseParser:
         return b""
 
     def _lenient_head(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
-        """Parse a head that is not plain; see `_plain_head()`."""
+        """Parse a head that is not plain; and return it with the data that follows it; None: it is incomplete."""
         lenient = self._lenient = self._lenient or LenientHead()
         rest = lenient.feed(data)
         if rest is None:
@@ -187,24 +194,3 @@ class ResponseParser:
         self.is_complete, self.has_trailing_data = chunks.is_complete, chunks.has_trailing_data
         self.body_error = chunks.error
         return body
-
-
-def _plain_head(method: str, data: bytes) -> tuple[ResponseHead, bytes] | None:
-    """Return a head, and the data that follows it; None: it is incomplete, or not plain.
-
-    Raises:
-        InvalidResponse: it is plain, and invalid.
-    """
-    status_line, end = _STATUS_LINE.match(data), data.find(_END_OF_HEAD)
-    if status_line is None or not 0 <= end < MAX_HEAD_BYTES - 3:
-        return None
-    start = status_line.end()
-    headers: list[tuple[bytes, bytes]] = _FIELD.findall(data, start, end + 2)
-    # Each match has one LF and one CR in it, with an LF behind. If these are all that there are, each line is a match.
-    count = len(headers)
-    if data.count(b"\n", start, end) != count or data.count(b"\r", start, end + 1) != count or count > MAX_FIELDS:
-        return None
-    if data.find(b" \r", start, end + 1) >= 0 or data.find(b"\t\r", start, end + 1) >= 0:
-        return None  # whitespace after a value
-    version, status, reason = status_line.groups()
-    return response_head(method, version, int(status), reason, headers), data[end + 4 :]
