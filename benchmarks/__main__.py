@@ -15,6 +15,7 @@ import anyio
 
 from benchmarks import (
     bodies,
+    distinct_heads,
     downloads,
     flaky,
     fleet,
@@ -65,6 +66,7 @@ _BENCHMARKS: dict[str, Callable[[], None]] = {
     "fleet": fleet.run,
     "fleet_chaos": fleet_chaos.run,
     "wire": wire.run,
+    "distinct_heads": distinct_heads.run,
     "tls": tls.run,
     "bodies": bodies.run,
     "downloads": downloads.run,

@@ -1,23 +1,26 @@
 """A server on loopback, for the clients that are measured: a program that prints its port.
 
-It answers each GET of ``/`` with the same bytes. uvicorn with httptools is too slow to measure the fastest client with:
-while pyreqwest took 120 us of processor time for a request, with 100 tasks on a busy machine, uvicorn took 100 us, or
-80 on uvloop, and this server 20. It checks nothing; a request may arrive in pieces, but not two at once.
+It answers each GET of ``/`` with the same bytes, but for the Date, which changes once a second. uvicorn with httptools
+is too slow to measure the fastest client with: while pyreqwest took 120 us of processor time for a request, with 100
+tasks on a busy machine, uvicorn took 100 us, or 80 on uvloop, and this server 20. It checks nothing; a request may
+arrive in pieces, but not two at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import ssl
 import sys
 from collections.abc import Iterator
+from email.utils import formatdate
 from typing import cast
 
 # What uvicorn would answer.
-_HEAD = b"HTTP/1.1 200 OK\r\ndate: Sat, 28 Nov 2026 12:00:00 GMT\r\nserver: loopback\r\ncontent-type: text/plain\r\n"
-_HELLO = _HEAD + b"content-length: 13\r\n\r\nHello, world!"
+_HEAD = b"HTTP/1.1 200 OK\r\ndate: %s\r\nserver: loopback\r\ncontent-type: text/plain\r\n"
+_BODY = b"content-length: 13\r\n\r\nHello, world!"
 
 _PIECE = 64 * 1024
 _GIGABIT = 125_000_000  # bytes per second
@@ -28,13 +31,16 @@ _LAST_CHUNK = b"0\r\n\r\n"
 class Connection(asyncio.Protocol):
     """Answers by the path: ``/length/<bytes>`` and ``/chunked/<bytes>`` with a long body, ``/hold`` never.
 
-    ``/gigabit/<bytes>`` is the first of these, at 1 Gbit/s.
+    ``/gigabit/<bytes>`` is the first of these, at 1 Gbit/s. ``/distinct`` is like ``/``, with an identifier of its own
+    in each head.
 
     ``/held`` is answered with the number of requests that are held. A POST must have a chunked body, and is answered
     with the number of bytes that it took.
     """
 
     held = 0
+    answers = itertools.count(1)
+    head = b""
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
@@ -61,7 +67,9 @@ class Connection(asyncio.Protocol):
             self._uploaded = 0
             self._receive_body(rest)
         elif head.startswith(b"GET / "):
-            self._transport.write(_HELLO)
+            self._transport.write(self.head + _BODY)
+        elif head.startswith(b"GET /distinct "):
+            self._transport.write(b"%sx-request-id: %032x\r\n%s" % (self.head, next(self.answers), _BODY))
         else:
             self._answer(head.split(b" ", 2)[1].decode())
 
@@ -72,19 +80,19 @@ class Connection(asyncio.Protocol):
             case ["held"]:
                 self._send(b"%d" % Connection.held)
             case ["length", length]:
-                self._transport.write(_HEAD + b"content-length: %s\r\n\r\n" % length.encode())
+                self._transport.write(self.head + b"content-length: %s\r\n\r\n" % length.encode())
                 self._stream(_pieces(int(length), b"x" * _PIECE))
             case ["gigabit", length]:
-                self._transport.write(_HEAD + b"content-length: %s\r\n\r\n" % length.encode())
+                self._transport.write(self.head + b"content-length: %s\r\n\r\n" % length.encode())
                 self._send_slowly(int(length), asyncio.get_running_loop().time())
             case ["chunked", length]:
-                self._transport.write(_HEAD + b"transfer-encoding: chunked\r\n\r\n")
+                self._transport.write(self.head + b"transfer-encoding: chunked\r\n\r\n")
                 self._stream(_pieces(int(length), b"%x\r\n%s\r\n" % (_PIECE, b"x" * _PIECE), _LAST_CHUNK))
             case _:
                 raise ValueError(path)
 
     def _send(self, body: bytes) -> None:
-        self._transport.write(_HEAD + b"content-length: %d\r\n\r\n%s" % (len(body), body))
+        self._transport.write(self.head + b"content-length: %d\r\n\r\n%s" % (len(body), body))
 
     def _receive_body(self, data: bytes) -> None:
         assert self._uploaded is not None
@@ -125,12 +133,19 @@ def _pieces(length: int, piece: bytes, end: bytes = b"") -> Iterator[bytes]:
         yield end
 
 
+def _tell_time() -> None:
+    """Set the Date, now and each second."""
+    Connection.head = _HEAD % formatdate(usegmt=True).encode()
+    asyncio.get_running_loop().call_later(1, _tell_time)
+
+
 async def serve(certificate: str | None) -> None:
     """Serve until this process is killed; with TLS, if there is a certificate."""
     context = None
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
+    _tell_time()
     # Asyncio sets TCP_NODELAY; without it, each answer would take 40 ms.
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=4096, ssl=context)

@@ -11,7 +11,7 @@ import contextlib
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks._contestant import arguments
@@ -79,6 +79,18 @@ def own_processes() -> Generator[Measure]:
         for process in processes.values():
             with process:
                 process.kill()
+
+
+def measure_in_turns(
+    contestants: Iterable[Contestant], server: Server, tasks: int, each: int, rounds: int
+) -> dict[Contestant, list[Sample]]:
+    """Measure the contestants that are available, with so many tasks, which make so many requests each in a round."""
+    samples: dict[Contestant, list[Sample]] = {one: [] for one in contestants if one.is_available}
+    with own_processes() as measure:
+        for number in range(rounds):
+            for contestant in list(samples) if number % 2 else reversed(samples):
+                samples[contestant].append(measure(contestant, server, tasks, each))
+    return samples
 
 
 def median(samples: Sequence[Sample]) -> Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks._http_clients import CLIENT, ON_TRANSPORT, Contestant
 from benchmarks._loopback import running_server
-from benchmarks._speed import Sample, Target, own_processes, print_speeds
+from benchmarks._speed import Target, measure_in_turns, print_speeds
 
 _TASKS, _EACH, _ROUNDS = 100, 20, 7
 _AIOHTTP, _PYREQWEST = Contestant("aiohttp", "asyncio"), Contestant("pyreqwest", "asyncio")
@@ -24,11 +24,8 @@ _TARGETS = [
 
 def run() -> None:
     """Measure all clients in turns, and print it."""
-    samples: dict[Contestant, list[Sample]] = {one: [] for one in _CONTESTANTS if one.is_available}
-    with running_server(tls=True) as server, own_processes() as measure:
-        for number in range(_ROUNDS):
-            for contestant in list(samples) if number % 2 else reversed(samples):
-                samples[contestant].append(measure(contestant, server, _TASKS, _EACH))
+    with running_server(tls=True) as server:
+        samples = measure_in_turns(_CONTESTANTS, server, _TASKS, _EACH, _ROUNDS)
     print_speeds(f"Small requests over TLS, {_TASKS} tasks", samples, _TARGETS)
 
 

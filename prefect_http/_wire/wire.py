@@ -14,7 +14,7 @@ from prefect_http._wire.connection import Connection
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
-from prefect_http._wire.h1.plain_head import plain_head
+from prefect_http._wire.h1.remembered_heads import RememberedHeads
 from prefect_http._wire.h1.request_head import encode_headers, request_line
 from prefect_http._wire.h2.exchange import StreamExchange
 from prefect_http._wire.h2.repeats import SendAgain
@@ -28,7 +28,6 @@ from prefect_http._wire.statistics import Limits, TransportStatistics
 
 _MAX_CACHED_HEADERS = 16
 _MAX_CACHED_LINES = 64
-_MAX_CACHED_HEADS = 32
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -54,8 +53,8 @@ class Wire(httpx.AsyncBaseTransport):
         # Many requests have the same headers as an earlier one, and the same URL.
         self._encode_headers = functools.lru_cache(_MAX_CACHED_HEADERS)(encode_headers)
         self._encode_line = functools.lru_cache(_MAX_CACHED_LINES)(request_line)
-        # Many responses have the same head as one before, since most servers change only the Date, once a second.
-        self._parse_head = functools.lru_cache(_MAX_CACHED_HEADS)(plain_head)
+        self._heads = RememberedHeads()
+        self._parse_head = self._heads.parse
 
     def statistics(self) -> TransportStatistics:
         """Return a snapshot."""
@@ -158,7 +157,7 @@ class Wire(httpx.AsyncBaseTransport):
         """Close all connections, those in use included; see ``HTTPTransport.aclose()``."""
         self._encode_headers.cache_clear()  # there may be credentials among them
         self._encode_line.cache_clear()
-        self._parse_head.cache_clear()
+        self._heads.clear()
         self._http2.clear()
         if self._forwarder is not None:
             self._forwarder.clear()

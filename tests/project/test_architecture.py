@@ -149,6 +149,8 @@ PURE = {
     "_wire.close_reasons",
     "_wire.h1.chunk_decoder",
     "_wire.h1.lenient_head",
+    "_wire.h1.plain_head",
+    "_wire.h1.remembered_heads",
     "_wire.h1.request_head",
     "_wire.h1.response_head",
     "_wire.h1.response_parser",

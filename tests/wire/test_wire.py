@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -1244,13 +1244,34 @@ async def test_blocked_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.anyio
 async def test_closing_drops_credentials() -> None:
-    """A closed transport keeps no headers of requests."""
+    """A closed transport keeps no headers of requests, and none of responses."""
     transport = Wire(Connector(), httpx.Limits())
     with anyio.fail_after(5):
-        async with raw_server(answer()) as server, httpx.AsyncClient(transport=transport) as client:
+        async with raw_server(answer(set_cookie="secret")) as server, httpx.AsyncClient(transport=transport) as client:
             await client.get(server.url, headers={"Authorization": "Bearer secret"})
             assert transport._encode_headers.cache_info().currsize == transport._encode_line.cache_info().currsize == 1
+            assert len(transport._heads._heads) == 1
     assert transport._encode_headers.cache_info().currsize == transport._encode_line.cache_info().currsize == 0
+    assert transport._heads._heads == {}
+
+
+@pytest.mark.anyio
+async def test_responses_with_the_same_head_have_headers_of_their_own() -> None:
+    """What a program does to the headers of one, or to what a trace event tells, does not show in another."""
+    told: list[tuple[bytes, bytes]] = []
+
+    async def spoil(event: str, info: Mapping[str, Any]) -> None:
+        if event == "http11.receive_response_headers.complete":
+            headers = info["return_value"][3]
+            told.append(headers.pop())
+
+    async with raw_server(answer(set_cookie="a=1")) as server, PrefectHttpxClient() as client:
+        for extensions in ({}, {"trace": spoil}, {"trace": spoil}, {}):
+            async with client.stream("GET", server.url, extensions=extensions) as response:
+                assert response.headers["Set-Cookie"] == "a=1"
+                del response.headers["Set-Cookie"]
+                response.headers["Content-Type"] = "none"
+    assert len(set(told)) == 1
 
 
 @pytest.mark.anyio

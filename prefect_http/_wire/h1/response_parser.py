@@ -28,9 +28,6 @@ from prefect_http._wire.h1.response_head import (
 # 100 Continue, 103 Early Hints and the like, before the response itself.
 MAX_INFORMATIONAL = 100
 
-# Larger heads are not remembered.
-_MAX_REMEMBERED = 2048
-
 PlainHead = Callable[[str, bytes], ResponseHead | None]
 
 # Every response is compared with some of them, and Python 3.11 takes 0.2 us to look up a member of an enum.
@@ -44,7 +41,7 @@ class ResponseParser:
     Args:
         method: the request's method.
         allow_upgrade: whether the request asked for another protocol, so that the response may be a 101.
-        parse: ``plain_head()``, perhaps with a memory: a server often sends the same head many times in a second.
+        parse: parses a head as ``plain_head()`` does.
 
     Attributes:
         head: the head, once it has arrived; those of informational responses (1xx, except 101) are skipped.
@@ -138,8 +135,7 @@ class ResponseParser:
         while data:
             head, end = None, data.find(END_OF_HEAD) + len(END_OF_HEAD)
             if self._lenient is None and end >= len(END_OF_HEAD):
-                parse = self._parse if end <= _MAX_REMEMBERED else plain_head
-                head = parse(self._method, data[:end])
+                head = self._parse(self._method, data[:end])
             if head is not None:
                 data = data[end:]
             else:
