@@ -61,7 +61,8 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._chunks: deque[bytes] = deque()
+        self._next: bytes | None = None  # what is received next
+        self._later: deque[bytes] | None = None  # what follows it; seldom needed, and 0.7 KiB
         self._buffered = 0
 
     # What asyncio calls.
@@ -79,7 +80,12 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         self.data_received(self._buffer[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
-        self._chunks.append(data)
+        if self._next is None:
+            self._next = data
+        elif self._later is None:
+            self._later = deque([data])
+        else:
+            self._later.append(data)
         self._buffered += len(data)
         if self._buffered > _MAX_BUFFERED and self._is_reading:
             self._is_reading = False
@@ -108,9 +114,9 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what has arrived, or what arrives next. It is a checkpoint in both cases."""
-        if self._chunks or self._has_ended:
+        if self._next is not None or self._has_ended:
             await asyncio.sleep(0)
-        while not self._chunks:
+        while self._next is None:
             if self._has_ended:
                 raise self._end()
             if self._reader is not None:
@@ -120,10 +126,11 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
                 await self._reader
             finally:
                 self._reader = None
-        data = self._chunks.popleft()
+        data = self._next
         if len(data) > max_bytes:
-            self._chunks.appendleft(data[max_bytes:])
-            data = data[:max_bytes]
+            data, self._next = data[:max_bytes], data[max_bytes:]
+        else:
+            self._next = self._later.popleft() if self._later else None
         self._buffered -= len(data)
         if not self._is_reading and self._buffered <= _MAX_BUFFERED:
             self._is_reading = True
@@ -173,9 +180,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         return {**socket_attributes(self._socket), InputAttribute.peek: lambda: self._peek}
 
     def _peek(self) -> bytes | None:
-        if self._chunks:
-            return self._chunks[0]
-        return b"" if self._has_ended else None
+        return b"" if self._next is None and self._has_ended else self._next
 
     def _end(self) -> Exception:
         """Return what to raise when nothing more arrives."""

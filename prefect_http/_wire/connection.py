@@ -72,8 +72,7 @@ class Connection:
         self.is_closed = False
         self.observed: ObservedConnection | None = None
         self._has_expired = False
-        # A stream without a socket cannot be asked. That it is still open shows when it is used.
-        self._has_input = input_probe_of(stream, without_socket=False)
+        self._has_input: Callable[[], bool] | None = None  # made when the connection is reused: it takes 0.5 KiB
         self._max_bytes = max_bytes
         self._now = now
         self._ssl_object: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
@@ -179,13 +178,21 @@ class Connection:
         """Return whether the connection, being idle, cannot be used: the server has closed it or written to it."""
         if self._has_tls_input is not None and self._has_tls_input():
             return True
-        return self.is_closed or self._has_input()
+        if self.is_closed:
+            return True
+        if self._has_input is None:
+            self._has_input = self._input_probe()
+        return self._has_input()
+
+    def _input_probe(self) -> Callable[[], bool]:
+        # A stream without a socket cannot be asked. That it is still open shows when it is used.
+        return input_probe_of(self.stream, without_socket=False)
 
     def has_early_data(self) -> bool:
         """Return whether data has arrived on a connection on which nothing has been sent yet; it is useless then."""
         if self._ssl_object is not None:
             return has_early_tls_data(self._ssl_object)
-        if not self._has_input():
+        if not self._input_probe()():
             return False
         peek = peek_of(self.stream)
         if peek is not None and (data := peek()) is not None:

@@ -65,50 +65,88 @@ class Wire(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its response, with the body still to be read."""
-        origin, connections = Origin.of(request), self._connections
-        if self._forwarder is None or not self._forwarder.proxy.forwards(origin):
-            outgoing = OutgoingRequest.of(request, self._encode_headers, self._encode_line)
-            if self._protocols.http2 and (outgoing.headers.allow_upgrade or outgoing.method == "CONNECT"):
-                origin = self._protocols.for_upgrade(origin)
-        else:
-            origin, outgoing = self._forwarder.proxy.origin, self._forwarder.encode(request)
+        connections, pool = self._connections, self._pool
+        origin, outgoing = self._prepare(request)
         connections.bind_to_loop()
-        pool_request = self._pool.acquire(origin, connections.now(), outgoing.is_repeatable)
-        exchange, repeats = None, 0
+        pool_request = pool.acquire(origin, connections.now(), outgoing.is_repeatable)
+        exchange: Exchange | StreamExchange | None = None
+        repeats = 0
         while exchange is None:
             delay = None
             try:
+                # Requests wait here for the pool and for the server, where few frames wait along with them.
                 if pool_request.state is not GRANTED:
-                    await connections.wait(pool_request, outgoing)  # here, where no further frame waits along with it
-                exchange = await self._exchange(pool_request, outgoing, repeats)
+                    await connections.wait(pool_request, outgoing)
+                connection, is_reused = await self._connection_for(pool_request, outgoing)
+                if isinstance(connection, Session):
+                    exchange = await self._http2.exchange(pool_request, connection, outgoing, repeats)
+                else:
+                    begun = self._exchange_on(connection, pool_request, outgoing)
+                    try:
+                        await begun.send()
+                        await begun.receive_head()
+                        exchange = begun
+                    except (httpx.NetworkError, httpx.RemoteProtocolError):
+                        if not (is_reused and begun.can_be_repeated):
+                            raise
+                    if exchange is None:
+                        await self._drop_closed(connection, pool_request)
             except SendAgain as again:
                 delay = again.delay
             except BaseException as error:
-                reason = FAILED if isinstance(error, Exception) else CANCELLED
-                if outgoing.trace is None or pool_request.connection is None or pool_request.shared is not None:
-                    # A connection that others use is still good; or its session has said that it is not.
-                    await connections.release(pool_request, keep=pool_request.shared is not None, reason=reason)
-                else:
-                    release = functools.partial(connections.release, pool_request, keep=False, reason=reason)
-                    await outgoing.trace.close(release)
+                await self._give_up(pool_request, outgoing, error)
                 raise
             if delay is not None:
                 repeats += 1
                 await connections.release(pool_request, keep=True)
                 await anyio.sleep(delay)
-                pool_request = self._pool.acquire(origin, connections.now(), outgoing.is_repeatable)
+                pool_request = pool.acquire(origin, connections.now(), outgoing.is_repeatable)
         if isinstance(exchange, Exchange):
             response = response_of(exchange, outgoing, pool_request, connections, self.response_class)
         else:
             response = self._http2.response_of(exchange, self.response_class)
-        if self._pool.discarded:
+        if pool.discarded:
             await connections.close_discarded()
         return response
 
-    async def _exchange(
-        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, repeats: int
-    ) -> Exchange | StreamExchange:
-        """Send a request on its connection, or on a new one, and receive the head of the response."""
+    def _prepare(self, request: httpx.Request) -> tuple[Origin, OutgoingRequest]:
+        """Check a request and encode it, and return where to send it."""
+        origin = Origin.of(request)
+        if self._forwarder is not None and self._forwarder.proxy.forwards(origin):
+            return self._forwarder.proxy.origin, self._forwarder.encode(request)
+        outgoing = OutgoingRequest.of(request, self._encode_headers, self._encode_line)
+        if self._protocols.http2 and (outgoing.headers.allow_upgrade or outgoing.method == "CONNECT"):
+            origin = self._protocols.for_upgrade(origin)
+        return origin, outgoing
+
+    def _exchange_on(
+        self, connection: Connection, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest
+    ) -> Exchange:
+        if connection.observed is not None:
+            connection.observed.begin(pool_request)
+        return Exchange(connection, request, self._parse_head)
+
+    async def _drop_closed(self, connection: Connection, pool_request: PoolRequest[AnyConnection]) -> None:
+        """Close a connection that the server has closed just as it was reused (RFC 9112 section 9.3.1)."""
+        pool_request.connection, pool_request.is_doubtful = None, False
+        await self._connections.close(connection, CLOSED_BY_SERVER)
+
+    async def _give_up(
+        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest, error: BaseException
+    ) -> None:
+        """End a request that has failed, or was cancelled."""
+        reason = FAILED if isinstance(error, Exception) else CANCELLED
+        if request.trace is None or pool_request.connection is None or pool_request.shared is not None:
+            # A connection that others use is still good; or its session has said that it is not.
+            await self._connections.release(pool_request, keep=pool_request.shared is not None, reason=reason)
+        else:
+            release = functools.partial(self._connections.release, pool_request, keep=False, reason=reason)
+            await request.trace.close(release)
+
+    async def _connection_for(
+        self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest
+    ) -> tuple[AnyConnection, bool]:
+        """Return the connection of a request that is granted one, perhaps a new one, and whether it has been reused."""
         pool, connections = self._pool, self._connections
         if pool.discarded:
             await connections.close_discarded()
@@ -116,38 +154,20 @@ class Wire(httpx.AsyncBaseTransport):
             if pool_request.connection is not None and connections.is_due():
                 await connections.let_be_cancelled(pool_request)
             connection = pool_request.connection  # now, since the transport may have been closed meanwhile
-            if connection is None or not connection.is_stale():
+            if connection is None:
                 break
+            if not connection.is_stale():
+                return connection, True
             pool.replace_stale(pool_request, connections.now())
             await connections.close_discarded()
             if pool_request.state is not GRANTED:
                 await connections.wait(pool_request, request)
-        if isinstance(connection, Connection):
-            if connection.observed is not None:
-                connection.observed.begin(pool_request)
-            exchange = Exchange(connection, request, self._parse_head)
-            try:
-                await exchange.run()
-                return exchange
-            except (httpx.NetworkError, httpx.RemoteProtocolError):
-                # The server may have closed the connection just as it was reused (RFC 9112 section 9.3.1).
-                if exchange.parser.has_started or not request.is_repeatable or exchange.connection.is_closed:
-                    raise
-            pool_request.connection, pool_request.is_doubtful = None, False
-            await connections.close(exchange.connection, CLOSED_BY_SERVER)
-        if not isinstance(connection, Session):
-            connection = await connections.open(pool_request, request)
-            if connections.is_due():
-                await connections.let_be_cancelled(pool_request)
-                if isinstance(connection, Session) and connection.is_stale():
-                    raise SendAgain(0.0)
-        if isinstance(connection, Session):
-            return await self._http2.exchange(pool_request, connection, request, repeats)
-        if connection.observed is not None:
-            connection.observed.begin(pool_request)
-        exchange = Exchange(connection, request, self._parse_head)
-        await exchange.run()
-        return exchange
+        connection = await connections.open(pool_request, request)
+        if connections.is_due():
+            await connections.let_be_cancelled(pool_request)
+            if isinstance(connection, Session) and connection.is_stale():
+                raise SendAgain(0.0)
+        return connection, False
 
     def tell(self, telemetry: Telemetry) -> None:
         """Report the connections that are opened from now on to a telemetry, as long as something else refers to it."""

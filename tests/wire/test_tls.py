@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import anyio
@@ -593,27 +594,34 @@ async def test_renegotiation() -> None:
 
 
 @pytest.mark.anyio
-async def test_sending_while_a_reply_is_sent() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_sending_while_a_reply_is_sent(fails: bool) -> None:
     """What is encrypted while the task that receives sends a reply is sent along, and waited for."""
     gate = anyio.Event()
 
     class Slow(FakeStream):
         async def send(self, item: bytes) -> None:
             await gate.wait()
+            if fails:
+                raise anyio.ClosedResourceError
             await super().send(item)
+
+    async def refused(error: type[Exception], use: Callable[..., Awaitable[object]], *arguments: bytes) -> None:
+        with pytest.raises(error) if fails else contextlib.nullcontext():
+            await use(*arguments)
 
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     below, openssl = Slow(b"hello", b"hello"), Renegotiating(outgoing)
     openssl.writes = [8]
     stream = TLSStream(below, cast(ssl.SSLObject, openssl), incoming, outgoing)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(stream.receive)
+        tasks.start_soon(refused, anyio.ClosedResourceError, stream.receive)
         await anyio.wait_all_tasks_blocked()
-        tasks.start_soon(stream.send, b"question")
+        tasks.start_soon(refused, anyio.BrokenResourceError, stream.send, b"question")
         await anyio.wait_all_tasks_blocked()
         assert below.sent == []
         gate.set()
-    assert below.sent == [b"reply", b"reply"]
+    assert below.sent == ([] if fails else [b"reply", b"reply"])
 
 
 @pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import httpx
@@ -103,15 +103,15 @@ class Exchange:
         self.is_sent = False
         self._request = request
 
-    async def run(self) -> None:
-        """Send the request and receive the head of its response.
+    async def send(self) -> None:
+        """Send the request. While a large body, or a stream, is sent, the head of the response is received as well.
 
         Raises:
             httpx.TransportError: that fails.
             Exception: what the stream of the request body raises.
         """
         request = self._request
-        body, trace = request.body, request.trace
+        body = request.body
         if isinstance(body, bytes) and len(body) <= _SMALL:
             if body or request.headers.content_length != 0:
                 framer = BodyFramer(request.headers.content_length)
@@ -119,13 +119,23 @@ class Exchange:
             self.is_sent = await self._send(body)
         elif await self._send(None):
             await self._upload(BodyFramer(request.headers.content_length))
-            return
-        if trace is None:
-            await self._receive_head()
-        else:
-            await trace.step(
-                "http11.receive_response_headers", self._receive_head, None, lambda _: self.parser.head_for_trace()
-            )
+
+    def receive_head(self) -> Awaitable[None]:
+        """Return an awaitable that receives the head of the response, if it has not been received yet.
+
+        Raises:
+            httpx.TransportError: that fails.
+        """
+        trace = self._request.trace
+        if trace is None or self.parser.head is not None:
+            return self._receive_head()
+        name = "http11.receive_response_headers"
+        return trace.step(name, self._receive_head, None, lambda _: self.parser.head_for_trace())
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether the request can be sent on another connection, after this one has turned out to be closed."""
+        return self._request.is_repeatable and not (self.parser.has_started or self.connection.is_closed)
 
     async def _send(self, body: bytes | None) -> bool:
         """Send the head, and the body unless it is None because it follows later. Return whether that succeeded.

@@ -252,7 +252,8 @@ async def turns_of_others(chunks: Iterator[bytes]) -> int:
     exchange = Exchange(cast(Connection, FakeConnection(10**9)), OutgoingRequest.of(request, encode_headers))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(take_turns)
-        await exchange.run()
+        await exchange.send()
+        await exchange.receive_head()
     return turns
 
 
@@ -625,7 +626,8 @@ async def test_each_part_has_its_own_timeout() -> None:
     connection = FakeConnection(head_size + 200_000)
     exchange = Exchange(cast(Connection, connection), request)
     with anyio.fail_after(5):
-        await exchange.run()
+        await exchange.send()
+        await exchange.receive_head()
     sent = [("send", size, 2) for size in (head_size, SLICE, SLICE, SLICE, 200_000 - 3 * SLICE)]
     assert connection.notes == [*sent, ("wait", 0, 3), ("receive", len(OK), 3), ("wait", 0, 3), ("wait", 0, None)]
     assert exchange.is_sent
@@ -807,5 +809,6 @@ async def test_interruption_of_the_task_that_reads() -> None:
     """An exception such as KeyboardInterrupt in the task that reads is raised, if in a group."""
     exchange = Exchange(cast(Connection, Interrupted(10**6)), large_request())
     with anyio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
-        await exchange.run()
+        await exchange.send()
+        await exchange.receive_head()
     assert isinstance(caught.value.exceptions[0], Stop)
