@@ -9,7 +9,7 @@ receiving always is one.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import anyio
@@ -116,23 +116,29 @@ class TrioStream(EagerStream):
 
     async def aclose(self) -> None:
         """Close the socket. Tasks that use it get a ClosedResourceError."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close the socket, as ``aclose()`` does."""
         if not self._is_closed:
             self._is_closed = True
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
-        await trio.lowlevel.checkpoint()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         return socket_attributes(self._socket)
 
 
-async def connect_tcp(host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object]) -> ByteStream:
+def connect_tcp(
+    host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object]
+) -> Coroutine[Any, Any, ByteStream]:
     """Connect to a host; see ``connect_to_first()``."""
-    return TrioStream(await connect_to_first(host, port, local_host, on_looked_up, _connect, socket.socket.close))
+    return connect_to_first(host, port, local_host, on_looked_up, _connect, TrioStream.close)
 
 
-async def _connect(address: str, port: int, local_address: Any) -> socket.socket:
+async def _connect(address: str, port: int, local_address: Any) -> TrioStream:
     raw_socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
         raw_socket.setblocking(False)
@@ -143,7 +149,7 @@ async def _connect(address: str, port: int, local_address: Any) -> socket.socket
     except BaseException:
         raw_socket.close()
         raise
-    return raw_socket
+    return TrioStream(raw_socket)
 
 
 async def connect_unix(path: str) -> ByteStream:

@@ -71,10 +71,10 @@ class Connector:
             return origin.peer
         return f"{origin.peer} through {self.proxy.origin.peer}"
 
-    async def connect(
+    def connect(
         self, origin: Origin, timeout: float | None, trace: Trace | None, times: OpeningTimes | None = None
-    ) -> ByteStream:
-        """Open a connection.
+    ) -> Awaitable[ByteStream]:
+        """Return an awaitable that opens a connection.
 
         Args:
             origin: where it leads.
@@ -87,15 +87,25 @@ class Connector:
             httpx.ConnectTimeout: a step takes longer than ``timeout``.
             httpx.ProxyError: the proxy refuses, or cannot connect to the origin.
         """
+        attempt = partial(self._attempt, origin, timeout, trace, times)
+        return self._retry(attempt, origin, timeout, trace) if self.retries else attempt()
+
+    async def _retry(
+        self,
+        attempt: Callable[[], Awaitable[ByteStream]],
+        origin: Origin,
+        timeout: float | None,
+        trace: Trace | None,
+    ) -> ByteStream:
         delay = 0.0
         for _ in range(self.retries):
             try:
-                return await self._attempt(origin, timeout, trace, times)
+                return await attempt()
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 info = self._info(self._nearest(origin), timeout)
                 await step(trace, "connection.retry", partial(anyio.sleep, delay), info)
                 delay = delay * 2 or 0.5
-        return await self._attempt(origin, timeout, trace, times)
+        return await attempt()
 
     async def _attempt(
         self, origin: Origin, timeout: float | None, trace: Trace | None, times: OpeningTimes | None
