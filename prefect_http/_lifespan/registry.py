@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyio.lowlevel import RunVar
 
 from prefect_http._concurrency.backend import spawn_root_task
-from prefect_http._concurrency.turns import Turns
+from prefect_http._concurrency.fair_lock import FairLock
 from prefect_http._errors import LifespanError
 from prefect_http._lifespan.run import AppRun
 from prefect_http._types import ASGIApp
@@ -23,7 +23,7 @@ class Entry:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app  # kept alive, because the registry knows it by its id
-        self.turn = Turns()
+        self.turn = FairLock()
         self.runs: list[AppRun] = []
 
 

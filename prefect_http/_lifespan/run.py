@@ -35,7 +35,7 @@ from prefect_http._concurrency.backend import (
     open_nursery,
     wait_shielded,
 )
-from prefect_http._concurrency.turns import Turns
+from prefect_http._concurrency.fair_lock import FairLock
 from prefect_http._lifespan.app_call import UNWINDING_SECONDS, LifespanCall
 from prefect_http._lifespan.lifespan import Lifespan
 from prefect_http._lifespan.outcome import Outcome
@@ -64,7 +64,7 @@ class AppRun:
         *,
         startup_timeout: float,
         shutdown_timeout: float,
-        turn: Turns,
+        turn: FairLock,
         predecessors: Sequence[AppRun],
         on_end: Callable[[AppRun], None],
     ) -> None:
@@ -131,7 +131,7 @@ class AppRun:
                     await self._unwanted.wait()
                     await self._stop()
             finally:
-                self._turn.pass_on()
+                self._turn.release()
 
     def on_exit(self) -> None:
         """Wake everyone who still waits; the root task has ended."""
@@ -149,7 +149,7 @@ class AppRun:
                 await run.over.wait()
             self._predecessors = ()
             self._queue_scope.deadline = anyio.current_time() + self._startup_timeout
-            await self._turn.take()
+            await self._turn.acquire()
             return True
         if not self._unwanted.is_set():
             self.is_open = False

@@ -21,7 +21,7 @@ from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import Event, checkpoint, max_receive_bytes, new_event
 from prefect_http._concurrency.eager_stream import Data, EagerStream, sender_of
-from prefect_http._concurrency.turns import Turns
+from prefect_http._concurrency.fair_lock import FairLock
 from prefect_http._wire.network_errors import close_forcefully, reason_for, with_timeout
 
 # The most that a record holds (RFC 8446 section 5.1), and so the most that OpenSSL returns at once. Python allocates as
@@ -132,7 +132,7 @@ class TLSStream(EagerStream):
         self._max_bytes = max_receive_bytes()
         self._is_broken = False
         self._is_flushing = False
-        self._turns = Turns()  # to send
+        self._to_send = FairLock()
         self._left: Data | None = None  # what the stream below has left, to be sent before anything else
         self._flushed: Event | None = None  # what a task that sends waits for while another one flushes
         self._failures: list[Exception] = []  # one at most, to be raised once the data before it has been received
@@ -160,11 +160,11 @@ class TLSStream(EagerStream):
 
     async def send(self, item: Data) -> None:
         """Send all of the data, and what ``send_nowait()`` has left. Tasks that send at the same time take turns."""
-        await self._turns.take()
+        await self._to_send.acquire()
         try:
             await self._send_whole(item)
         finally:
-            self._turns.pass_on()
+            self._to_send.release()
 
     async def _send_whole(self, item: Data) -> None:
         is_cut = len(item) > _MAX_ENCRYPTED
@@ -182,7 +182,7 @@ class TLSStream(EagerStream):
     def send_nowait(self, item: Data) -> Data | None:
         """See EagerStream. What the stream below does not take is kept for ``send()``: a record is sent whole."""
         while item:
-            is_busy = self._turns.is_taken or self._is_flushing or self._left is not None
+            is_busy = self._to_send.is_held or self._is_flushing or self._left is not None
             if is_busy or self._send_nowait_below is None:
                 return item
             if self._is_broken:
