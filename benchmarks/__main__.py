@@ -23,6 +23,7 @@ from benchmarks import (
     http2,
     import_time,
     in_process,
+    kinds,
     many_requests,
     nested_lifespan,
     proxy,
@@ -55,6 +56,7 @@ def _on_both(run: Callable[[str], Awaitable[None]]) -> Callable[[], None]:
 
 _BENCHMARKS: dict[str, Callable[[], None]] = {
     "success": _on_both(success.run),
+    "kinds": _on_both(kinds.run),
     "in_process": _on_both(in_process.run),
     "nested_lifespan": _on_both(nested_lifespan.run),
     "whole_lifespan": _on_both(whole_lifespan.run),

@@ -62,11 +62,14 @@ class RequestBuilder:
             may_copy: False if ``build`` has to be called for each request.
         """
         request: httpx.Request | None = None
-        if may_copy and arguments.keys() <= _ARGUMENTS:
+        has_body = not arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
+        if may_copy and (not has_body or arguments.keys() <= _ARGUMENTS):
             try:
-                request = self._like_another(client, build, method, url, arguments)
+                request = self._like_another(client, build, method, url, arguments, has_body=has_body)
             except UnicodeEncodeError:  # if a cookie is not ASCII, it depends on the other headers if it can be sent
                 request = None
+            if request is not None and not has_body:
+                return request
         if request is None:
             request = build(method, self._parsed(url), **arguments)
             if (client.cookies.jar or arguments.get("cookies")) and not _is_given("Cookie", client, arguments):
@@ -86,6 +89,8 @@ class RequestBuilder:
         method: str,
         url: httpx.URL | str,
         arguments: Mapping[str, Any],
+        *,
+        has_body: bool,
     ) -> httpx.Request | None:
         """Make a request of what is known of others; None if only httpx can tell."""
         base_url, defaults = client.base_url, client.headers.raw
@@ -102,7 +107,7 @@ class RequestBuilder:
             # A host that httpx has quoted would be quoted again, in another way.
             if params and "?" not in text and "#" not in text and b"%" not in absolute.netloc:
                 absolute, params = self._parsed_text(f"{text}?{params}"), None
-        is_bare = params is None and method in _METHODS_WITHOUT_BODY and arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
+        is_bare = method in _METHODS_WITHOUT_BODY and params is None and not has_body
         headers = _with_headers(model.headers if is_bare else client.headers, arguments.get("headers"))
         if headers is None:
             return None

@@ -13,14 +13,15 @@ _MAX_HEADERS = 256
 class CookieHeaders:
     """Makes Cookie headers as httpx does, which takes 27 us for each, and remembers them.
 
-    What goes to a URL depends on its host, its path, the cookies and their expiry.
+    A header depends on the host, the cookies and the time, and on the path if a cookie is for some paths only.
     """
 
-    __slots__ = ("_headers", "_since", "_state", "_until")
+    __slots__ = ("_has_paths", "_headers", "_since", "_state", "_until")
 
     def __init__(self) -> None:
         self._headers: dict[tuple[bytes, bytes, bytes], str | None] = {}
         self._state: list[dict[str, object]] = []  # what the cookies were like
+        self._has_paths = False
         # When they were like that, on the clock of the cookies' expiry, and when the first of them expires.
         self._since = self._until = -math.inf
 
@@ -38,10 +39,11 @@ class CookieHeaders:
         if state != self._state or not self._since <= now < self._until:
             self._headers.clear()
             self._state = [dict(each) for each in state]
+            self._has_paths = any(cookie.path != "/" for cookie in cookies.jar)
             self._since = now
             expiries = [cookie.expires for cookie in cookies.jar if cookie.expires is not None]
             self._until = min((expiry for expiry in expiries if expiry > now), default=math.inf)
-        key = url.raw_scheme, url.netloc, url.raw_path.partition(b"?")[0]
+        key = url.raw_scheme, url.netloc, url.raw_path.partition(b"?")[0] if self._has_paths else b""
         if key not in self._headers:
             header = httpx.Request("GET", url, cookies=cookies).headers.get("Cookie")
             if len(self._headers) == _MAX_HEADERS:

@@ -145,7 +145,7 @@ def test_the_headers_are_httpxs(change: Callable[[httpx.AsyncClient, list[float]
 
 
 def test_headers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By host and path, for 256 of them; the query does not matter."""
+    """By host, and by path if a cookie is for some paths only, for 256 of them; the query does not matter."""
     made: list[httpx.URL] = []
     make = httpx.Request
 
@@ -155,6 +155,7 @@ def test_headers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(httpx, "Request", request)
     cookies, headers = httpx.Cookies({"a": "1"}), CookieHeaders()
+    path = cookie("b", path="/elsewhere")
 
     def get(url: str) -> int:
         """Return how many headers are made for a URL."""
@@ -162,13 +163,9 @@ def test_headers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
         assert headers.header(httpx.URL(url), cookies) == "a=1"
         return len(made)
 
-    assert [get(url) for url in ("http://a/", "http://a/?q", "http://a/b", "http://b/b", "http://a/")] == [
-        1,
-        0,
-        1,
-        1,
-        0,
-    ]
+    assert [get(f"http://{each}") for each in ("a/", "a/?q", "a/b", "b/b", "a/")] == [1, 0, 0, 1, 0]
+    cookies.jar.set_cookie(path)
+    assert [get(f"http://{each}") for each in ("a/", "a/?q", "a/b", "b/b", "a/")] == [1, 0, 1, 1, 0]
     for number in range(253):
         assert get(f"http://a/{number}") == 1
     assert get("http://a/252") == 0
