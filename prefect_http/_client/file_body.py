@@ -73,6 +73,8 @@ def as_file_body(content: object) -> FileBody | None:
     Raises:
         TypeError: the file is open in text mode.
     """
+    if content is None or isinstance(content, bytes | str):  # almost always; to find that out below takes 1 us
+        return None
     # Both wrap a file of Python's, which can be asked without waiting.
     wrapped: Any = getattr(content, "wrapped", None)
     methods = [getattr(content, name, None) for name in ("__aiter__", "read", "seek")]
