@@ -62,14 +62,15 @@ class PrefectResponse(ReadyResponse):
     @property
     def elapsed(self) -> datetime.timedelta:
         """The time from sending the request until the response was closed, as in httpx."""
-        if self._seconds is not None:
-            self.elapsed = datetime.timedelta(seconds=self._seconds)
+        seconds = self._seconds  # another thread may ask as well
+        if seconds is not None:
+            self.elapsed = datetime.timedelta(seconds=seconds)
         return super().elapsed
 
     @elapsed.setter
     def elapsed(self, elapsed: datetime.timedelta) -> None:
-        self._seconds = None
         _ELAPSED.__set__(self, elapsed)
+        self._seconds = None
 
     @property
     def num_bytes_downloaded(self) -> int:

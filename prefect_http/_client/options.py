@@ -63,15 +63,15 @@ class SendOptions:
         self.default_encoding = default_encoding
         self.telemetry = telemetry
         self.answered = AnsweredOrigins()
-        self._binding = LoopBinding()
+        self._binding: LoopBinding | None = None
         # Compared with None, since a hook may be falsy, such as an empty list that can be called.
         self.is_simple = not is_in_process and on_attempt is None and telemetry is None and max_response_bytes is None
 
     def clock(self) -> Callable[[], float]:
         """Return the function that reads the running event loop's clock."""
         binding = self._binding
-        if not binding.is_current():
-            binding.bind()
+        if binding is None or not binding.is_current():
+            binding = self._binding = LoopBinding()
         return binding.now
 
 

@@ -12,16 +12,17 @@ nothing, and it makes one call for each instead of two.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import ByteStream
 
 from prefect_http._concurrency.addresses import connect_to_first
+from prefect_http._concurrency.backend import await_cancellation
 from prefect_http._concurrency.eager_stream import Data, EagerStream
 from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, socket_attributes
 
@@ -140,7 +141,8 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
 
     async def send(self, item: Data) -> None:
         """Send all of the data. It lets other tasks run only if the network does not take all of it at once."""
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        if anyio.current_effective_deadline() == -math.inf:
+            await await_cancellation()
         if self._writer is not None:
             raise anyio.BusyResourceError("writing to")
         if self._can_write:

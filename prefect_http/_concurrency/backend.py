@@ -12,13 +12,9 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import anyio
-
-if TYPE_CHECKING:
-    from anyio.abc import ByteStream
-
 
 # After so many checkpoints without a cancellation, there is none to wait for.
 _ROUNDS = 4
@@ -75,7 +71,7 @@ def new_event() -> Event:
 
 def new_waiter() -> Waiter:
     """Make a waiter of the running backend."""
-    trio = _running_trio()
+    trio = running_trio()
     return _AsyncioWaiter() if trio is None else _TrioWaiter(trio.lowlevel)
 
 
@@ -86,7 +82,7 @@ def new_cancel_scope() -> CancelScope:
 
 def open_nursery() -> AbstractAsyncContextManager[Nursery]:
     """Open a nursery of the running backend, to be left in the task that entered it."""
-    trio = _running_trio()
+    trio = running_trio()
     return cast(
         "AbstractAsyncContextManager[Nursery]",
         anyio.create_task_group() if trio is None else trio.open_nursery(),
@@ -95,7 +91,7 @@ def open_nursery() -> AbstractAsyncContextManager[Nursery]:
 
 async def checkpoint() -> None:
     """Let other tasks run, and be cancelled if that is due: anyio.lowlevel.checkpoint() without its detour."""
-    trio = _running_trio()
+    trio = running_trio()
     if trio is not None:
         await trio.lowlevel.checkpoint()
     else:
@@ -110,7 +106,7 @@ async def checkpoint_if_cancelled() -> None:
     Under asyncio, that repeats ``sleep(0)`` until a cancellation arrives. For some tasks, none does, and they take a
     whole processor for ever; see `await_cancellation()`.
     """
-    trio = _running_trio()
+    trio = running_trio()
     if trio is not None:
         await trio.lowlevel.checkpoint_if_cancelled()
     elif anyio.current_effective_deadline() == -math.inf:
@@ -133,7 +129,7 @@ def clock() -> Callable[[], float]:
 
     On trio it is the clock's own, because trio.current_time() finds that through two more calls, each time.
     """
-    trio = _running_trio()
+    trio = running_trio()
     if trio is not None:
         return cast("Callable[[], float]", trio.lowlevel.current_clock().current_time)
     import asyncio
@@ -149,40 +145,6 @@ def effective_deadline_getter() -> Callable[[], float]:
     return cast("Callable[[], float]", _backend().current_effective_deadline)
 
 
-def connect_tcp(
-    host: str, port: int, local_host: str | None, on_looked_up: Callable[[], object] = lambda: None
-) -> Awaitable[ByteStream]:
-    """Connect to a host, on a lean stream of the running backend.
-
-    Args:
-        host: a name or an address.
-        port: the port.
-        local_host: the address that the connection comes from; None: the system chooses.
-        on_looked_up: called when the host, being a name, has been looked up.
-
-    Raises:
-        OSError: that fails.
-    """
-    if _running_trio() is None:
-        from prefect_http._concurrency.asyncio_stream import connect_tcp
-    else:
-        from prefect_http._concurrency.trio_stream import connect_tcp
-    return connect_tcp(host, port, local_host, on_looked_up)
-
-
-def connect_unix(path: str) -> Awaitable[ByteStream]:
-    """Connect to a Unix socket, on a lean stream of the running backend.
-
-    Raises:
-        OSError: that fails.
-    """
-    if _running_trio() is None:
-        from prefect_http._concurrency.asyncio_stream import connect_unix
-    else:
-        from prefect_http._concurrency.trio_stream import connect_unix
-    return connect_unix(path)
-
-
 def max_receive_bytes() -> int:
     """Return how many bytes to receive from a stream at once.
 
@@ -195,7 +157,7 @@ def max_receive_bytes() -> int:
 
 def current_task() -> object:
     """Return the current task; each has an object of its own, which can be hashed and weakly referenced."""
-    trio = _running_trio()
+    trio = running_trio()
     if trio is not None:
         return trio.lowlevel.current_task()
     import asyncio
@@ -210,7 +172,7 @@ def current_loop() -> object:
 
 def loop_getter() -> Callable[[], object]:
     """Return what ``current_loop()`` asks under the running backend; under the other one, it raises a RuntimeError."""
-    trio = _running_trio()
+    trio = running_trio()
     if trio is not None:
         return cast("Callable[[], object]", trio.lowlevel.current_trio_token)
     import asyncio
@@ -252,7 +214,7 @@ def spawn_root_task(
     Cancellation:
         The end of the event loop's run cancels the task.
     """
-    trio = _running_trio()
+    trio = running_trio()
     if context is None:
         context = contextvars.copy_context()
     if trio is None:
@@ -375,10 +337,10 @@ class _AsyncioWaiter:
 
 
 def _backend() -> ModuleType:
-    return _running_trio() or anyio
+    return running_trio() or anyio
 
 
-def _running_trio() -> ModuleType | None:
+def running_trio() -> ModuleType | None:
     """Return the trio module if trio is running, else None."""
     trio, sniffio = sys.modules.get("trio"), sys.modules.get("sniffio")
     if trio is None:

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from prefect_http._concurrency.backend import checkpoint, clock
+from prefect_http._concurrency.backend import checkpoint, checkpoint_if_cancelled, clock
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ async def run_blocking(function: Callable[[], T]) -> T:
     if _is_time_virtual():
         await checkpoint()
         return function()
+    await checkpoint_if_cancelled()  # or under asyncio, the limiter might wait for a cancellation for ever
     return await anyio.to_thread.run_sync(function, limiter=_limiter())
 
 

@@ -80,7 +80,8 @@ class Gates:
         # The gate of the last request, and the request's URL if the key depends on nothing else.
         self._last_gate: Gate | None = None
         self._last_url: httpx.URL | None = None
-        self._binding = LoopBinding()  # to the event loop of the first request
+        self._binding: LoopBinding | None = None  # to the event loop of the first request
+        self._now: Callable[[], float]
 
     def gate_for(self, request: httpx.Request) -> Gate:
         """Return the gate of a request's key.
@@ -90,7 +91,7 @@ class Gates:
             TypeError: the key cannot be hashed.
             Exception: whatever the key function raises.
         """
-        if not self._binding.is_current():
+        if self._binding is None or not self._binding.is_current():
             self._begin()
         last = self._last_gate
         if last is not None and request.url is self._last_url:
@@ -146,7 +147,7 @@ class Gates:
         try:
             for change, key in changes:
                 statistics = self.statistics(key)
-                event = ThrottleEvent(kind=change.value, key=key, time=self._binding.now(), statistics=statistics)
+                event = ThrottleEvent(kind=change.value, key=key, time=self._now(), statistics=statistics)
                 for telemetry in list(self._telemetries.values()):
                     call_safely(telemetry.throttle_event, event)
                 if self._on_event is None:
@@ -169,7 +170,7 @@ class Gates:
         Cancellation:
             The shares are still released, or expire in a few seconds.
         """
-        if self._fleet is not None and self._binding.is_current():
+        if self._fleet is not None and self._binding is not None and self._binding.is_current():
             await self._fleet.settle()
 
     def _find(self, key: Hashable, rule: str) -> Gate | None:
@@ -180,16 +181,17 @@ class Gates:
             raise TypeError(f"key must {rule}: {error}") from error
 
     def _begin(self) -> None:
-        if self._binding.loop is not None:
+        if self._binding is not None:
             if not has_ended(self._binding.loop):
                 raise RuntimeError("this Throttle belongs to another event loop; make one Throttle for each event loop")
             # What was learned is in terms of that loop's clock, which nobody can read any more.
             self._gates.clear()
             self._last_gate = None
             self.changes.clear()
-        self._binding.bind()
+        self._binding = LoopBinding()
+        self._now = self._binding.now
         if self._new_fleet is not None:
-            self._fleet = self._new_fleet(self._binding.now)
+            self._fleet = self._new_fleet(self._now)
 
     def _changed_by_others(self, gate: Gate, key: Hashable, url: httpx.URL, kind: str | None) -> None:
         """Report changes that no request has caused, so that no request can raise what ``on_event`` raises."""
@@ -205,9 +207,9 @@ class Gates:
     def _new_gate(self, key: Hashable, url: httpx.URL) -> Gate:
         fleet = self._fleet
         if fleet is None:
-            return Gate(self._new_limiter(key), self.max_wait, self._binding.now)
+            return Gate(self._new_limiter(key), self.max_wait, self._now)
         part = fleet.new_part(key)
-        gate = Gate(self._new_limiter(key, part.share), self.max_wait, self._binding.now)
+        gate = Gate(self._new_limiter(key, part.share), self.max_wait, self._now)
         fleet.watch(part, gate, partial(self._changed_by_others, gate, key, url))
         return gate
 

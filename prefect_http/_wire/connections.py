@@ -81,7 +81,7 @@ class Connections:
         self.telemetries = weakref.WeakValueDictionary[int, Telemetry]()
         self._sessions: set[Session] = set()  # whose tasks have not ended
         self._watcher = TimeoutWatcher()
-        self._binding = LoopBinding()
+        self._binding: LoopBinding | None = None
 
     # --- The event loop
 
@@ -91,18 +91,18 @@ class Connections:
         Raises:
             RuntimeError: there are connections that belong to another one, which has not ended.
         """
-        if self._binding.is_current():
+        if self._binding is not None and self._binding.is_current():
             return
         self._drop_if_loop_has_ended()
         if self.pool.in_use or self.pool.idle:
             raise RuntimeError(_OTHER_LOOP)
-        self._binding.bind()
+        self._binding = LoopBinding()
         self.now, self._watcher = self._binding.now, TimeoutWatcher()
         self._deadline_of_task = effective_deadline_getter()
 
     def _drop_if_loop_has_ended(self) -> None:
         """Drop all connections if the event loop that they belong to has ended."""
-        if self._binding.loop is None or not has_ended(self._binding.loop):
+        if self._binding is None or not has_ended(self._binding.loop):
             return
         self.pool.close(silently=True)
         for connection in self.pool.discarded:
@@ -188,7 +188,7 @@ class Connections:
             return await self._open_session(pool_request, request, stream, peer, times)
         connection = Connection(stream, peer, self._watcher, self.now, max_receive_bytes())
         pool_request.connection = connection
-        self._check_held(pool_request)
+        self.check_held(pool_request)
         self.pool.keep_apart(pool_request)
         if connection.has_early_data():
             # It cannot be the response. Perhaps the server greets its clients, as those for mail or SSH do.
@@ -210,7 +210,7 @@ class Connections:
         pool_request.connection = session
         if request.trace is not None:
             await request.trace.step("http2.send_connection_init", checkpoint)
-        self._check_held(pool_request)
+        self.check_held(pool_request)
         self._sessions.add(session)
         session.start()
         self.pool.share(pool_request, session.room)
@@ -222,7 +222,8 @@ class Connections:
     def _observed(self, origin: Origin, stream: ByteStream, protocol: str, times: OpeningTimes) -> ObservedConnection:
         return ObservedConnection(tuple(self.telemetries.values()), origin, stream, protocol, times)
 
-    def _check_held(self, pool_request: PoolRequest[AnyConnection]) -> None:
+    def check_held(self, pool_request: PoolRequest[AnyConnection]) -> None:
+        """Raise an httpx.ConnectError if the transport has been closed while a request opened its connection."""
         if not self.pool.holds(pool_request):
             raise httpx.ConnectError("the transport was closed while the request opened a connection")
 
@@ -271,6 +272,7 @@ class Connections:
                 _logger.debug("closing a connection failed", exc_info=True)
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
+            assert self._binding is not None
             spawn_root_task_soon(self._binding.loop, end_and_close, "prefect_http release")
         warnings.warn(f"unclosed response from {what}", ResourceWarning, stacklevel=3)
 
@@ -299,7 +301,7 @@ class Connections:
         Raises:
             RuntimeError: they belong to another event loop, which has not ended. They are dropped.
         """
-        if not self._binding.is_current():
+        if self._binding is None or not self._binding.is_current():
             self._drop_if_loop_has_ended()
             self.pool.close()
             if self.pool.discarded:

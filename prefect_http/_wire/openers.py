@@ -12,7 +12,7 @@ import anyio
 import httpx
 from anyio.abc import ByteStream
 
-from prefect_http._concurrency.backend import connect_tcp, connect_unix
+from prefect_http._concurrency.connecting import connect_tcp, connect_unix
 from prefect_http._types import SocketOption
 from prefect_http._wire.network_errors import close_forcefully, reason_for
 from prefect_http._wire.raw_socket import is_unconnected, raw_socket_of

@@ -81,7 +81,7 @@ class Wire(httpx.AsyncBaseTransport):
                 if isinstance(connection, Session):
                     exchange = await self._http2.exchange(pool_request, connection, outgoing, repeats)
                 else:
-                    begun = self._exchange_on(connection, pool_request, outgoing)
+                    begun = self._begin(connection, pool_request, outgoing)
                     try:
                         await begun.send()
                         await begun.receive_head()
@@ -89,7 +89,7 @@ class Wire(httpx.AsyncBaseTransport):
                     except (httpx.NetworkError, httpx.RemoteProtocolError):
                         if not (is_reused and begun.can_be_repeated):
                             raise
-                    if exchange is None:
+                    if exchange is None:  # once more, on another connection
                         await self._drop_closed(connection, pool_request)
             except SendAgain as again:
                 delay = again.delay
@@ -119,9 +119,10 @@ class Wire(httpx.AsyncBaseTransport):
             origin = self._protocols.for_upgrade(origin)
         return origin, outgoing
 
-    def _exchange_on(
+    def _begin(
         self, connection: Connection, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest
     ) -> Exchange:
+        """Return an exchange on a connection, of which a telemetry is told."""
         if connection.observed is not None:
             connection.observed.begin(pool_request)
         return Exchange(connection, request, self._parse_head)
@@ -165,6 +166,7 @@ class Wire(httpx.AsyncBaseTransport):
         connection = await connections.open(pool_request, request)
         if connections.is_due():
             await connections.let_be_cancelled(pool_request)
+            connections.check_held(pool_request)
             if isinstance(connection, Session) and connection.is_stale():
                 raise SendAgain(0.0)
         return connection, False

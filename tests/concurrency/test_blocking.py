@@ -9,6 +9,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 import trio
+from support.cancelled_groups import run_in_cancelled_group
 from support.virtual_time import virtual_time_backend
 from trio.testing import MockClock
 
@@ -24,6 +25,12 @@ async def test_runs_in_a_thread() -> None:
     """What blocks does not block the event loop."""
     assert await _thread() != threading.get_ident()
     assert await _thread() != threading.get_ident()  # with the same limiter
+
+
+@pytest.mark.anyio
+async def test_where_anyio_sends_no_cancellation() -> None:
+    """The task is cancelled all the same, and does not wait for that in a busy loop."""
+    assert await run_in_cancelled_group(_thread)
 
 
 def test_runs_in_place_in_virtual_time() -> None:

@@ -1,4 +1,6 @@
-"""An object is bound to one event loop at a time."""
+"""An object is bound to one event loop, and knows its clock."""
+
+from __future__ import annotations
 
 import asyncio
 
@@ -9,35 +11,35 @@ from trio.testing import MockClock
 from prefect_http._concurrency.loop_binding import LoopBinding
 
 
-async def _bind(binding: LoopBinding) -> None:
-    assert not binding.is_current()
-    binding.bind()
-    assert binding.is_current()
-
-
-@pytest.mark.parametrize("order", ["trio, asyncio", "asyncio, trio"])
-def test_a_binding_knows_the_loops_of_both_backends_apart(order: str) -> None:
-    """Under the other backend, and without any, it is not current; and it can be bound again."""
+async def bind() -> LoopBinding:
+    """Return a binding to the running event loop."""
     binding = LoopBinding()
-    assert binding.loop is None
-    for backend in order.split(", "):
-        if backend == "trio":
-            trio.run(_bind, binding)
-        else:
-            asyncio.run(_bind(binding))
-        assert not binding.is_current()
+    assert binding.is_current()
+    return binding
+
+
+async def ask(binding: LoopBinding) -> bool:
+    """Return whether the event loop is that of a binding."""
+    return binding.is_current()
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_it_is_current_in_its_own_loop_only(backend: str) -> None:
+    """Not in another one of the same backend, not under the other backend, and not without any."""
+    binding = trio.run(bind) if backend == "trio" else asyncio.run(bind())
+    assert not binding.is_current()
+    assert not trio.run(ask, binding)
+    assert not asyncio.run(ask(binding))
 
 
 def test_the_clock_is_that_of_the_loop() -> None:
     """Under trio, a virtual clock is followed."""
     clock = MockClock()
-    binding = LoopBinding()
 
-    async def main() -> tuple[float, float]:
-        binding.bind()
+    async def main() -> float:
+        binding = LoopBinding()
         start = binding.now()
         clock.jump(3600)
-        return start, binding.now()
+        return binding.now() - start
 
-    start, end = trio.run(main, clock=clock)
-    assert end - start == 3600
+    assert trio.run(main, clock=clock) == 3600

@@ -16,12 +16,13 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
+from support.cancelled_groups import run_in_cancelled_group
 from support.rows import each_row
 from support.systems import needs_local_addresses
 from support.wire import is_asyncio, until
 
 from prefect_http._concurrency.asyncio_stream import AsyncioStream
-from prefect_http._concurrency.backend import connect_tcp
+from prefect_http._concurrency.connecting import connect_tcp
 from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
 from prefect_http._concurrency.trio_stream import TrioStream
@@ -242,6 +243,17 @@ async def test_what_is_refused_is_not_sent(anyio_backend: str) -> None:
         await stream.aclose()
         received += other.recv(1)
         assert received == b"a" * sent
+
+
+@pytest.mark.anyio
+async def test_sending_where_anyio_sends_no_cancellation() -> None:
+    """The task is cancelled all the same, and does not wait for that in a busy loop."""
+    async with ends() as (stream, other):
+        other.setblocking(False)
+        assert await run_in_cancelled_group(lambda: stream.send(b"question"))
+        await settle()
+        with pytest.raises(BlockingIOError):
+            other.recv(1)
 
 
 # --- Sending without an await

@@ -243,6 +243,26 @@ async def test_what_happens_to_a_connection_while_a_cancellation_is_awaited(
     assert fickle.requests == 0
 
 
+@each_row("http2", [False, True])
+async def test_closed_while_a_cancellation_is_awaited(*, http2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request fails, and opens no other connection."""
+    monkeypatch.setattr(connections, "effective_deadline_getter", lambda: lambda: -math.inf)
+    network = FakeNetwork()
+    network.serve(URL).get("/").reply(text="fine")
+
+    async def connect(host: str, port: int) -> ByteStream:
+        stream = await network.connect(host, port)
+        tasks.start_soon(transport.aclose)
+        return stream
+
+    async with HTTPTransport(http1=not http2, http2=http2, connect=connect) as transport:
+        async with anyio.create_task_group() as tasks:
+            with pytest.raises(httpx.ConnectError, match="the transport was closed"):
+                await fetch(transport, URL)
+        assert transport.statistics().connections == 0
+    assert (len(network.connections), network.requests) == (1, [])
+
+
 async def test_cancelled_just_as_the_server_says_how_many_streams_it_accepts() -> None:
     """A body that can be sent only once waits for that, and must not be begun."""
     scope, fickle, has_begun = anyio.CancelScope(), Fickle(settings()), False

@@ -31,7 +31,7 @@ from support.tls_servers import (
 from support.wire import NOTHING, ONE_IDLE, until, until_readable
 
 from prefect_http import HTTPTransport, InvalidResponse
-from prefect_http._concurrency.backend import connect_tcp
+from prefect_http._concurrency.connecting import connect_tcp
 from prefect_http._wire import openers
 
 pytestmark = pytest.mark.anyio

@@ -133,9 +133,9 @@ class ResponseParser:
     def _feed_head(self, data: bytes) -> bytes:
         """Parse the head, and return the data that follows it."""
         while data:
-            head, end = None, data.find(END_OF_HEAD) + len(END_OF_HEAD)
-            if self._lenient is None and end >= len(END_OF_HEAD):
-                head = self._parse(self._method, data[:end])
+            at = data.find(END_OF_HEAD) if self._lenient is None else -1
+            end = at + len(END_OF_HEAD)
+            head = None if at < 0 else self._parse(self._method, bytes(data[:end]))  # some streams return bytearrays
             if head is not None:
                 data = data[end:]
             else:
@@ -157,7 +157,7 @@ class ResponseParser:
         return b""
 
     def _lenient_head(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
-        """Parse a head that is not plain; and return it with the data that follows it; None: it is incomplete."""
+        """Parse a head that is not plain, and return it with the data that follows it; None: it is incomplete."""
         lenient = self._lenient = self._lenient or LenientHead()
         rest = lenient.feed(data)
         if rest is None:

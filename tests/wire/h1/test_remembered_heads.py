@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from prefect_http import InvalidResponse
 from prefect_http._wire.h1 import remembered_heads
 from prefect_http._wire.h1.plain_head import plain_head
 from prefect_http._wire.h1.remembered_heads import RememberedHeads
+from prefect_http._wire.h1.response_parser import ResponseParser
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 
@@ -112,3 +114,11 @@ def test_a_server_that_seldom_repeats_a_head(each: int, is_remembered: bool, par
     for number in range(10_000):
         heads.parse("GET", HEAD if number % each == 0 else head_with(number))
     assert (len(parsed) < 8_000) is is_remembered
+
+
+def test_a_stream_that_yields_bytearrays() -> None:
+    """Those that users open may, though anyio's types say otherwise."""
+    for _ in range(2):
+        data: Any = bytearray(HEAD + b"hello")
+        parser = ResponseParser("GET", parse=RememberedHeads().parse)
+        assert parser.feed(data) == b"hello"
