@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import httpx
 
-from prefect_http._client.cookie_headers import CookieHeaders
+from prefect_http._client.cookie_headers import CookieHeaders, have_plain_jar
 from prefect_http._client.cookies import COOKIES_OF_CLIENT
 from prefect_http._client.file_body import as_file_body
 from prefect_http._httpx_details import RequestModel
@@ -113,6 +113,8 @@ class RequestBuilder:
             return None
         extensions = _extensions(client, **arguments)
         if client.cookies.jar and "Cookie" not in headers:
+            if not have_plain_jar(client.cookies):
+                return None
             extensions[COOKIES_OF_CLIENT] = True
             cookies = self._cookies.header(absolute, client.cookies)
             if cookies is not None:

@@ -8,6 +8,12 @@ import time
 import httpx
 
 _MAX_HEADERS = 256
+_JAR = type(httpx.Cookies().jar)
+
+
+def have_plain_jar(cookies: httpx.Cookies) -> bool:
+    """Return whether cookies are in a jar of httpx's own kind. One of another class may have rules of its own."""
+    return type(cookies.jar) is _JAR
 
 
 class CookieHeaders:
@@ -21,7 +27,7 @@ class CookieHeaders:
     def __init__(self) -> None:
         self._headers: dict[tuple[bytes, bytes, bytes], str | None] = {}
         self._state: list[dict[str, object]] = []  # what the cookies were like
-        self._has_paths = False
+        self._has_paths = False  # whether a cookie is, or has ever been, for some paths only
         # When they were like that, on the clock of the cookies' expiry, and when the first of them expires.
         self._since = self._until = -math.inf
 
@@ -30,7 +36,7 @@ class CookieHeaders:
 
         Args:
             url: the URL.
-            cookies: those of the client.
+            cookies: those of the client, if they ``have_plain_jar()``.
 
         Raises:
             UnicodeEncodeError: one of them is not ASCII.
@@ -39,7 +45,7 @@ class CookieHeaders:
         if state != self._state or not self._since <= now < self._until:
             self._headers.clear()
             self._state = [dict(each) for each in state]
-            self._has_paths = any(cookie.path != "/" for cookie in cookies.jar)
+            self._has_paths = self._has_paths or any(cookie.path != "/" for cookie in cookies.jar)
             self._since = now
             expiries = [cookie.expires for cookie in cookies.jar if cookie.expires is not None]
             self._until = min((expiry for expiry in expiries if expiry > now), default=math.inf)

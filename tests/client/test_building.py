@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from http.cookiejar import CookieJar, LWPCookieJar
 from typing import Any, cast
 
 import httpx
@@ -242,6 +243,14 @@ def test_any_requests(of_client: dict[str, Any], steps: list[Any]) -> None:
 # --- What is reused
 
 
+def jar_of_another_class() -> CookieJar:
+    """Return a jar with a cookie, which may have rules of its own."""
+    jar = LWPCookieJar()
+    for each in httpx.Cookies({"c": "1"}).jar:
+        jar.set_cookie(each)
+    return jar
+
+
 class Builder:
     """Builds requests with a RequestBuilder, and counts how many of them httpx has built.
 
@@ -296,10 +305,15 @@ def test_what_httpx_builds(arguments: dict[str, Any], count: int) -> None:
 
 @pytest.mark.parametrize(
     ("of_client", "count"),
-    [({"params": {"p": "1"}}, 0), ({"cookies": {"c": "1"}}, 0), ({"headers": {"X-A": "1"}}, 0)],
+    [
+        ({"params": {"p": "1"}}, 0),
+        ({"cookies": {"c": "1"}}, 0),
+        ({"cookies": jar_of_another_class()}, 1),
+        ({"headers": {"X-A": "1"}}, 0),
+    ],
 )
 def test_defaults(of_client: dict[str, Any], count: int) -> None:
-    """The same goes for what a client adds to each request."""
+    """The same goes for what a client adds to each request, but for cookies in a jar of another class."""
     builder = Builder(**of_client)
     builder.count()
     assert builder.count() == count
