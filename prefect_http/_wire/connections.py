@@ -135,7 +135,7 @@ class Connections:
             await resolved.waiter.wait()
         except BaseException:
             # It may have been granted in the same moment, with a connection that is still good.
-            await self.release(pool_request, keep=True)
+            await self.release(pool_request, keep=True, is_unused=True)
             raise
         finally:
             resolved.forget()
@@ -166,7 +166,7 @@ class Connections:
         try:
             await await_cancellation()
         except BaseException:
-            await self.release(pool_request, keep=True)
+            await self.release(pool_request, keep=True, is_unused=True)
             raise
 
     async def open(self, pool_request: PoolRequest[AnyConnection], request: OutgoingRequest) -> AnyConnection:
@@ -243,15 +243,19 @@ class Connections:
 
     # --- Giving one back
 
-    async def release(self, pool_request: PoolRequest[AnyConnection], *, keep: bool, reason: str = "") -> None:
+    async def release(
+        self, pool_request: PoolRequest[AnyConnection], *, keep: bool, reason: str = "", is_unused: bool = False
+    ) -> None:
         """Let the next request have a connection if it can be kept; else close it, for a reason."""
-        self.release_nowait(pool_request, keep=keep, reason=reason)
+        self.release_nowait(pool_request, keep=keep, reason=reason, is_unused=is_unused)
         if self.pool.discarded:
             await self.close_discarded()
 
-    def release_nowait(self, pool_request: PoolRequest[AnyConnection], *, keep: bool, reason: str = "") -> None:
+    def release_nowait(
+        self, pool_request: PoolRequest[AnyConnection], *, keep: bool, reason: str = "", is_unused: bool = False
+    ) -> None:
         """Do the same, but for closing what the pool has discarded."""
-        self.pool.release(pool_request, self.now(), keep=keep, reason=reason)
+        self.pool.release(pool_request, self.now(), keep=keep, reason=reason, is_unused=is_unused)
         if pool_request.on_released is not None:
             pool_request.on_released()
 

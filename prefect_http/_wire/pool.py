@@ -80,7 +80,7 @@ class Pool(Generic[C]):
         self._expiry = math.inf if expiry is None else expiry
         self._protocols = protocols if protocols is not None and protocols.http2 else None
         self._granted: dict[PoolRequest[C], None] = {}  # but for those that share a connection
-        # The idle connections, oldest first, with the time of expiry and the stacks that hold them, or the sharing.
+        # The idle connections, longest idle first; when they expire, and the stacks that hold them, or the sharing.
         self._idle: OrderedDict[C, tuple[Origin, float, dict[Origin, deque[C]] | SharedConnection[C]]] = OrderedDict()
         self._stacks: dict[Origin, deque[C]] = {}  # newest last
         self._doubtful: dict[Origin, deque[C]] = {}
@@ -132,7 +132,7 @@ class Pool(Generic[C]):
             return request
         if self._idle:
             self._discard_expired(now)
-            self._take_idle(request)
+            self._take_idle(request, now)
             if request.connection is not None:
                 request.state = GRANTED
                 self._granted[request] = None
@@ -155,9 +155,11 @@ class Pool(Generic[C]):
             return
         self._discard(request.connection, CLOSED_BY_SERVER)
         self._discard_expired(now)
-        self._take_idle(request)
+        self._take_idle(request, now)
 
-    def release(self, request: PoolRequest[C], now: float, *, keep: bool, reason: str = "") -> None:
+    def release(
+        self, request: PoolRequest[C], now: float, *, keep: bool, reason: str = "", is_unused: bool = False
+    ) -> None:
         """End a request, whatever its state, and grant the next one in the queue.
 
         Args:
@@ -166,6 +168,8 @@ class Pool(Generic[C]):
             keep: whether the connection can serve another request. If not, it is discarded; if others share it, when
                 all of them have ended.
             reason: why not.
+            is_unused: whether nothing has been sent on it, so that it expires when it would have done, unless it is
+                shared: with HTTP/2, a server can tell that it closes a connection, and no request is lost.
         """
         if request.state is not GRANTED:
             self._give_up(request)
@@ -188,7 +192,8 @@ class Pool(Generic[C]):
         if self._queue:
             self._hand_on(connection, request)
         elif connection is not None:
-            self._add_idle(connection, request, now)
+            expires = now + self._expiry
+            self._add_idle(connection, request, min(expires, request.expires) if is_unused else expires)
 
     def close(self, *, silently: bool = False) -> None:
         """Discard all connections, those in use included, and refuse all requests that wait.
@@ -315,9 +320,9 @@ class Pool(Generic[C]):
         if request.connection is not None and self._protocols is not None:
             self._end_opening(request)
 
-    def _add_idle(self, connection: C, released: PoolRequest[C], now: float) -> None:
+    def _add_idle(self, connection: C, released: PoolRequest[C], expires: float) -> None:
         origin, stacks = released.origin, self._doubtful if released.is_doubtful else self._stacks
-        self._idle[connection] = origin, now + self._expiry, stacks
+        self._idle[connection] = origin, expires, stacks
         stack = stacks.get(origin)
         if stack is None:
             stacks[origin] = deque([connection])
@@ -330,20 +335,24 @@ class Pool(Generic[C]):
         self._granted[request] = None
         request.resolve(GRANTED)
 
-    def _take_idle(self, request: PoolRequest[C]) -> None:
+    def _take_idle(self, request: PoolRequest[C], now: float) -> None:
         """Assign the best idle connection to a request; None if there is none."""
-        origin, stacks = request.origin, self._stacks
-        request.is_doubtful = request.is_repeatable and origin in self._doubtful
-        if request.is_doubtful:
-            stacks = self._doubtful
-        stack = stacks.get(origin)
-        if stack is None:
-            request.connection = None
-            return
-        request.connection = connection = stack.pop()
-        if not stack:
-            del stacks[origin]  # there may be any number of origins
-        del self._idle[connection]
+        origin = request.origin
+        while True:
+            request.is_doubtful = request.is_repeatable and origin in self._doubtful
+            stacks = self._doubtful if request.is_doubtful else self._stacks
+            stack = stacks.get(origin)
+            if stack is None:
+                request.connection = None
+                return
+            connection = stack.pop()
+            if not stack:
+                del stacks[origin]  # there may be any number of origins
+            _, request.expires, _ = self._idle.pop(connection)
+            if now < request.expires:
+                request.connection = connection
+                return
+            self._discard(connection, EXPIRED)  # it was given back unused, after others that expire later
 
     def _discard_expired(self, now: float) -> None:
         while self._idle:

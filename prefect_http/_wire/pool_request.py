@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class PoolRequest(Generic[C]):
         is_repeatable: whether the request may be sent again, so that it can use a doubtful connection.
         connection: the connection that it uses; None if it has to open one.
         shared: the same, if other requests use it at the same time; None if no others do.
+        expires: when the connection would have expired if the request had not been granted it.
         is_doubtful: whether the server may be about to close the connection. To be set before ``Pool.release()``.
         on_resolved: called when a request that waited is granted or refused.
         on_released: to be called after each ``Pool.release()``, if a telemetry is to be told of that; else None.
@@ -48,6 +50,7 @@ class PoolRequest(Generic[C]):
     state: RequestState = WAITING
     connection: C | None = None
     shared: SharedConnection[C] | None = None
+    expires: float = math.inf
     is_doubtful: bool = False
     on_resolved: Callable[[], object] | None = None
     on_released: Callable[[], object] | None = None

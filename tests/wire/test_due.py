@@ -135,6 +135,23 @@ async def test_what_is_due_is_not_sent(
         assert arrived() == 2
 
 
+async def test_what_is_not_sent_does_not_keep_a_connection_alive() -> None:
+    """It expires after the last request that was sent on it: the server may be about to close it."""
+    limits = httpx.Limits(keepalive_expiry=0.05)
+    async with raw_server(answer()) as server, HTTPTransport(limits=limits) as transport:
+
+        async def address() -> object:
+            response = await transport.handle_async_request(new_request(server.url))
+            await response.aread()
+            return response.extensions["network_stream"].get_extra_info("client_addr")
+
+        first = await address()
+        for _ in range(4):
+            await anyio.sleep(0.02)
+            await who_is_cancelled(lambda: fetch(transport, server.url))
+        assert await address() != first
+
+
 @each_row("protocol", [http1, http2])
 async def test_a_shield_lets_it_through(
     protocol: Callable[[], contextlib.AbstractAsyncContextManager[Setting]],

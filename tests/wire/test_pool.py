@@ -242,6 +242,26 @@ def test_expired_makes_room() -> None:
     assert ([*pool.discarded], pool.idle) == ([1], 1)
 
 
+def test_unused() -> None:
+    """A connection that is given back unused expires when it would have done, also behind others that expire later."""
+    pool = make(expiry=2.0)
+    let_idle(pool, (A, 1), (A, 2))
+    unused = pool.acquire(A, 1.0)
+    assert unused.connection == 2
+    pool.release(hold(pool, B, 3), 1.0, keep=True)
+    pool.release(unused, 1.5, keep=True, is_unused=True)
+    request = pool.acquire(B, 2.0)
+    assert (request.connection, [*pool.discarded]) == (3, [1])
+    assert (pool.acquire(A, 2.0).connection, [*pool.discarded]) == (None, [1, 2])
+
+
+def test_unused_and_new() -> None:
+    """The expiry of a new connection begins when it is given back."""
+    pool = make(expiry=2.0)
+    pool.release(hold(pool, A, 1), 1.0, keep=True, is_unused=True)
+    assert pool.acquire(A, 2.75).connection == 1
+
+
 # --- Stale connections
 
 
@@ -651,12 +671,14 @@ class ModelRequest:
         request: what the pool returned.
         state: waiting, held, refused, or gone: released, or held when the pool was closed.
         connection: the connection that it uses.
+        expires: when that would have expired.
     """
 
     def __init__(self, request: PoolRequest[int]) -> None:
         self.request = request
         self.state = "waiting"
         self.connection: int | None = None
+        self.expires = 1e9
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -701,9 +723,9 @@ class AnyOrder(RuleBasedStateMachine):
         return candidates[position % len(candidates)]
 
     def expire(self) -> None:
-        """Discard the expired connections."""
-        self.discarded += [connection for connection, _, expires, _ in self.idle if expires <= self.now]
-        self.idle = [each for each in self.idle if each[2] > self.now]
+        """Discard the expired connections, up to the first that has not expired."""
+        while self.idle and self.idle[0][2] <= self.now:
+            self.discarded.append(self.idle.pop(0)[0])
 
     def take(self, each: ModelRequest) -> None:
         """Take the idle connection that was used last, and a doubtful one first or not at all."""
@@ -712,7 +734,12 @@ class AnyOrder(RuleBasedStateMachine):
         fitting = (doubtful if each.request.is_repeatable else []) or [idle for idle in fitting if not idle[3]]
         if fitting:
             self.idle.remove(fitting[-1])
-            each.connection, _, _, is_doubtful = fitting[-1]
+            each.connection, _, each.expires, is_doubtful = fitting[-1]
+            if each.expires <= self.now:
+                self.discarded.append(each.connection)
+                each.connection = None
+                self.take(each)
+                return
             assert each.request.is_doubtful is is_doubtful
 
     @rule(by=st.sampled_from([0.25, 0.5, 1.0]))
@@ -743,13 +770,13 @@ class AnyOrder(RuleBasedStateMachine):
         each.connection = each.request.connection = next(self.opened)
 
     @precondition(lambda self: self.having("held", "gone", "waiting", "refused"))
-    @rule(position=st.integers(0, 9), keep=st.booleans(), is_doubtful=st.booleans())
-    def release(self, position: int, keep: bool, is_doubtful: bool = False) -> None:
+    @rule(position=st.integers(0, 9), keep=st.booleans(), is_doubtful=st.booleans(), is_unused=st.booleans())
+    def release(self, position: int, keep: bool, is_doubtful: bool = False, is_unused: bool = False) -> None:
         """End a request, whether it was granted or not."""
         each = self.pick(position, "held", "gone", "waiting", "refused")
         self.requests.remove(each)
         each.request.is_doubtful = is_doubtful
-        self.pool.release(each.request, self.now, keep=keep)
+        self.pool.release(each.request, self.now, keep=keep, is_unused=is_unused)
         kept = each.connection if keep and each.state == "held" and self.max_idle else None
         if each.connection is not None and kept is None:
             self.discarded.append(each.connection)
@@ -766,7 +793,9 @@ class AnyOrder(RuleBasedStateMachine):
             elif kept is not None:
                 self.discarded.append(kept)
         elif kept is not None:
-            self.idle.append((kept, each.request.origin, self.now + self.expiry, is_doubtful))
+            expires = self.now + self.expiry
+            expires = min(expires, each.expires) if is_unused else expires
+            self.idle.append((kept, each.request.origin, expires, is_doubtful))
             if len(self.idle) > self.max_idle:
                 self.discarded.append(self.idle.pop(0)[0])
 
