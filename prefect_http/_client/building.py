@@ -2,12 +2,13 @@
 
 httpx's ``build_request()`` takes 20 us, and parsing the URL another 17, of the 60 that a small request takes; with
 parameters 40, and with cookies 60. Programs send the same headers and cookies again and again, and often to the same
-URLs. So a request is made of what is known of an earlier one to the same host, with a URL that has been parsed before:
-a copy, if it has no body and no parameters; else, httpx makes an httpx.Request, but merges nothing.
+URLs. So URLs, the default headers for a host, and the headers with cookies are remembered. Whatever is unusual is left
+to httpx, which also says what is wrong with the arguments.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -21,7 +22,9 @@ from prefect_http._types import Headers
 
 _MAX_URLS = 256
 _MAX_HOSTS = 100
-# Without a body, and without a Content-Length that says so.
+# A longer URL with parameters is not remembered; httpx limits the length of a text, but not that of its parts.
+_MAX_TEXT = 2048
+# Those that httpx adds no Content-Length to if there is no body.
 _METHODS_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 _ARGUMENTS_WITHOUT_BODY = frozenset({"headers", "timeout", "extensions", "params"})
 _BODY = frozenset({"content", "data", "files", "json"})  # what an httpx.Request takes as well
@@ -63,23 +66,29 @@ class RequestBuilder:
         """
         request: httpx.Request | None = None
         has_body = not arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
-        if may_copy and (not has_body or arguments.keys() <= _ARGUMENTS):
+        if may_copy and type(method) is str and (not has_body or arguments.keys() <= _ARGUMENTS):
             try:
                 request = self._like_another(client, build, method, url, arguments, has_body=has_body)
-            except UnicodeEncodeError:  # if a cookie is not ASCII, it depends on the other headers if it can be sent
+            except Exception:  # httpx finds once more what is wrong, and which of several things comes first
                 request = None
-            if request is not None and not has_body:
-                return request
         if request is None:
-            request = build(method, self._parsed(url), **arguments)
+            with contextlib.suppress(httpx.InvalidURL):  # as above
+                url = self._parsed(url)
+            request = build(method, url, **arguments)
             if (client.cookies.jar or arguments.get("cookies")) and not _is_given("Cookie", client, arguments):
                 request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
-        if (body := as_file_body(arguments.get("content"))) is not None:
+        if not has_body:
+            return request
+        data = arguments.get("data")
+        is_data = data is not None and not isinstance(data, Mapping)  # which is sent in place of the content
+        if not is_data and (body := as_file_body(arguments.get("content"))) is not None:
             request.stream = body
-            is_framed = "Content-Length" in request.headers or _is_given("Transfer-Encoding", client, arguments)
+            names = [name.lower() for name, _ in request.headers.raw]
+            is_framed = b"content-length" in names or _is_given("Transfer-Encoding", client, arguments)
             if body.size is not None and not is_framed:
                 del request.headers["Transfer-Encoding"]  # httpx's, which does not know the length
                 request.headers["Content-Length"] = str(body.size)
+            request.headers = httpx.Headers(request.headers)  # without an encoding that may not fit other headers
         return request
 
     def _like_another(
@@ -92,7 +101,7 @@ class RequestBuilder:
         *,
         has_body: bool,
     ) -> httpx.Request | None:
-        """Make a request of what is known of others; None if only httpx can tell."""
+        """Build a request from what is remembered; None if only httpx can tell."""
         base_url, defaults = client.base_url, client.headers.raw
         if base_url is not self._base_url or defaults != self._default_headers:
             self._forget(base_url, defaults)
@@ -103,20 +112,19 @@ class RequestBuilder:
         absolute, model = known
         params = arguments.get("params")
         if params or client.params:
-            params, text = client.params.merge(params), str(absolute)
-            # A host that httpx has quoted would be quoted again, in another way.
-            if params and "?" not in text and "#" not in text and b"%" not in absolute.netloc:
-                absolute, params = self._parsed_text(f"{text}?{params}"), None
+            absolute, params = self._with_params(absolute, httpx.QueryParams(client.params).merge(params))
         is_bare = method in _METHODS_WITHOUT_BODY and params is None and not has_body
         headers = _with_headers(model.headers if is_bare else client.headers, arguments.get("headers"))
         if headers is None:
             return None
         extensions = _extensions(client, **arguments)
-        if client.cookies.jar and "Cookie" not in headers:
+        if client.cookies.jar and b"cookie" not in [name.lower() for name, _ in headers.raw]:
             if not have_plain_jar(client.cookies):
                 return None
             extensions[COOKIES_OF_CLIENT] = True
             cookies = self._cookies.header(absolute, client.cookies)
+            if cookies is not None and not cookies.isascii():  # it depends on the other headers if it can be sent
+                return None
             if cookies is not None:
                 headers["Cookie"] = cookies
         if is_bare:
@@ -139,7 +147,9 @@ class RequestBuilder:
         model = self._models.get(netloc)
         if model is None:
             request = build("GET", absolute)
-            if "Cookie" not in client.headers:  # those of the client may change
+            if request.url.netloc != netloc:  # httpx has normalized the port with the parameters
+                return None
+            if "Cookie" not in httpx.Headers(client.headers):  # so it is made of cookies, which may change
                 request.headers.pop("Cookie", None)
             model = RequestModel(request)
             _add(self._models, netloc, model, _MAX_HOSTS)
@@ -147,12 +157,19 @@ class RequestBuilder:
             _add(self._known, url, (absolute, model), _MAX_URLS)
         return absolute, model
 
-    def _parsed(self, url: httpx.URL | str) -> httpx.URL | str:
-        """Return a URL that is a string as an object."""
-        return self._parsed_text(url) if type(url) is str else url
+    def _with_params(self, url: httpx.URL, params: httpx.QueryParams) -> tuple[httpx.URL, httpx.QueryParams | None]:
+        """Return a URL with parameters, and None; or as they are, if only httpx can tell how they go together."""
+        before, query = str(url), str(params)
+        if query and len(before) + len(query) < _MAX_TEXT and not {"?", "#"} & set(before):
+            whole = self._parsed(f"{before}?{query}")
+            if isinstance(whole, httpx.URL) and whole.netloc == url.netloc:
+                return whole, None
+        return url, params
 
-    def _parsed_text(self, url: str) -> httpx.URL:
-        """Return a URL, parsed before if it is known."""
+    def _parsed(self, url: httpx.URL | str) -> httpx.URL | str:
+        """Return a URL, parsed, and if it is known, parsed before."""
+        if type(url) is not str:
+            return url
         parsed = self._urls.get(url)
         if parsed is None:
             parsed = httpx.URL(url)
@@ -191,15 +208,19 @@ def _extensions(
     if extensions is not None and "timeout" in extensions:
         return dict(extensions)
     seconds = client.timeout if timeout is httpx.USE_CLIENT_DEFAULT else httpx.Timeout(timeout)
-    return {**(extensions or {}), "timeout": seconds.as_dict()}
+    if not extensions:
+        return {"timeout": seconds.as_dict()}
+    return dict(**extensions, timeout=seconds.as_dict())  # as httpx does it: all names must be texts
 
 
 def _is_given(header: str, client: httpx.AsyncClient, arguments: Mapping[str, Any]) -> bool:
-    return header in client.headers or header in httpx.Headers(arguments.get("headers"))
+    # Copies are asked, because they remember an encoding, which other headers may not have.
+    return header in httpx.Headers(client.headers) or header in httpx.Headers(arguments.get("headers"))
 
 
 def _add(cache: dict[Any, Any], key: str | bytes, value: object, size: int) -> None:
     """Add an entry to a cache, in place of the oldest one if it is full."""
-    if len(cache) == size:
-        del cache[next(iter(cache))]
+    if len(cache) >= size:
+        with contextlib.suppress(RuntimeError, StopIteration):  # another thread changes it in the same moment
+            cache.pop(next(iter(cache)), None)
     cache[key] = value

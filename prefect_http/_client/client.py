@@ -15,7 +15,7 @@ from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_
 from prefect_http._client.authentication import authentication
 from prefect_http._client.building import RequestBuilder
 from prefect_http._client.exchange import exchange
-from prefect_http._client.inheritance import HttpxSending, bases_after, overridden
+from prefect_http._client.inheritance import HttpxSending, bases_after, builds_as_httpx, overridden
 from prefect_http._client.options import SendOptions, check_open, check_telemetry, checked_hook, checked_policy
 from prefect_http._client.routes import Routes
 from prefect_http._client.routing import make_transports, routes_to
@@ -93,12 +93,14 @@ class PrefectHttpxClient(ClientWithStreams):
     _app_transport = None
     _has_sent = False
     _sends_through_base = False
+    _builds_as_httpx = True
     _is_constructed_through_base = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         names = overridden(bases_after(cls, PrefectHttpxClient))
         cls._sends_through_base = "send" in names
+        cls._builds_as_httpx = builds_as_httpx(cls)
         cls._is_constructed_through_base = "__init__" in names
 
     def __init__(
@@ -154,7 +156,8 @@ class PrefectHttpxClient(ClientWithStreams):
         def build_request(self, method: str, url: httpx.URL | str, **arguments: object) -> httpx.Request:
             """Build a request, as httpx does."""
             build = super().build_request
-            may_copy = self._httpx_sending is not None and self._httpx_sending.builds_like_httpx(build)
+            sending = self._httpx_sending
+            may_copy = self._builds_as_httpx and sending is not None and sending.builds_like_httpx(build)
             return self._builder.build(self, build, method, url, arguments, may_copy=may_copy)
 
     async def __aenter__(self) -> Self:

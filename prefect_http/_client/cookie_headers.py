@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from http.cookiejar import Cookie
 
 import httpx
 
@@ -19,17 +21,15 @@ def have_plain_jar(cookies: httpx.Cookies) -> bool:
 class CookieHeaders:
     """Makes Cookie headers as httpx does, which takes 27 us for each, and remembers them.
 
-    A header depends on the host, the cookies and the time, and on the path if a cookie is for some paths only.
+    A header depends on the scheme and the authority of the URL, the cookies and the time, and on the path if a cookie
+    is for some paths only.
     """
 
-    __slots__ = ("_has_paths", "_headers", "_since", "_state", "_until")
+    __slots__ = ("_has_paths", "_made")
 
     def __init__(self) -> None:
-        self._headers: dict[tuple[bytes, bytes, bytes], str | None] = {}
-        self._state: list[dict[str, object]] = []  # what the cookies were like
         self._has_paths = False  # whether a cookie is, or has ever been, for some paths only
-        # When they were like that, on the clock of the cookies' expiry, and when the first of them expires.
-        self._since = self._until = -math.inf
+        self._made = _Made([], -1)
 
     def header(self, url: httpx.URL, cookies: httpx.Cookies) -> str | None:
         """Return the header for a URL; None: no cookie goes there.
@@ -39,20 +39,50 @@ class CookieHeaders:
             cookies: those of the client, if they ``have_plain_jar()``.
 
         Raises:
-            UnicodeEncodeError: one of them is not ASCII.
+            UnicodeEncodeError: one of them is not ASCII. It may be in the header instead.
         """
-        now, state = time.time(), [vars(cookie) for cookie in cookies.jar]
-        if state != self._state or not self._since <= now < self._until:
-            self._headers.clear()
-            self._state = [dict(each) for each in state]
-            self._has_paths = self._has_paths or any(cookie.path != "/" for cookie in cookies.jar)
-            self._since = now
-            expiries = [cookie.expires for cookie in cookies.jar if cookie.expires is not None]
-            self._until = min((expiry for expiry in expiries if expiry > now), default=math.inf)
-        key = url.raw_scheme, url.netloc, url.raw_path.partition(b"?")[0] if self._has_paths else b""
-        if key not in self._headers:
-            header = httpx.Request("GET", url, cookies=cookies).headers.get("Cookie")
-            if len(self._headers) == _MAX_HEADERS:
-                del self._headers[next(iter(self._headers))]
-            self._headers[key] = header
-        return self._headers[key]
+        now, jar = int(time.time()), list(cookies.jar)  # the jar compares whole seconds as well
+        made = self._made
+        if not made.is_still_right(jar, now):
+            self._has_paths = self._has_paths or any(cookie.path != "/" for cookie in jar)
+            made = self._made = _Made(jar, now)
+        path = url.raw_path.partition(b"?")[0] if self._has_paths else b""
+        key = url.raw_scheme, url.userinfo, url.netloc, path
+        try:
+            return made.headers[key]
+        except KeyError:
+            header: str | None = httpx.Request("GET", url, cookies=cookies).headers.get("Cookie")
+        made.add(key, header)
+        return header
+
+
+class _Made:
+    """The headers that have been made of cookies. If these change, there is another object: threads may be at work.
+
+    Args:
+        jar: the cookies.
+        now: the time on the clock of their expiry.
+
+    Attributes:
+        headers: by scheme, userinfo, host with port, and path.
+    """
+
+    __slots__ = ("_since", "_state", "_until", "headers")
+
+    def __init__(self, jar: list[Cookie], now: int) -> None:
+        self._state = [dict(vars(cookie)) for cookie in jar]
+        self._since = now
+        expiries = [cookie.expires for cookie in jar if cookie.expires is not None]
+        self._until = min((expiry for expiry in expiries if expiry > now), default=math.inf)
+        self.headers: dict[tuple[bytes, bytes, bytes, bytes], str | None] = {}
+
+    def is_still_right(self, jar: list[Cookie], now: int) -> bool:
+        """Return whether the cookies are the same, and none of them has expired, or is no longer, meanwhile."""
+        return self._since <= now < self._until and [vars(cookie) for cookie in jar] == self._state
+
+    def add(self, key: tuple[bytes, bytes, bytes, bytes], header: str | None) -> None:
+        """Add a header, in place of the oldest one if there are many."""
+        if len(self.headers) >= _MAX_HEADERS:
+            with contextlib.suppress(RuntimeError, StopIteration):  # another thread changes them in the same moment
+                self.headers.pop(next(iter(self.headers)), None)
+        self.headers[key] = header

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, cast
 import httpx
 
 _PIECE = 64 * 1024  # in bytes
+_PLAIN = io.FileIO, io.BufferedReader, io.BufferedRandom, io.BytesIO
 
 
 class AsyncFile(Protocol):
@@ -75,7 +76,7 @@ def as_file_body(content: object) -> FileBody | None:
     """
     if content is None or isinstance(content, bytes | str):  # almost always; to find that out below takes 1 us
         return None
-    # Both wrap a file of Python's, which can be asked without waiting.
+    # Both wrap a file of Python's.
     wrapped: Any = getattr(content, "wrapped", None)
     methods = [getattr(content, name, None) for name in ("__aiter__", "read", "seek")]
     seekable = getattr(wrapped, "seekable", None)
@@ -87,6 +88,9 @@ def as_file_body(content: object) -> FileBody | None:
     if not wrapped.seekable():
         return FileBody(file, None, None)
     start: int = wrapped.tell()
+    if not (isinstance(wrapped, _PLAIN) or type(wrapped).__module__ == "tempfile"):
+        # To find its end, a file may have to decompress all that there is.
+        return FileBody(file, start, None)
     try:
         size: int = wrapped.seek(0, io.SEEK_END) - start
     except OSError:  # as for files in /proc

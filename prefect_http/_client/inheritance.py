@@ -8,12 +8,20 @@ import httpx
 
 from prefect_http._wire.replaced import is_own
 
+# What has nothing to do with building a request: the verbs, which call build_request(), and what comes after that.
+_AFTER = {"send", "stream", "request", "get", "options", "head", "post", "put", "patch", "delete", "aclose"}
+_BUILDING = {name for name in dir(httpx.AsyncClient) if not name.startswith("__")} - _AFTER - {"build_request"}
 _KNOWN = frozenset({__name__.partition(".")[0], httpx.__name__, "builtins"})
 
 
 def overridden(classes: Iterable[type]) -> set[str]:
     """Return the names that are defined by classes which are neither httpx's nor this package's."""
     return {name for each in classes if each.__module__.partition(".")[0] not in _KNOWN for name in vars(each)}
+
+
+def builds_as_httpx(cls: type) -> bool:
+    """Return whether no other class overrides what httpx builds requests with."""
+    return overridden(cls.__mro__).isdisjoint(_BUILDING)
 
 
 def bases_after(cls: type, base: type) -> tuple[type, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+import io
 import itertools
 from collections.abc import Callable, Mapping
 from http.cookiejar import CookieJar, LWPCookieJar
 from typing import Any, cast
 
+import anyio
 import httpx
 import pytest
 from hypothesis import given, settings
@@ -97,6 +100,10 @@ REQUESTS: list[dict[str, Any]] = [
     {"params": httpx.QueryParams("q=2")},
     {"params": ""},
     {"params": 5},
+    {"params": {"q": "x" * 3000}},
+    {"params": {"q": "x" * 65_530}},
+    {"params": 5, "headers": {"X-A": 5}},
+    {"extensions": {1: 2}},
     {"cookies": {"d": "2"}},
     {"cookies": {}},
     {"content": b""},
@@ -111,29 +118,25 @@ REQUESTS: list[dict[str, Any]] = [
     {"content": 5},
     {"data": {"a": "1"}, "files": {"f": ("name", b"content", "a/b")}, "headers": BOUNDARY},
     {"unknown": 1},
+    {"unknown": 1, "headers": {"X-A": 5}},
 ]
 
 URLS: list[Any] = [
-    *(
-        "",
-        "a",
-        "/a",
-        "?q",
-        "#f",
-        "?",
-        "http://server/?",
-        "http://server/#",
-        "//host/a",
-        "http://server",
-        URL,
-        "http://user:pw@server:80/%20ü?a=b#c",
-    ),
-    *("https://server:8443/", "http://[::1]:1/", "http://xn--nxasmq6b/", "app://callback/x", "mailto:a@b", "http:///a"),
-    *("http://a:b/", "http://[/", "\n", None, 5, b"http://server/"),
+    *("", "a", "/a", "?q", "#f", "?", "//host/a", "\n", None, 5, b"http://server/"),
+    *("http://server", URL, "http://server/?", "http://server/#", "http://user:pw@server:80/%20ü?a=b#c"),
+    *("HTTP://server:80/", "HTTP://server/", "http://user:pw@server/", "https://server:8443/", "http://[::1]:1/"),
+    *("http://xn--nxasmq6b/", "app://callback/x", "mailto:a@b", "http:///a", "http://a:b/", "http://[/"),
     *(httpx.URL(url) for url in ("", "a", "//host/a", URL, "mailto:a@b", "http:///a")),
 ]
 
-METHODS = ["GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "POST", "PUT", "PATCH", "QUERY", "get", "Get", ""]
+
+class Method(str, enum.Enum):  # noqa: UP042 - a StrEnum is the text that it stands for
+    """A method that is more than a text."""
+
+    GET = "GET"
+
+
+METHODS = [Method.GET, "GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "POST", "PUT", "PATCH", "QUERY", "get", "Get", ""]
 
 
 @pytest.mark.parametrize("of_client", CLIENTS, ids=repr)
@@ -142,7 +145,7 @@ def test_requests_are_built_as_by_httpx(of_client: dict[str, Any]) -> None:
     theirs, ours = both(**of_client)
     rows = [
         *itertools.product(["GET", "POST"], [URL, "a"], REQUESTS),
-        *itertools.product(["GET", "POST"], URLS, [{}, {"params": {"q": "2"}}]),
+        *itertools.product(["GET", "POST"], URLS, [{}, {"params": {"q": "2"}}, {"unknown": 1}]),
         *itertools.product(METHODS, [URL], [{}, {"headers": {"X-A": "1"}}, {"params": {"q": "2"}}]),
     ]
     for method, url, arguments in rows:
@@ -369,6 +372,41 @@ def test_changing_a_request_changes_no_other(arguments: dict[str, Any]) -> None:
     assert outcome(client, "GET", URL, arguments) == expected
     assert arguments == given
     assert "X-Changed" not in client.headers
+
+
+@pytest.mark.parametrize("of_client", [{}, {"cookies": {"c": "1"}}], ids=repr)
+def test_headers_that_are_not_ascii_may_be_added(of_client: dict[str, Any]) -> None:
+    """To a request that has been built, and to the client afterwards."""
+    client = PrefectHttpxClient(transport=TRANSPORT, **of_client)
+    bodies: list[dict[str, Any]] = [{}, {"json": {}}, {"content": anyio.wrap_file(io.BytesIO(b"content"))}]
+    for body in bodies:
+        request = client.build_request("POST", URL, **body)
+        request.headers["X-Name"] = "ü"
+        assert request.headers.raw[-1] == (b"X-Name", "ü".encode())
+    client.headers["X-Name"] = "ü"
+    assert (b"X-Name", "ü".encode()) in client.build_request("GET", URL).headers.raw
+
+
+def of_subclass(base: type[httpx.AsyncClient]) -> list[httpx.Request]:
+    """Return requests of classes that override what a client adds."""
+
+    class WithParams(base):  # type: ignore[misc, valid-type]
+        @property
+        def params(self) -> Any:
+            return {"key": "1"}
+
+    class WithMerger(base):  # type: ignore[misc, valid-type]
+        def _merge_queryparams(self, params: Any = None) -> Any:
+            return {**(params or {}), "key": "1"}
+
+    clients = WithParams(transport=TRANSPORT), WithMerger(transport=TRANSPORT)
+    return [client.build_request("GET", URL, params={"a": "b"}) for client in clients for _ in range(2)]
+
+
+def test_subclasses_may_override_what_a_client_adds() -> None:
+    """Properties, and what httpx calls itself."""
+    theirs, ours = of_subclass(httpx.AsyncClient), of_subclass(PrefectHttpxClient)
+    assert [request.url for request in ours] == [request.url for request in theirs]
 
 
 # --- The client's headers

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from http.cookiejar import Cookie
-from typing import cast
+from collections.abc import Callable, Iterator
+from http.cookiejar import Cookie, CookieJar
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -39,6 +39,7 @@ def cookie(name: str, value: str = "1", *, domain: str = "", path: str = "/", ex
 COOKIES = [
     cookie("everywhere"),
     cookie("host", domain="a.test"),
+    cookie("user", domain="user:pw@a.test"),
     cookie("domain", domain=".a.test"),
     cookie("path", path="/path"),
     cookie("secure", domain="a.test"),
@@ -115,6 +116,13 @@ def assign(client: httpx.AsyncClient, _: list[float]) -> None:
     client.cookies = {"other": "1"}
 
 
+def expire_soon(client: httpx.AsyncClient, clock: list[float]) -> None:
+    """Let a cookie expire in the middle of a second, in place."""
+    cast("Any", only(client, "host")).expires = 1000.5
+    headers_of(client)
+    clock[0] = 1001.0
+
+
 def change_value(client: httpx.AsyncClient, _: list[float]) -> None:
     """Change a cookie in place."""
     only(client, "host").value = "2"
@@ -125,7 +133,7 @@ def change_path(client: httpx.AsyncClient, _: list[float]) -> None:
     only(client, "path").path = "/"
 
 
-CHANGES = [nothing, expire, go_back, add, replace, delete, assign, change_value, change_path]
+CHANGES = [nothing, expire, go_back, add, replace, delete, assign, expire_soon, change_value, change_path]
 
 
 @each_row("change", CHANGES)
@@ -144,30 +152,54 @@ def test_the_headers_are_httpxs(change: Callable[[httpx.AsyncClient, list[float]
     assert headers_of(ours) == headers_of(theirs)
 
 
-def test_headers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+class Jar(CookieJar):
+    """A jar that counts how often it is looked through, and tells so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.on_count: Callable[[int], object] = lambda _: None
+
+    def __iter__(self) -> Iterator[Cookie]:
+        self.count += 1
+        self.on_count(self.count)
+        return super().__iter__()
+
+
+def test_headers_are_remembered() -> None:
     """By host, and by path if a cookie is for some paths only, for 256 of them; the query does not matter."""
-    made: list[httpx.URL] = []
-    make = httpx.Request
+    jar, headers = Jar(), CookieHeaders()
+    jar.set_cookie(cookie("a"))
 
-    def request(method: str, url: httpx.URL, **arguments: object) -> httpx.Request:
-        made.append(url)
-        return cast("Callable[..., httpx.Request]", make)(method, url, **arguments)
+    def is_made(url: str) -> bool:
+        """Return whether a header is made for a URL: then the jar is looked through more than twice."""
+        jar.count = 0
+        assert headers.header(httpx.URL(f"http://{url}"), httpx.Cookies(jar)) == "a=1"
+        return jar.count > 2
 
-    monkeypatch.setattr(httpx, "Request", request)
-    cookies, headers = httpx.Cookies({"a": "1"}), CookieHeaders()
-    path = cookie("b", path="/elsewhere")
+    urls = ["a/", "a/?q", "a/b", "b/b", "a/"]
+    assert [is_made(url) for url in urls] == [True, False, False, True, False]
+    jar.set_cookie(cookie("b", path="/elsewhere"))
+    assert [is_made(url) for url in urls] == [True, False, True, True, False]
+    assert all(is_made(f"a/{number}") for number in range(253))
+    assert not is_made("a/252")
+    assert is_made("a/new")
+    assert [is_made("a/b"), is_made("a/")] == [False, True]
 
-    def get(url: str) -> int:
-        """Return how many headers are made for a URL."""
-        made.clear()
-        assert headers.header(httpx.URL(url), cookies) == "a=1"
-        return len(made)
 
-    assert [get(f"http://{each}") for each in ("a/", "a/?q", "a/b", "b/b", "a/")] == [1, 0, 0, 1, 0]
-    cookies.jar.set_cookie(path)
-    assert [get(f"http://{each}") for each in ("a/", "a/?q", "a/b", "b/b", "a/")] == [1, 0, 1, 1, 0]
-    for number in range(253):
-        assert get(f"http://a/{number}") == 1
-    assert get("http://a/252") == 0
-    assert get("http://a/new") == 1
-    assert [get("http://a/b"), get("http://a/")] == [0, 1]
+def test_cookies_that_another_thread_changes_while_a_header_is_made() -> None:
+    """The header of what was before is not remembered for what is there now."""
+    jar, headers, url = Jar(), CookieHeaders(), httpx.URL("http://a/")
+    jar.set_cookie(cookie("a"))
+
+    def change(count: int) -> None:
+        if count == 3:  # then the header is made
+            jar.on_count = lambda _: None
+            jar.set_cookie(cookie("a", "2"))
+            assert headers.header(httpx.URL("http://b/"), httpx.Cookies(jar)) == "a=2"
+            jar.set_cookie(cookie("a", "1"))
+
+    jar.on_count = change
+    headers.header(url, httpx.Cookies(jar))
+    jar.set_cookie(cookie("a", "2"))
+    assert headers.header(url, httpx.Cookies(jar)) == "a=2"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -209,3 +210,29 @@ async def test_a_file_that_has_become_shorter() -> None:
         with pytest.raises(httpx.LocalProtocolError):
             await client.send(request)
     assert not network.requests[0].is_complete
+
+
+@pytest.mark.anyio
+async def test_a_compressed_file_is_not_decompressed_to_find_out_its_size() -> None:
+    """That would take long, in the event loop."""
+
+    class Compressed(gzip.GzipFile):
+        def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+            assert whence != io.SEEK_END
+            return super().seek(offset, whence)
+
+    file: Any = Compressed(fileobj=io.BytesIO(gzip.compress(WHOLE)))
+    body = as_file_body(anyio.wrap_file(file))
+    assert body is not None
+    assert body.size is None
+    assert b"".join([part async for part in body]) == WHOLE
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+async def test_bytes_as_data_are_sent_in_place_of_a_file() -> None:
+    """As with httpx."""
+    client = PrefectHttpxClient()
+    file = anyio.wrap_file(io.BytesIO(WHOLE))
+    request = client.build_request("POST", "http://server/", content=file, data=cast("Any", b"raw"))
+    assert (request.headers["Content-Length"], request.content) == ("3", b"raw")
