@@ -184,6 +184,11 @@ def set_cookie(client: httpx.AsyncClient) -> None:
     client.cookies.set("new", "1")
 
 
+def set_cookie_that_is_not_ascii(client: httpx.AsyncClient) -> None:
+    """Set a cookie of a client that only some requests can be sent with."""
+    client.cookies.set("new", "ä")
+
+
 def clear_cookies(client: httpx.AsyncClient) -> None:
     """Delete the cookies of a client."""
     client.cookies.clear()
@@ -195,7 +200,8 @@ def set_timeout(client: httpx.AsyncClient) -> None:
 
 
 CHANGES = [
-    *(set_header, delete_header, set_headers, set_base_url, set_params, set_cookie, clear_cookies, set_timeout),
+    *(set_header, delete_header, set_headers, set_base_url, set_params, set_cookie, set_cookie_that_is_not_ascii),
+    *(clear_cookies, set_timeout),
 ]
 
 

@@ -250,9 +250,8 @@ def test_unused() -> None:
     assert unused.connection == 2
     pool.release(hold(pool, B, 3), 1.0, keep=True)
     pool.release(unused, 1.5, keep=True, is_unused=True)
-    request = pool.acquire(B, 2.0)
-    assert (request.connection, [*pool.discarded]) == (3, [1])
     assert (pool.acquire(A, 2.0).connection, [*pool.discarded]) == (None, [1, 2])
+    assert (pool.acquire(B, 2.0).connection, [*pool.discarded]) == (3, [1, 2])
 
 
 def test_unused_and_new() -> None:
