@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import httpx
 
+from prefect_http._client.caching import remember
 from prefect_http._client.cookie_headers import CookieHeaders, have_plain_jar
 from prefect_http._client.cookies import COOKIES_OF_CLIENT
 from prefect_http._client.file_body import as_file_body
@@ -152,9 +153,9 @@ class RequestBuilder:
             if "Cookie" not in httpx.Headers(client.headers):  # so it is made of cookies, which may change
                 request.headers.pop("Cookie", None)
             model = RequestModel(request)
-            _add(self._models, netloc, model, _MAX_HOSTS)
+            remember(self._models, netloc, model, _MAX_HOSTS)
         if type(url) is str:
-            _add(self._known, url, (absolute, model), _MAX_URLS)
+            remember(self._known, url, (absolute, model), _MAX_URLS)
         return absolute, model
 
     def _with_params(self, url: httpx.URL, params: httpx.QueryParams) -> tuple[httpx.URL, httpx.QueryParams | None]:
@@ -173,7 +174,7 @@ class RequestBuilder:
         parsed = self._urls.get(url)
         if parsed is None:
             parsed = httpx.URL(url)
-            _add(self._urls, url, parsed, _MAX_URLS)
+            remember(self._urls, url, parsed, _MAX_URLS)
         return parsed
 
     def _forget(self, base_url: httpx.URL, headers: list[tuple[bytes, bytes]]) -> None:
@@ -216,11 +217,3 @@ def _extensions(
 def _is_given(header: str, client: httpx.AsyncClient, arguments: Mapping[str, Any]) -> bool:
     # Copies are asked, because they remember an encoding, which other headers may not have.
     return header in httpx.Headers(client.headers) or header in httpx.Headers(arguments.get("headers"))
-
-
-def _add(cache: dict[Any, Any], key: str | bytes, value: object, size: int) -> None:
-    """Add an entry to a cache, in place of the oldest one if it is full."""
-    if len(cache) >= size:
-        with contextlib.suppress(RuntimeError, StopIteration):  # another thread changes it in the same moment
-            cache.pop(next(iter(cache)), None)
-    cache[key] = value

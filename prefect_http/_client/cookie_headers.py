@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from http.cookiejar import Cookie
 
 import httpx
+
+from prefect_http._client.caching import remember
 
 _MAX_HEADERS = 256
 _JAR = type(httpx.Cookies().jar)
@@ -52,7 +53,7 @@ class CookieHeaders:
             return made.headers[key]
         except KeyError:
             header: str | None = httpx.Request("GET", url, cookies=cookies).headers.get("Cookie")
-        made.add(key, header)
+        remember(made.headers, key, header, _MAX_HEADERS)
         return header
 
 
@@ -79,10 +80,3 @@ class _Made:
     def is_still_right(self, jar: list[Cookie], now: int) -> bool:
         """Return whether the cookies are the same, and none of them has expired, or is no longer, meanwhile."""
         return self._since <= now < self._until and [vars(cookie) for cookie in jar] == self._state
-
-    def add(self, key: tuple[bytes, bytes, bytes, bytes], header: str | None) -> None:
-        """Add a header, in place of the oldest one if there are many."""
-        if len(self.headers) >= _MAX_HEADERS:
-            with contextlib.suppress(RuntimeError, StopIteration):  # another thread changes them in the same moment
-                self.headers.pop(next(iter(self.headers)), None)
-        self.headers[key] = header
