@@ -142,11 +142,19 @@ def hold_whole(
     hold_body(response, body)
 
 
+def lower_names(headers: httpx.Headers) -> list[bytes]:
+    """Return the names of headers, in lower case.
+
+    ``in`` would make httpx.Headers remember an encoding, and then they take no values that it does not have.
+    """
+    return [name.lower() for name, _ in headers.raw]
+
+
 def header_names(response: httpx.Response) -> Sequence[bytes]:
     """Return the names of a response's headers, in lower case. To look one of them up there is faster than in httpx."""
     if isinstance(response, ReadyResponse) and "headers" not in response.__dict__:
         return response._names
-    return [name.lower() for name, _ in response.headers.raw]
+    return lower_names(response.headers)
 
 
 def read_held_body(response: ReadyResponse) -> bool:

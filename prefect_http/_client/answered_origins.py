@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import httpx
 
+from prefect_http._caching import remember
+
 # Redirects choose origins, so their number is limited.
 _MAX_ORIGINS = 1000
 # Every response adds a URL and few are ever looked up, so URLs are kept for a while: taking one apart costs more.
@@ -33,7 +35,5 @@ class AnsweredOrigins:
         for url in self._urls:
             origin = url.scheme, url.host, url.port
             if origin not in self._origins:
-                if len(self._origins) == _MAX_ORIGINS:
-                    del self._origins[next(iter(self._origins))]
-                self._origins[origin] = None
+                remember(self._origins, origin, None, _MAX_ORIGINS)
         self._urls.clear()

@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import httpx
 
-from prefect_http._client.caching import remember
+from prefect_http._caching import remember
 from prefect_http._client.cookie_headers import CookieHeaders, have_plain_jar
 from prefect_http._client.cookies import COOKIES_OF_CLIENT
 from prefect_http._client.file_body import as_file_body
-from prefect_http._httpx_details import RequestModel
+from prefect_http._httpx_details import RequestModel, lower_names
 from prefect_http._types import Headers
 
 _MAX_URLS = 256
@@ -76,7 +76,7 @@ class RequestBuilder:
             with contextlib.suppress(httpx.InvalidURL):  # as above
                 url = self._parsed(url)
             request = build(method, url, **arguments)
-            if (client.cookies.jar or arguments.get("cookies")) and not _is_given("Cookie", client, arguments):
+            if (client.cookies.jar or arguments.get("cookies")) and not _is_given(b"cookie", client, arguments):
                 request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
         if not has_body:
             return request
@@ -84,8 +84,8 @@ class RequestBuilder:
         is_data = data is not None and not isinstance(data, Mapping)  # which is sent in place of the content
         if not is_data and (body := as_file_body(arguments.get("content"))) is not None:
             request.stream = body
-            names = [name.lower() for name, _ in request.headers.raw]
-            is_framed = b"content-length" in names or _is_given("Transfer-Encoding", client, arguments)
+            has_length = b"content-length" in lower_names(request.headers)
+            is_framed = has_length or _is_given(b"transfer-encoding", client, arguments)
             if body.size is not None and not is_framed:
                 del request.headers["Transfer-Encoding"]  # httpx's, which does not know the length
                 request.headers["Content-Length"] = str(body.size)
@@ -107,7 +107,7 @@ class RequestBuilder:
         if base_url is not self._base_url or defaults != self._default_headers:
             self._forget(base_url, defaults)
         known = self._known.get(url) if type(url) is str else None
-        known = known or self._look_up(url, base_url, build, client)
+        known = known or self._look_up(client, build, url)
         if known is None:
             return None
         absolute, model = known
@@ -119,7 +119,7 @@ class RequestBuilder:
         if headers is None:
             return None
         extensions = _extensions(client, **arguments)
-        if client.cookies.jar and b"cookie" not in [name.lower() for name, _ in headers.raw]:
+        if client.cookies.jar and b"cookie" not in lower_names(headers):
             if not have_plain_jar(client.cookies):
                 return None
             extensions[COOKIES_OF_CLIENT] = True
@@ -134,13 +134,14 @@ class RequestBuilder:
         return httpx.Request(method, absolute, params=params, headers=headers, extensions=extensions, **body)
 
     def _look_up(
-        self, url: httpx.URL | str, base: httpx.URL, build: Callable[..., httpx.Request], client: httpx.AsyncClient
+        self, client: httpx.AsyncClient, build: Callable[..., httpx.Request], url: httpx.URL | str
     ) -> tuple[httpx.URL, RequestModel] | None:
         """Return a URL, made absolute, and the model of requests to its host; None if only httpx can tell."""
         absolute = self._parsed(url)
         if type(absolute) is not httpx.URL:
             return None
         if absolute.is_relative_url:
+            base = client.base_url
             absolute = base.copy_with(raw_path=base.raw_path + absolute.raw_path.lstrip(b"/"))
             if absolute.is_relative_url:
                 return None
@@ -150,7 +151,7 @@ class RequestBuilder:
             request = build("GET", absolute)
             if request.url.netloc != netloc:  # httpx has normalized the port with the parameters
                 return None
-            if "Cookie" not in httpx.Headers(client.headers):  # so it is made of cookies, which may change
+            if b"cookie" not in lower_names(client.headers):  # so it is made of cookies, which may change
                 request.headers.pop("Cookie", None)
             model = RequestModel(request)
             remember(self._models, netloc, model, _MAX_HOSTS)
@@ -214,6 +215,5 @@ def _extensions(
     return dict(**extensions, timeout=seconds.as_dict())  # as httpx does it: all names must be texts
 
 
-def _is_given(header: str, client: httpx.AsyncClient, arguments: Mapping[str, Any]) -> bool:
-    # Copies are asked, because they remember an encoding, which other headers may not have.
-    return header in httpx.Headers(client.headers) or header in httpx.Headers(arguments.get("headers"))
+def _is_given(name: bytes, client: httpx.AsyncClient, arguments: Mapping[str, Any]) -> bool:
+    return name in lower_names(client.headers) or name in lower_names(httpx.Headers(arguments.get("headers")))

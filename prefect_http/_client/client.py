@@ -15,7 +15,7 @@ from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_
 from prefect_http._client.authentication import authentication
 from prefect_http._client.building import RequestBuilder
 from prefect_http._client.exchange import exchange
-from prefect_http._client.inheritance import HttpxSending, bases_after, builds_as_httpx, overridden
+from prefect_http._client.inheritance import BUILDING, HttpxSending, bases_after, overridden
 from prefect_http._client.options import SendOptions, check_open, check_telemetry, checked_hook, checked_policy
 from prefect_http._client.routes import Routes
 from prefect_http._client.routing import make_transports, routes_to
@@ -23,6 +23,7 @@ from prefect_http._client.send import SendCall, accept_whole, is_plain
 from prefect_http._client.streams import ClientWithStreams
 from prefect_http._errors import InvalidResponse
 from prefect_http._foreign_errors import clear_mark, is_foreign
+from prefect_http._httpx_details import lower_names
 from prefect_http._response import PrefectResponse, note_attempts, take_over
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._telemetry import Telemetry
@@ -93,14 +94,14 @@ class PrefectHttpxClient(ClientWithStreams):
     _app_transport = None
     _has_sent = False
     _sends_through_base = False
-    _builds_as_httpx = True
+    _overrides_building = False
     _is_constructed_through_base = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         names = overridden(bases_after(cls, PrefectHttpxClient))
         cls._sends_through_base = "send" in names
-        cls._builds_as_httpx = builds_as_httpx(cls)
+        cls._overrides_building = not overridden(cls.__mro__).isdisjoint(BUILDING)
         cls._is_constructed_through_base = "__init__" in names
 
     def __init__(
@@ -147,7 +148,7 @@ class PrefectHttpxClient(ClientWithStreams):
         def _set_headers(self, headers: Headers | None) -> None:
             given = headers if isinstance(headers, httpx.Headers) else httpx.Headers(headers)
             _HEADERS.__set__(self, given)
-            if not given or b"user-agent" not in [name.lower() for name, _ in given.raw]:
+            if not given or b"user-agent" not in lower_names(given):
                 self.headers["User-Agent"] = _USER_AGENT
 
         # Each request reads the headers: with httpx's own getter, that costs nothing extra.
@@ -157,7 +158,7 @@ class PrefectHttpxClient(ClientWithStreams):
             """Build a request, as httpx does."""
             build = super().build_request
             sending = self._httpx_sending
-            may_copy = self._builds_as_httpx and sending is not None and sending.builds_like_httpx(build)
+            may_copy = not self._overrides_building and sending is not None and sending.builds_like_httpx(build)
             return self._builder.build(self, build, method, url, arguments, may_copy=may_copy)
 
     async def __aenter__(self) -> Self:

@@ -8,7 +8,7 @@ from http.cookiejar import Cookie
 
 import httpx
 
-from prefect_http._client.caching import remember
+from prefect_http._caching import remember
 
 _MAX_HEADERS = 256
 _JAR = type(httpx.Cookies().jar)

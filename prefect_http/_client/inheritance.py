@@ -8,20 +8,17 @@ import httpx
 
 from prefect_http._wire.replaced import is_own
 
-# What has nothing to do with building a request: the verbs, which call build_request(), and what comes after that.
-_AFTER = {"send", "stream", "request", "get", "options", "head", "post", "put", "patch", "delete", "aclose"}
-_BUILDING = {name for name in dir(httpx.AsyncClient) if not name.startswith("__")} - _AFTER - {"build_request"}
+BUILDERS = frozenset({"request", "build_request", "get", "options", "head", "post", "put", "patch", "delete", "stream"})
+"""The methods of a client that return or send a new request."""
+BUILDING = {name for name in dir(httpx.AsyncClient) if not name.startswith("__")} - BUILDERS - {"send", "aclose"}
+"""What these may use, in httpx: properties of the client, and methods that merge them with the arguments."""
+
 _KNOWN = frozenset({__name__.partition(".")[0], httpx.__name__, "builtins"})
 
 
 def overridden(classes: Iterable[type]) -> set[str]:
     """Return the names that are defined by classes which are neither httpx's nor this package's."""
     return {name for each in classes if each.__module__.partition(".")[0] not in _KNOWN for name in vars(each)}
-
-
-def builds_as_httpx(cls: type) -> bool:
-    """Return whether no other class overrides what httpx builds requests with."""
-    return overridden(cls.__mro__).isdisjoint(_BUILDING)
 
 
 def bases_after(cls: type, base: type) -> tuple[type, ...]:

@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 import httpx
 
 from prefect_http._client.arguments import BodyArguments, RequestArguments, with_parameters_of
-from prefect_http._client.inheritance import overridden
+from prefect_http._client.inheritance import BUILDERS, overridden
 from prefect_http._client.options import checked_policy
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
-
-_BUILDERS = frozenset(
-    {"request", "build_request", "get", "options", "head", "post", "put", "patch", "delete", "stream"}
-)
 
 
 def _with_policy(retry: object, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +97,7 @@ class VerbsWithRetry(httpx.AsyncClient):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        cls._has_httpx_builders = overridden(cls.__mro__).isdisjoint(_BUILDERS)
+        cls._has_httpx_builders = overridden(cls.__mro__).isdisjoint(BUILDERS)
 
     if not TYPE_CHECKING:
         request = _like_httpx("request", _request)

@@ -141,7 +141,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
 
     async def send(self, item: Data) -> None:
         """Send all of the data. It lets other tasks run only if the network does not take all of it at once."""
-        if anyio.current_effective_deadline() == -math.inf:
+        if anyio.current_effective_deadline() == -math.inf:  # checkpoint_if_cancelled(), but for its look for trio
             await await_cancellation()
         if self._writer is not None:
             raise anyio.BusyResourceError("writing to")

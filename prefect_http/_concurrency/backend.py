@@ -114,7 +114,7 @@ async def checkpoint_if_cancelled() -> None:
 
 
 async def await_cancellation() -> None:
-    """Give a cancellation that is due the time to arrive, and return if none does.
+    """Pass a few checkpoints, at which a pending cancellation arrives; return if it does not.
 
     asyncio may notice a deadline only during the second checkpoint. anyio may have stopped cancelling a task that was
     started after its group had been cancelled, and goes on when the task leaves a scope.

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from prefect_http._httpx_details import lower_names
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._streams.repeated_request import RepeatedRequest
@@ -39,7 +40,7 @@ class EventRequests:
             arguments = {**arguments, "timeout": quiet}
         self._requests = RepeatedRequest(client, method, url, arguments)
         given = self._requests.headers
-        names = {name.lower() for name, _ in given.raw}
+        names = lower_names(given)
         # As bytes: an httpx.Headers may encode text as ASCII.
         self._headers = [pair for pair in given.raw if pair[0].lower() != _LAST_EVENT_ID.lower()]
         self._headers += [pair for pair in _DEFAULTS if pair[0].lower() not in names]

@@ -159,9 +159,8 @@ class Connections:
     async def let_be_cancelled(self, pool_request: PoolRequest[AnyConnection]) -> None:
         """Let a task that is due be cancelled, and its connection go back to the pool.
 
-        Returns:
-            If it is not cancelled after all, as when its deadline has been extended. The connection may have ended
-            meanwhile, and the transport may have been closed.
+        The task goes on if it is not cancelled after all, as when its deadline has been extended. Its connection may
+        have ended by then, and the transport may have been closed.
         """
         try:
             await await_cancellation()

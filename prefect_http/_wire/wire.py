@@ -54,7 +54,6 @@ class Wire(httpx.AsyncBaseTransport):
         self._encode_headers = functools.lru_cache(_MAX_CACHED_HEADERS)(encode_headers)
         self._encode_line = functools.lru_cache(_MAX_CACHED_LINES)(request_line)
         self._heads = RememberedHeads()
-        self._parse_head = self._heads.parse
 
     def statistics(self) -> TransportStatistics:
         """Return a snapshot."""
@@ -125,7 +124,7 @@ class Wire(httpx.AsyncBaseTransport):
         """Return an exchange on a connection, of which a telemetry is told."""
         if connection.observed is not None:
             connection.observed.begin(pool_request)
-        return Exchange(connection, request, self._parse_head)
+        return Exchange(connection, request, self._heads.parse)
 
     async def _drop_closed(self, connection: Connection, pool_request: PoolRequest[AnyConnection]) -> None:
         """Close a connection that the server has closed just as it was reused (RFC 9112 section 9.3.1)."""

@@ -15,10 +15,8 @@ from anyio.streams.tls import TLSAttribute
 
 from prefect_http._concurrency.backend import (
     Waiter,
-    await_cancellation,
     checkpoint,
     checkpoint_if_cancelled,
-    effective_deadline_getter,
     new_cancel_scope,
     new_waiter,
 )
@@ -53,7 +51,6 @@ class FakeStream(ByteStream):
     ) -> None:
         self._server = ServerConnection(record, scheme, script, now, self._wake)
         self._accepts_http2 = accepts_http2
-        self._deadline_of_task = effective_deadline_getter()
         self._is_closed = False
         self._is_receiving = False
         self._changed: Waiter | None = None  # what the task that receives waits for
@@ -103,8 +100,7 @@ class FakeStream(ByteStream):
             Sends nothing. It is no checkpoint otherwise: the streams over TCP are none either, and it would be a tenth
             of the time of a small request.
         """
-        if self._deadline_of_task() == -math.inf:
-            await await_cancellation()
+        await checkpoint_if_cancelled()
         if self._is_closed:
             raise anyio.ClosedResourceError
         if self._server.end is not None:

@@ -34,6 +34,7 @@ LAYERS = (
         "_app",
         "_attempt",
         "_body_splitters",
+        "_caching",
         "_callbacks",
         "_content_encoding",
         "_errors",
@@ -92,6 +93,7 @@ LIGHT = {"_asgi.read_whole", "_throttle.closure_reason", "_wire.replaced"}
 PURE = {
     "_attempt",
     "_body_splitters",
+    "_caching",
     "_content_encoding",
     "_errors",
     "_ports",

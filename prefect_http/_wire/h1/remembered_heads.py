@@ -7,6 +7,7 @@ head has an identifier of its own, to remember them is of no use, and takes 1 us
 
 from __future__ import annotations
 
+from prefect_http._caching import remember
 from prefect_http._wire.h1.plain_head import plain_head
 from prefect_http._wire.h1.response_head import ResponseHead
 
@@ -55,6 +56,4 @@ class RememberedHeads:
             self._heads.clear()
             self._credit, self._pause = _MAX_CREDIT, _PAUSE
             return
-        if len(self._heads) == _MAX_HEADS:
-            del self._heads[next(iter(self._heads))]
-        self._heads[key] = head
+        remember(self._heads, key, head, _MAX_HEADS)
