@@ -189,11 +189,13 @@ class Pool(Generic[C]):
         del self._granted[request]
         if self._protocols is not None:
             self._end_opening(request)
+        expires = now + self._expiry
+        if is_unused:
+            expires = min(expires, request.expires)
         if self._queue:
-            self._hand_on(connection, request)
+            self._hand_on(connection, request, expires)
         elif connection is not None:
-            expires = now + self._expiry
-            self._add_idle(connection, request, min(expires, request.expires) if is_unused else expires)
+            self._add_idle(connection, request, expires)
 
     def close(self, *, silently: bool = False) -> None:
         """Discard all connections, those in use included, and refuse all requests that wait.
@@ -308,12 +310,13 @@ class Pool(Generic[C]):
         self._discard_oldest(MAKES_ROOM)
         return True
 
-    def _hand_on(self, connection: C | None, released: PoolRequest[C]) -> None:
+    def _hand_on(self, connection: C | None, released: PoolRequest[C], expires: float) -> None:
         """Grant the first request in the queue, with the connection of the one that is released if it may use it."""
         request = self._pop_first()
         if connection is not None:
             if request.origin == released.origin and (request.is_repeatable or not released.is_doubtful):
                 request.connection, request.is_doubtful = connection, released.is_doubtful
+                request.expires = expires
             else:
                 self._discard(connection, MAKES_ROOM)
         self._grant(request)
@@ -343,7 +346,7 @@ class Pool(Generic[C]):
             stacks = self._doubtful if request.is_doubtful else self._stacks
             stack = stacks.get(origin)
             if stack is None:
-                request.connection = None
+                request.forget_connection()
                 return
             connection = stack.pop()
             if not stack:

@@ -39,7 +39,7 @@ class PoolRequest(Generic[C]):
         is_repeatable: whether the request may be sent again, so that it can use a doubtful connection.
         connection: the connection that it uses; None if it has to open one.
         shared: the same, if other requests use it at the same time; None if no others do.
-        expires: when the connection would have expired if the request had not been granted it.
+        expires: when the connection would have expired if the request had not been granted it; infinity if it is new.
         is_doubtful: whether the server may be about to close the connection. To be set before ``Pool.release()``.
         on_resolved: called when a request that waited is granted or refused.
         on_released: to be called after each ``Pool.release()``, if a telemetry is to be told of that; else None.
@@ -54,6 +54,10 @@ class PoolRequest(Generic[C]):
     is_doubtful: bool = False
     on_resolved: Callable[[], object] | None = None
     on_released: Callable[[], object] | None = None
+
+    def forget_connection(self) -> None:
+        """Use another connection, of which nothing is known."""
+        self.connection, self.is_doubtful, self.expires = None, False, math.inf
 
     def resolve(self, state: RequestState) -> None:
         """Set the state, and wake the task that waits for it."""

@@ -88,7 +88,7 @@ class Wire(httpx.AsyncBaseTransport):
                     except (httpx.NetworkError, httpx.RemoteProtocolError):
                         if not (is_reused and begun.can_be_repeated):
                             raise
-                    if exchange is None:  # once more, on another connection
+                    if exchange is None:  # once more, on another connection; without the error, which holds this frame
                         await self._drop_closed(connection, pool_request)
             except SendAgain as again:
                 delay = again.delay
@@ -128,7 +128,7 @@ class Wire(httpx.AsyncBaseTransport):
 
     async def _drop_closed(self, connection: Connection, pool_request: PoolRequest[AnyConnection]) -> None:
         """Close a connection that the server has closed just as it was reused (RFC 9112 section 9.3.1)."""
-        pool_request.connection, pool_request.is_doubtful = None, False
+        pool_request.forget_connection()
         await self._connections.close(connection, CLOSED_BY_SERVER)
 
     async def _give_up(

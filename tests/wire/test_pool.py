@@ -261,6 +261,39 @@ def test_unused_and_new() -> None:
     assert pool.acquire(A, 2.75).connection == 1
 
 
+def test_unused_and_handed_on() -> None:
+    """A connection that several requests give back unused, one after the other, expires when it would have done."""
+    pool = make(max_connections=1, expiry=2.0)
+    let_idle(pool, (A, 1))
+    given_up = [pool.acquire(A, 1.5), pool.acquire(A, 1.5), pool.acquire(A, 1.5)]
+    for request in given_up:
+        pool.release(request, 1.75, keep=True, is_unused=True)
+    assert (pool.acquire(A, 2.0).connection, [*pool.discarded]) == (None, [1])
+
+
+def test_used_and_handed_on() -> None:
+    """The expiry of a connection that a request has used begins anew, even if the next one gives it back unused."""
+    pool = make(max_connections=1, expiry=2.0)
+    let_idle(pool, (A, 1))
+    used, given_up = pool.acquire(A, 1.0), pool.acquire(A, 1.0)
+    pool.release(used, 1.5, keep=True)
+    pool.release(given_up, 1.75, keep=True, is_unused=True)
+    assert pool.acquire(A, 3.25).connection == 1
+    assert not pool.discarded
+
+
+def test_unused_and_opened_instead() -> None:
+    """The expiry of a connection that is opened in place of a stale one begins anew."""
+    pool = make(expiry=2.0)
+    let_idle(pool, (A, 1))
+    request = pool.acquire(A, 1.0)
+    pool.replace_stale(request, 1.0)
+    assert request.connection is None
+    request.connection = 2
+    pool.release(request, 1.5, keep=True, is_unused=True)
+    assert pool.acquire(A, 3.25).connection == 2
+
+
 # --- Stale connections
 
 
@@ -767,6 +800,7 @@ class AnyOrder(RuleBasedStateMachine):
         candidates = [each for each in self.having("held", "gone") if each.connection is None]
         each = candidates[position % len(candidates)]
         each.connection = each.request.connection = next(self.opened)
+        each.expires = 1e9
 
     @precondition(lambda self: self.having("held", "gone", "waiting", "refused"))
     @rule(position=st.integers(0, 9), keep=st.booleans(), is_doubtful=st.booleans(), is_unused=st.booleans())
@@ -781,19 +815,19 @@ class AnyOrder(RuleBasedStateMachine):
             self.discarded.append(each.connection)
         if each.state != "held":
             return
+        expires = self.now + self.expiry
+        expires = min(expires, each.expires) if is_unused else expires
         if waiting := self.having("waiting"):
             first = waiting[0]
             first.state = "held"
             self.expected_to_resolve.append(first.request)
             may_use = first.request.origin == each.request.origin and (first.request.is_repeatable or not is_doubtful)
             if kept is not None and may_use:
-                first.connection = kept
+                first.connection, first.expires = kept, expires
                 assert first.request.is_doubtful is is_doubtful
             elif kept is not None:
                 self.discarded.append(kept)
         elif kept is not None:
-            expires = self.now + self.expiry
-            expires = min(expires, each.expires) if is_unused else expires
             self.idle.append((kept, each.request.origin, expires, is_doubtful))
             if len(self.idle) > self.max_idle:
                 self.discarded.append(self.idle.pop(0)[0])
