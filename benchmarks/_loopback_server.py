@@ -23,7 +23,6 @@ _HEAD = b"HTTP/1.1 200 OK\r\ndate: %s\r\nserver: loopback\r\ncontent-type: text/
 _BODY = b"content-length: 13\r\n\r\nHello, world!"
 
 _PIECE = 64 * 1024
-_GIGABIT = 125_000_000  # bytes per second
 _BURST = 256 * 1024
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -31,8 +30,8 @@ _LAST_CHUNK = b"0\r\n\r\n"
 class Connection(asyncio.Protocol):
     """Answers by the path: ``/length/<bytes>`` and ``/chunked/<bytes>`` with a long body, ``/hold`` never.
 
-    ``/gigabit/<bytes>`` is the first of these, at 1 Gbit/s. ``/distinct`` is like ``/``, with an identifier of its own
-    in each head.
+    ``/paced/<bytes per second>/<bytes>`` is the first of these, as fast as it says. ``/distinct`` is like ``/``, with
+    an identifier of its own in each head.
 
     ``/held`` is answered with the number of requests that are held. A POST must have a chunked body, and is answered
     with the number of bytes that it took.
@@ -82,9 +81,9 @@ class Connection(asyncio.Protocol):
             case ["length", length]:
                 self._transport.write(self.head + b"content-length: %s\r\n\r\n" % length.encode())
                 self._stream(_pieces(int(length), b"x" * _PIECE))
-            case ["gigabit", length]:
+            case ["paced", rate, length]:
                 self._transport.write(self.head + b"content-length: %s\r\n\r\n" % length.encode())
-                self._send_slowly(int(length), asyncio.get_running_loop().time())
+                self._send_slowly(int(length), int(rate), asyncio.get_running_loop().time())
             case ["chunked", length]:
                 self._transport.write(self.head + b"transfer-encoding: chunked\r\n\r\n")
                 self._stream(_pieces(int(length), b"%x\r\n%s\r\n" % (_PIECE, b"x" * _PIECE), _LAST_CHUNK))
@@ -102,13 +101,13 @@ class Connection(asyncio.Protocol):
             self._send(b"%d" % self._uploaded)
             self._received, self._uploaded = b"", None
 
-    def _send_slowly(self, left: int, due: float) -> None:
+    def _send_slowly(self, left: int, rate: int, due: float) -> None:
         """Send a burst when it is due, and see to the next one."""
         size = min(left, _BURST)
         self._transport.write(b"x" * size)
         if left > size:
-            due += size / _GIGABIT
-            asyncio.get_running_loop().call_at(due, self._send_slowly, left - size, due)
+            due += size / rate
+            asyncio.get_running_loop().call_at(due, self._send_slowly, left - size, rate, due)
 
     def _stream(self, pieces: Iterator[bytes]) -> None:
         self._download = pieces

@@ -39,7 +39,8 @@ _DOWNLOAD = "download()"
 _DIGEST = "download(sha256=)"
 _IN_MEMORY = "download() into memory"
 _KINDS = {
-    "gigabit": ("1 Gbit/s", (_PLAIN, _DOWNLOAD, _DIGEST)),
+    "paced/125000000": ("1 Gbit/s", (_PLAIN, _DOWNLOAD, _DIGEST)),
+    "paced/1250000000": ("10 Gbit/s", (_PLAIN, _DOWNLOAD, _DIGEST)),
     "length": ("as fast as loopback is", (_PLAIN, _BY_HAND, _FLUSHED, _DOWNLOAD, _DIGEST, _IN_MEMORY)),
 }
 
