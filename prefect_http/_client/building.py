@@ -9,7 +9,7 @@ to httpx, which also says what is wrong with the arguments.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import httpx
@@ -36,17 +36,14 @@ class RequestBuilder:
     """Builds the requests of one client."""
 
     def __init__(self) -> None:
-        self._base_url: httpx.URL | None = None
-        self._default_headers: list[tuple[bytes, bytes]] = []
         self._urls: dict[str, httpx.URL] = {}
-        self._known: dict[str, tuple[httpx.URL, RequestModel]] = {}
-        self._models: dict[bytes, RequestModel] = {}  # by host and port
+        self._built = _Built(httpx.URL(), [])
         self._cookies = CookieHeaders()
 
     def build(
         self,
         client: httpx.AsyncClient,
-        build: Callable[..., httpx.Request],
+        build_request: Callable[..., httpx.Request],
         method: str,
         url: httpx.URL | str,
         arguments: Mapping[str, Any],
@@ -59,26 +56,29 @@ class RequestBuilder:
 
         Args:
             client: has the defaults.
-            build: the ``build_request()`` of httpx for the client.
+            build_request: httpx's, of the client.
             method: the method.
             url: the URL, which may be relative.
             arguments: the other arguments of ``build_request()``.
-            may_copy: False if ``build`` has to be called for each request.
+            may_copy: False if ``build_request()`` has to be called for each request.
         """
         request: httpx.Request | None = None
-        has_body = not arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
-        if may_copy and type(method) is str and (not has_body or arguments.keys() <= _ARGUMENTS):
+        headers = arguments.get("headers")
+        if headers is not None and isinstance(headers, Iterator):
+            arguments = {**arguments, "headers": list(headers)}  # they are looked at more than once
+        may_have_body = not arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
+        if may_copy and type(method) is str and (not may_have_body or arguments.keys() <= _ARGUMENTS):
             try:
-                request = self._like_another(client, build, method, url, arguments, has_body=has_body)
+                request = self._like_another(client, build_request, method, url, arguments, may_have_body=may_have_body)
             except Exception:  # httpx finds once more what is wrong, and which of several things comes first
                 request = None
         if request is None:
             with contextlib.suppress(httpx.InvalidURL):  # as above
                 url = self._parsed(url)
-            request = build(method, url, **arguments)
+            request = build_request(method, url, **arguments)
             if (client.cookies.jar or arguments.get("cookies")) and not _is_given(b"cookie", client, arguments):
                 request.extensions = {**request.extensions, COOKIES_OF_CLIENT: True}
-        if not has_body:
+        if not may_have_body:
             return request
         data = arguments.get("data")
         is_data = data is not None and not isinstance(data, Mapping)  # which is sent in place of the content
@@ -95,26 +95,26 @@ class RequestBuilder:
     def _like_another(
         self,
         client: httpx.AsyncClient,
-        build: Callable[..., httpx.Request],
+        build_request: Callable[..., httpx.Request],
         method: str,
         url: httpx.URL | str,
         arguments: Mapping[str, Any],
         *,
-        has_body: bool,
+        may_have_body: bool,
     ) -> httpx.Request | None:
         """Build a request from what is remembered; None if only httpx can tell."""
-        base_url, defaults = client.base_url, client.headers.raw
-        if base_url is not self._base_url or defaults != self._default_headers:
-            self._forget(base_url, defaults)
-        known = self._known.get(url) if type(url) is str else None
-        known = known or self._look_up(client, build, url)
+        built, base_url, defaults = self._built, client.base_url, client.headers.raw
+        if base_url is not built.base_url or defaults != built.headers:
+            built = self._built = _Built(base_url, defaults)
+        known = built.by_url.get(url) if type(url) is str else None
+        known = known or self._look_up(client, build_request, url, built)
         if known is None:
             return None
         absolute, model = known
         params = arguments.get("params")
         if params or client.params:
             absolute, params = self._with_params(absolute, httpx.QueryParams(client.params).merge(params))
-        is_bare = method in _METHODS_WITHOUT_BODY and params is None and not has_body
+        is_bare = method in _METHODS_WITHOUT_BODY and params is None and not may_have_body
         headers = _with_headers(model.headers if is_bare else client.headers, arguments.get("headers"))
         if headers is None:
             return None
@@ -134,29 +134,35 @@ class RequestBuilder:
         return httpx.Request(method, absolute, params=params, headers=headers, extensions=extensions, **body)
 
     def _look_up(
-        self, client: httpx.AsyncClient, build: Callable[..., httpx.Request], url: httpx.URL | str
+        self,
+        client: httpx.AsyncClient,
+        build_request: Callable[..., httpx.Request],
+        url: httpx.URL | str,
+        built: _Built,
     ) -> tuple[httpx.URL, RequestModel] | None:
         """Return a URL, made absolute, and the model of requests to its host; None if only httpx can tell."""
         absolute = self._parsed(url)
         if type(absolute) is not httpx.URL:
             return None
         if absolute.is_relative_url:
-            base = client.base_url
+            base = built.base_url
             absolute = base.copy_with(raw_path=base.raw_path + absolute.raw_path.lstrip(b"/"))
             if absolute.is_relative_url:
                 return None
         netloc = absolute.netloc
-        model = self._models.get(netloc)
+        model = built.by_host.get(netloc)
         if model is None:
-            request = build("GET", absolute)
+            request = build_request("GET", absolute)
             if request.url.netloc != netloc:  # httpx has normalized the port with the parameters
+                return None
+            if client.headers.raw != built.headers:  # another thread has changed them
                 return None
             if b"cookie" not in lower_names(client.headers):  # so it is made of cookies, which may change
                 request.headers.pop("Cookie", None)
             model = RequestModel(request)
-            remember(self._models, netloc, model, _MAX_HOSTS)
+            remember(built.by_host, netloc, model, _MAX_HOSTS)
         if type(url) is str:
-            remember(self._known, url, (absolute, model), _MAX_URLS)
+            remember(built.by_url, url, (absolute, model), _MAX_URLS)
         return absolute, model
 
     def _with_params(self, url: httpx.URL, params: httpx.QueryParams) -> tuple[httpx.URL, httpx.QueryParams | None]:
@@ -178,11 +184,27 @@ class RequestBuilder:
             remember(self._urls, url, parsed, _MAX_URLS)
         return parsed
 
-    def _forget(self, base_url: httpx.URL, headers: list[tuple[bytes, bytes]]) -> None:
-        """Forget what was built with defaults that the client no longer has."""
-        self._base_url, self._default_headers = base_url, headers
-        self._known.clear()
-        self._models.clear()
+
+class _Built:
+    """What has been built with the defaults of a client. If these change, there is another: threads may be at work.
+
+    Args:
+        base_url: the default that relative URLs are merged with.
+        headers: those that each request has by default.
+
+    Attributes:
+        base_url, headers: as given.
+        by_url: absolute URLs, and the models of requests to their hosts, by what they were made of.
+        by_host: those models, by host and port.
+    """
+
+    __slots__ = ("base_url", "by_host", "by_url", "headers")
+
+    def __init__(self, base_url: httpx.URL, headers: list[tuple[bytes, bytes]]) -> None:
+        self.base_url = base_url
+        self.headers = headers
+        self.by_url: dict[str, tuple[httpx.URL, RequestModel]] = {}
+        self.by_host: dict[bytes, RequestModel] = {}
 
 
 def _with_headers(defaults: httpx.Headers, headers: Any) -> httpx.Headers | None:
@@ -190,8 +212,6 @@ def _with_headers(defaults: httpx.Headers, headers: Any) -> httpx.Headers | None
     merged = httpx.Headers(defaults)
     if headers is None:
         return merged
-    if not isinstance(headers, Mapping | list | tuple):  # an iterator can be used only once
-        return None
     own = httpx.Headers(cast("Headers", headers))
     if "Host" in own:
         return None

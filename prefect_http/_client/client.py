@@ -15,7 +15,7 @@ from prefect_http._client.arguments import HttpxArguments, refuse_unknown, with_
 from prefect_http._client.authentication import authentication
 from prefect_http._client.building import RequestBuilder
 from prefect_http._client.exchange import exchange
-from prefect_http._client.inheritance import BUILDING, HttpxSending, bases_after, overridden
+from prefect_http._client.inheritance import USED_IN_BUILDING, HttpxSending, bases_after, overridden
 from prefect_http._client.options import SendOptions, check_open, check_telemetry, checked_hook, checked_policy
 from prefect_http._client.routes import Routes
 from prefect_http._client.routing import make_transports, routes_to
@@ -101,7 +101,7 @@ class PrefectHttpxClient(ClientWithStreams):
         super().__init_subclass__(**arguments)
         names = overridden(bases_after(cls, PrefectHttpxClient))
         cls._sends_through_base = "send" in names
-        cls._overrides_building = not overridden(cls.__mro__).isdisjoint(BUILDING)
+        cls._overrides_building = not overridden(cls.__mro__).isdisjoint(USED_IN_BUILDING)
         cls._is_constructed_through_base = "__init__" in names
 
     def __init__(

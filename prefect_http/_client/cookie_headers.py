@@ -26,10 +26,9 @@ class CookieHeaders:
     is for some paths only.
     """
 
-    __slots__ = ("_has_paths", "_made")
+    __slots__ = ("_made",)
 
     def __init__(self) -> None:
-        self._has_paths = False  # whether a cookie is, or has ever been, for some paths only
         self._made = _Made([], -1)
 
     def header(self, url: httpx.URL, cookies: httpx.Cookies) -> str | None:
@@ -45,9 +44,8 @@ class CookieHeaders:
         now, jar = int(time.time()), list(cookies.jar)  # the jar compares whole seconds as well
         made = self._made
         if not made.is_still_right(jar, now):
-            self._has_paths = self._has_paths or any(cookie.path != "/" for cookie in jar)
             made = self._made = _Made(jar, now)
-        path = url.raw_path.partition(b"?")[0] if self._has_paths else b""
+        path = url.raw_path.partition(b"?")[0] if made.has_paths else b""
         key = url.raw_scheme, url.userinfo, url.netloc, path
         try:
             return made.headers[key]
@@ -65,16 +63,18 @@ class _Made:
         now: the time on the clock of their expiry.
 
     Attributes:
-        headers: by scheme, userinfo, host with port, and path.
+        has_paths: whether a cookie is for some paths only.
+        headers: by scheme, userinfo, host with port, and path if ``has_paths``.
     """
 
-    __slots__ = ("_since", "_state", "_until", "headers")
+    __slots__ = ("_since", "_state", "_until", "has_paths", "headers")
 
     def __init__(self, jar: list[Cookie], now: int) -> None:
         self._state = [dict(vars(cookie)) for cookie in jar]
         self._since = now
         expiries = [cookie.expires for cookie in jar if cookie.expires is not None]
         self._until = min((expiry for expiry in expiries if expiry > now), default=math.inf)
+        self.has_paths = any(cookie.path != "/" for cookie in jar)
         self.headers: dict[tuple[bytes, bytes, bytes, bytes], str | None] = {}
 
     def is_still_right(self, jar: list[Cookie], now: int) -> bool:

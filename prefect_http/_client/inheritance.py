@@ -8,9 +8,13 @@ import httpx
 
 from prefect_http._wire.replaced import is_own
 
-BUILDERS = frozenset({"request", "build_request", "get", "options", "head", "post", "put", "patch", "delete", "stream"})
+REQUESTING = frozenset(
+    {"request", "build_request", "get", "options", "head", "post", "put", "patch", "delete", "stream"}
+)
 """The methods of a client that return or send a new request."""
-BUILDING = {name for name in dir(httpx.AsyncClient) if not name.startswith("__")} - BUILDERS - {"send", "aclose"}
+USED_IN_BUILDING = (
+    {name for name in dir(httpx.AsyncClient) if not name.startswith("__")} - REQUESTING - {"send", "aclose"}
+)
 """What these may use, in httpx: properties of the client, and methods that merge them with the arguments."""
 
 _KNOWN = frozenset({__name__.partition(".")[0], httpx.__name__, "builtins"})

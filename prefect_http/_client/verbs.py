@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 import httpx
 
 from prefect_http._client.arguments import BodyArguments, RequestArguments, with_parameters_of
-from prefect_http._client.inheritance import BUILDERS, overridden
+from prefect_http._client.inheritance import REQUESTING, overridden
 from prefect_http._client.options import checked_policy
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
@@ -97,7 +97,7 @@ class VerbsWithRetry(httpx.AsyncClient):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        cls._has_httpx_builders = overridden(cls.__mro__).isdisjoint(BUILDERS)
+        cls._has_httpx_builders = overridden(cls.__mro__).isdisjoint(REQUESTING)
 
     if not TYPE_CHECKING:
         request = _like_httpx("request", _request)

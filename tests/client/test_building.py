@@ -18,6 +18,7 @@ from support.rows import each_row
 
 from prefect_http import PrefectHttpxClient
 from prefect_http._client.building import RequestBuilder
+from prefect_http._client.cookies import COOKIES_OF_CLIENT
 
 URL = "http://server/path"
 TRANSPORT = httpx.MockTransport(lambda _: httpx.Response(200))
@@ -355,6 +356,29 @@ def test_a_url_that_is_forgotten() -> None:
     assert url(0) == kept[0]
 
 
+@each_row("change", [set_header, set_headers, set_base_url, set_params, set_cookie, clear_cookies])
+def test_defaults_that_another_thread_changes_while_a_request_is_built(
+    change: Callable[[httpx.AsyncClient], None],
+) -> None:
+    """What was built with the old ones is not remembered for the new ones."""
+    client = httpx.AsyncClient(transport=TRANSPORT, base_url="http://old/", headers={"X-New": "0"}, cookies={"c": "1"})
+    builder = RequestBuilder()
+
+    def build(method: str, url: httpx.URL | str, **arguments: Any) -> httpx.Request:
+        request = client.build_request(method, url, **arguments)
+        if not changed:
+            changed.append(True)
+            change(client)
+            builder.build(client, client.build_request, "GET", "/other", {})
+        return request
+
+    changed: list[bool] = []
+    builder.build(client, build, "GET", "/path", {})
+    assert changed
+    request, expected = builder.build(client, build, "GET", "/path", {}), client.build_request("GET", "/path")
+    assert (request.url, request.headers.raw) == (expected.url, expected.headers.raw)
+
+
 # --- Requests are independent of each other
 
 
@@ -391,6 +415,15 @@ def test_headers_that_are_not_ascii_may_be_added(of_client: dict[str, Any]) -> N
         assert request.headers.raw[-1] == (b"X-Name", "ü".encode())
     client.headers["X-Name"] = "ü"
     assert (b"X-Name", "ü".encode()) in client.build_request("GET", URL).headers.raw
+
+
+def test_headers_that_can_be_iterated_over_once() -> None:
+    """A Cookie header among them is told from one that is made of cookies."""
+    client = PrefectHttpxClient(transport=TRANSPORT, cookies={"c": "1"})
+    for _ in range(2):
+        request = client.build_request("GET", URL, headers=cast(Any, iter([("Cookie", "hand=1")])))
+        assert request.headers["Cookie"] == "hand=1"
+        assert COOKIES_OF_CLIENT not in request.extensions
 
 
 def of_subclass(base: type[httpx.AsyncClient]) -> list[httpx.Request]:
