@@ -66,7 +66,7 @@ async def _measure_cost(backend: str) -> None:
             if backend == "asyncio":
                 others[_OWN] = lambda: _by_asyncio(client, requests())
             by_hand = {"trio": _by_trio, "asyncio": _by_anyio}[backend]
-            results = await compare(lambda: by_hand(client, requests()), others, rounds=_ROUNDS, calls=1)
+            results = await compare(lambda: by_hand(client, requests()), others, rounds=_ROUNDS, calls=1, generation=2)
     print_table(f"{_REQUESTS:,} requests, {_AT_ONCE} at once, {backend}", _BASE, results, _TARGETS)
 
 
