@@ -12,6 +12,7 @@ nothing, and it makes one call for each instead of two.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 from collections import deque
@@ -81,13 +82,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         self.data_received(self._buffer[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
-        if self._next is None:
-            self._next = data
-        elif self._later is None:
-            self._later = deque([data])
-        else:
-            self._later.append(data)
-        self._buffered += len(data)
+        self._keep(data)
         if self._buffered > _MAX_BUFFERED and self._is_reading:
             self._is_reading = False
             self._transport.pause_reading()
@@ -99,6 +94,8 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         return True  # the stream closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, OSError):
+            self._receive_rest()
         self._has_ended = self._is_lost = True
         self._error = exc
         _wake(self._reader)
@@ -181,6 +178,26 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         return {**socket_attributes(self._socket), InputAttribute.peek: lambda: self._peek}
 
+    def _keep(self, data: bytes) -> None:
+        if self._next is None:
+            self._next = data
+        elif self._later is None:
+            self._later = deque([data])
+        else:
+            self._later.append(data)
+        self._buffered += len(data)
+
+    def _receive_rest(self) -> None:
+        """Receive what arrived before the connection broke; at most as much as the system's buffer holds.
+
+        A server that rejects an upload may close the connection at once. If sending fails then, asyncio gives up the
+        socket, with the response still in it.
+        """
+        with contextlib.suppress(OSError), self._socket.dup() as raw_socket:
+            raw_socket.setblocking(False)
+            while data := raw_socket.recv(_MAX_BUFFERED):
+                self._keep(data)
+
     def _peek(self) -> bytes | None:
         return b"" if self._next is None and self._has_ended else self._next
 
@@ -188,7 +205,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         """Return what to raise when nothing more arrives."""
         if self._is_closed:
             return anyio.ClosedResourceError()
-        if self._error is None:
+        if self._error is None or isinstance(self._error, BrokenPipeError):  # only sending has failed
             return anyio.EndOfStream()
         error = anyio.BrokenResourceError()
         error.__cause__ = self._error

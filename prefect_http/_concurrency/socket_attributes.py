@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -30,23 +31,24 @@ class Socket(Protocol):
 
     @property
     def family(self) -> int: ...
+    def dup(self) -> socket.socket: ...
     def fileno(self) -> int: ...
     def getsockname(self) -> Any: ...
     def getpeername(self) -> Any: ...
 
 
-def socket_attributes(socket: Socket) -> Mapping[Any, Callable[[], Any]]:
+def socket_attributes(raw_socket: Socket) -> Mapping[Any, Callable[[], Any]]:
     """Return the extra attributes of a stream; none if its socket is closed."""
-    if socket.fileno() < 0:
+    if raw_socket.fileno() < 0:
         return {}
     attributes: dict[Any, Callable[[], Any]] = {
-        SocketAttribute.family: lambda: socket.family,
-        SocketAttribute.raw_socket: lambda: socket,
-        SocketAttribute.local_address: lambda: _address(socket.getsockname()),
-        SocketAttribute.local_port: lambda: socket.getsockname()[1],
+        SocketAttribute.family: lambda: raw_socket.family,
+        SocketAttribute.raw_socket: lambda: raw_socket,
+        SocketAttribute.local_address: lambda: _address(raw_socket.getsockname()),
+        SocketAttribute.local_port: lambda: raw_socket.getsockname()[1],
     }
     try:
-        peer = socket.getpeername()
+        peer = raw_socket.getpeername()
     except OSError:  # the other side has closed the connection
         return attributes
     attributes[SocketAttribute.remote_address] = lambda: _address(peer)

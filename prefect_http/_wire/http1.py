@@ -45,8 +45,9 @@ def response_of(
     head, may_keep = parser.head, exchange.is_sent and not request.headers.close_after
     assert head is not None
 
-    # Some servers close the connection now without having said so.
-    pool_request.is_doubtful = head.status >= 500
+    # Some servers close the connection now without having said so: after a failure, or after refusing an upload that
+    # they have not read to its end.
+    pool_request.is_doubtful = head.status >= 500 or (head.status >= 300 and exchange.is_upload)
 
     extensions: dict[str, object] = {
         "http_version": head.version,

@@ -203,6 +203,26 @@ async def test_closed_or_reset(use: Use, spoil: Spoil, expected: type[Exception]
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("first", [b"", b"1" * 1_000])
+async def test_what_arrived_before_sending_failed_can_be_received(first: bytes) -> None:
+    """As when a server rejects an upload, and closes the connection without having read all of it."""
+    async with ends() as (stream, other):
+        await stream.send(b"x" * 100_000)
+        other.sendall(first)
+        await settle()  # asyncio reads it ahead
+        other.sendall(b"2" * 30_000)
+        other.close()
+        with pytest.raises(anyio.BrokenResourceError):
+            for _ in range(3):
+                await stream.send(b"more")
+        assert await receive_all(stream, len(first) + 30_000) == first + b"2" * 30_000
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await stream.receive()
+        with pytest.raises(anyio.BrokenResourceError):
+            await stream.send(b"more")
+
+
+@pytest.mark.anyio
 async def test_sending_after_a_reset() -> None:
     """Sending on a broken connection fails, at the latest the third time."""
     async with ends() as (stream, other):

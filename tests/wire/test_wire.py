@@ -286,6 +286,20 @@ async def test_connection_behind_any_other_status(status: int) -> None:
 
 
 @pytest.mark.anyio
+@each_row(("status", "is_reused"), [(200, True), (302, False), (404, False), (499, False)])
+@each_row("content", [b"x" * 100_000, _stream], ids=["bytes", "stream"])
+async def test_connection_behind_a_refused_upload(status: int, is_reused: bool, content: Any) -> None:
+    """A server may refuse an upload without reading all of it, and then close the connection."""
+    async with raw_server(answer(status), FINE) as server, new_transport() as transport:
+        content = content() if callable(content) else content
+        response = await transport.handle_async_request(new_request(server.url, "POST", content))
+        await response.aread()
+        assert (ports(response) == [await port_of(transport, server.url, "POST")]) is is_reused
+        assert ports(response) == [await port_of(transport, server.url)]
+    assert server.connections == (1 if is_reused else 2)
+
+
+@pytest.mark.anyio
 async def test_post_does_not_get_the_connection_of_a_5xx_while_it_waits() -> None:
     """A POST that waits for a connection is not sent on one that the server closes after its 5xx."""
 
