@@ -80,9 +80,14 @@ async def read_whole_within(response: ReadyResponse, max_bytes: int) -> bytes:
         content = bytearray()
         is_longer = _announces_more_than(max_bytes, response)
         if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
-            raise ResponseTooLarge(f"the response body is larger than max_response_bytes of {max_bytes} bytes")
+            raise too_large(max_bytes)
         keep_content(response, bytes(content), chunks.size)
     return response.content
+
+
+def too_large(max_bytes: int) -> ResponseTooLarge:
+    """Return the error for a body that is longer than a client allows."""
+    return ResponseTooLarge(f"the response body is larger than max_response_bytes of {max_bytes} bytes")
 
 
 async def read_up_to(response: ReadyResponse, max_bytes: int) -> None:
