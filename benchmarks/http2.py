@@ -10,7 +10,10 @@ our client: with it, only the ratios of processor time mean anything.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -51,6 +54,7 @@ _TARGETS = [
 _MAX_PROCESSOR = 1.3
 
 _DOWNLOADS = 7
+_OF_CURL = {"HTTP/1.1, curl": "--http1.1", "HTTP/2, curl": "--http2"}
 _UPLOADS, _UPLOAD, _UPLOAD_ROUNDS, _MAX_SPREAD = 50, 1024**2, 5, 0.5
 _GETS, _BY_TASKS = 2_000, 50
 
@@ -116,7 +120,10 @@ def _print_processor_time(samples: Mapping[Contestant, Sequence[Sample]]) -> Non
 
 
 def _measure_downloads(server: HTTP2Server) -> None:
-    """Measure a long download over HTTP/2, also beside a stream that nobody reads, and over HTTP/1.1, in turns."""
+    """Measure a long download over HTTP/2, also beside a stream that nobody reads, and over HTTP/1.1, in turns.
+
+    What the server takes, and curl, if it is installed, show how much of the difference is ours. curl is written in C.
+    """
     print(f"\nA download of {DOWNLOAD // 1024**2} MiB: seconds (client, server)")
     kinds = ("HTTP/1.1", False, False), ("HTTP/2", True, False), ("HTTP/2 beside unread", True, True)
     samples: dict[str, list[Sample]] = {f"{name}, {backend}": [] for backend in _BACKENDS for name, _, _ in kinds}
@@ -126,6 +133,8 @@ def _measure_downloads(server: HTTP2Server) -> None:
                 contestant = Contestant(_OURS if http2 else CLIENT, backend)
                 sample = contestant.run(_download, contestant.client, server.server, beside)
                 samples[f"{name}, {backend}"].append(sample)
+        for name, option in _OF_CURL.items() if _curl_has_http2() else ():
+            samples.setdefault(name, []).append(_download_with_curl(option, server.server))
     for name, each in samples.items():
         elapsed, processor, of_server = median(each)
         print_checked(name, f"{elapsed:.2f} s ({processor:.2f}, {of_server:.2f})")
@@ -135,6 +144,14 @@ def _measure_downloads(server: HTTP2Server) -> None:
             if http2:
                 one, other = f"{name}, {backend}", f"HTTP/1.1, {backend}"
                 print_faster(f"{one} / {other}", samples[one], samples[other], 1.0)
+    if _curl_has_http2():
+        one, other = reversed(_OF_CURL)
+        print_faster(f"{one} / {other}", samples[one], samples[other], None)
+    print("  processor time of the server, HTTP/2 relative to HTTP/1.1")
+    for backend in _BACKENDS:
+        http1, http2 = ([one.server for one in samples[f"{name}, {backend}"]] for name, _, _ in kinds[:2])
+        took = ratio(http1, http2)
+        print_checked(backend, f"{took.median:.2f}   {took.low:.2f}-{took.high:.2f}")
 
 
 async def _download(client_name: str, server: Server, beside: bool) -> Sample:
@@ -152,6 +169,29 @@ async def _download(client_name: str, server: Server, beside: bool) -> Sample:
         after = time.perf_counter(), time.process_time(), server.processor_time()
     assert received == DOWNLOAD
     return Sample(*(end - start for start, end in zip(before, after, strict=True)))
+
+
+@functools.cache
+def _curl_has_http2() -> bool:
+    if shutil.which("curl") is None:
+        return False
+    printed = subprocess.run(["curl", "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return "HTTP2" in printed.split()
+
+
+def _download_with_curl(option: str, server: Server) -> Sample:
+    command = ["curl", option, "--silent", "--fail", "--cacert", str(server.authority), "--output", os.devnull]
+    command += ["--write-out", "%{size_download} %{time_total}", f"{server.url}download"]
+    before = _processor_time_of_children(), server.processor_time()
+    size, elapsed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    after = _processor_time_of_children(), server.processor_time()
+    assert int(size) == DOWNLOAD
+    return Sample(float(elapsed), *(end - start for start, end in zip(before, after, strict=True)))
+
+
+def _processor_time_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _measure_uploads(server: HTTP2Server) -> None:
