@@ -149,8 +149,8 @@ def _measure_downloads(server: HTTP2Server) -> None:
         print_faster(f"{one} / {other}", samples[one], samples[other], None)
     print("  processor time of the server, HTTP/2 relative to HTTP/1.1")
     for backend in _BACKENDS:
-        http1, http2 = ([one.server for one in samples[f"{name}, {backend}"]] for name, _, _ in kinds[:2])
-        took = ratio(http1, http2)
+        of_http1, of_http2 = ([one.server for one in samples[f"{name}, {backend}"]] for name, _, _ in kinds[:2])
+        took = ratio(of_http1, of_http2)
         print_checked(backend, f"{took.median:.2f}   {took.low:.2f}-{took.high:.2f}")
 
 

@@ -65,7 +65,7 @@ class RequestBuilder:
         request: httpx.Request | None = None
         headers = arguments.get("headers")
         if headers is not None and isinstance(headers, Iterator):
-            arguments = {**arguments, "headers": list(headers)}  # they are looked at more than once
+            arguments = {**arguments, "headers": list(cast("Iterator[object]", headers))}  # they are looked at twice
         may_have_body = not arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
         if may_copy and type(method) is str and (not may_have_body or arguments.keys() <= _ARGUMENTS):
             try:
