@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -21,8 +22,11 @@ Get = Callable[[], Coroutine[Any, Any, object]]
 
 CLIENT, ON_TRANSPORT = "PrefectHttpxClient", "httpx on HTTPTransport"
 ALONE = "HTTPTransport alone"
+SOCKET = "a bare socket"  # what the server, the system and the event loop take, whatever the client
 HTTP2 = " HTTP/2"  # added to the name of a client that may use it
 _TIMEOUT = 60.0
+_REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: socket\r\n\r\n"
+_ANSWER = b"Hello, world!"
 
 
 class Contestant(NamedTuple):
@@ -51,6 +55,14 @@ class Contestant(NamedTuple):
 def tls_context(authority: Path | None) -> ssl.SSLContext:
     """Return a context that trusts an authority; it is shared, since each takes some 20 ms to create."""
     return ssl.create_default_context(cafile=authority)
+
+
+def _connected(url: str) -> socket.socket:
+    host, _, port = url.removeprefix("http://").strip("/").partition(":")
+    one = socket.create_connection((host, int(port)))
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    one.setblocking(False)
+    return one
 
 
 @contextlib.asynccontextmanager
@@ -91,6 +103,18 @@ async def open_client(name: str, server: Server, connections: int, path: str = "
             limits2 = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
             async with httpx2.AsyncClient(verify=context, http2=http2, limits=limits2, timeout=_TIMEOUT) as client2:
                 yield lambda: client2.get(url)
+        case _ if name == SOCKET:
+            with contextlib.ExitStack() as stack:
+                idle = [stack.enter_context(_connected(url)) for _ in range(connections)]
+
+                async def get() -> None:
+                    one = idle.pop()
+                    one.send(_REQUEST)
+                    await anyio.wait_readable(one)
+                    assert one.recv(65536).endswith(_ANSWER)
+                    idle.append(one)
+
+                yield get
         case _ if name == ALONE:
             async with HTTPTransport(verify=context, limits=limits, proxy=proxy) as transport:
 

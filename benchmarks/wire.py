@@ -2,7 +2,8 @@
 
 A server in a process of its own, on another core, answers with a few bytes. It takes less time for a request than any
 client (see _loopback_server.py; the table shows how much), so what is measured is the client. Each contestant first
-opens its connections, one for each task.
+opens its connections, one for each task. With one task, everybody waits for the server and the system most of the time:
+a bare socket shows for how long.
 
 While the package is being worked on, ``python -m benchmarks.wire --quick`` gives the main ratios in about 20 seconds.
 On a busy machine, look at those of processor time.
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks._http_clients import ALONE, CLIENT, ON_TRANSPORT, Contestant
+from benchmarks._http_clients import ALONE, CLIENT, ON_TRANSPORT, SOCKET, Contestant
 from benchmarks._loopback import running_server
 from benchmarks._pictures import draw_wire
 from benchmarks._speed import Sample, Target, own_processes, print_faster, print_speeds
@@ -30,6 +31,7 @@ _CONTESTANTS = [
     _AIOHTTP,
     _PYREQWEST,
 ]
+_BARE = Contestant(SOCKET, "trio")
 # With 100 tasks only.
 _FURTHER = [
     *(Contestant(client, "uvloop") for client in (CLIENT, "aiohttp")),
@@ -105,12 +107,12 @@ _Samples = Mapping[int, Mapping[Contestant, Sequence[Sample]]]
 
 def run() -> None:
     """Measure everything, print it, and draw it."""
-    plans = {contestant: _plan(contestant) for contestant in (*_CONTESTANTS, *_FURTHER)}
+    plans = {contestant: _plan(contestant) for contestant in (*_CONTESTANTS, _BARE, *_FURTHER)}
     samples = _measure(plans)
     _print(samples)
     print("\nWith 1,000 tasks, relative to 10")
     print_speedup_header()
-    for contestant in _CONTESTANTS:
+    for contestant in (*_CONTESTANTS, _BARE):
         target = _MIN_KEPT if contestant.client in _OURS else None
         print_faster(str(contestant), samples[_MANY][contestant], samples[_FEW][contestant], target)
     rates = {
