@@ -1,4 +1,4 @@
-"""Telling httpx's requests from those of httpx2, whose client may have been given the wrong transport."""
+"""Telling httpx's requests from those of httpx2, of which a client or a transport may be given the wrong one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,23 @@ def check_request(request: object, name: str) -> None:
     """
     if isinstance(request, httpx.Request):
         return
-    library = type(request).__module__.partition(".")[0]
+    library = _library_of(request)
     remedy = f"; an httpx2.AsyncClient takes prefect_http.httpx2.{name}" if library == "httpx2" else ""
     raise TypeError(f"prefect_http.{name} takes requests of {httpx.__name__}, not of {library}{remedy}")
+
+
+def check_client_request(request: object) -> None:
+    """Check that a request which was given to a client comes from the client's library.
+
+    Raises:
+        TypeError: it does not.
+    """
+    if not isinstance(request, httpx.Request):
+        raise TypeError(
+            f"the client takes requests of {httpx.__name__}, not of {_library_of(request)}; "
+            "create them with client.build_request()"
+        )
+
+
+def _library_of(request: object) -> str:
+    return type(request).__module__.partition(".")[0]

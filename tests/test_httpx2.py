@@ -577,6 +577,19 @@ async def test_subclasses_in_the_wrong_client() -> None:
         assert "prefect_http.httpx2.HTTPTransport" in str(caught.value)
 
 
+@pytest.mark.skipif(IS_ALIASED, reason="httpx and httpx2 are one")
+@pytest.mark.parametrize("content", [None, b"bytes", iter([b"sync"]), parts()], ids=["none", "bytes", "sync", "async"])
+async def test_request_of_the_wrong_library(content: Any) -> None:
+    """A request of httpx2 in a PrefectHttpxClient is an error that says so, whatever its body."""
+    request: Any = httpx2.Request("POST", "http://127.0.0.1/", content=content)
+    async with prefect_http.PrefectHttpxClient() as client:
+        with pytest.raises(TypeError) as caught:
+            await client.send(request)
+    assert str(caught.value) == (
+        "the client takes requests of httpx, not of httpx2; create them with client.build_request()"
+    )
+
+
 async def test_no_request() -> None:
     """Something that is no request at all is an error as well."""
     with pytest.raises(TypeError, match=r"takes requests of httpx2?, not of builtins$"):

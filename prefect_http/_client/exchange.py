@@ -11,6 +11,7 @@ from prefect_http._client.error_body import close
 from prefect_http._client.options import SendOptions
 from prefect_http._client.routes import Routes
 from prefect_http._httpx_details import header_names
+from prefect_http._httpx_requests import check_client_request
 from prefect_http._redact import safe_url, without_credentials
 from prefect_http._response import PrefectResponse, take_over
 
@@ -31,12 +32,15 @@ async def exchange(
 
     Raises:
         httpx.RequestError: there is no response; the error has the request.
+        RuntimeError: its body can only be sent by a sync client.
+        TypeError: it is a request of another library, such as httpx2.
         Exception: what a hook, or the policy of the client's cookies, raises. The response is closed.
     """
     hooks = client.event_hooks
     for hook in hooks["request"]:
         await hook(request)
     if not isinstance(request.stream, httpx.AsyncByteStream):
+        check_client_request(request)
         error = RuntimeError("Attempted to send a sync request with an AsyncClient instance.")
         error.add_note(
             "The request body is a sync iterable. "

@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import anyio
 import httpx
@@ -81,6 +81,10 @@ class SendMany(AbstractAsyncContextManager[AsyncIterator[Outcome]]):
         self._outcomes = Outcomes(source, queue, self._max_at_once, self._send, self._start)
         self._outcomes.start_worker()
         return self._outcomes
+
+    def __aiter__(self) -> NoReturn:
+        """Raise a RuntimeError: what can be iterated over is the value of ``async with``."""
+        raise RuntimeError("send_many() must be entered: use `async with client.send_many(...) as outcomes`")
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

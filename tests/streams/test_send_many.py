@@ -371,6 +371,16 @@ async def test_entered_twice() -> None:
 
 
 @pytest.mark.anyio
+async def test_not_entered() -> None:
+    """Iterating over it without entering it says what to write."""
+    async with CountingServer().client() as client:
+        many: Any = client.send_many(["/a/1"])
+        with pytest.raises(RuntimeError, match=r"^send_many\(\) must be entered: use `async with client.send_many"):
+            async for _ in many:
+                raise AssertionError
+
+
+@pytest.mark.anyio
 async def test_iterated_after_the_block() -> None:
     """Behind the block, iterating is an error, whatever is left; so it is for a task that still waits."""
     errors = []
