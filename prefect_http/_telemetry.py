@@ -183,5 +183,26 @@ def call_safely(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T 
     try:
         return method(*args, **kwargs)
     except Exception:
-        _logger.exception("%s has raised an exception", getattr(method, "__qualname__", method))
+        _logger.exception("%s has raised an exception", _name(method))
         return None
+
+
+def begin_safely(telemetry: Telemetry, request: httpx.Request, resend_count: int) -> AttemptObserver | None:
+    """Call a telemetry's ``attempt()``, enter what it returns, and return that; None if that fails, which is logged."""
+    attempt = call_safely(telemetry.attempt, request, resend_count)
+    if attempt is None:
+        return None
+    if not isinstance(attempt, AttemptObserver):
+        name = _name(telemetry.attempt)
+        _logger.error("%s must return an AttemptObserver, not an object of the class %s", name, type(attempt).__name__)
+        return None
+    try:
+        attempt.__enter__()
+    except Exception:
+        _logger.exception("%s has raised an exception", _name(attempt.__enter__))
+        return None
+    return attempt
+
+
+def _name(method: Callable[..., object]) -> object:
+    return getattr(method, "__qualname__", method)

@@ -71,6 +71,7 @@ class OpenTelemetry(Telemetry):
             of those that the conventions name. The userinfo of a URL is always replaced.
 
     Raises:
+        TypeError: a provider is not one of its kind, or names are given as one string.
         ImportError: (on import) opentelemetry-api is not installed.
     """
 
@@ -84,6 +85,7 @@ class OpenTelemetry(Telemetry):
         response_headers: Iterable[str] = (),
         sensitive_query_parameters: Collection[str] = SENSITIVE_QUERY_PARAMETERS,
     ) -> None:
+        _check_providers(tracer_provider, meter_provider)
         meter = get_meter(_NAME, __version__, meter_provider, SCHEMA_URL)
         self._instruments = Instruments(
             tracer=get_tracer(_NAME, __version__, tracer_provider, SCHEMA_URL),
@@ -156,6 +158,18 @@ class OpenTelemetry(Telemetry):
         """Count an event of a throttle, without its key, which may be a credential."""
         if self._throttle_events is not None:
             self._throttle_events.add(1, {"prefect_http.throttle.event": event.kind})
+
+
+def _check_providers(tracers: object, meters: object) -> None:
+    if not (tracers is None or _has(tracers, "get_tracer")):
+        remedy = "; pass a meter provider as meter_provider=" if _has(tracers, "get_meter") else ""
+        raise TypeError(f"tracer_provider must be a TracerProvider of OpenTelemetry, not {tracers!r}{remedy}")
+    if not (meters is None or _has(meters, "get_meter")):
+        raise TypeError(f"meter_provider must be a MeterProvider of OpenTelemetry, not {meters!r}")
+
+
+def _has(provider: object, method: str) -> bool:
+    return hasattr(provider, method) and not isinstance(provider, type)
 
 
 def _names(names: Iterable[str], argument: str) -> Iterable[str]:

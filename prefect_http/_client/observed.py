@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 
 from prefect_http._response import PrefectResponse
-from prefect_http._telemetry import ON_ADMITTED, AttemptObserver, Telemetry, call_safely
+from prefect_http._telemetry import ON_ADMITTED, AttemptObserver, Telemetry, begin_safely, call_safely
 
 
 class ObservedExchange:
@@ -56,10 +56,8 @@ class ObservedExchange:
             ON_ADMITTED.reset(token)
 
     def _begin(self, request: httpx.Request) -> None:
-        attempt = call_safely(self._telemetry.attempt, request, self._sent)
+        self._attempt = begin_safely(self._telemetry, request, self._sent)
         self._sent += 1
-        if attempt is not None and call_safely(_enter, attempt):
-            self._attempt = attempt
 
     def end(self, error: BaseException | None = None) -> None:
         """End the attempt, unless it has ended.
@@ -75,12 +73,3 @@ class ObservedExchange:
         else:
             call_safely(attempt.set_error, error)
             call_safely(attempt.__exit__, type(error), error, error.__traceback__)
-
-
-def _enter(attempt: object) -> bool:
-    if not isinstance(attempt, AttemptObserver):
-        raise TypeError(
-            f"attempt() must return an AttemptObserver, not an object of the class {type(attempt).__name__}"
-        )
-    attempt.__enter__()
-    return True

@@ -362,6 +362,7 @@ async def test_errors_of_a_telemetry_change_nothing(
     failed = [record for record in caplog.records if record.name == "prefect_http.telemetry"]
     assert {record.levelno for record in failed} == {logging.ERROR}
     assert {record.exc_info[0] for record in failed if record.exc_info} == {ZeroDivisionError}
+    assert {record.message for record in failed} == {"raising has raised an exception"}
 
 
 @pytest.mark.anyio
@@ -393,7 +394,8 @@ async def test_an_attempt_that_is_no_observer(
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(200), telemetry=Recorder()) as client:
             assert (await client.get(URL)).status_code == 200
-    assert "must return an AttemptObserver, not an object of the class nullcontext" in caplog.text
+    [message] = [record.message for record in caplog.records if record.name == "prefect_http.telemetry"]
+    assert message == "no_observer must return an AttemptObserver, not an object of the class nullcontext"
 
 
 def test_a_telemetry_is_a_telemetry() -> None:

@@ -23,6 +23,7 @@ from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled as is_enabled
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.propagators.textmap import CarrierT, Setter, TextMapPropagator, default_setter
 from opentelemetry.sdk.metrics.export import HistogramDataPoint
 from opentelemetry.sdk.trace import ReadableSpan
@@ -36,7 +37,7 @@ from opentelemetry.semconv.attributes import network_attributes as network_names
 from opentelemetry.semconv.attributes import server_attributes as server
 from opentelemetry.semconv.attributes import url_attributes as url
 from opentelemetry.semconv.metrics import http_metrics
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 from support.asgi_apps import hello
 from support.garbage import garbage_of
 from support.recorded_telemetry import Recorded
@@ -54,6 +55,7 @@ from prefect_http import (
     Send,
     Throttle,
 )
+from prefect_http.otel import OpenTelemetry
 from prefect_http.testing import FakeNetwork, FakeServer
 
 API = "https://api.example.com"
@@ -425,6 +427,24 @@ def test_a_string_in_place_of_names(argument: str) -> None:
     arguments: dict[str, Any] = {argument: "token"}
     with pytest.raises(TypeError, match=rf"^{argument} must be names, such as \['token'\], not the string 'token'$"):
         Recorded(**arguments)
+
+
+@each_row(
+    ("arguments", "message"),
+    [
+        ((5,), r"^tracer_provider must be a TracerProvider of OpenTelemetry, not 5$"),
+        ((NoOpTracerProvider,), r"^tracer_provider must be a TracerProvider of OpenTelemetry, not <class "),
+        ((NoOpMeterProvider(),), r"^tracer_provider must be .*; pass a meter provider as meter_provider=$"),
+        (
+            (None, NoOpTracerProvider()),
+            r"^meter_provider must be a MeterProvider of OpenTelemetry, not <.*TracerProvider",
+        ),
+    ],
+)
+def test_wrong_providers(arguments: tuple[Any, ...], message: str) -> None:
+    """They are errors that say what is expected, at once."""
+    with pytest.raises(TypeError, match=message):
+        OpenTelemetry(*arguments)
 
 
 class FakeStream:
