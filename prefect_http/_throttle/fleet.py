@@ -50,6 +50,9 @@ _SPREAD_PER_MEMBER = 0.005
 # In seconds: how long the first pause is at most after another process was faster; then twice as long, and so on.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 
+# What a process does that does not reach the store any more, and one that has never reached it.
+_AS_BEFORE, _AS_THE_ONLY_ONE = "at the last share of the rate limit", "as if this were the only process"
+
 _logger = logging.getLogger("prefect_http.throttle")
 
 
@@ -199,12 +202,13 @@ class Fleet:
         if problem:
             self._away.add(part.name)
             if not self._is_away:
-                _logger.warning("cannot reach Redis; going on alone with the last share of the rate limit: %s", problem)
+                how = _AS_BEFORE if part.share.knows_clock else _AS_THE_ONLY_ONE
+                _logger.warning("cannot use Redis; continuing alone, %s: %s", how, problem)
             self._is_away = True
         else:
             self._away.discard(part.name)
             if self._is_away and not self._away:
-                _logger.warning("reconnected to Redis; sharing the rate limit again")
+                _logger.warning("Redis can be used now; sharing the rate limit")
                 self._is_away = False
 
     async def _leave(self, part: Part) -> None:
