@@ -201,9 +201,14 @@ class PrefectResponse(ReadyResponse):
 
         ``response`` keeps its class. The new response may be read in its place, whole or streamed; reading and closing
         it also affects the original. A response that is already of this class is returned unchanged.
+
+        Raises:
+            TypeError: ``response`` is not a response of httpx.
         """
         if isinstance(response, cls):
             return response
+        if not hasattr(response, "aiter_raw"):
+            raise TypeError(f"from_httpx_response() takes an httpx.Response, not {response!r}")
         new = copy_of(response, cls)
         new.headers = response.headers.copy()
         new.extensions = dict(response.extensions)

@@ -322,6 +322,13 @@ def test_a_prefect_response_is_returned_unchanged() -> None:
     assert PrefectResponse.from_httpx_response(response) is response
 
 
+def test_something_else_is_an_error() -> None:
+    """What is not a response is a TypeError that says so."""
+    text: Any = "body"
+    with pytest.raises(TypeError, match=r"^from_httpx_response\(\) takes an httpx.Response, not 'body'$"):
+        PrefectResponse.from_httpx_response(text)
+
+
 def test_a_subclass_gets_its_own_kind() -> None:
     """A subclass makes responses of its own class, even from a PrefectResponse."""
 

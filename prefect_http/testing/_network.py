@@ -172,6 +172,7 @@ class FakeNetwork:
         Raises:
             AssertionError: the pauses are different.
             TypeError: ``waits`` is not a sequence of numbers and pairs.
+            ValueError: the least of a pair is more than the most.
         """
         _check_waits(waits)
         requests = self.requests if requests is None else requests
@@ -187,7 +188,11 @@ class FakeNetwork:
 
         Raises:
             AssertionError: they have not.
+            TypeError: something else than a route is given.
         """
+        for route in routes:
+            if not isinstance(route, Route):
+                raise TypeError(f"assert_order() takes routes, such as those that api.get(...) returns, not {route!r}")
         remaining = iter(self.requests)
         for route in routes:
             its_own = set(route.requests)
@@ -226,6 +231,9 @@ def _check_waits(waits: object) -> None:
                 raise TypeError(
                     f"a pause must be a number of seconds, or a pair of the least and the most, not {wait!r}"
                 )
+            least, most = cast("tuple[float, float]", limits)
+            if least > most:
+                raise ValueError(f"in a pair of pauses, the least must come first, not {wait!r}")
     else:
         raise TypeError(
             f"assert_waits() takes a list of pauses in seconds, such as [60] or [60, (1, 2)], not {waits!r}"

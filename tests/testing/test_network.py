@@ -258,6 +258,9 @@ async def test_routes() -> None:
     network.assert_order(api.get("/flows?limit=1"), api.route("PURGE", "/flows"), api.any())
     with pytest.raises(AssertionError, match="in this order: PURGE /flows, GET /flows\n"):
         network.assert_order(api.route("PURGE", "/flows"), api.get("/flows"))
+    wrong: Any = "/flows"
+    with pytest.raises(TypeError, match=r"^assert_order\(\) takes routes, such as .*, not '/flows'$"):
+        network.assert_order(wrong)
 
 
 # The path of a route, what is requested, and the path parameters; None: the route is for something else.
@@ -1046,6 +1049,8 @@ async def test_waits() -> None:
         for value, message in wrong_types:
             with pytest.raises(TypeError, match=message):
                 network.assert_waits(value)
+        with pytest.raises(ValueError, match=r"^in a pair of pauses, the least must come first, not \(5, 4.5\)$"):
+            network.assert_waits([30, (5, 4.5), 8])
         with pytest.raises(AssertionError) as caught:
             network.assert_waits([30, (9, math.inf)])
     assert "\npauses:\n  was       expected\n  30.000 s  30 s\n  4.000 s   9 s or more\n  8.000 s   none\n" in str(
