@@ -50,7 +50,10 @@ def _error(extension: object) -> Exception:
         return TypeError(message)
     timeouts = cast("Mapping[object, object]", extension)
     name, seconds = next(item for item in timeouts.items() if not _is_seconds(item[1]))
-    return ValueError(f'extensions["timeout"]["{name}"] must be a number of seconds or None, not {seconds!r}')
+    return ValueError(
+        f"the {name} timeout must be a number of seconds or None, not {seconds!r}; "
+        'it is set by timeout= or extensions["timeout"]'
+    )
 
 
 def _is_seconds(value: object) -> bool:

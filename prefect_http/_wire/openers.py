@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -84,8 +85,8 @@ class TcpOpener:
         }
 
     def target(self, peer: str) -> str:
-        """Return what the stream leads to."""
-        return peer
+        """Return what the stream leads to, and where it comes from if the user has said so."""
+        return f"{peer} from the local address {self.local_address}" if self.local_address else peer
 
 
 class UnixSocketOpener:
@@ -141,11 +142,14 @@ class UserOpener:
 
         Raises:
             httpx.ConnectTimeout: it has raised a TimeoutError, which is the cause.
-            TypeError: it has returned something else.
+            TypeError: it is not async, or has returned something else.
             Exception: what it raises.
         """
         try:
-            stream = await self._connect(host, port)
+            opening: object = self._connect(host, port)
+            if not inspect.isawaitable(opening):
+                raise TypeError(f"connect= must be an async function; {self._connect!r} has returned {opening!r}")
+            stream = await opening
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"could not connect to {host}:{port}: {reason_for(error)}") from error
         if not isinstance(stream, ByteStream):

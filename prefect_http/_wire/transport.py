@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterable
-from typing import Generic, Self, TypedDict, TypeVar
+from typing import Generic, Self, SupportsIndex, TypedDict, TypeVar
 
 import httpx
 
@@ -71,7 +71,7 @@ class HTTPTransport(httpx.AsyncBaseTransport):
 
     Raises:
         ValueError: ``connect`` is given along with ``uds``, ``local_address`` or ``socket_options``.
-        TypeError: ``connect`` is not a function.
+        TypeError: ``connect`` is not a function, or ``uds``, ``local_address`` or ``retries`` is not what it must be.
         Exception: whatever httpx raises for a certificate or a proxy that cannot be used.
 
     Requests raise:
@@ -201,9 +201,11 @@ def new_wire(arguments: Arguments[L, P], connect: Connect | None) -> Wire:
     """Return a wire.
 
     Raises:
-        ValueError, TypeError: ``connect`` does not go with the arguments, or is not a function.
+        ValueError, TypeError: ``connect`` does not go with the arguments, or one of them is not what it must be.
         Exception: what httpx raises for a certificate or a proxy that cannot be used.
     """
+    if not isinstance(arguments["retries"], SupportsIndex):
+        raise TypeError(f"retries must be an integer, not {arguments['retries']!r}")
     trust_env = arguments["trust_env"]
     proxy = None if arguments["proxy"] is None else ProxyServer.of(arguments["proxy"])
     proxy_context = None
@@ -222,6 +224,10 @@ def new_wire(arguments: Arguments[L, P], connect: Connect | None) -> Wire:
 
 def _opener(arguments: Arguments[L, P], connect: Connect | None) -> Opener:
     uds, local_address, options = arguments["uds"], arguments["local_address"], arguments["socket_options"]
+    if uds is not None and not isinstance(uds, str | bytes | os.PathLike):
+        raise TypeError(f"uds must be the path of a Unix socket, not {uds!r}")
+    if local_address is not None and not isinstance(local_address, str | bytes):
+        raise TypeError(f"local_address must be an address or a name, as a string, not {local_address!r}")
     if connect is None:
         return TcpOpener(local_address, options) if uds is None else UnixSocketOpener(uds, options)
     if not (uds is None and local_address is None and options is None):

@@ -378,6 +378,15 @@ async def test_bad_arguments_of_sockets(new: Callable[[], httpx.AsyncBaseTranspo
             assert figures(transport) == (0, 0, 0)
 
 
+@each_row("address", [NEVER_ASSIGNED, "a..invalid"])
+async def test_message_names_the_local_address(address: str) -> None:
+    """If a connection cannot be opened, that may be due to the local address."""
+    async with HTTPTransport(verify=False, local_address=address) as transport:
+        with anyio.fail_after(10), pytest.raises(httpx.ConnectError) as caught:
+            await fetch(transport, "http://127.0.0.1:9/")
+    assert str(caught.value).startswith(f"could not connect to 127.0.0.1:9 from the local address {address}: ")
+
+
 async def fail() -> AsyncIterator[bytes]:
     """Fail in the middle of a body."""
     yield b"begun"

@@ -17,6 +17,7 @@ import trio
 from anyio.streams.tls import TLSListener, TLSStream
 from support.fake_stream import FakeStream
 from support.proxies import running_proxy
+from support.rows import each_row
 from support.scripted_servers import byte_server, read_to_end
 from support.servers import RawServer, answer, raw_server, upgrade_to_echo
 from support.sockets import open_sockets, sockets_closed
@@ -359,6 +360,17 @@ async def test_connect_that_returns_no_stream() -> None:
         await HTTPTransport(connect=connect).handle_async_request(new_request("http://x.test/"))
 
 
+@pytest.mark.anyio
+async def test_connect_that_is_not_async() -> None:
+    """A function that is not async is a TypeError that says so."""
+
+    def connect(host: str, port: int) -> Any:
+        return socket
+
+    with pytest.raises(TypeError, match=r"^connect= must be an async function; <.*connect.*> has returned <module "):
+        await HTTPTransport(connect=connect).handle_async_request(new_request("http://x.test/"))
+
+
 @pytest.mark.trio
 async def test_connect_that_hangs(autojump_clock: MockClock) -> None:
     """The connect timeout holds, and so does a cancellation; the function can clean up."""
@@ -425,6 +437,22 @@ def test_arguments_that_exclude_each_other() -> None:
     for arguments in others:
         with pytest.raises(ValueError, match="uds=, local_address= and socket_options= do not apply"):
             HTTPTransport(connect=connect, **arguments)
+
+
+@each_row(
+    ("name", "value", "message"),
+    [
+        ("uds", 5, "uds must be the path of a Unix socket, not 5"),
+        ("local_address", 5, "local_address must be an address or a name, as a string, not 5"),
+        ("local_address", ("127.0.0.1", 0), r"local_address must be .*, not \('127.0.0.1', 0\)"),
+        ("retries", "a", "retries must be an integer, not 'a'"),
+        ("retries", 1.5, "retries must be an integer, not 1.5"),
+    ],
+)
+def test_arguments_of_the_wrong_type(name: str, value: Any, message: str) -> None:
+    """They are errors at once that name the argument."""
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        HTTPTransport(**{name: value})
 
 
 @pytest.mark.anyio
