@@ -84,35 +84,6 @@ class InvalidResponse(httpx.RemoteProtocolError):
     """
 
 
-class RequestNotProcessed(httpx.ConnectError):
-    """The server says that it has not processed a request, so that it may be sent again, whatever its method.
-
-    It is not public: as with a ConnectError, the request can be considered not sent.
-    """
-
-
-class TunnelFailed(httpx.ProxyError):
-    """A proxy could not connect to the server, so the request was not sent. As with a ConnectError, it may be retried.
-
-    It is not public.
-
-    Args:
-        message: what the proxy said.
-        response: its response to CONNECT, without the body; None: it speaks SOCKS.
-    """
-
-    def __init__(self, message: str, response: httpx.Response | None = None) -> None:
-        super().__init__(message)
-        self.response = response
-
-
-class TunnelDelayed(TunnelFailed):
-    """A proxy has been asked for too many tunnels, so the request was not sent. It may be retried.
-
-    It is not public.
-    """
-
-
 class ResponseTooLarge(httpx.RequestError):
     """A response body, once decoded, is larger than the client's ``max_response_bytes``. It is not retried.
 

@@ -10,6 +10,8 @@ from urllib.parse import quote, quote_plus
 
 import httpx
 
+from prefect_http._internal_errors import public_class
+
 # Shorter ones occur in texts by chance.
 _SHORTEST_SECRET = 4
 _SECURE = "[secure]"
@@ -30,7 +32,7 @@ def safe_url(url: httpx.URL) -> str:
 def safe_exception(exception: BaseException) -> str:
     """Return an exception in one line: its class and its message, without credentials."""
     text = safe_message(exception)
-    return f"{type(exception).__name__}{text and ': '}{text}"
+    return f"{public_class(exception).__name__}{text and ': '}{text}"
 
 
 def safe_message(exception: BaseException) -> str:

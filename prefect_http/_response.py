@@ -319,7 +319,8 @@ def rate_limit(response: httpx.Response) -> RateLimit | None:
 
 def _message(response: httpx.Response) -> str:
     request, redirect = response.request, response.next_request
-    status = f"{response.status_code} {without_credentials(response.reason_phrase, request)}".rstrip()
+    phrase = response.reason_phrase or httpx.codes.get_reason_phrase(response.status_code)  # many servers send none
+    status = f"{response.status_code} {without_credentials(phrase, request)}".rstrip()
     detail = _detail(response) if redirect is None else f"it redirects to {safe_url(redirect.url)}"
     detail = one_line(without_credentials(detail, request), limit=_MAX_DETAIL)
     return one_line(f"{status} for {request.method} ", limit=200) + f" {safe_url(request.url)}{detail and ': '}{detail}"

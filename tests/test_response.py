@@ -122,6 +122,13 @@ def test_the_message_has_the_servers_own_phrase() -> None:
     assert message_of(response) == "404 Nowhere for GET https://server/path?q=1"
 
 
+def test_the_message_has_the_usual_phrase_if_the_server_sends_none() -> None:
+    """Many servers leave it out."""
+    for status, words in (404, "404 Not Found"), (499, "499"):
+        response = response_of(status, extensions={"reason_phrase": b""})
+        assert message_of(response) == f"{words} for GET https://server/path?q=1"
+
+
 def test_the_message_hides_what_the_reason_phrase_echoes() -> None:
     """Credentials that a server echoes in its reason phrase are not shown, a password in clear text included."""
     headers = {"Authorization": "Basic dXNlcjpzM2NyZXQ="}

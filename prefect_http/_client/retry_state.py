@@ -12,8 +12,8 @@ import httpx
 from prefect_http._attempt import Attempt, format_attempts, format_seconds
 from prefect_http._client.one_shot_body import OneShotBody
 from prefect_http._error_limits import seconds_for_error
-from prefect_http._errors import TunnelFailed
 from prefect_http._fields.should_retry import parse_should_retry
+from prefect_http._internal_errors import TunnelFailed, public_class
 from prefect_http._response import REJECTED, rate_limit, retry_after
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 from prefect_http._retry.policy import RetryPolicy
@@ -84,7 +84,7 @@ class RetryState:
             is_rejected = status_code in self.policy.statuses or REJECTED in failed.extensions
             failure = Failure.REJECTED if is_rejected else Failure.FINAL
         else:
-            status_code, exception, label = None, failed, type(failed).__name__
+            status_code, exception, label = None, failed, public_class(failed).__name__
             failure = classify(failed)
             if isinstance(failed, TunnelFailed) and failed.response is not None:
                 wait, wait_name = _wait_asked_for(failed.response)

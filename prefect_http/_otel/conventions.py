@@ -12,6 +12,7 @@ from urllib.parse import unquote_plus
 
 import httpx
 
+from prefect_http._internal_errors import public_class
 from prefect_http._ports import DEFAULT_PORTS
 
 Attributes = dict[str, str | int | float | list[str]]
@@ -96,5 +97,5 @@ def protocol_version(http_version: str) -> str:
 
 def error_type(error: BaseException) -> str:
     """Return the full name of the class of an exception, such as ``httpx.ConnectError``."""
-    cls = type(error)
+    cls = public_class(error)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

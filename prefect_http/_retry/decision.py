@@ -24,15 +24,10 @@ from typing import NamedTuple
 import httpx
 
 from prefect_http._attempt import format_seconds
-from prefect_http._errors import (
-    InvalidResponse,
-    RequestNotProcessed,
-    ThrottleTimeout,
-    TunnelDelayed,
-    TunnelFailed,
-)
+from prefect_http._errors import InvalidResponse, ThrottleTimeout
 from prefect_http._fields.epoch import LONGEST_WAIT
 from prefect_http._fields.methods import IDEMPOTENT_METHODS
+from prefect_http._internal_errors import RequestNotProcessed, TunnelDelayed, TunnelFailed
 from prefect_http._retry.policy import RetryPolicy
 
 

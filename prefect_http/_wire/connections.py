@@ -144,9 +144,10 @@ class Connections:
         if pool_request.state is WAITING:
             await checkpoint_if_cancelled()  # it may have been cancelled in the same moment
             if self.pool.is_opening(origin):
+                peer = self.connector.peer_of(origin)
                 raise httpx.ConnectTimeout(
-                    f"could not connect to {origin.peer} within {timeout:g} s: another request is still opening a "
-                    "connection that both may share"
+                    f"could not connect to {peer} within {timeout:g} s: another request is still opening a connection "
+                    "that both may share"
                 )
             raise httpx.PoolTimeout(
                 f"no connection became free within {timeout:g} s: all {self.pool.max_connections} are in use"

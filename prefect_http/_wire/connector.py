@@ -216,11 +216,12 @@ class _Dial:
         async def secure() -> ByteStream:
             if ssl_context is None:
                 assert start_in_memory is not None
-                return await start_tls_in_memory(start_in_memory, alpn, peer)
+                return await start_tls_in_memory(start_in_memory, alpn, peer, is_proxy=origin.is_proxy)
             # Each time, since others may use the context as well, and for HTTP/2.
             ssl_context.set_alpn_protocols(alpn)
             plain, self.stream = self.stream_so_far, None  # start_tls() closes it if that fails
-            return await start_tls(plain, ssl_context, origin.server_name, self.timeout, peer)
+            name, is_proxy = origin.server_name, origin.is_proxy
+            return await start_tls(plain, ssl_context, name, self.timeout, peer, is_proxy=is_proxy)
 
         def info() -> Mapping[str, object]:
             return {"ssl_context": ssl_context, "server_hostname": origin.server_name, "timeout": self.timeout}

@@ -6,8 +6,8 @@ import functools
 
 import httpx
 
-from prefect_http._errors import RequestNotProcessed
 from prefect_http._httpx_details import NO_HEADERS, ReadyResponse, hold_whole
+from prefect_http._internal_errors import RequestNotProcessed
 from prefect_http._wire.close_reasons import MISDIRECTED
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.h1.exchange import OutgoingRequest

@@ -31,13 +31,12 @@ def reason_for(error: BaseException) -> str:
     """Return why the network failed, in words; anyio's errors often say it in their cause only."""
     if isinstance(error, anyio.ClosedResourceError):
         return "the connection was closed locally"
+    if isinstance(error, anyio.EndOfStream):
+        return "the other side closed the connection"
     cause = error.__cause__ or error
     if isinstance(cause, ExceptionGroup):  # a host with several addresses
         cause = first_exception(cast("ExceptionGroup[Exception]", cause))
-    reason = str(cause) or type(cause).__name__
-    if isinstance(cause, ssl.SSLError) and "WRONG_VERSION_NUMBER" in reason:  # what has arrived is not TLS
-        return f"{reason}; if the server does not use TLS on this port, the URL must start with http://"
-    return reason
+    return str(cause) or type(cause).__name__
 
 
 def forget_frames(error: BaseException) -> None:
@@ -67,6 +66,7 @@ async def with_timeout(
     timed_out: type[httpx.TimeoutException],
     failed: type[httpx.NetworkError],
     failure: str,
+    reason: Callable[[BaseException], str] = reason_for,
 ) -> T:
     """Do something with the network, and raise httpx's errors.
 
@@ -76,6 +76,7 @@ async def with_timeout(
         timed_out: raised if it takes longer.
         failed: raised if the network fails.
         failure: what failed, for the message: ``"could not ..."``.
+        reason: returns why.
     """
     scope = new_cancel_scope()
     if seconds is not None:
@@ -85,7 +86,7 @@ async def with_timeout(
             return await do()
         except NETWORK_ERRORS as error:
             forget_frames(error)
-            raise failed(f"{failure}: {reason_for(error)}") from error
+            raise failed(f"{failure}: {reason(error)}") from error
         except BaseException as error:
             forget_frames(error)
             raise

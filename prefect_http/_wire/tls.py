@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ParamSpec, cast
 
 import anyio
@@ -44,7 +45,13 @@ class TLSInMemory(TypedAttributeSet):
 
 
 async def start_tls(
-    stream: ByteStream, ssl_context: ssl.SSLContext, server_name: str | None, timeout: float | None, peer: str
+    stream: ByteStream,
+    ssl_context: ssl.SSLContext,
+    server_name: str | None,
+    timeout: float | None,
+    peer: str,
+    *,
+    is_proxy: bool = False,
 ) -> ByteStream:
     """Do the TLS handshake on a stream. If it fails, the stream is closed.
 
@@ -54,6 +61,7 @@ async def start_tls(
         server_name: the name that the certificate must be for.
         timeout: in seconds; None: no limit.
         peer: who is at the other end, for messages.
+        is_proxy: whether that is a proxy.
 
     Raises:
         httpx.ConnectTimeout: it takes longer than ``timeout``.
@@ -74,13 +82,16 @@ async def start_tls(
 
     try:
         failure = f"could not complete the TLS handshake with {peer}"
-        return await with_timeout(timeout, wrap, httpx.ConnectTimeout, httpx.ConnectError, failure)
+        reason = partial(_reason, is_proxy=is_proxy)
+        return await with_timeout(timeout, wrap, httpx.ConnectTimeout, httpx.ConnectError, failure, reason)
     except BaseException:
         await close_forcefully(stream)
         raise
 
 
-async def start_tls_in_memory(start: Callable[[list[str]], ByteStream], alpn: list[str], peer: str) -> ByteStream:
+async def start_tls_in_memory(
+    start: Callable[[list[str]], ByteStream], alpn: list[str], peer: str, *, is_proxy: bool = False
+) -> ByteStream:
     """Start what stands for TLS on a stream in memory.
 
     Raises:
@@ -90,7 +101,17 @@ async def start_tls_in_memory(start: Callable[[list[str]], ByteStream], alpn: li
     try:
         return start(alpn)
     except ssl.SSLError as error:
-        raise httpx.ConnectError(f"could not complete the TLS handshake with {peer}: {reason_for(error)}") from error
+        reason = _reason(error, is_proxy=is_proxy)
+        raise httpx.ConnectError(f"could not complete the TLS handshake with {peer}: {reason}") from error
+
+
+def _reason(error: BaseException, *, is_proxy: bool) -> str:
+    """Return why a handshake failed, and the remedy if what has arrived is not TLS."""
+    reason = reason_for(error)
+    if "WRONG_VERSION_NUMBER" not in reason:
+        return reason
+    who, url = ("the proxy", "the URL of the proxy") if is_proxy else ("the server", "the URL")
+    return f"{reason}; if {who} does not use TLS on this port, {url} must start with http://"
 
 
 def _encoded(server_name: str | None) -> bytes | None:

@@ -15,6 +15,7 @@ from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
 from trio.testing import MockClock
 
 from prefect_http import PrefectHttpxClient, RetryPolicy
+from prefect_http._internal_errors import TunnelFailed
 
 SECRET = "s3cret"
 ONE_RETRY = RetryPolicy(max_retries=1, backoff_base=0, jitter=0)
@@ -145,6 +146,15 @@ async def test_a_line_has_fields(lines: Lines, autojump_clock: MockClock) -> Non
         ("GET", "http://server/path", 200, None, 2, 6, None, "the response was accepted"),
     ]
     assert all(vars(record)["elapsed"] >= 0 for record in lines.records)
+
+
+@pytest.mark.anyio
+async def test_only_public_classes_are_named(lines: Lines) -> None:
+    """In the line, in its fields, and in the notes of the error."""
+    error = await fail(Server(TunnelFailed("no tunnel"), TunnelFailed("no tunnel")))
+    assert "ProxyError" in notes_of(error)
+    assert "Tunnel" not in said(error, lines)
+    assert {vars(record)["error_type"] for record in lines.records} == {f"{httpx.__name__}.ProxyError"}
 
 
 @pytest.mark.anyio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 from support.rows import each_row
 
+from prefect_http._internal_errors import TunnelDelayed
 from prefect_http._otel.conventions import (
     SENSITIVE_QUERY_PARAMETERS,
     error_type,
@@ -88,7 +89,14 @@ def test_protocol_version(text: str, version: str) -> None:
     assert protocol_version(text) == version
 
 
-@each_row("error, name", [(OSError(), "OSError"), (httpx.ConnectError(""), f"{httpx.__name__}.ConnectError")])
+@each_row(
+    "error, name",
+    [
+        (OSError(), "OSError"),
+        (httpx.ConnectError(""), f"{httpx.__name__}.ConnectError"),
+        (TunnelDelayed(""), f"{httpx.__name__}.ProxyError"),
+    ],
+)
 def test_error_type(error: Exception, name: str) -> None:
-    """The type of an error is the full name of its class."""
+    """The type of an error is the full name of its class; if that is not public, of the one it is derived from."""
     assert error_type(error) == name

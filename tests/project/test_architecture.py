@@ -41,6 +41,7 @@ LAYERS = (
         "_foreign_errors",
         "_httpx_details",
         "_httpx_requests",
+        "_internal_errors",
         "_ports",
         "_redact",
         "_request_timeouts",
@@ -62,6 +63,7 @@ DOORS = {
     ("_app", "_types"),
     ("_attempt", "_redact"),
     ("_errors", "_attempt"),
+    ("_redact", "_internal_errors"),
     ("_response", "_body_iterator"),
     ("_response", "_bounded_body"),
 }
@@ -96,6 +98,7 @@ PURE = {
     "_caching",
     "_content_encoding",
     "_errors",
+    "_internal_errors",
     "_ports",
     "_redact",
     "_request_timeouts",

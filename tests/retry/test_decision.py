@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.rows import each_row
 
 from prefect_http import InvalidResponse, RetryPolicy, ThrottleTimeout
-from prefect_http._errors import RequestNotProcessed, TunnelDelayed, TunnelFailed
+from prefect_http._internal_errors import RequestNotProcessed, TunnelDelayed, TunnelFailed
 from prefect_http._retry.decision import FailedAttempt, Failure, GiveUp, Retry, classify, decide
 
 MIDDLE = 0.5  # the random number that chooses the middle of a wait's bounds

@@ -211,14 +211,22 @@ CASES = {
     "no-time-for-tcp": Case(
         httpx.ConnectTimeout, act=drop, timeouts={"connect": 0}, says="127.0.0.1:{port} within 0 s"
     ),
-    "closed": Case(httpx.RemoteProtocolError, act=drop, says="Server disconnected without sending a response"),
+    "closed": Case(
+        httpx.RemoteProtocolError, act=drop, says="Server disconnected without sending a response. (127.0.0.1:{port})"
+    ),
     "reset": Case(BREAKS[0], act=send_and_reset(b""), says=BREAKS[1]),
-    "closed-in-head": Case(httpx.RemoteProtocolError, act=send_and_close(HEAD[:30])),
+    "closed-in-head": Case(
+        httpx.RemoteProtocolError, act=send_and_close(HEAD[:30]), says="the response's head (127.0.0.1:{port})"
+    ),
     "reset-in-head": Case(BREAKS[0], act=send_and_reset(HEAD[:30]), says=BREAKS[1]),
-    "closed-in-body": Case(httpx.RemoteProtocolError, act=half_answer(), says="90 of 100 bytes are missing"),
+    "closed-in-body": Case(
+        httpx.RemoteProtocolError, act=half_answer(), says="90 of 100 bytes are missing (127.0.0.1:{port})"
+    ),
     "reset-in-body": Case(BREAKS[0], act=send_and_reset(HEAD + b"0123456789"), says=BREAKS[1]),
     "closed-in-chunk": Case(httpx.RemoteProtocolError, act=send_and_close(CHUNKED + b"5\r\nab")),
-    "closed-before-last-chunk": Case(httpx.RemoteProtocolError, act=send_and_close(CHUNKED + b"2\r\nab\r\n")),
+    "closed-before-last-chunk": Case(
+        httpx.RemoteProtocolError, act=send_and_close(CHUNKED + b"2\r\nab\r\n"), says="response (127.0.0.1:{port})"
+    ),
     "reset-in-chunk": Case(BREAKS[0], act=send_and_reset(CHUNKED + b"5\r\nab"), says=BREAKS[1]),
     "reset-in-endless-body": Case(BREAKS[0], act=send_and_reset(b"HTTP/1.1 200 OK\r\n\r\nabc"), says=BREAKS[1]),
     "bad-chunk": Case((InvalidResponse, httpx.RemoteProtocolError), act=send_and_close(CHUNKED + b"xyz\r\n")),

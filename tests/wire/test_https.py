@@ -12,6 +12,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+from anyio.streams.tls import TLSStream
 from support.rows import each_row
 from support.scripted_servers import read_to_end
 from support.servers import Act, answer, half_answer, upgrade_to_echo
@@ -173,6 +174,33 @@ async def test_https_to_a_port_for_http() -> None:
     async with listening(_speak_plain_http) as port, new_transport() as transport:
         with pytest.raises(httpx.ConnectError, match=hint):
             await transport.handle_async_request(httpx.Request("GET", f"https://127.0.0.1:{port}/"))
+
+
+async def test_https_to_a_proxy_for_http() -> None:
+    """If that is a proxy, it is the URL of the proxy."""
+    hint = r"; if the proxy does not use TLS on this port, the URL of the proxy must start with http://$"
+    async with listening(_speak_plain_http) as port:
+        proxy = httpx.Proxy(f"https://127.0.0.1:{port}", ssl_context=client_context())
+        async with HTTPTransport(proxy=proxy) as transport:
+            with pytest.raises(httpx.ConnectError, match=hint):
+                await transport.handle_async_request(httpx.Request("GET", "https://server/"))
+
+
+async def _stop_encrypting(stream: anyio.abc.ByteStream) -> None:
+    assert isinstance(stream, TLSStream)
+    async with stream:
+        await stream.receive()
+        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        await stream.transport_stream.send(b"plain text")
+
+
+async def test_a_server_that_stops_encrypting() -> None:
+    """There is no advice to do without TLS, which the server does speak."""
+    async with listening(_stop_encrypting, server_context()) as port, new_transport() as transport:
+        response = await transport.handle_async_request(httpx.Request("GET", f"https://127.0.0.1:{port}/"))
+        with pytest.raises(httpx.ReadError, match=r"receiving from .* failed: ") as caught:
+            await response.aread()
+        assert "http://" not in str(caught.value)
 
 
 @pytest.mark.parametrize("serve", [_say_nothing])

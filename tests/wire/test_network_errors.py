@@ -77,7 +77,7 @@ def test_reason(error: Exception, words: str) -> None:
 def test_reason_without_a_message() -> None:
     """There is a reason for errors without a message, too."""
     assert reason_for(anyio.ClosedResourceError())
-    assert reason_for(anyio.EndOfStream())
+    assert reason_for(anyio.EndOfStream()) == "the other side closed the connection"
 
 
 # --- Success

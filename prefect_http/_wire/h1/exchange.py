@@ -178,7 +178,7 @@ class Exchange:
             if data:
                 self.initial_body = self.parser.feed(data)
             else:
-                self.parser.feed_eof()
+                self.parser.feed_eof(self.connection.peer)
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:

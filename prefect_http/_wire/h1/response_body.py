@@ -94,7 +94,7 @@ class ResponseBody(httpx.AsyncByteStream):
             if data:
                 chunk = self._parser.feed(data)
             else:
-                self._parser.feed_eof()
+                self._parser.feed_eof(self._connection.peer)
         return chunk
 
     async def aclose(self) -> None:

@@ -109,26 +109,33 @@ class ResponseParser:
         self.is_complete = True
         return b""
 
-    def feed_eof(self) -> None:
+    def feed_eof(self, peer: str = "") -> None:
         """Note that the server has closed the connection.
+
+        Args:
+            peer: the server, for the message.
 
         Raises:
             httpx.RemoteProtocolError: the response is incomplete.
         """
-        if self.head is None:
-            raise httpx.RemoteProtocolError(
-                "the server closed the connection in the middle of the response's head"
-                if self.has_started
-                else "Server disconnected without sending a response."  # as httpx says it, so that it can be searched
-            )
-        if self.head.framing is _CONTENT_LENGTH:
-            raise httpx.RemoteProtocolError(
-                "the server closed the connection in the middle of the response body: "
-                f"{self._left} of {self.head.content_length} bytes are missing"
-            )
-        if self.head.framing is _CHUNKED:
-            raise httpx.RemoteProtocolError("the server closed the connection before the last chunk of the response")
+        missing = self._missing()
+        if missing:
+            raise httpx.RemoteProtocolError(f"{missing} ({peer})" if peer else missing)
         self.is_complete = True
+
+    def _missing(self) -> str:
+        """Return what to say if the connection is closed now; empty: nothing is missing."""
+        if self.head is None and not self.has_started:
+            return "Server disconnected without sending a response."  # as httpx says it, so that it can be searched
+        if self.head is None:
+            return "the server closed the connection in the middle of the response's head"
+        if self.head.framing is _CONTENT_LENGTH:
+            left, length = self._left, self.head.content_length
+            where = "in the middle of the response body"
+            return f"the server closed the connection {where}: {left} of {length} bytes are missing"
+        if self.head.framing is _CHUNKED:
+            return "the server closed the connection before the last chunk of the response"
+        return ""
 
     def _feed_head(self, data: bytes) -> bytes:
         """Parse the head, and return the data that follows it."""

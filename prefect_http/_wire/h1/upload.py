@@ -178,7 +178,7 @@ class Upload:
             if data:
                 self.initial_body = self._parser.feed(data)
             else:
-                self._parser.feed_eof()
+                self._parser.feed_eof(self._connection.peer)
 
     async def _wait_for_head(self) -> None:
         await self._has_read.wait()

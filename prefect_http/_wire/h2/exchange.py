@@ -11,7 +11,7 @@ import httpx
 
 from prefect_http._concurrency.backend import CancelScope, Event, checkpoint, new_cancel_scope, new_event
 from prefect_http._concurrency.iteration import cancel_iteration, end_iteration
-from prefect_http._errors import InvalidResponse, RequestNotProcessed
+from prefect_http._errors import InvalidResponse
 from prefect_http._fields.request_rules import (
     BodyLength,
     Headers,
@@ -20,6 +20,7 @@ from prefect_http._fields.request_rules import (
     check_method,
     check_target,
 )
+from prefect_http._internal_errors import RequestNotProcessed
 from prefect_http._wire.h1.exchange import OutgoingRequest
 from prefect_http._wire.h2.errors import FailureKind, RequestTooLarge
 from prefect_http._wire.h2.request_fields import request_fields

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from prefect_http._errors import InvalidResponse, TunnelDelayed, TunnelFailed
+from prefect_http._errors import InvalidResponse
+from prefect_http._internal_errors import TunnelDelayed, TunnelFailed
 from prefect_http._redact import one_line, without_credentials
 from prefect_http._wire.h1.request_head import encode_headers, request_line
 from prefect_http._wire.h1.response_head import ResponseHead

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import httpx
 
-from prefect_http._errors import InvalidResponse, TunnelFailed
+from prefect_http._errors import InvalidResponse
+from prefect_http._internal_errors import TunnelFailed
 
 _VERSION, _AUTH_VERSION = 5, 1
 _NO_AUTH, _PASSWORD, _NO_METHOD = 0, 2, 0xFF

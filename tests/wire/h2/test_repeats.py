@@ -14,7 +14,7 @@ from support.servers import answer, retrying_at_once
 from support.wire import fetch, new_request, trusting_context, until
 
 from prefect_http import HTTPTransport, PrefectHttpxClient
-from prefect_http._errors import RequestNotProcessed
+from prefect_http._internal_errors import RequestNotProcessed
 from prefect_http._wire.h2.repeats import MAX_REPEATS, delay_before
 
 REFUSED_STREAM, HTTP_1_1_REQUIRED, INTERNAL_ERROR = 7, 13, 2

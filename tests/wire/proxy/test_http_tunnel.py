@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from prefect_http import InvalidResponse
-from prefect_http._errors import TunnelDelayed, TunnelFailed
+from prefect_http._internal_errors import TunnelDelayed, TunnelFailed
 from prefect_http._wire.proxy.http_tunnel import HttpTunnelHandshake
 from prefect_http._wire.proxy.proxy_headers import Headers, basic_authorization
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from prefect_http import InvalidResponse
-from prefect_http._errors import TunnelFailed
+from prefect_http._internal_errors import TunnelFailed
 from prefect_http._wire.proxy.socks5 import Credentials, Socks5Handshake
 
 PROXY, PEER = "the proxy socks5://p:1080", "x.test:443"

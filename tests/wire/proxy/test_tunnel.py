@@ -17,7 +17,7 @@ from support.tls_servers import client_context
 from trio.testing import MockClock
 
 from prefect_http import InvalidResponse
-from prefect_http._errors import TunnelFailed
+from prefect_http._internal_errors import TunnelFailed
 from prefect_http._wire.connector import Connector
 from prefect_http._wire.openers import UserOpener
 from prefect_http._wire.origin import Origin
