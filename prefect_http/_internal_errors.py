@@ -35,3 +35,10 @@ _NOT_PUBLIC = frozenset({RequestNotProcessed, TunnelFailed, TunnelDelayed})
 def public_class(error: BaseException) -> type[BaseException]:
     """Return the class of an exception, or if that is not public, the one that it is derived from."""
     return next(each for each in type(error).__mro__ if each not in _NOT_PUBLIC)
+
+
+def full_name(error: BaseException) -> str:
+    """Return the full name of the class of an exception, as users import it, such as ``httpx.ConnectError``."""
+    cls = public_class(error)
+    module = __package__ if cls.__module__ == f"{__package__}._errors" else cls.__module__
+    return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"

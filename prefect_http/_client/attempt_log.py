@@ -7,7 +7,7 @@ import logging
 import httpx
 
 from prefect_http._attempt import Attempt, format_outcome, format_seconds
-from prefect_http._internal_errors import public_class
+from prefect_http._internal_errors import full_name
 from prefect_http._redact import safe_url
 
 _logger = logging.getLogger("prefect_http")
@@ -29,7 +29,7 @@ def log_attempt(attempt: Attempt, request: httpx.Request, max_attempts: int) -> 
         "http_method": request.method,
         "http_url": url,
         "http_status": attempt.status_code,
-        "error_type": None if error is None else _full_name(public_class(error)),
+        "error_type": None if error is None else full_name(error),
         "attempt": attempt.number,
         "max_attempts": max_attempts,
         "elapsed": attempt.elapsed,
@@ -47,7 +47,3 @@ def log_attempt(attempt: Attempt, request: httpx.Request, max_attempts: int) -> 
         attempt.reason,
         extra=fields,
     )
-
-
-def _full_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

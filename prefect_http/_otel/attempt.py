@@ -17,12 +17,12 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram, UpDownCounter
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
+from prefect_http._internal_errors import full_name
 from prefect_http._otel.conventions import (
     OTHER_METHOD,
     REDACTED,
     SECRET_HEADERS,
     Attributes,
-    error_type,
     protocol_version,
     redacted_url,
     server_of,
@@ -181,7 +181,7 @@ class AttemptSpan(AttemptObserver):
         if not isinstance(error, Exception):
             # https://opentelemetry.io/docs/specs/semconv/http/http-spans/#status: a cancellation is not an error.
             return
-        self._error_type = error_type(error)
+        self._error_type = full_name(error)
         if isinstance(error, httpx.RequestError):
             self._error_message = safe_message(error)
 

@@ -12,7 +12,6 @@ from urllib.parse import unquote_plus
 
 import httpx
 
-from prefect_http._internal_errors import public_class
 from prefect_http._ports import DEFAULT_PORTS
 
 Attributes = dict[str, str | int | float | list[str]]
@@ -93,9 +92,3 @@ def _redacted(pair: str, sensitive: Collection[str]) -> str:
 def protocol_version(http_version: str) -> str:
     """Return the version in "HTTP/1.1" or "HTTP/2"."""
     return http_version.rpartition("/")[2]
-
-
-def error_type(error: BaseException) -> str:
-    """Return the full name of the class of an exception, such as ``httpx.ConnectError``."""
-    cls = public_class(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

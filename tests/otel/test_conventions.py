@@ -5,10 +5,8 @@ from __future__ import annotations
 import httpx
 from support.rows import each_row
 
-from prefect_http._internal_errors import TunnelDelayed
 from prefect_http._otel.conventions import (
     SENSITIVE_QUERY_PARAMETERS,
-    error_type,
     known_methods,
     protocol_version,
     redacted_url,
@@ -87,16 +85,3 @@ def test_other_sensitive_parameters() -> None:
 def test_protocol_version(text: str, version: str) -> None:
     """The version is reported without the name of the protocol."""
     assert protocol_version(text) == version
-
-
-@each_row(
-    "error, name",
-    [
-        (OSError(), "OSError"),
-        (httpx.ConnectError(""), f"{httpx.__name__}.ConnectError"),
-        (TunnelDelayed(""), f"{httpx.__name__}.ProxyError"),
-    ],
-)
-def test_error_type(error: Exception, name: str) -> None:
-    """The type of an error is the full name of its class; if that is not public, of the one it is derived from."""
-    assert error_type(error) == name
