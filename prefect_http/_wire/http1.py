@@ -72,7 +72,10 @@ def response_of(
         connections.drop(pool_request)
 
     read_timeout = request.timeouts.get("read")
-    body = ResponseBody(connection, parser, initial_body, read_timeout, release, drop, request.trace)
+    is_refusal = head.status >= 300 and request.body != b"" and head.framing is _UNTIL_CLOSE
+    body = ResponseBody(
+        connection, parser, initial_body, read_timeout, release, drop, request.trace, may_end_with_reset=is_refusal
+    )
     if head.framing is _TUNNEL:
         extensions["network_stream"] = NetworkStream(connection.stream, parser.trailing_data, body)
     return httpx.Response(head.status, headers=head.headers, stream=body, extensions=extensions)

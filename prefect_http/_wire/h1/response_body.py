@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+import anyio
 import httpx
 
 from prefect_http._errors import InvalidResponse
@@ -28,10 +29,13 @@ class ResponseBody(httpx.AsyncByteStream):
             receiving the body has failed, else "".
         drop: called instead if the body is never closed, when it is freed, perhaps in another thread.
         trace: what listens.
+        may_end_with_reset: whether the body has ended, and is not incomplete, if the server resets the connection. That
+            is how a connection ends that the server closes before it has read all of an upload.
     """
 
     __slots__ = (
-        *("_connection", "_drop", "_has_started", "_initial_body", "_parser", "_read_timeout", "_release", "_trace"),
+        *("_connection", "_drop", "_has_started", "_initial_body", "_may_end_with_reset", "_parser", "_read_timeout"),
+        *("_release", "_trace"),
     )
 
     def __init__(
@@ -43,6 +47,8 @@ class ResponseBody(httpx.AsyncByteStream):
         release: Callable[[bool, str], Awaitable[None]],
         drop: Callable[[], None],
         trace: Trace | None,
+        *,
+        may_end_with_reset: bool = False,
     ) -> None:
         self._connection = connection
         self._parser = parser
@@ -51,6 +57,7 @@ class ResponseBody(httpx.AsyncByteStream):
         self._release: Callable[[bool, str], Awaitable[None]] | None = release
         self._drop = drop
         self._trace = trace
+        self._may_end_with_reset = may_end_with_reset
         self._has_started = False
 
     def __del__(self) -> None:
@@ -90,7 +97,12 @@ class ResponseBody(httpx.AsyncByteStream):
         while not chunk and not self._parser.is_complete:
             if self._parser.body_error is not None:
                 raise InvalidResponse(self._parser.body_error)
-            data = await self._connection.receive(self._read_timeout)
+            try:
+                data = await self._connection.receive(self._read_timeout)
+            except httpx.ReadError as error:
+                if not (self._may_end_with_reset and isinstance(error.__cause__, anyio.BrokenResourceError)):
+                    raise
+                data = b""
             if data:
                 chunk = self._parser.feed(data)
             else:

@@ -492,6 +492,64 @@ async def test_response_and_then_a_reset(size: int, status: bytes) -> None:
     assert server.connections == 2
 
 
+@each_row("status", [b"307", b"400", b"500"])
+@each_row("size", [100, SLICE + 1, PLENTY])
+async def test_response_without_length_and_then_a_reset(size: int, status: bytes) -> None:
+    """If a server refuses an upload, and does not say how long its response is, the reset may be its end."""
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        await read_head(stream)
+        await stream.send(b"HTTP/1.1 %b Refused\r\n\r\nlong" % status)
+        await settle()
+        await reset(stream)
+
+    transport = one_connection()
+    async with byte_server(serve) as server, new_client(transport) as client:
+        response = await client.post(server.url, content=b"x" * size)
+        assert (response.status_code, response.content) == (int(status), b"long")
+        assert transport.statistics() == NOTHING
+
+
+@each_row(
+    ("method", "head"),
+    [
+        ("GET", b"HTTP/1.1 400 Bad Request\r\n\r\n"),  # it has nothing to refuse
+        ("POST", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\n"),
+        ("POST", b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n"),
+    ],
+)
+async def test_a_reset_that_is_not_the_end(method: str, head: bytes) -> None:
+    """Any other response that a reset has cut off is incomplete."""
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        await read_head(stream)
+        await stream.send(head + b"long")
+        await settle()
+        await reset(stream)
+
+    async with byte_server(serve) as server, new_client(one_connection()) as client:
+        with pytest.raises(httpx.ReadError):
+            await client.request(method, server.url, content=b"" if method == "GET" else b"x" * PLENTY)
+
+
+async def test_closing_the_transport_is_not_the_end() -> None:
+    """A refusal that is cut off because its transport was closed is incomplete."""
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        await read_head(stream)
+        await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\nlong")
+        await anyio.sleep_forever()
+
+    transport = one_connection()
+    async with byte_server(serve) as server, new_client(transport) as client:
+        async with client.stream("POST", server.url, content=b"x" * PLENTY) as response:
+            chunks = response.aiter_raw()
+            assert await anext(chunks) == b"long"
+            await transport.aclose()
+            with pytest.raises(httpx.ReadError):
+                await anext(chunks)
+
+
 async def test_data_after_an_early_response() -> None:
     """Data that follows a response during the upload is not the next request's response."""
     evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
