@@ -29,6 +29,8 @@ from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, 
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
 _MAX_BUFFERED = 256 * 1024
+# How much is received when sending has failed; systems buffer less.
+_MAX_REST = 8 * 1024 * 1024
 
 
 class _Buffers(threading.local):
@@ -53,6 +55,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
     _socket: Socket
     _buffer: memoryview  # what the loop reads into
     _error: BaseException | None = None
+    _is_whole = False  # whether all has been received, though there is an error: only sending has failed
     _has_ended = False  # whether nothing more arrives: by the end of the stream, or one of the next two
     _is_lost = False
     _is_closed = False
@@ -94,8 +97,9 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         return True  # the stream closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, OSError):
-            self._receive_rest()
+        if isinstance(exc, OSError) and not self._is_closed:
+            # To send after a reset consumes it: then there is an end here as well, but with another error.
+            self._is_whole = self._receive_rest() and isinstance(exc, BrokenPipeError)
         self._has_ended = self._is_lost = True
         self._error = exc
         _wake(self._reader)
@@ -187,16 +191,20 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
             self._later.append(data)
         self._buffered += len(data)
 
-    def _receive_rest(self) -> None:
-        """Receive what arrived before the connection broke; at most as much as the system's buffer holds.
+    def _receive_rest(self) -> bool:
+        """Receive what arrived before the connection broke, and return whether it ends there.
 
         A server that rejects an upload may close the connection at once. If sending fails then, asyncio gives up the
         socket, with the response still in it.
         """
         with contextlib.suppress(OSError), self._socket.dup() as raw_socket:
             raw_socket.setblocking(False)
-            while data := raw_socket.recv(_MAX_BUFFERED):
+            for _ in range(_MAX_REST // _MAX_BUFFERED):  # over a Unix socket, more may arrive meanwhile
+                data = raw_socket.recv(_MAX_BUFFERED)
+                if not data:
+                    return True
                 self._keep(data)
+        return False
 
     def _peek(self) -> bytes | None:
         return b"" if self._next is None and self._has_ended else self._next
@@ -205,7 +213,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         """Return what to raise when nothing more arrives."""
         if self._is_closed:
             return anyio.ClosedResourceError()
-        if self._error is None or isinstance(self._error, BrokenPipeError):  # only sending has failed
+        if self._error is None or self._is_whole:
             return anyio.EndOfStream()
         error = anyio.BrokenResourceError()
         error.__cause__ = self._error

@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,11 +19,11 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from support.cancelled_groups import run_in_cancelled_group
 from support.rows import each_row
-from support.systems import needs_local_addresses
+from support.systems import needs_local_addresses, needs_unix_sockets
 from support.wire import is_asyncio, until
 
 from prefect_http._concurrency.asyncio_stream import AsyncioStream
-from prefect_http._concurrency.connecting import connect_tcp
+from prefect_http._concurrency.connecting import connect_tcp, connect_unix
 from prefect_http._concurrency.eager_stream import EagerStream
 from prefect_http._concurrency.socket_attributes import InputAttribute, socket_attributes
 from prefect_http._concurrency.trio_stream import TrioStream
@@ -202,6 +203,13 @@ async def test_closed_or_reset(use: Use, spoil: Spoil, expected: type[Exception]
     assert set(caught) <= {expected, anyio.EndOfStream} or expected is anyio.BrokenResourceError
 
 
+async def send_until_broken(stream: ByteStream) -> None:
+    """Send, without letting anything be received meanwhile, until that fails: on asyncio, that shows the next time."""
+    with pytest.raises(anyio.BrokenResourceError):
+        for _ in range(3):
+            await stream.send(b"more")
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("first", [b"", b"1" * 1_000])
 async def test_what_arrived_before_sending_failed_can_be_received(first: bytes) -> None:
@@ -212,14 +220,92 @@ async def test_what_arrived_before_sending_failed_can_be_received(first: bytes) 
         await settle()  # asyncio reads it ahead
         other.sendall(b"2" * 30_000)
         other.close()
-        with pytest.raises(anyio.BrokenResourceError):
-            for _ in range(3):
-                await stream.send(b"more")
+        await send_until_broken(stream)
         assert await receive_all(stream, len(first) + 30_000) == first + b"2" * 30_000
-        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
-            await stream.receive()
+        for _ in range(2):  # what was received may have been cut off
+            with pytest.raises(anyio.BrokenResourceError):
+                await stream.receive()
         with pytest.raises(anyio.BrokenResourceError):
             await stream.send(b"more")
+
+
+@contextlib.asynccontextmanager
+async def ends_of_a_unix_socket(path: Path) -> AsyncIterator[tuple[ByteStream, socket.socket]]:
+    """Connect a stream with a plain socket, over a Unix socket, which tells of a broken connection in other ways."""
+    with socket.socket(socket.AF_UNIX) as server, anyio.fail_after(5):
+        server.bind(str(path / "socket"))
+        server.listen()
+        stream = await connect_unix(str(path / "socket"))
+        other, _ = server.accept()
+        with other:
+            try:
+                yield stream, other
+            finally:
+                await anyio.aclose_forcefully(stream)
+
+
+@needs_unix_sockets
+@pytest.mark.anyio
+async def test_what_a_broken_pipe_says_of_receiving(tmp_path: Path) -> None:
+    """Nothing. What has arrived may be all, or it may have been cut off."""
+    async with ends_of_a_unix_socket(tmp_path) as (stream, other):
+        other.sendall(b"all")
+        other.close()
+        await send_until_broken(stream)
+        assert await stream.receive() == b"all"
+        for _ in range(2):
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+    (tmp_path / "socket").unlink()
+    async with ends_of_a_unix_socket(tmp_path) as (stream, other):
+        await stream.send(b"unread")
+        other.sendall(b"cut off")
+        other.close()
+        await send_until_broken(stream)
+        assert await stream.receive() == b"cut off"
+        with pytest.raises(anyio.BrokenResourceError):
+            await stream.receive()
+
+
+@needs_unix_sockets
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_other_side_that_only_sends(tmp_path: Path) -> None:
+    """If sending fails, no more is received than a system's buffer may hold, however much the other side sends."""
+    async with ends_of_a_unix_socket(tmp_path) as (stream, other):
+        other.shutdown(socket.SHUT_RD)
+        with ThreadPoolExecutor(1) as threads:
+            sending = threads.submit(send_for_ever, other)
+            try:
+                await send_until_broken(stream)
+                received = 0
+                with pytest.raises(anyio.BrokenResourceError):
+                    while True:
+                        received += len(await stream.receive())
+                assert received < BIG
+            finally:
+                await stream.aclose()
+                sending.result(5)
+
+
+def send_for_ever(other: socket.socket) -> None:
+    """Send until the connection breaks."""
+    with contextlib.suppress(OSError):
+        while True:
+            other.sendall(b"x" * 65536)
+
+
+@pytest.mark.anyio
+async def test_closed_after_sending_failed() -> None:
+    """Nothing can be received any more from a stream that has been closed meanwhile."""
+    async with ends() as (stream, other):
+        await stream.send(b"x" * 100_000)
+        other.sendall(b"rest")
+        other.close()
+        await send_until_broken(stream)
+        await stream.aclose()
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.receive()
 
 
 @pytest.mark.anyio

@@ -514,6 +514,7 @@ async def test_response_without_length_and_then_a_reset(size: int, status: bytes
     ("method", "head"),
     [
         ("GET", b"HTTP/1.1 400 Bad Request\r\n\r\n"),  # it has nothing to refuse
+        ("POST", b"HTTP/1.1 200 OK\r\n\r\n"),
         ("POST", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\n"),
         ("POST", b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n"),
     ],
