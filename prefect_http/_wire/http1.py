@@ -23,6 +23,7 @@ from prefect_http._wire.pool_request import PoolRequest
 
 # Every response is compared with these, and Python 3.11 takes 0.2 us to look up a member of an enum.
 _TUNNEL, _UNTIL_CLOSE = Framing.TUNNEL, Framing.UNTIL_CLOSE
+_CONTENT_TOO_LARGE = 413
 
 
 def response_of(
@@ -45,9 +46,8 @@ def response_of(
     head, may_keep = parser.head, exchange.is_sent and not request.headers.close_after
     assert head is not None
 
-    # Some servers close the connection now without having said so: after a failure, or after refusing an upload that
-    # they have not read to its end.
-    pool_request.is_doubtful = head.status >= 500 or (head.status >= 300 and exchange.is_upload)
+    # Some servers close the connection now without having said so; after a 413, they may (RFC 9110 section 15.5.14).
+    pool_request.is_doubtful = head.status >= 500 or head.status == _CONTENT_TOO_LARGE
 
     extensions: dict[str, object] = {
         "http_version": head.version,

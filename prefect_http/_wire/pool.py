@@ -3,10 +3,10 @@
 Every operation takes constant time, however many connections and requests there are:
 
 - The idle connections of each origin form a stack: the one used last is the least likely to have been closed.
-- Doubtful ones form a stack of their own. Some servers close a connection after a 5xx without saying so, and a request
-  that is sent meanwhile is lost. So only requests that may be sent again use them, and use them first.
-- All idle connections also stand in one queue, longest idle first. They expire in this order, and the first of them is
-  closed when another origin needs room.
+- Doubtful ones form a stack of their own. Some servers close a connection after a 5xx, or a 413, without saying so, and
+  a request that is sent meanwhile is lost. So only requests that may be sent again use them, and use them first.
+- All idle connections also stand in one queue, longest idle first. They expire in this order, but for those that were
+  given back unused, and the first of them is closed when another origin needs room.
 - Requests wait in one queue, first come, first served. While one waits, no connection is idle: a connection that is
   released goes to the first request in the queue. If that request has another origin, the connection is closed and the
   request opens a new one in its place.

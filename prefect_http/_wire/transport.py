@@ -37,8 +37,8 @@ class HTTPTransport(httpx.AsyncBaseTransport):
     - If a request fails on a reused connection before any of the response has arrived, the server may have closed the
       connection just as it was reused (RFC 9112 section 9.3.1). A request that is safe to repeat is then sent again on
       a fresh connection, once: GET, HEAD, OPTIONS, TRACE, PUT or DELETE, without a body or with one of bytes.
-    - After a 5xx response, and after a 3xx or 4xx to an upload, some servers close the connection unannounced. It then
-      serves only requests that are safe to repeat.
+    - After a 5xx or a 413 response, some servers close the connection unannounced, so it serves only requests that are
+      safe to repeat.
     - A connection is closed if anything follows a response, or if the response can be read in two ways.
     - A 3xx, 4xx or 5xx response ends the upload of a large body.
     - Through a proxy, the connect timeout applies to each step. If the connection breaks before there is a tunnel, that

@@ -257,14 +257,14 @@ async def _stream() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.anyio
-@each_row("status", [500, 503, 599])
+@each_row("status", [413, 500, 503, 599])
 @each_row(
     ("method", "content", "is_reused"),
     [("GET", None, True), ("PUT", b"x", True), ("POST", b"x", False), ("PATCH", b"x", False), ("PUT", _stream, False)],
     ids=["GET", "PUT", "POST", "PATCH", "PUT-stream"],
 )
-async def test_connection_behind_a_5xx(status: int, method: str, content: Any, is_reused: bool) -> None:
-    """Behind a 5xx, after which some servers close the connection, it serves only requests that may be sent again."""
+async def test_connection_behind_a_5xx_or_413(status: int, method: str, content: Any, is_reused: bool) -> None:
+    """Some servers close the connection after these, so it serves only requests that may be sent again."""
     async with raw_server(answer(status), FINE) as server, new_transport() as transport:
         first = await port_of(transport, server.url)
         content = content() if callable(content) else content
@@ -283,20 +283,6 @@ async def test_connection_behind_any_other_status(status: int) -> None:
     """Behind any other status, a connection serves any request."""
     async with raw_server(answer(status), FINE) as server, new_transport() as transport:
         assert await port_of(transport, server.url, "POST") == await port_of(transport, server.url, "POST")
-
-
-@pytest.mark.anyio
-@each_row(("status", "is_reused"), [(200, True), (302, False), (404, False), (499, False)])
-@each_row("content", [b"x" * 100_000, _stream], ids=["bytes", "stream"])
-async def test_connection_behind_a_refused_upload(status: int, is_reused: bool, content: Any) -> None:
-    """A server may refuse an upload without reading all of it, and then close the connection."""
-    async with raw_server(answer(status), FINE) as server, new_transport() as transport:
-        content = content() if callable(content) else content
-        response = await transport.handle_async_request(new_request(server.url, "POST", content))
-        await response.aread()
-        assert (ports(response) == [await port_of(transport, server.url, "POST")]) is is_reused
-        assert ports(response) == [await port_of(transport, server.url)]
-    assert server.connections == (1 if is_reused else 2)
 
 
 @pytest.mark.anyio

@@ -92,16 +92,15 @@ class Exchange:
         parser: has the response.
         initial_body: the part of the response body that arrived along with the head.
         is_sent: whether all of the request has been sent, so that the connection can serve another one.
-        is_upload: whether the server could answer before all of the request had been sent.
     """
 
-    __slots__ = ("_request", "connection", "initial_body", "is_sent", "is_upload", "parser")
+    __slots__ = ("_request", "connection", "initial_body", "is_sent", "parser")
 
     def __init__(self, connection: Connection, request: OutgoingRequest, parse: PlainHead = plain_head) -> None:
         self.connection = connection
         self.parser = ResponseParser(request.method, allow_upgrade=request.headers.allow_upgrade, parse=parse)
         self.initial_body = b""
-        self.is_sent = self.is_upload = False
+        self.is_sent = False
         self._request = request
 
     async def send(self) -> None:
@@ -119,7 +118,6 @@ class Exchange:
                 body = framer.frame(body) + framer.end()
             self.is_sent = await self._send(body)
         elif await self._send(None):
-            self.is_upload = True
             await self._upload(BodyFramer(request.headers.content_length))
 
     def receive_head(self) -> Awaitable[None]:
