@@ -18,7 +18,7 @@ import httpx
 from prefect_http._attempt import Attempt
 from prefect_http._body_iterator import BodyReading, ChunkIterator, OneChunk, PieceIterator
 from prefect_http._body_splitters import BytesSplitter, LineSplitter, TextSplitter, check_size
-from prefect_http._bounded_body import read_whole_within, too_large
+from prefect_http._bounded_body import read_whole_within
 from prefect_http._errors import PrefectHTTPStatusError
 from prefect_http._fields.rate_limit import RateLimit
 from prefect_http._httpx_details import ReadyResponse, copy_of, hold_body
@@ -83,14 +83,9 @@ class PrefectResponse(ReadyResponse):
         Raises:
             ResponseTooLarge: it is larger than the ``max_response_bytes`` of the client.
         """
-        if self._max_bytes is None:
+        if self._max_bytes is None or self.is_closed or self.is_stream_consumed:
             return await super().aread()
-        if not (self.is_closed or self.is_stream_consumed):
-            return await read_whole_within(self, self._max_bytes)
-        content = await super().aread()
-        if len(content) > self._max_bytes:  # the transport has read it, as mocks do
-            raise too_large(self._max_bytes)
-        return content
+        return await read_whole_within(self, self._max_bytes)
 
     def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         """Return an iterator over the body as it arrives. Like all iterators here, it may be left at any time.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import anyio
 import httpx
 
-from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded
+from prefect_http._bounded_body import TOO_LONG, TOO_SLOW, read_decoded, too_large
 from prefect_http._concurrency.backend import checkpoint_if_cancelled
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
@@ -130,11 +130,19 @@ async def _close_with(beginning: _Beginning, response: httpx.Response, seconds: 
     await close(response, seconds)
 
 
-async def read_whole(response: httpx.Response) -> None:
-    """Read a response, and close it if that fails. Not for a 101: reading would close the stream that it hands over."""
+async def read_whole(response: httpx.Response, max_bytes: int | None = None) -> None:
+    """Read a response, and close it if that fails. Not for a 101: reading would close the stream that it hands over.
+
+    Args:
+        response: the response.
+        max_bytes: the limit that it has if it is still to be read. It goes for one that the transport has read as well,
+            as mocks do. None: there is no limit.
+    """
     if response.status_code != _SWITCHING_PROTOCOLS:
         try:
-            await response.aread()
+            content = await response.aread()
+            if max_bytes is not None and len(content) > max_bytes:
+                raise too_large(max_bytes)
         except BaseException:
             await close(response)
             raise

@@ -292,7 +292,7 @@ class SendCall:
         if self._options.is_in_process:
             self._mark_read_whole(request)
         self._is_repeated = False
-        is_limited = self._options.max_response_bytes is not None
+        max_bytes = self._options.max_response_bytes
         while True:
             is_read_later = False
             try:
@@ -308,8 +308,8 @@ class SendCall:
                     if response.status_code >= 300 or not has_waited:
                         await self._within_total_timeout(self._check(response, request, has_waited=has_waited))
                 if self._is_accepted(response):
-                    if self._reads_now and (is_limited or not read_held_body(response)):
-                        await self._within_total_timeout(read_whole(response))
+                    if self._reads_now and (max_bytes is not None or not read_held_body(response)):
+                        await self._within_total_timeout(read_whole(response, max_bytes))
                     is_read_later = not self._reads_now and not self._stream  # an auth flow gets it first
                     return response
                 if self._leads_on(response):
@@ -457,7 +457,7 @@ class SendCall:
             raise await self._final_error(response)
         try:
             if not self._stream:
-                await self._within_total_timeout(read_whole(response))
+                await self._within_total_timeout(read_whole(response, self._options.max_response_bytes))
         except httpx.RequestError as error:
             error.request = response.request
             error.add_note(state.format_attempts())

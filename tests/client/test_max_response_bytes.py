@@ -99,15 +99,16 @@ async def test_a_stream_has_no_limit_but_when_it_is_read_whole() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_that_the_transport_has_read_has_the_limit() -> None:
-    """As those of mocks, which make responses of bytes."""
+    """As those of mocks, which make responses of bytes; but the body of an error can be read."""
+    sizes = [(200, 1000), (200, 1001), (404, 1001)]
     with anyio.fail_after(5):
-        async with limited(*(httpx.Response(200, content=b"x" * size) for size in (1000, 1001, 1001))) as client:
+        async with limited(*(httpx.Response(status, content=b"x" * size) for status, size in sizes)) as client:
             assert len((await client.get(URL)).content) == 1000
             with pytest.raises(ResponseTooLarge, match="larger than max_response_bytes of 1000 bytes"):
                 await client.get(URL)
-            async with client.stream("GET", URL) as response:
-                with pytest.raises(ResponseTooLarge):
-                    await response.aread()
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.get(URL)
+            assert await caught.value.response.aread() == b"x" * 1001
 
 
 @pytest.mark.anyio
