@@ -188,20 +188,24 @@ def call_safely(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T 
 
 
 def begin_safely(telemetry: Telemetry, request: httpx.Request, resend_count: int) -> AttemptObserver | None:
-    """Call a telemetry's ``attempt()``, enter what it returns, and return that; None if that fails, which is logged."""
-    attempt = call_safely(telemetry.attempt, request, resend_count)
-    if attempt is None:
-        return None
-    if not isinstance(attempt, AttemptObserver):
-        name = _name(telemetry.attempt)
-        _logger.error("%s must return an AttemptObserver, not an object of the class %s", name, type(attempt).__name__)
-        return None
+    """Call a telemetry's ``attempt()``, and enter what it returns.
+
+    Returns:
+        The observer; None if it failed, which is logged.
+    """
+    method: Callable[..., object] = telemetry.attempt
     try:
-        attempt.__enter__()
+        attempt = method(request, resend_count)
+        if isinstance(attempt, AttemptObserver):
+            method = attempt.__enter__
+            attempt.__enter__()
+            return attempt
     except Exception:
-        _logger.exception("%s has raised an exception", _name(attempt.__enter__))
-        return None
-    return attempt
+        _logger.exception("%s has raised an exception", _name(method))
+    else:
+        kind = type(attempt).__name__
+        _logger.error("%s must return an AttemptObserver, not an object of the class %s", _name(method), kind)
+    return None
 
 
 def _name(method: Callable[..., object]) -> object:

@@ -192,6 +192,9 @@ class Pool(Generic[C]):
         expires = now + self._expiry
         if is_unused:
             expires = min(expires, request.expires)
+            if connection is not None and expires <= now:
+                self._discard(connection, EXPIRED)
+                connection = None
         if self._queue:
             self._hand_on(connection, request, expires)
         elif connection is not None:

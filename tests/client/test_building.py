@@ -357,7 +357,7 @@ def test_a_url_that_is_forgotten() -> None:
 
 
 @each_row("change", [set_header, set_headers, set_base_url, set_params, set_cookie, clear_cookies])
-def test_defaults_that_another_thread_changes_while_a_request_is_built(
+def test_defaults_that_another_thread_changes_after_a_request_was_built(
     change: Callable[[httpx.AsyncClient], None],
 ) -> None:
     """What was built with the old ones is not remembered for the new ones."""
@@ -377,6 +377,20 @@ def test_defaults_that_another_thread_changes_while_a_request_is_built(
     assert changed
     request, expected = builder.build(client, build, "GET", "/path", {}), client.build_request("GET", "/path")
     assert (request.url, request.headers.raw) == (expected.url, expected.headers.raw)
+
+
+def test_defaults_that_another_thread_changes_before_a_request_is_built() -> None:
+    """Nor is what was built with the new ones remembered for the old ones, which may come back."""
+    client = httpx.AsyncClient(transport=TRANSPORT, headers={"X-New": "old"})
+    builder = RequestBuilder()
+
+    def build(method: str, url: httpx.URL | str, **arguments: Any) -> httpx.Request:
+        client.headers["X-New"] = "new"
+        return client.build_request(method, url, **arguments)
+
+    builder.build(client, build, "GET", URL, {})
+    client.headers["X-New"] = "old"
+    assert builder.build(client, client.build_request, "GET", URL, {}).headers["X-New"] == "old"
 
 
 # --- Requests are independent of each other

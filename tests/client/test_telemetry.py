@@ -337,6 +337,10 @@ def no_observer(*_: object) -> object:
     return contextlib.nullcontext()
 
 
+def nothing(*_: object) -> None:
+    """Forget to return something."""
+
+
 def interrupt(*_: object) -> None:
     """Raise what a Ctrl-C raises."""
     raise KeyboardInterrupt
@@ -386,16 +390,17 @@ async def test_a_keyboard_interrupt_takes_no_turn(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("attempt", "kind"), [(no_observer, "nullcontext"), (nothing, "NoneType")])
 async def test_an_attempt_that_is_no_observer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    attempt: Callable[..., object], kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If ``attempt()`` returns something else, that is logged, and the request goes its way."""
-    monkeypatch.setattr(Recorder, "attempt", no_observer)
+    monkeypatch.setattr(Recorder, "attempt", attempt)
     with anyio.fail_after(5):
         async with PrefectHttpxClient(transport=Server(200), telemetry=Recorder()) as client:
             assert (await client.get(URL)).status_code == 200
     [message] = [record.message for record in caplog.records if record.name == "prefect_http.telemetry"]
-    assert message == "no_observer must return an AttemptObserver, not an object of the class nullcontext"
+    assert message == f"{attempt.__name__} must return an AttemptObserver, not an object of the class {kind}"
 
 
 def test_a_telemetry_is_a_telemetry() -> None:

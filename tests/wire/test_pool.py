@@ -258,7 +258,20 @@ def test_unused_and_new() -> None:
     """The expiry of a new connection begins when it is given back."""
     pool = make(expiry=2.0)
     pool.release(hold(pool, A, 1), 1.0, keep=True, is_unused=True)
-    assert pool.acquire(A, 2.75).connection == 1
+    pool.release(pool.acquire(A, 2.75), 2.75, keep=True, is_unused=True)
+    assert (pool.acquire(A, 3.0).connection, [*pool.discarded]) == (None, [1])
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_unused_and_expired(waits: bool) -> None:
+    """A connection that has expired while a request held it, without using it, is closed."""
+    pool = make(max_connections=1, expiry=2.0)
+    let_idle(pool, (A, 1))
+    unused = pool.acquire(A, 1.5)
+    waiting = pool.acquire(A, 1.5) if waits else None
+    pool.release(unused, 2.0, keep=True, is_unused=True)
+    assert ([*pool.discarded.values()], pool.idle) == (["it was idle for longer than keepalive_expiry"], 0)
+    assert waiting is None or (waiting.state, waiting.connection) == (GRANTED, None)
 
 
 def test_unused_and_handed_on() -> None:
@@ -817,6 +830,9 @@ class AnyOrder(RuleBasedStateMachine):
             return
         expires = self.now + self.expiry
         expires = min(expires, each.expires) if is_unused else expires
+        if is_unused and kept is not None and expires <= self.now:
+            self.discarded.append(kept)
+            kept = None
         if waiting := self.having("waiting"):
             first = waiting[0]
             first.state = "held"
