@@ -1,4 +1,4 @@
-"""Errors that tell more than the public ones that they are derived from. Users see those."""
+"""Subclasses of public errors that tell more. Logs, notes and spans name the public class."""
 
 from __future__ import annotations
 

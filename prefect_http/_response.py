@@ -198,11 +198,11 @@ class PrefectResponse(ReadyResponse):
         it also affects the original. A response that is already of this class is returned unchanged.
 
         Raises:
-            TypeError: ``response`` is not a response of httpx.
+            TypeError: ``response`` is not a response.
         """
         if isinstance(response, cls):
             return response
-        if not hasattr(response, "aiter_raw"):
+        if isinstance(response, type) or not hasattr(response, "aiter_raw"):
             raise TypeError(f"from_httpx_response() takes an httpx.Response, not {response!r}")
         new = copy_of(response, cls)
         new.headers = response.headers.copy()

@@ -160,12 +160,12 @@ class OpenTelemetry(Telemetry):
             self._throttle_events.add(1, {"prefect_http.throttle.event": event.kind})
 
 
-def _check_providers(tracers: object, meters: object) -> None:
-    if not (tracers is None or _has(tracers, "get_tracer")):
-        remedy = "; pass a meter provider as meter_provider=" if _has(tracers, "get_meter") else ""
-        raise TypeError(f"tracer_provider must be a TracerProvider of OpenTelemetry, not {tracers!r}{remedy}")
-    if not (meters is None or _has(meters, "get_meter")):
-        raise TypeError(f"meter_provider must be a MeterProvider of OpenTelemetry, not {meters!r}")
+def _check_providers(tracer_provider: object, meter_provider: object) -> None:
+    if not (tracer_provider is None or _has(tracer_provider, "get_tracer")):
+        remedy = "; pass a meter provider as meter_provider=" if _has(tracer_provider, "get_meter") else ""
+        raise TypeError(f"tracer_provider must be a TracerProvider of OpenTelemetry, not {tracer_provider!r}{remedy}")
+    if not (meter_provider is None or _has(meter_provider, "get_meter")):
+        raise TypeError(f"meter_provider must be a MeterProvider of OpenTelemetry, not {meter_provider!r}")
 
 
 def _has(provider: object, method: str) -> bool:

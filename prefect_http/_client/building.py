@@ -65,7 +65,10 @@ class RequestBuilder:
         request: httpx.Request | None = None
         headers = arguments.get("headers")
         if headers is not None and isinstance(headers, Iterator):
-            arguments = {**arguments, "headers": list(cast("Iterator[object]", headers))}  # they are looked at twice
+            arguments = {
+                **arguments,
+                "headers": list(cast("Iterator[object]", headers)),
+            }  # there is no second look at an iterator
         may_have_body = not arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
         if may_copy and type(method) is str and (not may_have_body or arguments.keys() <= _ARGUMENTS):
             try:
@@ -186,7 +189,9 @@ class RequestBuilder:
 
 
 class _Built:
-    """What has been built with the defaults of a client. If these change, there is another: threads may be at work.
+    """What has been built with the defaults of a client.
+
+    It is replaced when they change, and never emptied, because another thread may be using it.
 
     Args:
         base_url: the default that relative URLs are merged with.
@@ -194,7 +199,7 @@ class _Built:
 
     Attributes:
         base_url, headers: as given.
-        by_url: absolute URLs, and the models of requests to their hosts, by what they were made of.
+        by_url: absolute URLs, and the models of requests to their hosts, by the URL as it was given.
         by_host: those models, by host and port.
     """
 

@@ -56,7 +56,9 @@ class CookieHeaders:
 
 
 class _Made:
-    """The headers that have been made of cookies. If these change, there is another object: threads may be at work.
+    """The headers that have been made of cookies.
+
+    It is replaced when they change, and never emptied, because another thread may be using it.
 
     Args:
         jar: the cookies.

@@ -64,8 +64,8 @@ def make_transports(
     transport, mounts = arguments.get("transport"), arguments.get("mounts")
     for each in (transport, *(mounted for _, mounted in (mounts or {}).items())):  # httpx as well asks for its items
         if each is not None and (isinstance(each, type) or not hasattr(each, "handle_async_request")):
-            is_sync = isinstance(each, httpx.BaseTransport)
-            remedy = ", which is a sync transport; the async one is prefect_http.HTTPTransport" if is_sync else ""
+            is_sync = isinstance(each, httpx.HTTPTransport)
+            remedy = "; that is a sync transport, use prefect_http.HTTPTransport" if is_sync else ""
             raise TypeError(f"a transport must be an httpx.AsyncBaseTransport, not {each!r}{remedy}")
     pool = cast(
         _PoolArguments, {name: value for name, value in arguments.items() if name in _PoolArguments.__annotations__}

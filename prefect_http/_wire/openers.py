@@ -85,7 +85,7 @@ class TcpOpener:
         }
 
     def target(self, peer: str) -> str:
-        """Return what the stream leads to, and where it comes from if the user has said so."""
+        """Return what the stream leads to, and the local address if one was given."""
         return f"{peer} from the local address {self.local_address}" if self.local_address else peer
 
 

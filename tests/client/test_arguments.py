@@ -214,13 +214,16 @@ def test_a_keyword_of_the_policy_is_rejected_with_a_hint() -> None:
             PrefectHttpxClient(**{name: 3})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("transport", [HTTPTransport, httpx.HTTPTransport(), "https://example.com"])
+@pytest.mark.parametrize(
+    "transport",
+    [HTTPTransport, httpx.HTTPTransport(), httpx.WSGITransport(lambda *_: []), "https://example.com"],
+)
 def test_no_transport(transport: Any) -> None:
     """What is not an async transport is an error at once, and not only when the client is entered."""
     for arguments in ({"transport": transport}, {"mounts": {"https://": transport}}):
         with pytest.raises(TypeError, match=r"must be an httpx\.AsyncBaseTransport, not ") as caught:
             PrefectHttpxClient(**arguments)
-        remedy = ", which is a sync transport; the async one is prefect_http.HTTPTransport"
+        remedy = "; that is a sync transport, use prefect_http.HTTPTransport"
         assert str(caught.value).endswith(remedy) == isinstance(transport, httpx.HTTPTransport)
 
 
