@@ -65,10 +65,8 @@ class RequestBuilder:
         request: httpx.Request | None = None
         headers = arguments.get("headers")
         if headers is not None and isinstance(headers, Iterator):
-            arguments = {
-                **arguments,
-                "headers": list(cast("Iterator[object]", headers)),
-            }  # there is no second look at an iterator
+            # If httpx is asked after all, it would find the iterator exhausted.
+            arguments = {**arguments, "headers": list(cast("Iterator[object]", headers))}
         may_have_body = not arguments.keys() <= _ARGUMENTS_WITHOUT_BODY
         if may_copy and type(method) is str and (not may_have_body or arguments.keys() <= _ARGUMENTS):
             try:

@@ -98,7 +98,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError) and not self._is_closed:
-            # To send after a reset consumes it: then there is an end here as well, but with another error.
+            # If sending has met a reset, receiving finds an end as well, because the system reports a reset only once.
             self._is_whole = self._receive_rest() and isinstance(exc, BrokenPipeError)
         self._has_ended = self._is_lost = True
         self._error = exc

@@ -45,7 +45,7 @@ class TrioStream(EagerStream):
         self._expects_more = False
         self._is_closed = False
         self._is_sending = False
-        self._reset_by = 0  # the system's number of the error, if sending has found out, which one call alone does
+        self._reset_by = 0  # the errno of a reset that sending has met: the system reports it only once
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what arrives next. It is a checkpoint, even if there is something already."""
