@@ -29,7 +29,7 @@ class CookieHeaders:
     __slots__ = ("_made",)
 
     def __init__(self) -> None:
-        self._made = _Made([], -1)
+        self._made = _Made([], -1, has_paths=False)
 
     def header(self, url: httpx.URL, cookies: httpx.Cookies) -> str | None:
         """Return the header for a URL; None: no cookie goes there.
@@ -44,7 +44,7 @@ class CookieHeaders:
         now, jar = int(time.time()), list(cookies.jar)  # the jar compares whole seconds as well
         made = self._made
         if not made.is_still_right(jar, now):
-            made = self._made = _Made(jar, now)
+            made = self._made = _Made(jar, now, has_paths=made.has_paths)
         path = url.raw_path.partition(b"?")[0] if made.has_paths else b""
         key = url.raw_scheme, url.userinfo, url.netloc, path
         try:
@@ -63,20 +63,21 @@ class _Made:
     Args:
         jar: the cookies.
         now: the time on the clock of their expiry.
+        has_paths: whether there has been a cookie for some paths only. A jar sorts them by the paths that they had.
 
     Attributes:
-        has_paths: whether a cookie is for some paths only.
+        has_paths: whether there is one, or has been.
         headers: by scheme, userinfo, host with port, and path if ``has_paths``.
     """
 
     __slots__ = ("_since", "_state", "_until", "has_paths", "headers")
 
-    def __init__(self, jar: list[Cookie], now: int) -> None:
+    def __init__(self, jar: list[Cookie], now: int, *, has_paths: bool) -> None:
         self._state = [dict(vars(cookie)) for cookie in jar]
         self._since = now
         expiries = [cookie.expires for cookie in jar if cookie.expires is not None]
         self._until = min((expiry for expiry in expiries if expiry > now), default=math.inf)
-        self.has_paths = any(cookie.path != "/" for cookie in jar)
+        self.has_paths = has_paths or any(cookie.path != "/" for cookie in jar)
         self.headers: dict[tuple[bytes, bytes, bytes, bytes], str | None] = {}
 
     def is_still_right(self, jar: list[Cookie], now: int) -> bool:

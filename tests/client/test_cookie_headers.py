@@ -185,8 +185,6 @@ def test_headers_are_remembered() -> None:
     assert not is_made("a/252")
     assert is_made("a/new")
     assert [is_made("a/b"), is_made("a/")] == [False, True]
-    jar.clear("", "/elsewhere", "b")
-    assert [is_made("a/b"), is_made("a/")] == [True, False]
 
 
 def test_cookies_that_another_thread_changes_while_a_header_is_made() -> None:

@@ -22,6 +22,7 @@ from support.rows import each_row
 from support.systems import needs_local_addresses, needs_unix_sockets
 from support.wire import is_asyncio, until
 
+from prefect_http._concurrency import asyncio_stream
 from prefect_http._concurrency.asyncio_stream import AsyncioStream
 from prefect_http._concurrency.connecting import connect_tcp, connect_unix
 from prefect_http._concurrency.eager_stream import EagerStream
@@ -259,6 +260,20 @@ async def test_what_a_broken_pipe_says_of_receiving(tmp_path: Path) -> None:
     (tmp_path / "socket").unlink()
     async with ends_of_a_unix_socket(tmp_path) as (stream, other):
         await stream.send(b"unread")
+        other.sendall(b"cut off")
+        other.close()
+        await send_until_broken(stream)
+        assert await stream.receive() == b"cut off"
+        with pytest.raises(anyio.BrokenResourceError):
+            await stream.receive()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_more_than_a_system_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has arrived before sending failed may have been cut off if there is more of it than is looked for."""
+    monkeypatch.setattr(asyncio_stream, "_MAX_REST", asyncio_stream._MAX_BUFFERED)
+    async with ends() as (stream, other):
         other.sendall(b"cut off")
         other.close()
         await send_until_broken(stream)
