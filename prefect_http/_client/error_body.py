@@ -135,8 +135,8 @@ async def read_whole(response: httpx.Response, max_bytes: int | None = None) -> 
 
     Args:
         response: the response.
-        max_bytes: the limit that it has if it is still to be read. It goes for one that the transport has read as well,
-            as mocks do. None: there is no limit.
+        max_bytes: the largest size of the body. Reading keeps to it; here, it is checked for a body that the transport
+            has read already, as mocks do. None: no limit.
     """
     if response.status_code != _SWITCHING_PROTOCOLS:
         try:

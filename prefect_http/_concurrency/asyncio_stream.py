@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -29,8 +30,6 @@ from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, 
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
 _MAX_BUFFERED = 256 * 1024
-# How much is received when sending has failed; systems buffer less.
-_MAX_REST = 8 * 1024 * 1024
 
 
 class _Buffers(threading.local):
@@ -55,7 +54,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
     _socket: Socket
     _buffer: memoryview  # what the loop reads into
     _error: BaseException | None = None
-    _is_whole = False  # whether all has been received, though there is an error: only sending has failed
+    _is_whole = False  # whether the end has been received as well, so that the error is of sending alone
     _has_ended = False  # whether nothing more arrives: by the end of the stream, or one of the next two
     _is_lost = False
     _is_closed = False
@@ -99,7 +98,8 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError) and not self._is_closed:
             # If sending has met a reset, receiving finds an end as well, because the system reports a reset only once.
-            self._is_whole = self._receive_rest() and isinstance(exc, BrokenPipeError)
+            # If it has met a broken pipe, an end is one.
+            self._is_whole = self._has_ended or (self._receive_rest() and isinstance(exc, BrokenPipeError))
         self._has_ended = self._is_lost = True
         self._error = exc
         _wake(self._reader)
@@ -199,11 +199,13 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         """
         with contextlib.suppress(OSError), self._socket.dup() as raw_socket:
             raw_socket.setblocking(False)
-            for _ in range(_MAX_REST // _MAX_BUFFERED):  # over a Unix socket, more may arrive meanwhile
-                data = raw_socket.recv(_MAX_BUFFERED)
+            left = _buffer_size(raw_socket)  # over a Unix socket, more may arrive meanwhile
+            while left > 0:
+                data = raw_socket.recv(min(left, _MAX_BUFFERED))
                 if not data:
                     return True
                 self._keep(data)
+                left -= len(data)
         return False
 
     def _peek(self) -> bytes | None:
@@ -233,6 +235,11 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
             raise anyio.ClosedResourceError
         if self._is_lost or self._transport.is_closing():
             raise anyio.BrokenResourceError from self._error
+
+
+def _buffer_size(raw_socket: socket.socket) -> int:
+    """Return how much may have arrived on a socket; that of a Unix socket is in the buffer of the other side."""
+    return max(raw_socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF), 1024 * 1024)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -8,6 +8,7 @@ receiving always is one.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping
@@ -38,14 +39,14 @@ class TrioStream(EagerStream):
         Nothing is lost if receiving is cancelled. If sending is, part of the data may have been sent.
     """
 
-    __slots__ = ("_expects_more", "_is_closed", "_is_sending", "_reset_by", "_socket")
+    __slots__ = ("_expects_more", "_is_closed", "_is_reset", "_is_sending", "_socket")
 
     def __init__(self, raw_socket: socket.socket) -> None:
         self._socket = raw_socket
         self._expects_more = False
         self._is_closed = False
+        self._is_reset = False  # as far as sending has met it: the system reports a reset only once
         self._is_sending = False
-        self._reset_by = 0  # the errno of a reset that sending has met: the system reports it only once
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what arrives next. It is a checkpoint, even if there is something already."""
@@ -69,8 +70,8 @@ class TrioStream(EagerStream):
             raise self._failure() from error
         self._expects_more = len(data) >= _MUCH
         if not data:
-            if self._reset_by:
-                raise anyio.BrokenResourceError from OSError(self._reset_by, os.strerror(self._reset_by))
+            if self._is_reset:
+                raise anyio.BrokenResourceError from OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             raise anyio.EndOfStream
         return data
 
@@ -107,8 +108,7 @@ class TrioStream(EagerStream):
         except BlockingIOError:
             return 0
         except OSError as error:
-            if not isinstance(error, BrokenPipeError):  # that says nothing of what is to be received
-                self._reset_by = error.errno or 0
+            self._is_reset = self._is_reset or isinstance(error, ConnectionResetError)
             raise self._failure() from error
 
     def _failure(self) -> Exception:

@@ -6,7 +6,7 @@ Every operation takes constant time, however many connections and requests there
 - Doubtful ones form a stack of their own. Some servers close a connection after a 5xx, or a 413, without saying so, and
   a request that is sent meanwhile is lost. So only requests that may be sent again use them, and use them first.
 - All idle connections also stand in one queue, longest idle first. They expire in this order, but for those that were
-  given back unused, and the first of them is closed when another origin needs room.
+  given back unused. The first in the queue is closed when another origin needs room.
 - Requests wait in one queue, first come, first served. While one waits, no connection is idle: a connection that is
   released goes to the first request in the queue. If that request has another origin, the connection is closed and the
   request opens a new one in its place.
@@ -192,7 +192,7 @@ class Pool(Generic[C]):
         expires = now + self._expiry
         if is_unused:
             expires = min(expires, request.expires)
-            if connection is not None and expires <= now:
+            if connection is not None and request.expires <= now:
                 self._discard(connection, EXPIRED)
                 connection = None
         if self._queue:

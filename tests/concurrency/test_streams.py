@@ -272,12 +272,12 @@ async def test_what_a_broken_pipe_says_of_receiving(tmp_path: Path) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_more_than_a_system_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has arrived before sending failed may have been cut off if there is more of it than is looked for."""
-    monkeypatch.setattr(asyncio_stream, "_MAX_REST", asyncio_stream._MAX_BUFFERED)
+    monkeypatch.setattr(asyncio_stream, "_buffer_size", lambda _: 3)
     async with ends() as (stream, other):
         other.sendall(b"cut off")
         other.close()
         await send_until_broken(stream)
-        assert await stream.receive() == b"cut off"
+        assert await stream.receive() == b"cut"
         with pytest.raises(anyio.BrokenResourceError):
             await stream.receive()
 
@@ -308,6 +308,21 @@ def send_for_ever(other: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while True:
             other.sendall(b"x" * 65536)
+
+
+@pytest.mark.anyio
+async def test_the_end_and_then_a_reset() -> None:
+    """What has ended before the connection was reset is whole."""
+    async with ends() as (stream, other):
+        other.sendall(b"whole")
+        other.shutdown(socket.SHUT_WR)
+        await settle()
+        reset(other)
+        await send_until_broken(stream)
+        assert await stream.receive() == b"whole"
+        for _ in range(2):
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
 
 
 @pytest.mark.anyio

@@ -262,6 +262,14 @@ def test_unused_and_new() -> None:
     assert (pool.acquire(A, 3.0).connection, [*pool.discarded]) == (None, [1])
 
 
+def test_unused_and_never_idle() -> None:
+    """A new connection that is given back unused goes to the next request, even if none is ever kept for long."""
+    pool = make(max_connections=1, expiry=0.0)
+    unused, waiting = hold(pool, A, 1), pool.acquire(A, 0.0)
+    pool.release(unused, 0.0, keep=True, is_unused=True)
+    assert (waiting.connection, [*pool.discarded]) == (1, [])
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_unused_and_expired(waits: bool) -> None:
     """A connection that has expired while a request held it, without using it, is closed."""
@@ -830,7 +838,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         expires = self.now + self.expiry
         expires = min(expires, each.expires) if is_unused else expires
-        if is_unused and kept is not None and expires <= self.now:
+        if is_unused and kept is not None and each.expires <= self.now:
             self.discarded.append(kept)
             kept = None
         if waiting := self.having("waiting"):

@@ -100,7 +100,7 @@ class ResponseBody(httpx.AsyncByteStream):
             try:
                 data = await self._connection.receive(self._read_timeout)
             except httpx.ReadError as error:
-                if not (self._may_end_with_reset and isinstance(error.__cause__, anyio.BrokenResourceError)):
+                if not (self._may_end_with_reset and _is_reset(error)):
                     raise
                 data = b""
             if data:
@@ -122,6 +122,11 @@ class ResponseBody(httpx.AsyncByteStream):
             await release(can_reuse, failure)
         else:
             await self._trace.close(lambda: release(can_reuse, failure))
+
+
+def _is_reset(error: httpx.ReadError) -> bool:
+    broken = error.__cause__
+    return isinstance(broken, anyio.BrokenResourceError) and isinstance(broken.__cause__, ConnectionResetError)
 
 
 class WholeBody(httpx.AsyncByteStream):

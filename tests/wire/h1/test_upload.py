@@ -15,6 +15,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+from support.fake_stream import FakeStream
 from support.rows import each_row
 from support.scripted_servers import (
     Serve,
@@ -30,7 +31,7 @@ from support.servers import answer, raw_server, retrying_at_once
 from support.sockets import open_sockets, reset, sockets_closed
 from support.wire import NOTHING, ONE_IDLE
 
-from prefect_http import Attempt, PrefectHttpxClient
+from prefect_http import Attempt, HTTPTransport, PrefectHttpxClient
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
 from prefect_http._wire.h1.request_head import encode_headers
@@ -531,6 +532,23 @@ async def test_a_reset_that_is_not_the_end(method: str, head: bytes) -> None:
     async with byte_server(serve) as server, new_client(one_connection()) as client:
         with pytest.raises(httpx.ReadError):
             await client.request(method, server.url, content=b"" if method == "GET" else b"x" * PLENTY)
+
+
+@pytest.mark.parametrize(("cause", "is_end"), [(ConnectionResetError, True), (TimeoutError, False), (None, False)])
+async def test_what_ends_a_refusal(cause: type[OSError] | None, is_end: bool) -> None:
+    """A reset is the end of a refusal that does not say how long it is, and no other failure is."""
+    broken = anyio.BrokenResourceError()
+    broken.__cause__ = None if cause is None else cause()
+
+    async def connect(host: str, port: int) -> FakeStream:
+        return FakeStream(b"HTTP/1.1 400 Bad Request\r\n\r\nlong", broken)
+
+    async with new_client(HTTPTransport(connect=connect)) as client:
+        if is_end:
+            assert (await client.post("http://server/", content=b"body")).content == b"long"
+        else:
+            with pytest.raises(httpx.ReadError):
+                await client.post("http://server/", content=b"body")
 
 
 async def test_closing_the_transport_is_not_the_end() -> None:
