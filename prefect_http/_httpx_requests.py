@@ -17,7 +17,7 @@ def check_request(request: object, name: str) -> None:
     """
     if isinstance(request, httpx.Request):
         return
-    library = _library_of(request)
+    library = library_of(request)
     remedy = f"; an httpx2.AsyncClient takes prefect_http.httpx2.{name}" if library == "httpx2" else ""
     raise TypeError(f"prefect_http.{name} takes requests of {httpx.__name__}, not of {library}{remedy}")
 
@@ -30,10 +30,11 @@ def check_client_request(request: object) -> None:
     """
     if not isinstance(request, httpx.Request):
         raise TypeError(
-            f"the client takes requests of {httpx.__name__}, not of {_library_of(request)}; "
+            f"the client takes requests of {httpx.__name__}, not of {library_of(request)}; "
             "create them with client.build_request()"
         )
 
 
-def _library_of(request: object) -> str:
+def library_of(request: object) -> str:
+    """Return the name of the library that a request, or something else, comes from."""
     return type(request).__module__.partition(".")[0]

@@ -198,7 +198,7 @@ def begin_safely(telemetry: Telemetry, request: httpx.Request, resend_count: int
         attempt = method(request, resend_count)
         if isinstance(attempt, AttemptObserver):
             method = attempt.__enter__
-            attempt.__enter__()
+            method()
             return attempt
     except Exception:
         _logger.exception("%s has raised an exception", _name(method))

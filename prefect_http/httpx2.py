@@ -16,6 +16,7 @@ import httpx
 
 from prefect_http._asgi.transport import ASGITransport as _HttpxASGITransport
 from prefect_http._foreign_errors import is_foreign, mark_foreign
+from prefect_http._httpx_requests import library_of
 from prefect_http._throttle.admission import Admissions
 from prefect_http._throttle.replayed_body import Library
 from prefect_http._throttle.throttle import Throttle, gates_of
@@ -196,9 +197,8 @@ class ThrottledTransport(httpx2.AsyncBaseTransport):
 
 def _check_request(request: object, name: str) -> None:
     if not isinstance(request, httpx2.Request):
-        library = type(request).__module__.partition(".")[0]
         raise TypeError(
-            f"prefect_http.httpx2.{name} takes requests of httpx2, not of {library}; "
+            f"prefect_http.httpx2.{name} takes requests of httpx2, not of {library_of(request)}; "
             f"an httpx.AsyncClient takes prefect_http.{name}"
         )
 

@@ -36,14 +36,23 @@ BIG = 16 * 1024 * 1024  # more than all buffers of a connection hold
 async def ends(host: str = "127.0.0.1") -> AsyncIterator[tuple[ByteStream, socket.socket]]:
     """Connect a stream with a plain socket."""
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
-        with anyio.fail_after(5):
-            stream = await connect_tcp(host, server.getsockname()[1], None)
-            other, _ = server.accept()
-            with other:
-                try:
-                    yield stream, other
-                finally:
-                    await anyio.aclose_forcefully(stream)
+        async with both_ends(server, lambda: connect_tcp(host, server.getsockname()[1], None)) as pair:
+            yield pair
+
+
+@contextlib.asynccontextmanager
+async def both_ends(
+    server: socket.socket, connect: Callable[[], Awaitable[ByteStream]]
+) -> AsyncIterator[tuple[ByteStream, socket.socket]]:
+    """Connect a stream with what a server accepts."""
+    with anyio.fail_after(5):
+        stream = await connect()
+        other, _ = server.accept()
+        with other:
+            try:
+                yield stream, other
+            finally:
+                await anyio.aclose_forcefully(stream)
 
 
 def reset(other: socket.socket) -> None:
@@ -233,16 +242,11 @@ async def test_what_arrived_before_sending_failed_can_be_received(first: bytes) 
 @contextlib.asynccontextmanager
 async def ends_of_a_unix_socket(path: Path) -> AsyncIterator[tuple[ByteStream, socket.socket]]:
     """Connect a stream with a plain socket, over a Unix socket, which tells of a broken connection in other ways."""
-    with socket.socket(socket.AF_UNIX) as server, anyio.fail_after(5):
+    with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path / "socket"))
         server.listen()
-        stream = await connect_unix(str(path / "socket"))
-        other, _ = server.accept()
-        with other:
-            try:
-                yield stream, other
-            finally:
-                await anyio.aclose_forcefully(stream)
+        async with both_ends(server, lambda: connect_unix(str(path / "socket"))) as pair:
+            yield pair
 
 
 @needs_unix_sockets

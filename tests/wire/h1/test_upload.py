@@ -114,6 +114,18 @@ def answer_early(data: bytes) -> Serve:
     return serve
 
 
+def answer_early_and_reset(data: bytes) -> Serve:
+    """Answer as soon as the head has arrived, and reset the connection once the answer has."""
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        await read_head(stream)
+        await stream.send(data)
+        await settle()
+        await reset(stream)
+
+    return serve
+
+
 # What is sent
 
 
@@ -477,13 +489,7 @@ async def test_informational_responses_do_not_end_the_upload() -> None:
 @each_row("size", [100, SLICE, SLICE + 1, PLENTY])
 async def test_response_and_then_a_reset(size: int, status: bytes) -> None:
     """If a server answers, and then stops reading and resets the connection, the response is returned all the same."""
-
-    async def serve(stream: anyio.abc.SocketStream) -> None:
-        await read_head(stream)
-        await stream.send(REFUSED.replace(b"413", status))
-        await settle()
-        await reset(stream)
-
+    serve = answer_early_and_reset(REFUSED.replace(b"413", status))
     transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         response = await client.post(server.url, content=b"x" * size)
@@ -497,13 +503,7 @@ async def test_response_and_then_a_reset(size: int, status: bytes) -> None:
 @each_row("size", [100, SLICE + 1, PLENTY])
 async def test_response_without_length_and_then_a_reset(size: int, status: bytes) -> None:
     """If a server refuses an upload, and does not say how long its response is, the reset may be its end."""
-
-    async def serve(stream: anyio.abc.SocketStream) -> None:
-        await read_head(stream)
-        await stream.send(b"HTTP/1.1 %b Refused\r\n\r\nlong" % status)
-        await settle()
-        await reset(stream)
-
+    serve = answer_early_and_reset(b"HTTP/1.1 %b Refused\r\n\r\nlong" % status)
     transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         response = await client.post(server.url, content=b"x" * size)
@@ -522,14 +522,7 @@ async def test_response_without_length_and_then_a_reset(size: int, status: bytes
 )
 async def test_a_reset_that_is_not_the_end(method: str, head: bytes) -> None:
     """Any other response that a reset has cut off is incomplete."""
-
-    async def serve(stream: anyio.abc.SocketStream) -> None:
-        await read_head(stream)
-        await stream.send(head + b"long")
-        await settle()
-        await reset(stream)
-
-    async with byte_server(serve) as server, new_client(one_connection()) as client:
+    async with byte_server(answer_early_and_reset(head + b"long")) as server, new_client(one_connection()) as client:
         with pytest.raises(httpx.ReadError):
             await client.request(method, server.url, content=b"" if method == "GET" else b"x" * PLENTY)
 
@@ -553,12 +546,7 @@ async def test_what_ends_a_refusal(cause: type[OSError] | None, is_end: bool) ->
 
 async def test_closing_the_transport_is_not_the_end() -> None:
     """A refusal that is cut off because its transport was closed is incomplete."""
-
-    async def serve(stream: anyio.abc.SocketStream) -> None:
-        await read_head(stream)
-        await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\nlong")
-        await anyio.sleep_forever()
-
+    serve = answer_early(b"HTTP/1.1 400 Bad Request\r\n\r\nlong")
     transport = one_connection()
     async with byte_server(serve) as server, new_client(transport) as client:
         async with client.stream("POST", server.url, content=b"x" * PLENTY) as response:
