@@ -241,17 +241,12 @@ class Fleet:
     async def _swap(self, part: Part, started: float, scope: CancelScope, *, is_leaving: bool) -> None:
         """Try until no other process was faster."""
         share, state, version = part.share, part.share.state, part.version
-        heard, part.heard = part.heard, None
         if not share.knows_clock:
             stored, _ = await self._call(part, started, scope, -1, "", "")
             state, version = _read(part, stored.text, self._now()), stored.version
-        elif heard is not None:
-            with contextlib.suppress(ValueError):  # then the store says whether it is its fault
-                told = from_text(heard[1])
-                if share.is_about_now(told.at, started):
-                    version, state = heard[0], told
         doubts, pause = share.doubts, _FIRST_PAUSE
         while True:
+            state, version = _newest(part, state, version, self._now())
             report = part.to_report(self._now(), is_leaving=is_leaving)
             now = share.store_time(self._now())
             state = completed(state, share.state, now)
@@ -318,6 +313,17 @@ class Fleet:
             share.hurry(self._now() + random.uniform(0, spread))
         part.wake(self._now())
         part.on_change(None)
+
+
+def _newest(part: Part, state: FleetState, version: int, now: float) -> tuple[FleetState, int]:
+    """Return a state and its version, or those that another process has told since, if they are newer."""
+    heard, part.heard = part.heard, None
+    if heard is not None and heard[0] > version:
+        with contextlib.suppress(ValueError):  # then the store says whether it is its fault
+            told = from_text(heard[1])
+            if part.share.is_about_now(told.at, now):
+                return told, heard[0]
+    return state, version
 
 
 def _read(part: Part, text: str, now: float) -> FleetState:

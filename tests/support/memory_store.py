@@ -18,7 +18,7 @@ class MemoryStore:
 
     Attributes:
         texts: the version and the text of each name.
-        delay: how many seconds each way of a call takes.
+        delay: how many seconds each way of a call takes, and news.
         loss: the share of calls whose answer is lost, and of news that do not arrive, from 0 to 1.
         error: raised by all calls, if there is one.
         calls: how many calls there were.
@@ -50,10 +50,11 @@ class MemoryStore:
         else:
             self.texts[name] = version + 1, text
             answer = Stored(True, version + 1, "", now)
-            for listener in list(self.listeners) if news else ():
-                if self._random.random() >= self.loss:
-                    listener(version + 1, news)
-        await self._travel()
+        try:
+            await self._travel()
+        finally:  # the news travel for as long
+            if answer.is_swapped and news:
+                self._tell(version + 1, news)
         if self._random.random() < self.loss:
             await anyio.sleep_forever()
         return answer
@@ -66,6 +67,11 @@ class MemoryStore:
             await anyio.sleep_forever()
         finally:
             self.listeners.remove(on_news)
+
+    def _tell(self, version: int, news: str) -> None:
+        for listener in list(self.listeners):
+            if self._random.random() >= self.loss:
+                listener(version, news)
 
     async def _travel(self) -> None:
         if self.delay:

@@ -291,21 +291,17 @@ class LockedStore(MemoryStore):
 @pytest.mark.parametrize(("processes", "trip"), [(8, 0.1), (4, 0.2), (16, 0.02)])
 async def test_store_that_is_slow(processes: int, trip: float) -> None:
     """If it answers within a second, however many others ask as well, each process goes on sharing."""
-    sent: list[int] = []
-    for _ in range(3):  # how soon all share takes some luck
-        store, server = MemoryStore(delay=trip / 2), Server(seconds=0.05)
-        every = [Process(store, server, rate=20) for _ in range(processes)]
-        async with anyio.create_task_group() as tasks:
-            for process in every:
-                tasks.start_soon(process.ask_often, 300)
-            await anyio.sleep(8)
-            tasks.cancel_scope.cancel()
-        assert {kind for process in every for kind in process.kinds} <= {"closed", "opened"}
-        sent.append(len(server.sent))
-        await anyio.sleep(10)  # a good-bye takes as long
-        await end(store)
-    assert max(sent) <= 8 * 20 + 1
-    assert sum(sent) / len(sent) >= 0.6 * 8 * 20
+    store, server = MemoryStore(delay=trip / 2), Server(seconds=0.05)
+    every = [Process(store, server, rate=20) for _ in range(processes)]
+    async with anyio.create_task_group() as tasks:
+        for process in every:
+            tasks.start_soon(process.ask_often, 600)
+        await anyio.sleep(20)
+        tasks.cancel_scope.cancel()
+    assert {kind for process in every for kind in process.kinds} <= {"closed", "opened"}
+    assert 0.85 * 20 * 20 <= len(server.sent) <= 20 * 20 + 1
+    await anyio.sleep(10)  # a good-bye takes as long
+    await end(store)
 
 
 @pytest.mark.parametrize(("faster", "kinds"), [(10, []), (1000, ["alone", "shared"])])
