@@ -1,7 +1,8 @@
 """``client.send_many()``: what it costs beside a hand-written nursery with a limiter, and that memory stays flat.
 
-The requests go over loopback. The nursery starts a task for each request at once, and keeps all responses; the rows
-beside it do neither. On asyncio, it is anyio's, and asyncio's own stands beside it.
+The requests go over loopback. The nursery starts a task for each request at once, and keeps all responses; send_many()
+does neither, but hands over each outcome as it comes. Another row is a nursery that does so as well, through a channel.
+On asyncio, the nursery is anyio's, and asyncio's own stands beside it.
 
 Memory is measured in a new process, with a transport that answers at once: ``python -m benchmarks.many_requests trio
 1000000`` sends a million requests, and prints by how many MiB it grew after the first tenth.
@@ -19,6 +20,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 import trio
+from anyio.streams.memory import MemoryObjectSendStream
 
 from benchmarks._loopback import running_server
 from benchmarks._measure import Call, compare
@@ -28,6 +30,7 @@ from prefect_http import PrefectHttpxClient
 
 _AT_ONCE, _REQUESTS, _ROUNDS = 100, 1_000, 20
 _BASE, _OWN = "a nursery with a CapacityLimiter", "asyncio.TaskGroup and Semaphore"
+_CHANNEL = "the nursery, and a channel"
 _OURS = "send_many()"
 _TARGETS = {_OURS: 1.15}
 _LIMITS = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=_AT_ONCE)
@@ -65,7 +68,10 @@ async def _measure_cost(backend: str) -> None:
             }
             if backend == "asyncio":
                 others[_OWN] = lambda: _by_asyncio(client, requests())
-            by_hand = {"trio": _by_trio, "asyncio": _by_anyio}[backend]
+            by_hand, by_channel = {"trio": (_by_trio, _by_trio_channel), "asyncio": (_by_anyio, _by_anyio_channel)}[
+                backend
+            ]
+            others[_CHANNEL] = lambda: by_channel(client, requests())
             results = await compare(lambda: by_hand(client, requests()), others, rounds=_ROUNDS, calls=1, generation=2)
     print_table(f"{_REQUESTS:,} requests, {_AT_ONCE} at once, {backend}", _BASE, results, _TARGETS)
 
@@ -107,6 +113,42 @@ async def _by_anyio(client: PrefectHttpxClient, requests: Iterable[httpx.Request
         for request in requests:
             tasks.start_soon(send, request)
     assert len(responses) == _REQUESTS
+
+
+async def _by_trio_channel(client: PrefectHttpxClient, requests: Iterable[httpx.Request]) -> None:
+    limiter = trio.CapacityLimiter(_AT_ONCE)
+    sender, responses = trio.open_memory_channel[httpx.Response](0)
+    count = 0
+
+    async def send(request: httpx.Request, sender: trio.MemorySendChannel[httpx.Response]) -> None:
+        async with sender, limiter:
+            await sender.send(await client.send(request))
+
+    async with trio.open_nursery() as nursery:
+        async with sender:
+            for request in requests:
+                nursery.start_soon(send, request, sender.clone())
+        async for _ in responses:
+            count += 1
+    assert count == _REQUESTS
+
+
+async def _by_anyio_channel(client: PrefectHttpxClient, requests: Iterable[httpx.Request]) -> None:
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
+    sender, responses = anyio.create_memory_object_stream[httpx.Response](0)
+    count = 0
+
+    async def send(request: httpx.Request, sender: MemoryObjectSendStream[httpx.Response]) -> None:
+        async with sender, limiter:
+            await sender.send(await client.send(request))
+
+    async with anyio.create_task_group() as tasks, responses:
+        async with sender:
+            for request in requests:
+                tasks.start_soon(send, request, sender.clone())
+        async for _ in responses:
+            count += 1
+    assert count == _REQUESTS
 
 
 async def _by_asyncio(client: PrefectHttpxClient, requests: Iterable[httpx.Request]) -> None:

@@ -13,6 +13,7 @@ from prefect_http._wire.close_reasons import CANCELLED, CLOSED_BY_SERVER, FAILED
 from prefect_http._wire.connection import Connection
 from prefect_http._wire.connections import AnyConnection, Connections
 from prefect_http._wire.connector import Connector
+from prefect_http._wire.freed_memory import keep_freed_memory
 from prefect_http._wire.h1.exchange import Exchange, OutgoingRequest
 from prefect_http._wire.h1.remembered_heads import RememberedHeads
 from prefect_http._wire.h1.request_head import encode_headers, request_line
@@ -44,6 +45,7 @@ class Wire(httpx.AsyncBaseTransport):
     response_class: type[ReadyResponse] = ReadyResponse
 
     def __init__(self, connector: Connector, limits: Limits) -> None:
+        keep_freed_memory()
         self._connections = Connections(connector, limits)
         self._pool = self._connections.pool
         self._http2 = HTTP2(self._connections)
