@@ -48,8 +48,11 @@ class RequestSource(Protocol):
         count: how many items the iterable has yielded.
         has_ended: whether it yields no more.
         errors: the exception that it raised, if any.
+        may_need_outcomes: whether it may wait for the task that takes the outcomes, as a channel without a buffer does
+            to which that task sends.
     """
 
+    may_need_outcomes: bool
     count: int
     has_ended: bool
     errors: list[Exception]
@@ -66,6 +69,8 @@ class RequestSource(Protocol):
 
 class SyncSource:
     """Yields from an iterable. Whichever worker has its turn calls it, and always in the same context."""
+
+    may_need_outcomes = False
 
     def __init__(self, iterable: Iterable[object]) -> None:
         self.count = 0
@@ -115,6 +120,8 @@ class AsyncSource:
         is_left: set before ``feed()`` is cancelled, if that is not because of a cancellation from outside. Then a
             generator may still wait while it is closed, for at most 5 s.
     """
+
+    may_need_outcomes = True
 
     def __init__(self, iterable: AsyncIterable[object]) -> None:
         self.count = 0

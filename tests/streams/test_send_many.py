@@ -258,6 +258,50 @@ async def test_requests_are_sent_at_once() -> None:
 
 
 @pytest.mark.anyio
+async def test_requests_are_sent_together() -> None:
+    """While there are outcomes to take, a quarter of max_at_once may be sent together; then, all that may be are."""
+    server = CountingServer()
+    started = []
+    urls = [f"/{number}/{1 + number}" for number in range(60)]
+    async with server.client() as client, client.send_many(urls, max_at_once=12) as outcomes:
+        await anyio.sleep(11.5)  # there are 11 outcomes
+        for _ in range(14):
+            await anext(outcomes)
+            await anyio.sleep(0.01)
+            started.append(len(server.started) - 12)
+    assert started == [0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 11, 12, 13, 14]
+
+
+@pytest.mark.anyio
+async def test_iterable_that_waits_for_outcomes() -> None:
+    """A channel without a buffer is read as soon as an outcome is taken: each may lead to a further request."""
+    sender, receiver = anyio.create_memory_object_stream[str](0)
+
+    async def begin() -> None:
+        for number in range(24):
+            await sender.send(f"/{number}/1")
+
+    taken = 0
+    with anyio.fail_after(10):
+        async with (
+            CountingServer().client() as client,
+            receiver,
+            sender,
+            anyio.create_task_group() as tasks,
+            client.send_many(receiver, max_at_once=24) as outcomes,
+        ):
+            tasks.start_soon(begin)
+            await anyio.sleep(1.5)
+            async for _ in outcomes:
+                taken += 1
+                if taken <= 48:
+                    await sender.send(f"/more/{taken % 5}")
+                    if taken == 48:
+                        sender.close()
+    assert taken == 72
+
+
+@pytest.mark.anyio
 async def test_no_more_tasks_than_requests() -> None:
     """A limit of a million costs nothing if there are three requests."""
     server = CountingServer()
