@@ -12,7 +12,6 @@ nothing, and it makes one call for each instead of two.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import socket
 import threading
@@ -30,6 +29,7 @@ from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, 
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
 _MAX_BUFFERED = 256 * 1024
+_MAX_UNIX_BUFFER = 8 * 1024 * 1024  # as far as is looked: the size of the other side's cannot be known
 
 
 class _Buffers(threading.local):
@@ -54,7 +54,7 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
     _socket: Socket
     _buffer: memoryview  # what the loop reads into
     _error: BaseException | None = None
-    _is_whole = False  # whether the end has been received as well, so that the error is of sending alone
+    _receive_error: BaseException | None = None  # None: what follows the last data is the end of the stream
     _has_ended = False  # whether nothing more arrives: by the end of the stream, or one of the next two
     _is_lost = False
     _is_closed = False
@@ -96,10 +96,8 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         return True  # the stream closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, OSError) and not self._is_closed:
-            # If sending has met a reset, receiving finds an end as well, because the system reports a reset only once.
-            # If it has met a broken pipe, an end is one.
-            self._is_whole = self._has_ended or (self._receive_rest() and isinstance(exc, BrokenPipeError))
+        if not self._has_ended:
+            self._receive_error = self._receive_rest(exc) if isinstance(exc, OSError) else exc
         self._has_ended = self._is_lost = True
         self._error = exc
         _wake(self._reader)
@@ -191,22 +189,33 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
             self._later.append(data)
         self._buffered += len(data)
 
-    def _receive_rest(self) -> bool:
-        """Receive what arrived before the connection broke, and return whether it ends there.
+    def _receive_rest(self, failure: OSError) -> OSError | None:
+        """Receive what arrived before sending failed, and return why nothing follows; None: it is the end.
 
         A server that rejects an upload may close the connection at once. If sending fails then, asyncio gives up the
-        socket, with the response still in it.
+        socket, with the response still in it. No more than a socket buffers is received, because the other side of a
+        Unix socket may go on sending.
         """
-        with contextlib.suppress(OSError), self._socket.dup() as raw_socket:
+        try:
+            raw_socket = self._socket.dup()
+        except OSError:  # there are too many files open
+            return failure
+        with raw_socket:
             raw_socket.setblocking(False)
-            left = _buffer_size(raw_socket)  # over a Unix socket, more may arrive meanwhile
+            left = _buffer_size(raw_socket)
             while left > 0:
-                data = raw_socket.recv(min(left, _MAX_BUFFERED))
+                try:
+                    data = raw_socket.recv(min(left, _MAX_BUFFERED))
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    return error
                 if not data:
-                    return True
+                    # The system reports a failure once. Only a broken pipe leaves receiving as it is.
+                    return None if isinstance(failure, BrokenPipeError) else failure
                 self._keep(data)
                 left -= len(data)
-        return False
+        return failure
 
     def _peek(self) -> bytes | None:
         return b"" if self._next is None and self._has_ended else self._next
@@ -215,10 +224,10 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         """Return what to raise when nothing more arrives."""
         if self._is_closed:
             return anyio.ClosedResourceError()
-        if self._error is None or self._is_whole:
+        if self._receive_error is None:
             return anyio.EndOfStream()
         error = anyio.BrokenResourceError()
-        error.__cause__ = self._error
+        error.__cause__ = self._receive_error
         return error
 
     async def _wait_until_writable(self) -> None:
@@ -238,8 +247,9 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
 
 
 def _buffer_size(raw_socket: socket.socket) -> int:
-    """Return how much may have arrived on a socket; that of a Unix socket is in the buffer of the other side."""
-    return max(raw_socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF), 1024 * 1024)
+    """Return how much may have arrived on a socket; on a Unix socket, it is in the other side's buffer."""
+    is_tcp = raw_socket.family in (socket.AF_INET, socket.AF_INET6)
+    return raw_socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) if is_tcp else _MAX_UNIX_BUFFER
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

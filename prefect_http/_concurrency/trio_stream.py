@@ -39,14 +39,14 @@ class TrioStream(EagerStream):
         Nothing is lost if receiving is cancelled. If sending is, part of the data may have been sent.
     """
 
-    __slots__ = ("_expects_more", "_is_closed", "_is_reset", "_is_sending", "_socket")
+    __slots__ = ("_expects_more", "_is_closed", "_is_sending", "_send_errno", "_socket")
 
     def __init__(self, raw_socket: socket.socket) -> None:
         self._socket = raw_socket
         self._expects_more = False
         self._is_closed = False
-        self._is_reset = False  # as far as sending has met it: the system reports a reset only once
         self._is_sending = False
+        self._send_errno = 0  # why the connection was lost, if sending has met it: the system reports it only once
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive what arrives next. It is a checkpoint, even if there is something already."""
@@ -70,8 +70,8 @@ class TrioStream(EagerStream):
             raise self._failure() from error
         self._expects_more = len(data) >= _MUCH
         if not data:
-            if self._is_reset:
-                raise anyio.BrokenResourceError from OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            if self._send_errno:
+                raise anyio.BrokenResourceError from OSError(self._send_errno, os.strerror(self._send_errno))
             raise anyio.EndOfStream
         return data
 
@@ -108,7 +108,8 @@ class TrioStream(EagerStream):
         except BlockingIOError:
             return 0
         except OSError as error:
-            self._is_reset = self._is_reset or isinstance(error, ConnectionResetError)
+            if error.errno != errno.EPIPE:  # which leaves receiving as it is
+                self._send_errno = error.errno or 0
             raise self._failure() from error
 
     def _failure(self) -> Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import socket
 import struct
@@ -268,14 +269,80 @@ async def test_what_a_broken_pipe_says_of_receiving(tmp_path: Path) -> None:
         other.close()
         await send_until_broken(stream)
         assert await stream.receive() == b"cut off"
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await stream.receive()
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+@needs_unix_sockets
+@pytest.mark.anyio
+async def test_as_much_as_fits_into_the_buffer_of_the_other_side(tmp_path: Path) -> None:
+    """That is where it is, on a Unix socket. If sending fails, all of it can still be received."""
+    async with ends_of_a_unix_socket(tmp_path) as (stream, other):
+        await stream.send(b"unread")
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * 1024 * 1024)
+        other.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while sent < 3_000_000:
+                sent += other.send(b"x" * 10_000)
+        other.close()
+        await send_until_broken(stream)
+        assert len(await receive_all(stream, sent)) == sent
         with pytest.raises(anyio.BrokenResourceError):
             await stream.receive()
+
+
+class LostSocket(socket.socket):
+    """A socket whose connection the system gives up when there is something to be sent, and which then says so once."""
+
+    def send(self, *_: Any) -> int:
+        """Fail."""
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_connection_that_is_given_up_while_sending() -> None:
+    """What has arrived before may have been cut off, although the system tells of an end."""
+    lost, other = socket.socketpair()
+    with other:
+        other.sendall(b"cut off")
+        other.shutdown(socket.SHUT_WR)
+        stream = TrioStream(LostSocket(fileno=lost.detach()))
+        stream.extra(SocketAttribute.raw_socket).setblocking(False)
+        await send_until_broken(stream)
+        assert await stream.receive() == b"cut off"
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await stream.receive()
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        await stream.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_too_many_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still in the socket when sending fails cannot be received then."""
+    async with ends() as (stream, other):
+        other.close()
+        monkeypatch.setattr(stream, "_socket", FullSystem())
+        await send_until_broken(stream)
+        with pytest.raises(anyio.BrokenResourceError):
+            await stream.receive()
+
+
+class FullSystem:
+    """A socket of which there can be no duplicate."""
+
+    def dup(self) -> socket.socket:
+        """Fail."""
+        raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_more_than_a_system_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has arrived before sending failed may have been cut off if there is more of it than is looked for."""
+    """What has arrived before sending failed may have been cut off if there is more of it than is received then."""
     monkeypatch.setattr(asyncio_stream, "_buffer_size", lambda _: 3)
     async with ends() as (stream, other):
         other.sendall(b"cut off")

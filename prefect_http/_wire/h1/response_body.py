@@ -125,6 +125,7 @@ class ResponseBody(httpx.AsyncByteStream):
 
 
 def _is_reset(error: httpx.ReadError) -> bool:
+    """Return whether the other side has reset the connection; streams tell so by the cause of what they raise."""
     broken = error.__cause__
     return isinstance(broken, anyio.BrokenResourceError) and isinstance(broken.__cause__, ConnectionResetError)
 
