@@ -30,6 +30,7 @@ from prefect_http._throttle.fleet_state import (
     KnownRate,
     completed,
     from_text,
+    is_ahead,
     moved_ahead,
     synced,
     to_text,
@@ -244,15 +245,16 @@ class Fleet:
         if not share.knows_clock:
             stored, _ = await self._call(part, started, scope, -1, "", "")
             state, version = _read(part, stored.text, self._now()), stored.version
-        doubts, pause = share.doubts, _FIRST_PAUSE
+        doubts, pause, hears_store = share.doubts, _FIRST_PAUSE, True
         while True:
-            state, version = _newest(part, state, version, self._now())
+            if hears_store:
+                state, version = _newest(part, state, version, self._now())
             report = part.to_report(self._now(), is_leaving=is_leaving)
             now = share.store_time(self._now())
             state = completed(state, share.state, now)
             after, lease = synced(state, share.in_store_time(report), self._known, now)
             text = to_text(after)
-            news = news_of(part.name, part.member, state, after, text, doubts)
+            news = news_of(part.name, part.member, state, after, text, doubts, is_slow=share.is_store_slow)
             stored, jump = await self._call(part, started, scope, version, text, news)
             if stored.is_swapped:
                 share.doubts -= doubts
@@ -261,6 +263,8 @@ class Fleet:
                 part.version = stored.version
                 part.gate.follow_others(partial(part.apply, report, lease, started))
                 return
+            # News of a later version than the store's are from one that it has replaced.
+            hears_store = hears_store and stored.version >= version
             # After a change of the clock, the answer to the report has to be had again, in its times.
             state = _read(part, text if stored.is_swapped else stored.text, self._now())
             version = stored.version
@@ -316,12 +320,13 @@ class Fleet:
 
 
 def _newest(part: Part, state: FleetState, version: int, now: float) -> tuple[FleetState, int]:
-    """Return a state and its version, or those that another process has told since, if they are newer."""
+    """Return a state and its version, or those of the last news, which are forgotten, if they are newer."""
     heard, part.heard = part.heard, None
     if heard is not None and heard[0] > version:
         with contextlib.suppress(ValueError):  # then the store says whether it is its fault
             told = from_text(heard[1])
-            if part.share.is_about_now(told.at, now):
+            # One that seems to come from the future would be taken for that of a clock which has gone back.
+            if part.share.is_about_now(told.at, now) and not is_ahead(told, part.share.store_time(now)):
                 return told, heard[0]
     return state, version
 

@@ -270,7 +270,12 @@ def moved_ahead(state: FleetState, jump: float, now: float) -> FleetState:
 
 def _moved_back(state: FleetState, now: float) -> FleetState:
     """Return a state in terms of a clock that has gone back because another server has taken over, if it has."""
-    return moved(state, now - state.at) if state.at > now + _SMALLEST_STEP_BACK else state
+    return moved(state, now - state.at) if is_ahead(state, now) else state
+
+
+def is_ahead(state: FleetState, now: float) -> bool:
+    """Return whether a state comes from the future, as it seems when the clock has gone back."""
+    return state.at > now + _SMALLEST_STEP_BACK
 
 
 def moved(state: FleetState, ahead: float) -> FleetState:

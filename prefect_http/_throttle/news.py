@@ -15,8 +15,8 @@ from typing import NamedTuple
 from prefect_http._throttle.fleet_state import FleetState
 
 # So many processes get the whole state with the news. With more of them, to read all that would take them more time
-# than it saves.
-_FEW = 16
+# than it saves, unless the store is slow.
+_FEW, _FEW_IF_SLOW = 16, 64
 
 
 class News(NamedTuple):
@@ -55,7 +55,9 @@ class News(NamedTuple):
         return news if math.isfinite(news.value) and math.isfinite(news.at) else None
 
 
-def news_of(name: str, member: str, before: FleetState, after: FleetState, text: str, doubts: int) -> str:
+def news_of(
+    name: str, member: str, before: FleetState, after: FleetState, text: str, doubts: int, *, is_slow: bool
+) -> str:
     """Return what the others are to be told of a change; empty: nothing.
 
     Args:
@@ -65,6 +67,7 @@ def news_of(name: str, member: str, before: FleetState, after: FleetState, text:
         after: the state after it.
         text: that as a text.
         doubts: how many rejections there were that may be faults.
+        is_slow: whether the store is slow.
     """
     what, value = "", 0.0
     if after.closed_until is not None and after.closed_until != before.closed_until:
@@ -75,7 +78,7 @@ def news_of(name: str, member: str, before: FleetState, after: FleetState, text:
         what, value = "doubts", doubts
     elif len(after.members) > len(before.members) and len(after.members).bit_count() == 1:
         what = "joined"  # each time that they have become twice as many
-    is_whole = len(after.members) <= _FEW and len(after.members | before.members) > 1
+    is_whole = len(after.members) <= (_FEW_IF_SLOW if is_slow else _FEW) and len(after.members | before.members) > 1
     if not (what or is_whole):
         return ""
     return str(News(name, member, after.cycle, what or "changed", value, after.at, text if is_whole else ""))

@@ -19,6 +19,8 @@ _OFFSETS = 8
 # trip, in which no other one gets through. So many seconds, and so many round trips, for each process:
 _LEASE_PER_MEMBER, _TRIPS_PER_MEMBER = 0.05, 4.0
 _LONGEST_LEASE = 10.0
+# How long a round trip of a slow store takes, in seconds.
+_SLOW_TRIP = 0.01
 # The least time between two reports, in seconds, unless there is news.
 _SHORTEST_PAUSE = 0.01
 # How much later than the learner the others look whether the gate has been opened, if nothing has told them.
@@ -292,6 +294,11 @@ class Share:
     def shortest_trip(self) -> float:
         """How many seconds the store has taken to answer at best, of late; 0 if that is not known."""
         return min(self._trips, default=0.0)
+
+    @property
+    def is_store_slow(self) -> bool:
+        """Whether a call that is refused costs more than to be told the state with each change."""
+        return self.shortest_trip >= _SLOW_TRIP
 
     @property
     def lease(self) -> float:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import anyio
@@ -301,6 +302,45 @@ async def test_store_that_is_slow(processes: int, trip: float) -> None:
     assert {kind for process in every for kind in process.kinds} <= {"closed", "opened"}
     assert 0.85 * 20 * 20 <= len(server.sent) <= 20 * 20 + 1
     await anyio.sleep(10)  # a good-bye takes as long
+    await end(store)
+
+
+async def test_store_that_becomes_faster_and_slower() -> None:
+    """What others tell seems to come from the future, for a moment. No turn is given twice for that."""
+    store, server = MemoryStore(delay=0.2), Server(seconds=0.02)
+    every = [Process(store, server, rate=20) for _ in range(8)]
+    async with anyio.create_task_group() as tasks:
+        for process in every:
+            tasks.start_soon(process.ask_often, 800)
+        for _ in range(10):
+            for store.delay in (0.2, 0.001):
+                await anyio.sleep(2)
+        tasks.cancel_scope.cancel()
+    store.delay = 0.0
+    await anyio.sleep(12)
+    ahead, most = 0.0, 0.0
+    for before, now in pairwise(server.sent):
+        ahead = max(0.0, ahead - 20 * (now - before)) + 1
+        most = max(most, ahead)
+    assert most <= 1 + 20 * (0.02 + 0.4)  # late by no more than 20 ms and a round trip
+    await end(store)
+
+
+async def test_news_from_a_store_that_has_been_replaced() -> None:
+    """A process whose subscription is still that to the old store goes on sharing through the new one."""
+    store = MemoryStore(delay=0.005)
+    one, two = (Process(store, Server(seconds=0.02), rate=20) for _ in range(2))
+    async with in_use(one, two):
+        await anyio.sleep(2)
+        ((name, (version, text)),) = store.texts.items()
+        calls = store.calls
+        for number in range(1000):
+            await anyio.sleep(0.01)
+            told = to_text(replace(from_text(text), at=anyio.current_time() + store.shift))
+            for listener in list(store.listeners):
+                listener(version + 100_000 + number, f"{name} other 0 changed 0.0 {anyio.current_time()} {told}")
+        assert store.calls - calls < 100
+        assert one.kinds == two.kinds == []
     await end(store)
 
 
