@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import re
+from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus
 
 import httpx
@@ -16,6 +17,9 @@ from prefect_http._internal_errors import public_class
 _SHORTEST_SECRET = 4
 _SECURE = "[secure]"
 _MAX_MESSAGE = 500
+# A request extension: the headers that proxies got along with the request, which are not among its own.
+_PROXY_HEADERS = "prefect_http.proxy_headers"
+_RawHeaders = tuple[tuple[bytes, bytes], ...]
 # What Python's repr() makes of bytes and strings; one that is cut off goes on to the end.
 _LITERAL = r"""b?(?:'(?:[^'\\]|\\.)*(?:'|\\?$)|"(?:[^"\\]|\\.)*(?:"|\\?$))"""
 _QUOTATION = re.compile(rf"(?<!\w)(?:bytearray\({_LITERAL}\)?|{_LITERAL})", re.DOTALL)
@@ -29,14 +33,19 @@ def safe_url(url: httpx.URL) -> str:
     return str(url.copy_with(userinfo=b"") if url.userinfo else url)
 
 
-def safe_exception(exception: BaseException) -> str:
-    """Return an exception in one line: its class and its message, without credentials."""
-    text = safe_message(exception)
+def safe_exception(exception: BaseException, request: httpx.Request | None = None) -> str:
+    """Return an exception in one line: its class and its message, without credentials.
+
+    Args:
+        exception: the exception.
+        request: what it is about, if that is known, and not told by an ``httpx.RequestError`` itself.
+    """
+    text = safe_message(exception, request)
     return f"{public_class(exception).__name__}{text and ': '}{text}"
 
 
-def safe_message(exception: BaseException) -> str:
-    """Return the message of an exception in one line, without credentials.
+def safe_message(exception: BaseException, request: httpx.Request | None = None) -> str:
+    """Return the message of an exception in one line, without credentials; see ``safe_exception()``.
 
     That of a protocol error quotes the header that is invalid, which may be the ``Authorization`` or a cookie.
     """
@@ -50,27 +59,59 @@ def safe_message(exception: BaseException) -> str:
             text = _QUOTATION.sub(_SECURE, text)
     if isinstance(exception, httpx.RequestError):
         with contextlib.suppress(RuntimeError):  # it has no request
-            text = without_credentials(text, exception.request)
+            request = exception.request
+    if request is not None:
+        text = without_credentials(text, request)
     return one_line(text, limit=_MAX_MESSAGE)
 
 
 def without_credentials(text: str, request: httpx.Request) -> str:
-    """Replace the credentials in the request's headers and URL; a server may echo them."""
+    """Replace the credentials in the request's headers and URL, and those for proxies; a server may echo them."""
     secrets = {request.url.password}
-    for name in ("Authorization", "Proxy-Authorization"):
-        field = request.headers.get(name, "")
-        scheme, _, credentials = field.partition(" ")
-        secrets.add(credentials.strip() or field)
-        if scheme.lower() == "basic":
-            secrets.update(_basic_credentials(credentials))
-    for cookie in request.headers.get("Cookie", "").split(";"):
-        secrets.add((cookie.partition("=")[2] or cookie).strip())
+    for headers in (request.headers, *map(httpx.Headers, _proxy_headers(request))):
+        secrets.update(_secrets(headers))
     # The longest first, because one may be a part of another.
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)):
                 text = text.replace(form, _SECURE)
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class _ProxyHeaders:
+    """What proxies got along with a request. Whoever looks at the request's extensions does not see it."""
+
+    of_each: tuple[_RawHeaders, ...] = field(repr=False)
+
+
+def note_proxy_headers(request: httpx.Request, headers: _RawHeaders) -> None:
+    """Note the headers that a proxy gets along with a request, for ``without_credentials()``.
+
+    Those that other proxies got before are kept: the errors of earlier attempts may quote them.
+    """
+    noted = _proxy_headers(request)
+    if headers not in noted:
+        request.extensions = {**request.extensions, _PROXY_HEADERS: _ProxyHeaders((*noted, headers))}
+
+
+def _proxy_headers(request: httpx.Request) -> tuple[_RawHeaders, ...]:
+    noted = request.extensions.get(_PROXY_HEADERS)
+    return noted.of_each if isinstance(noted, _ProxyHeaders) else ()
+
+
+def _secrets(headers: httpx.Headers) -> set[str]:
+    """Return the credentials in headers."""
+    secrets: set[str] = set()
+    for name in ("Authorization", "Proxy-Authorization"):
+        value = headers.get(name, "")
+        scheme, _, credentials = value.partition(" ")
+        secrets.add(credentials.strip() or value)
+        if scheme.lower() == "basic":
+            secrets.update(_basic_credentials(credentials))
+    for cookie in headers.get("Cookie", "").split(";"):
+        secrets.add((cookie.partition("=")[2] or cookie).strip())
+    return secrets
 
 
 def _basic_credentials(encoded: str) -> tuple[str, ...]:

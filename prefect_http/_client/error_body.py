@@ -13,7 +13,7 @@ from prefect_http._concurrency.backend import checkpoint_if_cancelled
 from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._foreign_errors import is_foreign
 from prefect_http._httpx_details import ReadyResponse, keep_content
-from prefect_http._redact import safe_exception, without_credentials
+from prefect_http._redact import safe_exception
 
 _DISCARD_BYTES = 64 * 1024
 _CLOSE_SECONDS = 5.0
@@ -67,7 +67,7 @@ class _Beginning(httpx.AsyncByteStream):
                 if is_foreign(error, self._response.request):
                     raise
                 # Whatever the network raised: the status that came before it is more useful to the caller.
-                reason = without_credentials(safe_exception(error), self._response.request)
+                reason = safe_exception(error, self._response.request)
                 self.cut = f"reading it failed with {reason}"
                 _logger.debug("reading a response body failed: %s", reason)
                 return b""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
+import pickle
 from typing import Any
 
 import anyio
@@ -11,10 +13,12 @@ import httpx
 import pytest
 import trio
 from support.rows import each_row
+from support.scripted_servers import send, send_and_close
 from support.scripted_transport import AT_ONCE, URL, Body, Server, notes_of
+from support.servers import raw_server
 from trio.testing import MockClock
 
-from prefect_http import PrefectHttpxClient, RetryPolicy
+from prefect_http import HTTPTransport, PrefectHTTPStatusError, PrefectHttpxClient, RetryPolicy
 from prefect_http._internal_errors import TunnelFailed
 
 SECRET = "s3cret"
@@ -237,6 +241,63 @@ async def test_the_line_of_httpx_has_no_credentials(caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records if record.name == httpx.__name__] == [
         'HTTP Request: GET http://server/path "HTTP/1.1 200 Hello [secure]"'
     ]
+
+
+BASIC = base64.b64encode(f"user:{SECRET}".encode())
+ECHO = b"user:%b or Basic %b" % (SECRET.encode(), BASIC)
+REFUSAL = b"HTTP/1.1 503 bad %b\r\nContent-Length: %d\r\n\r\n%b" % (BASIC, len(ECHO), ECHO)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_mounted", [False, True], ids=["proxy", "mounts"])
+async def test_no_credentials_for_a_proxy_are_shown(is_mounted: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that forwards a request may echo the credentials for it, and the message, notes and logs hide them."""
+    caplog.set_level(logging.DEBUG, logger="prefect_http")
+    caplog.set_level(logging.INFO, logger=httpx.__name__)
+    invalid = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: %b\r\n\r\n" % SECRET.encode()
+    async with raw_server(send(REFUSAL), send(invalid)) as proxy:
+        url = proxy.url.replace("//", f"//user:{SECRET}@")
+        way: Any = {"mounts": {"http://": HTTPTransport(proxy=url)}} if is_mounted else {"proxy": url}
+        errors: list[Exception] = []
+        async with PrefectHttpxClient(**way, retry=ONE_RETRY) as client:
+            for retries in (0, 1):
+                with pytest.raises(httpx.HTTPError) as caught:
+                    await client.get("http://server.test/", retry=RetryPolicy(max_retries=retries))
+                errors.append(caught.value)
+    assert "503 bad [secure] for GET http://server.test/: [secure] or Basic [secure]" in str(errors[0])
+    text = "\n".join([str(errors[0]), *map(notes_of, errors), *(record.getMessage() for record in caplog.records)])
+    assert text.count('"HTTP/1.1 503 bad [secure]"') == 1
+    assert SECRET not in text
+    assert BASIC.decode() not in text
+
+
+@pytest.mark.anyio
+async def test_no_credentials_for_an_earlier_proxy_are_shown() -> None:
+    """If a retry goes through another proxy, the credentials for the first one are hidden as well."""
+    other = base64.b64encode(b"user:0ther").decode()
+    invalid = "HTTP/1.1 502 bad user:0ther " + BASIC.decode() + f"Basic {other}"
+
+    class Alternating(httpx.AsyncBaseTransport):
+        def __init__(self, *urls: str) -> None:
+            self._transports = [HTTPTransport(proxy=url) for url in urls]
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            self._transports.reverse()
+            return await self._transports[0].handle_async_request(request)
+
+    ending = f"{invalid}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    async with raw_server(send_and_close(ending)) as proxy:
+        urls = [proxy.url.replace("//", f"//{userinfo}@") for userinfo in (f"user:{SECRET}", "user:0ther")]
+        async with PrefectHttpxClient(transport=Alternating(*urls), retry=ONE_RETRY) as client:
+            with pytest.raises(PrefectHTTPStatusError) as caught:
+                await client.get("http://server.test/")
+    request = caught.value.request
+    assert len(caught.value.attempts) == 2
+    for shown in (str(caught.value), repr(request), repr(request.extensions)):
+        assert SECRET not in shown
+        assert "0ther" not in shown
+        assert BASIC.decode() not in shown
+    assert BASIC not in pickle.dumps(caught.value.response)
 
 
 @pytest.mark.anyio

@@ -6,6 +6,7 @@ import functools
 
 import httpx
 
+from prefect_http._redact import note_proxy_headers
 from prefect_http._wire.h1.exchange import OutgoingRequest
 from prefect_http._wire.h1.request_head import request_line
 from prefect_http._wire.proxy.proxy_headers import encode_forwarded
@@ -40,6 +41,8 @@ class Forwarder:
             httpx.LocalProtocolError: it cannot be sent.
             TypeError, ValueError: one of its extensions is invalid.
         """
+        if self.proxy.headers:
+            note_proxy_headers(request, tuple(self.proxy.headers))
         base = b"http://" + request.url.netloc  # without the credentials that the URL may have
         return OutgoingRequest.of(
             request, self._encode_headers, lambda method, path: self._encode_line(method, base + path)
