@@ -26,6 +26,8 @@ _QUOTATION = re.compile(rf"(?<!\w)(?:bytearray\({_LITERAL}\)?|{_LITERAL})", re.D
 # Quotations in a message with these words may be credentials, of the request and of the response.
 _OUTGOING = re.compile(r"header|value|cookie|authorization", re.IGNORECASE)
 _INCOMING = re.compile(r"value|cookie|authorization", re.IGNORECASE)
+# Of digest authentication (RFC 7616 section 3.4).
+_NAMED = re.compile(r'\b(?:username|response|nonce|cnonce)="([^"]+)"')
 
 
 def safe_url(url: httpx.URL) -> str:
@@ -61,20 +63,39 @@ def safe_message(exception: BaseException, request: httpx.Request | None = None)
         with contextlib.suppress(RuntimeError):  # it has no request
             request = exception.request
     if request is not None:
-        text = without_credentials(text, request)
+        # Only what is wrong with a response is said in the server's words.
+        quotes_server = isinstance(exception, httpx.RemoteProtocolError)
+        text = quoting_no_credentials(text, request) if quotes_server else _replaced(text, _credentials(request)[0])
     return one_line(text, limit=_MAX_MESSAGE)
 
 
 def without_credentials(text: str, request: httpx.Request) -> str:
-    """Replace the credentials in the request's headers and URL, and those for proxies; a server may echo them."""
-    secrets = {request.url.password}
-    for headers in (request.headers, *map(httpx.Headers, _proxy_headers(request))):
-        secrets.update(_secrets(headers))
+    """Replace the credentials of a request, and those for proxies, in a text from a server, which may echo them."""
+    secrets, names = _credentials(request)
+    return _replaced(text, secrets | names)
+
+
+def quoting_no_credentials(message: str, request: httpx.Request) -> str:
+    """Replace the credentials of a request in a message that quotes a text from a server.
+
+    User names are replaced only in the quotations, since the message's own words may contain them by chance.
+    """
+    secrets, names = _credentials(request)
+    message = _QUOTATION.sub(lambda quotation: _replaced(quotation[0], secrets | names), message)
+    return _replaced(message, secrets)
+
+
+def _replaced(text: str, secrets: set[str]) -> str:
+    # As they are, and as JSON and URLs write them.
+    forms = {
+        form
+        for secret in secrets
+        if len(secret) >= _SHORTEST_SECRET
+        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret))
+    }
     # The longest first, because one may be a part of another.
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)):
-                text = text.replace(form, _SECURE)
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, _SECURE)
     return text
 
 
@@ -100,27 +121,35 @@ def _proxy_headers(request: httpx.Request) -> tuple[_RawHeaders, ...]:
     return noted.of_each if isinstance(noted, _ProxyHeaders) else ()
 
 
-def _secrets(headers: httpx.Headers) -> set[str]:
-    """Return the credentials in headers."""
-    secrets: set[str] = set()
-    for name in ("Authorization", "Proxy-Authorization"):
-        value = headers.get(name, "")
-        scheme, _, credentials = value.partition(" ")
-        secrets.add(credentials.strip() or value)
-        if scheme.lower() == "basic":
-            secrets.update(_basic_credentials(credentials))
-    for cookie in headers.get("Cookie", "").split(";"):
-        secrets.add((cookie.partition("=")[2] or cookie).strip())
-    return secrets
+def _credentials(request: httpx.Request) -> tuple[set[str], set[str]]:
+    """Return the secrets in the headers and the URL of a request, or sent to proxies; and the user names.
+
+    Not the names that can be seen in the URL anyway. Other words of a digest count as names as well.
+    """
+    secrets, names = {request.url.password}, {request.url.username}
+    for headers in (request.headers, *map(httpx.Headers, _proxy_headers(request))):
+        for name in ("Authorization", "Proxy-Authorization"):
+            value = headers.get(name, "")
+            scheme, _, credentials = value.partition(" ")
+            secrets.add(credentials.strip() or value)
+            names.update(_NAMED.findall(credentials))
+            if scheme.lower() == "basic":
+                decoded = _decoded(credentials)
+                user, _, password = decoded.partition(":")
+                secrets |= {decoded, password}
+                names.add(user)
+        for cookie in headers.get("Cookie", "").split(";"):
+            secrets.add((cookie.partition("=")[2] or cookie).strip())
+    url = safe_url(request.url)
+    return secrets, {name for name in names if name not in url}
 
 
-def _basic_credentials(encoded: str) -> tuple[str, ...]:
-    """Return user and password together, and the password alone."""
+def _decoded(credentials: str) -> str:
+    """Return the user name and the password of basic authentication; empty if they cannot be decoded."""
     try:
-        decoded = base64.b64decode(encoded, validate=True).decode()
+        return base64.b64decode(credentials, validate=True).decode()
     except ValueError:
-        return ()
-    return decoded, decoded.partition(":")[2]
+        return ""
 
 
 def one_line(text: str, *, limit: int) -> str:

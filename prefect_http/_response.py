@@ -316,8 +316,8 @@ def _message(response: httpx.Response) -> str:
     request, redirect = response.request, response.next_request
     phrase = response.reason_phrase or httpx.codes.get_reason_phrase(response.status_code)  # many servers send none
     status = f"{response.status_code} {without_credentials(phrase, request)}".rstrip()
-    detail = _detail(response) if redirect is None else f"it redirects to {safe_url(redirect.url)}"
-    detail = one_line(without_credentials(detail, request), limit=_MAX_DETAIL)
+    detail = without_credentials(_detail(response) if redirect is None else safe_url(redirect.url), request)
+    detail = one_line(detail if redirect is None else f"it redirects to {detail}", limit=_MAX_DETAIL)
     return one_line(f"{status} for {request.method} ", limit=200) + f" {safe_url(request.url)}{detail and ': '}{detail}"
 
 

@@ -158,6 +158,45 @@ def test_an_exception_that_echoes_a_credential_of_its_request() -> None:
     assert safe_exception(error) == "RemoteProtocolError: illegal header line: b'[secure]-[secure]: x'"
 
 
+@each_row(
+    ("url", "headers", "text", "shown"),
+    [
+        ("http://t0ken@server/", {}, "bad key t0ken", "bad key [secure]"),
+        ("http://t0ken:x-oauth-basic@server/", {}, "bad key t0ken", "bad key [secure]"),
+        ("http://me%40home:s3cret@server/", {}, "no me@home, me%40home", "no [secure], [secure]"),
+        ("http://server/", {"Authorization": "Basic dDBrZW46"}, "t0ken: bad", "[secure] bad"),
+        ("http://server/", {"Authorization": "Basic dDBrZW46"}, "bad key t0ken", "bad key [secure]"),
+        ("http://server/", {"Proxy-Authorization": "Basic dDBrZW46czNjcmV0"}, "t0ken", "[secure]"),
+        ("http://server/", {"Authorization": 'Digest username="me@home", nonce="1"'}, "me@home 1", "[secure] 1"),
+        ("http://abc@server/", {}, "abc", "abc"),
+        ("http://secure:also@server/", {}, "secure, also", "[secure], [secure]"),
+        ("http://name@name.test/", {}, "there is no https://name.test/", "there is no https://name.test/"),
+        ("http://name@server/name/", {}, "no name", "no name"),
+    ],
+)
+def test_a_user_name_that_a_server_echoes_is_replaced(url: str, headers: dict[str, str], text: str, shown: str) -> None:
+    """A user name is replaced, since it may be a key; but not if the URL, which is shown, has it elsewhere as well."""
+    assert without_credentials(text, httpx.Request("GET", url, headers=headers)) == shown
+
+
+@each_row(
+    ("error", "shown"),
+    [
+        (httpx.ReadTimeout("data.test sent no data for 5 s"), "ReadTimeout: data.test sent no data for 5 s"),
+        (
+            httpx.RemoteProtocolError("data.test sent invalid data: b'data, s3cret'"),
+            "RemoteProtocolError: data.test sent invalid data: b'[secure], [secure]'",
+        ),
+        (httpx.RemoteProtocolError("no 's3cret' data s3cret"), "RemoteProtocolError: no '[secure]' data [secure]"),
+        (ValueError("data, s3cret"), "ValueError: data, [secure]"),
+    ],
+)
+def test_the_own_words_of_a_message_may_contain_a_user_name(error: Exception, shown: str) -> None:
+    """A user name that is also a word of the message is replaced only in what the message quotes from the server."""
+    request = httpx.Request("GET", "http://data:s3cret@server/")
+    assert safe_exception(error, request) == shown
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -167,7 +206,7 @@ def test_an_exception_that_echoes_a_credential_of_its_request() -> None:
     ],
 )
 def test_a_password_that_a_server_echoes_is_replaced(text: str, shown: str) -> None:
-    """So is the password of the URL, and only that."""
+    """So is the password of the URL."""
     assert without_credentials(text, httpx.Request("GET", "http://user:s3cret@server/")) == shown
 
 

@@ -11,21 +11,22 @@ import httpx
 from prefect_http._client.cookies import COOKIES_OF_CLIENT
 from prefect_http._errors import InvalidResponse
 from prefect_http._ports import MAX_PORT
+from prefect_http._redact import quoting_no_credentials
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def redirect_url(response: httpx.Response, url: httpx.URL) -> httpx.URL:
+def redirect_url(response: httpx.Response, request: httpx.Request) -> httpx.URL:
     """Return the URL that a redirect leads to.
 
     Args:
         response: a response that has a Location.
-        url: of the request.
+        request: the request that was redirected.
 
     Raises:
         InvalidResponse: the Location is not a valid URL.
     """
-    location = response.headers["Location"]
+    location, url = response.headers["Location"], request.url
     try:
         target = httpx.URL(location)
         if not target.host and target.scheme:  # "https:///path"; a host that is not valid fails here
@@ -37,8 +38,11 @@ def redirect_url(response: httpx.Response, url: httpx.URL) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError) as error:
         # Credentials of the URL may be in what is said about it.
         reason = "" if "@" in location else f": {error}"
-        raise InvalidResponse(f"the Location of the {response.status_code} is not a valid URL{reason}") from None
-    return target.copy_with(fragment=url.fragment) if url.fragment and not target.fragment else target
+    else:
+        return target.copy_with(fragment=url.fragment) if url.fragment and not target.fragment else target
+    # Not above, where the error that quotes the Location would be its context.
+    message = f"the Location of the {response.status_code} is not a valid URL{reason}"
+    raise InvalidResponse(quoting_no_credentials(message, request))
 
 
 def redirect_request(

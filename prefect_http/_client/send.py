@@ -212,7 +212,7 @@ class SendCall:
             if not (300 <= response.status_code < 400 and response.has_redirect_location):
                 return response
             try:
-                url = redirect_url(response, request.url)
+                url = redirect_url(response, request)
                 following = redirect_request(request, response, url, self._client.cookies)
             except BaseException:  # the client may have cookies that cannot be sent
                 await close(response)
@@ -345,7 +345,7 @@ class SendCall:
         """Check the Location of a redirect. If nothing has been waited for, let other tasks run."""
         try:
             if 300 <= response.status_code < 400 and response.has_redirect_location:
-                redirect_url(response, request.url)
+                redirect_url(response, request)
             if not has_waited:
                 await checkpoint()
         except BaseException:

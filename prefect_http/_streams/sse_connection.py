@@ -110,8 +110,8 @@ class EventConnection:
 
 def _wrong_type(response: httpx.Response, types: list[str], beginning: bytes) -> str:
     """Return the message for a response that is no event stream."""
-    found = f"its Content-Type is {types[-1]}" if types and types[-1] else "it has no Content-Type"
-    text = beginning.decode("utf-8", "replace")
-    quoted = [one_line(without_credentials(each, response.request), limit=_MAX_QUOTED) for each in (found, text)]
-    begins = f"; it begins with: {quoted[1]}" if quoted[1] else ""
-    return f"the response is not an event stream: {quoted[0]}, not {_EVENT_STREAM}{begins}"
+    texts = types[-1] if types else "", beginning.decode("utf-8", "replace")
+    found, text = [one_line(without_credentials(each, response.request), limit=_MAX_QUOTED) for each in texts]
+    found = f"its Content-Type is {found}" if found else "it has no Content-Type"
+    begins = f"; it begins with: {text}" if text else ""
+    return f"the response is not an event stream: {found}, not {_EVENT_STREAM}{begins}"

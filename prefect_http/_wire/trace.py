@@ -104,21 +104,22 @@ class Trace:
         if info is None:
             info = {"request": self._request}
         if self._is_logged:
-            _logger.debug("%s %s: %s%s", self._request.method, safe_url(self._request.url), event, self._brief(info))
+            _logger.debug("%s %s: %s%s", self._request.method, safe_url(self._request.url), event, _brief(info))
         if self._extension is not None:
             returned = self._extension(event, dict(info))
             if not inspect.isawaitable(returned):
                 raise TypeError(f'extensions["trace"] must be an async function, not {self._extension!r}')
             await returned
 
-    def _brief(self, info: Mapping[str, object]) -> str:
-        """Return what may be logged of an event's info: no headers, since they may hold credentials."""
-        shown = [f"{name}={info[name]!r}" for name in ("host", "port", "server_hostname") if name in info]
-        if isinstance(error := info.get("exception"), BaseException):
-            shown.append(safe_exception(error, self._request))
-        if isinstance(returned := info.get("return_value"), tuple):  # the head of a response
-            shown.append(str(cast("tuple[object, ...]", returned)[1]))
-        return "".join(f" {each}" for each in shown)
+
+def _brief(info: Mapping[str, object]) -> str:
+    """Return what may be logged of an event's info: no headers, since they may hold credentials."""
+    shown = [f"{name}={info[name]!r}" for name in ("host", "port", "server_hostname") if name in info]
+    if isinstance(error := info.get("exception"), BaseException):
+        shown.append(safe_exception(error))
+    if isinstance(returned := info.get("return_value"), tuple):  # the head of a response
+        shown.append(str(cast("tuple[object, ...]", returned)[1]))
+    return "".join(f" {each}" for each in shown)
 
 
 async def step(

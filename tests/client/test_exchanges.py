@@ -286,6 +286,15 @@ async def test_a_redirect_that_is_not_followed() -> None:
     assert [attempt.number for attempt in response.attempts] == [1, 2]
 
 
+async def test_credentials_in_a_redirect_that_is_not_followed() -> None:
+    """The message hides credentials that are echoed in the Location, but its own words may be the user's name."""
+    answer = httpx.Response(307, headers={"Location": "/b?user=redirects&password=s3cret"})
+    async with PrefectHttpxClient(transport=Server(answer)) as client:
+        with pytest.raises(PrefectHTTPStatusError) as caught:
+            await client.get("http://redirects:s3cret@server/a")
+    assert "it redirects to http://server/b?user=[secure]&password=[secure]" in str(caught.value)
+
+
 async def test_a_status_that_is_both_retried_and_a_challenge() -> None:
     """With 401 among the statuses, the auth flow comes first; what it leaves is retried."""
     policy = dataclasses.replace(AT_ONCE, statuses=frozenset({401}))

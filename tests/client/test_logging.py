@@ -265,7 +265,7 @@ async def test_no_credentials_for_a_proxy_are_shown(is_mounted: bool, caplog: py
                     await client.get("http://server.test/", retry=RetryPolicy(max_retries=retries))
                 errors.append(caught.value)
     assert "503 bad [secure] for GET http://server.test/: [secure] or Basic [secure]" in str(errors[0])
-    text = "\n".join([str(errors[0]), *map(notes_of, errors), *(record.getMessage() for record in caplog.records)])
+    text = "\n".join([*map(str, errors), *map(notes_of, errors), *(record.getMessage() for record in caplog.records)])
     assert text.count('"HTTP/1.1 503 bad [secure]"') == 1
     assert SECRET not in text
     assert BASIC.decode() not in text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import httpx
@@ -93,7 +95,7 @@ def test_requests_are_made_as_by_httpx(status: int, url: str) -> None:
         request = httpx.Request(method, url, headers=headers, content=b"body", extensions={"timeout": {}, "a": 1})
         before = described(request)
         answer = redirect(location, status)
-        following = redirect_request(request, answer, redirect_url(answer, request.url), httpx.Cookies(COOKIES))
+        following = redirect_request(request, answer, redirect_url(answer, request), httpx.Cookies(COOKIES))
         assert described(request) == before
         expected = next_by_httpx(request, redirect(location, status))
         assert described(following) == described(expected), (method, location, headers)
@@ -121,7 +123,7 @@ def test_any_location(location: str) -> None:
     except (httpx.RemoteProtocolError, httpx.InvalidURL, ValueError):
         expected = None
     try:
-        url = redirect_url(redirect(location), httpx.URL(f"{URL}#part"))
+        url = redirect_url(redirect(location), httpx.Request("GET", f"{URL}#part"))
     except InvalidResponse:
         assert expected is None or expected.port not in {None, *range(65536)}
     else:
@@ -132,7 +134,7 @@ def test_any_location(location: str) -> None:
 def test_bad_locations(location: str) -> None:
     """What httpx makes no request of, or one for a port that does not exist, is an error."""
     with pytest.raises(InvalidResponse):
-        redirect_url(redirect(location), httpx.URL(URL))
+        redirect_url(redirect(location), httpx.Request("GET", URL))
 
 
 @each_row("location", GOOD)
@@ -141,7 +143,7 @@ def test_good_locations(location: str) -> None:
     client = httpx.Client(transport=httpx.MockTransport(lambda _: redirect(location)))
     following = client.get(URL).next_request
     assert following is not None
-    assert redirect_url(redirect(location), httpx.URL(URL)) == following.url
+    assert redirect_url(redirect(location), httpx.Request("GET", URL)) == following.url
 
 
 @pytest.mark.anyio
@@ -168,6 +170,34 @@ async def test_credentials_of_a_bad_location_are_not_shown() -> None:
         with pytest.raises(InvalidResponse) as caught:
             await client.get(URL)
     assert "secret" not in str(caught.value) + notes_of(caught.value)
+
+
+@pytest.mark.anyio
+@each_row(
+    ("arguments", "location"),
+    [
+        ({"headers": {"Authorization": "Bearer s3cret"}}, "http://host:s3cret/"),
+        ({"auth": ("me", "s3cret")}, "http://s3cret s3cret:bWU6czNjcmV0/"),
+        ({"auth": ("s3cret", "")}, "http://host:s3cret/"),
+        ({"headers": {"Authorization": 'Digest username="me", response="s3cret"'}}, 'http://host:_response="s3cret"/'),
+        ({"headers": {"Cookie": "a=s3cret"}}, "http://host:s3cret/"),
+    ],
+)
+async def test_credentials_that_a_bad_location_echoes_are_not_shown(
+    arguments: dict[str, Any], location: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor are the credentials of the request, if the Location echoes them: also not in what led to the error."""
+    caplog.set_level(logging.DEBUG, logger="prefect_http")
+    server = Server(httpx.Response(302, headers={"Location": location}))
+    async with PrefectHttpxClient(transport=server, retry=AT_ONCE) as client:
+        with pytest.raises(InvalidResponse, match="the Location of the 302 is not a valid URL: Invalid ") as caught:
+            await client.get(URL, **arguments)
+    error = caught.value
+    assert (error.__cause__, error.__context__) == (None, None)
+    text = "\n".join([str(error), notes_of(error), *(record.getMessage() for record in caplog.records)])
+    assert "[secure]" in text
+    assert "s3cret" not in text
+    assert "bWU6czNjcmV0" not in text
 
 
 @pytest.mark.anyio

@@ -311,7 +311,7 @@ def raises_at_once(response: httpx.Response) -> bool:
         (raises, "KeyError: 'undecided'", 0.1),
         (is_undecided, "KeyError: 'undecided'", 0.1),
         (lambda response: Undecided(), "KeyError: 'undecided'", 0.1),
-        (raises_at_once, "ValueError: undecided http://user:[secure]@host/ or Headers", 0.1),
+        (raises_at_once, "ValueError: undecided http://[secure]:[secure]@host/ or Headers", 0.1),
         (hangs, "it took longer than 10 s", 10.1),
     ],
     ids=["raises", "undecided", "undecided at once", "raises at once", "hangs"],

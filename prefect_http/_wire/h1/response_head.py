@@ -16,6 +16,7 @@ HEAD_TOO_LARGE = f"the headers, trailers or chunk extensions of the response are
 TOO_MANY_FIELDS = f"the response has more than {MAX_FIELDS} headers"
 
 FRAMING_HEADERS = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
+_CODINGS = frozenset({b"br", b"chunked", b"compress", b"deflate", b"gzip", b"identity", b"x-compress", b"x-gzip"})
 _MAX_DIGITS = 18  # of a length
 _LENGTH = re.compile(rb"[0-9]{1,%d}" % _MAX_DIGITS)
 
@@ -116,8 +117,7 @@ def response_head(
         pass
     elif codings:
         if codings != [b"chunked"]:
-            coded = b", ".join(codings).decode("latin-1")
-            raise InvalidResponse(f"unsupported Transfer-Encoding {coded!r} in the response")
+            raise InvalidResponse(f"unsupported Transfer-Encoding{_shown(codings)} in the response")
         framing = _CHUNKED
     elif content_length is None:
         framing, keep_alive = _UNTIL_CLOSE, False
@@ -130,6 +130,12 @@ def response_head(
 def _items(value: bytes) -> list[bytes]:
     """Return the items of a list (RFC 9110 section 5.6.1)."""
     return [item.strip(b" \t") for item in value.lower().split(b",")]
+
+
+def _shown(codings: list[bytes]) -> str:
+    """Return transfer codings for a message. Others than the known ones may be an echo of credentials."""
+    text = b", ".join(codings)
+    return f" {text.decode()!r}" if _CODINGS.issuperset(_items(text)) else ""
 
 
 def _length(value: bytes, before: int | None) -> int:
