@@ -44,7 +44,7 @@ class ResponseHead(NamedTuple):
         version: as it arrived, such as ``b"HTTP/1.1"``.
         status: 100 to 999.
         reason: the reason phrase; may be empty.
-        headers: names and values, as they arrived.
+        headers: names and values, as they arrived; but Content-Length only once, as with httpx.
         names: those of the headers, in lower case.
         framing: where the body ends.
         content_length: the length of the body in bytes, with ``Framing.CONTENT_LENGTH``; else 0.
@@ -97,6 +97,8 @@ def response_head(
                 content_length = int(value)
             else:
                 content_length = _length(value, content_length)
+                headers = with_one_length(headers)  # the loop goes on with what there was
+                names = [name.lower() for name, _ in headers]
         elif key == b"transfer-encoding":
             codings.append(value.strip(b" \t").lower())
         elif key == b"connection":
@@ -130,6 +132,14 @@ def response_head(
 def _items(value: bytes) -> list[bytes]:
     """Return the items of a list (RFC 9110 section 5.6.1)."""
     return [item.strip(b" \t") for item in value.lower().split(b",")]
+
+
+def with_one_length(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return headers in which the first Content-Length stands for all: they are the same, and it may be a list."""
+    at = [name.lower() for name, _ in headers].index(b"content-length")
+    others = [header for header in headers if header[0].lower() != b"content-length"]
+    name, value = headers[at]
+    return [*others[:at], (name, value.partition(b",")[0].strip(b" \t")), *others[at:]]
 
 
 def _shown(codings: list[bytes]) -> str:

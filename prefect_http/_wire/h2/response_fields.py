@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 
+from prefect_http._wire.h1.response_head import with_one_length
 from prefect_http._wire.h2.errors import StreamError
 from prefect_http._wire.h2.stream import Headers
 
@@ -41,7 +42,8 @@ def response_head(fields: Headers) -> tuple[int, Headers, int]:
     length = headers[names.index(b"content-length")][1]
     if names.count(b"content-length") == 1 and length.isdigit() and len(length) <= _MAX_DIGITS:  # almost always
         return int(status), headers, int(length)
-    return int(status), headers, _length([value for name, value in headers if name == b"content-length"])
+    total = _length([value for name, value in headers if name == b"content-length"])
+    return int(status), with_one_length(headers), total
 
 
 def trailers(fields: Headers) -> Headers:

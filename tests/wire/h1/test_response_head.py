@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import h11
 import pytest
 from support.rows import each_row
 
@@ -125,6 +126,36 @@ def test_content_length(value: bytes) -> None:
     for status in 200, 205, 500:
         head = response_head("GET", b"HTTP/1.1", status, b"", [(b"content-LENGTH", value)])
         assert (head.framing, head.content_length, head.keep_alive) == (Framing.CONTENT_LENGTH, 5, True), status
+
+
+@each_row(
+    ("headers", "merged"),
+    [
+        ([(b"Content-Length", b"5"), (b"Content-Length", b"5")], [(b"Content-Length", b"5")]),
+        ([(b"Content-Length", b"5, 5")], [(b"Content-Length", b"5")]),
+        ([(b"Content-Length", b"05 ,\t05")], [(b"Content-Length", b"05")]),
+        (
+            [(b"A", b"5"), (b"content-LENGTH", b"5, 5"), (b"B", b"1"), (b"Content-Length", b"5"), (b"a", b"5")],
+            [(b"A", b"5"), (b"content-LENGTH", b"5"), (b"B", b"1"), (b"a", b"5")],
+        ),
+        (
+            [(b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"5")],
+            [(b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked")],
+        ),
+    ],
+)
+def test_the_same_content_length_more_than_once(headers: Fields, merged: Fields) -> None:
+    """There is one header in their place, with one value, as h11 makes of them, whatever its method and status."""
+    for method, status in ("GET", 200), ("HEAD", 200), ("GET", 204), ("GET", 103):
+        head = response_head(method, b"HTTP/1.1", status, b"", headers)
+        assert list(head.headers) == merged
+        assert head.names == [name.lower() for name, _ in merged]
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    connection.receive_data(b"".join([b"HTTP/1.1 200 OK\r\n", *(b"%b: %b\r\n" % each for each in headers), b"\r\n"]))
+    event = connection.next_event()
+    assert isinstance(event, h11.Response)
+    assert event.headers.raw_items() == merged
 
 
 @pytest.mark.parametrize("value", [b"0", b"000"])

@@ -20,9 +20,9 @@ def test_valid_heads() -> None:
         ([OK, (b"content-length", b"12")], (200, [(b"content-length", b"12")], 12)),
         (
             [OK, (b"content-length", b"7"), (b"content-length", b"07")],
-            (200, [(b"content-length", b"7"), (b"content-length", b"07")], 7),
+            (200, [(b"content-length", b"7")], 7),
         ),
-        ([OK, (b"content-length", b"7, 7")], (200, [(b"content-length", b"7, 7")], 7)),
+        ([OK, (b"content-length", b"7, 7")], (200, [(b"content-length", b"7")], 7)),
         ([OK, (b"content-length", b" 7")], (200, [(b"content-length", b"7")], 7)),
         ([OK, (b"a", b" b\t"), (b"c", b"d e")], (200, [(b"a", b"b"), (b"c", b"d e")], NO_LENGTH)),
         ([OK, (b"a", b"\x01\x7f\xff\t.")], (200, [(b"a", b"\x01\x7f\xff\t.")], NO_LENGTH)),
