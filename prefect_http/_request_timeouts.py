@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -36,7 +35,7 @@ def checked_timeouts(extension: object) -> Mapping[str, float | None]:
 
 @functools.lru_cache(64)
 def _are_seconds(*values: object) -> bool:
-    """Return whether all values are timeouts: numbers, or None. Cached, since almost all requests have the same ones.
+    """Return whether all values are timeouts: numbers, 0 or more, or None. Cached: almost all requests have the same.
 
     Raises:
         TypeError: one of them cannot be hashed.
@@ -51,13 +50,13 @@ def _error(extension: object) -> Exception:
     timeouts = cast("Mapping[object, object]", extension)
     name, seconds = next(item for item in timeouts.items() if not _is_seconds(item[1]))
     return ValueError(
-        f"the {name} timeout must be a number of seconds or None, not {seconds!r}; "
+        f"the {name} timeout must be a number of seconds, 0 or more, or None for no limit, not {seconds!r}; "
         'it is set by timeout= or extensions["timeout"]'
     )
 
 
 def _is_seconds(value: object) -> bool:
     try:
-        return value is None or (isinstance(value, int | float) and not math.isnan(value))
+        return value is None or (isinstance(value, int | float) and float(value) >= 0)  # which is false for NaN
     except OverflowError:  # an integer beyond all floats
         return False

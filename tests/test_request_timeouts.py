@@ -19,10 +19,10 @@ from prefect_http._request_timeouts import checked_timeouts
 
 @each_row(
     "timeouts",
-    [httpx.Timeout(5).as_dict(), httpx.Timeout(None).as_dict(), {"read": math.inf}, {"read": 0, "write": -1.5}],
+    [httpx.Timeout(5).as_dict(), httpx.Timeout(None).as_dict(), {"read": math.inf}, {"read": 0, "write": -0.0}],
 )
 def test_good_timeouts(timeouts: dict[str, Any]) -> None:
-    """Numbers and None are valid."""
+    """Numbers from 0 and None are valid."""
     assert checked_timeouts(timeouts) is timeouts
 
 
@@ -42,10 +42,11 @@ def test_no_dictionary(extension: object) -> None:
     )
 
 
-@each_row("seconds", ["5", math.nan, b"", httpx.Timeout, [5], 10**400])
+@each_row("seconds", ["5", math.nan, b"", httpx.Timeout, [5], 10**400, -1, -1.5, -math.inf, -(10**400)])
 def test_bad_seconds(seconds: object) -> None:
-    """Anything but a number is invalid, and the error names it."""
-    with pytest.raises(ValueError, match=r"^the read timeout must be a number of seconds or None, not ") as caught:
+    """Anything but a number from 0 is invalid, and the error names it."""
+    expected = "^the read timeout must be a number of seconds, 0 or more, or None for no limit, not "
+    with pytest.raises(ValueError, match=expected) as caught:
         checked_timeouts({"connect": 5.0, "read": seconds})
     assert str(caught.value).endswith('; it is set by timeout= or extensions["timeout"]')
 
@@ -61,6 +62,7 @@ def _not_async(*_: object) -> None:
         ("timeout", 5, TypeError),
         ("timeout", {"read": "5"}, ValueError),
         ("timeout", {"read": [5]}, ValueError),
+        ("timeout", {"pool": -1}, ValueError),
         ("target", 5, TypeError),
         ("target", "/\ud800", httpx.LocalProtocolError),
         ("sni_hostname", 5, TypeError),

@@ -95,9 +95,13 @@ class Connection:
         It is no checkpoint if the network takes the data at once, as it almost always does.
 
         Raises:
-            httpx.WriteTimeout: it takes longer than ``timeout`` seconds. The connection is closed.
+            httpx.WriteTimeout: it takes longer than ``timeout`` seconds, which it always does for 0, as with httpx. The
+                connection is closed.
             httpx.WriteError: the connection is broken.
         """
+        if timeout == 0:
+            await self.expire()
+            raise self._write_timeout(timeout)
         rest = self.send_nowait(data)
         if rest is not None:
             await self.send_rest(rest, timeout)
@@ -117,7 +121,7 @@ class Connection:
         finally:
             self.deadline = math.inf
         if self._has_expired:
-            raise httpx.WriteTimeout(f"{self.peer} accepted no data {_for(timeout)}")
+            raise self._write_timeout(timeout)
 
     def send_nowait(self, data: bytes) -> Data | None:
         """Send as much of the data as can be sent without waiting, and return what ``send_rest()`` is to send.
@@ -135,6 +139,9 @@ class Connection:
         except NETWORK_ERRORS as error:
             raise self._write_error(error) from error
 
+    def _write_timeout(self, timeout: float | None) -> httpx.WriteTimeout:
+        return httpx.WriteTimeout(f"{self.peer} accepted no data {_for(timeout)}")
+
     def _write_error(self, error: Exception) -> httpx.WriteError:
         return httpx.WriteError(f"sending to {self.peer} failed: {reason_for(error)}")
 
@@ -142,11 +149,15 @@ class Connection:
         """Receive what arrives next; ``b""`` at the end of the stream.
 
         Raises:
-            httpx.ReadTimeout: nothing arrives for ``timeout`` seconds. The connection is closed.
+            httpx.ReadTimeout: nothing arrives for ``timeout`` seconds, which is always so for 0, as with httpx. The
+                connection is closed.
             httpx.ReadError: the connection is broken.
         """
-        if timeout is not None:
+        if timeout:
             self.limit_wait(timeout)
+        elif timeout is not None:
+            await self.expire()
+            raise self.read_timeout(timeout)
         try:
             return await self._receive(self._max_bytes)
         except NETWORK_ERRORS as error:
@@ -169,10 +180,14 @@ class Connection:
 
     def _end(self, error: Exception, timeout: float | None) -> bytes:
         if self._has_expired:
-            raise httpx.ReadTimeout(f"{self.peer} sent no data {_for(timeout)}")
+            raise self.read_timeout(timeout)
         if isinstance(error, anyio.EndOfStream):
             return b""
         raise httpx.ReadError(f"receiving from {self.peer} failed: {reason_for(error)}") from error
+
+    def read_timeout(self, timeout: float | None) -> httpx.ReadTimeout:
+        """Return the error for receiving nothing in time."""
+        return httpx.ReadTimeout(f"{self.peer} sent no data {_for(timeout)}")
 
     def is_stale(self) -> bool:
         """Return whether the connection, being idle, cannot be used: the server has closed it or written to it."""

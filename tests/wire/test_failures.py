@@ -20,6 +20,7 @@ from support.rows import each_row
 from support.scripted_servers import send_and_close
 from support.servers import Act, answer, drop, half_answer, raw_server, refusing_port, stall, stay_silent, talk_nonsense
 from support.sockets import open_sockets, reset, sockets_closed
+from support.tls_servers import tls_server, url_of
 from support.wire import (
     HELD,
     fetch,
@@ -310,6 +311,49 @@ async def test_failures_with_httpx(name: str) -> None:
     async with case.server() as port:
         error = await case.outcome(httpx.AsyncHTTPTransport(verify=trusting_context()), port)
     assert type(error) in case.errors
+
+
+async def quick_parts() -> AsyncIterator[bytes]:
+    """Make a body at once."""
+    yield b"a part"
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(("name", "expected"), [("read", httpx.ReadTimeout), ("write", httpx.WriteTimeout)])
+@each_row("content", [None, b"small", b"x" * 100_000, quick_parts], ids=["none", "small", "large", "parts"])
+async def test_a_timeout_of_zero(
+    content: bytes | Callable[[], AsyncIterator[bytes]] | None,
+    name: str,
+    expected: type[Exception],
+    is_secure: bool,
+) -> None:
+    """It has always passed, as with httpx, however quick the server is, on new connections and on reused ones."""
+    script, sockets = answer(body=b"fine"), open_sockets()
+    async with tls_server(script) if is_secure else raw_server(script) as server:
+        url = url_of(server) if is_secure else server.url
+        for transport in (new_transport(), httpx.AsyncHTTPTransport(verify=trusting_context())):
+            async with transport:
+                for _ in range(5):
+                    body = content() if callable(content) else content
+                    with pytest.raises(expected) as caught:
+                        await fetch(transport, new_request(url, "POST", body, **{name: 0}))
+                    assert type(caught.value) is expected
+                    if isinstance(transport, HTTPTransport):
+                        assert str(caught.value).endswith(" no data for 0 s")
+                        assert figures(transport) == (0, 0, 0)
+                        assert await fetch(transport, url) == b"fine"
+    await sockets_closed(sockets)
+
+
+async def test_a_timeout_of_zero_for_what_does_not_wait() -> None:
+    """A request that need not wait for a connection, as with httpx, is not too late for a pool timeout of 0."""
+    async with raw_server(answer(body=b"fine")) as server:
+        for transport in (new_transport(), httpx.AsyncHTTPTransport()):
+            async with transport:
+                with pytest.raises(httpx.ConnectTimeout):
+                    await fetch(transport, new_request(server.url, connect=0))
+                assert await fetch(transport, new_request(server.url, pool=0)) == b"fine"
+                assert await fetch(transport, new_request(server.url, pool=0, connect=0)) == b"fine"
 
 
 def httpxs_own(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:

@@ -114,7 +114,7 @@ class Upload:
             if self._has_stream_failed:
                 raise
         self._has_stopped_sending = True
-        self._connection.limit_wait(self._read_timeout)
+        self._connection.limit_wait(self._read_timeout or None)
         await step(
             trace,
             "http11.receive_response_headers",
@@ -181,6 +181,9 @@ class Upload:
                 self._parser.feed_eof(self._connection.peer)
 
     async def _wait_for_head(self) -> None:
+        if self._read_timeout == 0:  # it has always passed, even if the response has arrived meanwhile
+            self._read_failures.clear()
+            raise self._connection.read_timeout(0)
         await self._has_read.wait()
         self._connection.limit_wait(None)
         if self._read_failures:

@@ -145,6 +145,8 @@ class StreamExchange:
 
     def _send(self) -> None:
         head, body = self._head, self.request.body
+        if self.request.timeouts.get("write") == 0:
+            raise self._timeout("write")
         if isinstance(body, bytes):
             length = BodyLength(head.content_length)
             length.count(body)
@@ -156,6 +158,9 @@ class StreamExchange:
 
     async def _wait_for_head(self) -> None:
         stream, timeouts = self.stream, self.request.timeouts
+        if timeouts.get("read") == 0:
+            await checkpoint()  # the request goes out all the same
+            raise self._timeout("read")
         unsent = stream.unsent
         while not stream.status:
             if stream.failure is not None:
@@ -292,7 +297,8 @@ class StreamExchange:
     def _timeout(self, name: str) -> httpx.TimeoutException:
         seconds = self.request.timeouts[name]
         assert seconds is not None
-        self.session.timed_out(seconds)
+        if seconds:  # of 0, nothing can be concluded about the connection
+            self.session.timed_out(seconds)
         if name == "read":
             return httpx.ReadTimeout(f"{self.session.peer} sent no data for {seconds:g} s")
         return httpx.WriteTimeout(f"{self.session.peer} accepted no data for {seconds:g} s")

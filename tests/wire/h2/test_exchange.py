@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
 
 import anyio
@@ -29,7 +29,17 @@ from support.h2_frames import (
     trailers,
     window,
 )
-from support.h2_peers import H2Server, Peer, Script, h2_server, h2_transport, respond, serve_paths
+from support.h2_peers import (
+    H2Server,
+    Peer,
+    Script,
+    SecureServer,
+    h2_server,
+    h2_transport,
+    respond,
+    secure_server,
+    serve_paths,
+)
 from support.rows import each_row
 from support.scripted_servers import settle
 from support.wire import fetch, new_request, until
@@ -505,6 +515,34 @@ async def test_write_timeout(is_stream: bool) -> None:
         assert anyio.current_time() - began > 0.15
         await until(server.peers[0].resets)
     assert server.peers[0].resets() == [(1, CANCEL)]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(("name", "expected"), [("read", httpx.ReadTimeout), ("write", httpx.WriteTimeout)])
+@each_row("content", [None, b"small", b"x" * 100_000, chunks], ids=["none", "small", "large", "parts"])
+async def test_a_timeout_of_zero(
+    content: bytes | Callable[[bytes], AsyncIterator[bytes]] | None,
+    name: str,
+    expected: type[Exception],
+    is_secure: bool,
+) -> None:
+    """It has always passed, however quick the server is; the connection is as good as before."""
+    async with contextlib.AsyncExitStack() as stack:
+        server: SecureServer | H2Server
+        if is_secure:
+            server = await stack.enter_async_context(secure_server("h2", script=serve_paths, act=None))
+        else:
+            server = await stack.enter_async_context(h2_server(serve_paths))
+        transport = await stack.enter_async_context(h2_transport())
+        for _ in range(5):
+            body = content(b"part") if callable(content) else content
+            with pytest.raises(expected, match=r" no data for 0 s$"):
+                await fetch(transport, new_request(server.url, "POST", body, **{name: 0}))
+            assert await fetch(transport, server.url) == b"/"
+            assert (transport.statistics().streams, transport.statistics().connections) == (0, 1)
+        assert len(server.peers) == 1
+        assert server.peers[0].count(HEADERS) == (10 if name == "read" else 5)
 
 
 @pytest.mark.anyio
