@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect_http._redact import safe_exception
+from prefect_http._wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def drop_tracebacks(exception: BaseException) -> None:
 
 def format_attempts(attempts: Sequence[Attempt], max_attempts: int) -> str:
     """Return the attempts as a note for the error that ends them."""
-    lines = [f"prefect_http made {len(attempts)} of at most {max_attempts} attempts:"]
+    lines = [f"prefect_http made {len(attempts)} of at most {counted(max_attempts, 'attempt')}:"]
     for attempt in attempts:
         wait = "" if attempt.delay is None else f"waited {format_seconds(attempt.delay)} s "
         reason = f"({attempt.reason})" if wait else attempt.reason

@@ -15,6 +15,7 @@ from prefect_http._concurrency.iteration import end_iteration
 from prefect_http._content_encoding import ContentDecoder
 from prefect_http._errors import ResponseTooLarge
 from prefect_http._httpx_details import ReadyResponse, keep_content
+from prefect_http._wording import counted
 
 TOO_LONG = "it is too long to be read whole"
 TOO_SLOW = "it took too long to be read whole"
@@ -87,7 +88,7 @@ async def read_whole_within(response: ReadyResponse, max_bytes: int) -> bytes:
 
 def too_large(max_bytes: int) -> ResponseTooLarge:
     """Return the error for a body that is longer than a client allows."""
-    return ResponseTooLarge(f"the response body is larger than max_response_bytes of {max_bytes} bytes")
+    return ResponseTooLarge(f"the response body is larger than max_response_bytes of {counted(max_bytes, 'byte')}")
 
 
 async def read_up_to(response: ReadyResponse, max_bytes: int) -> None:

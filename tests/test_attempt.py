@@ -51,6 +51,7 @@ def test_format_attempts() -> None:
         "  2: ReadTimeout after 5 s: slow; waited 4 s (backoff of 4 s)",
         "  3: 503 after 0.5 s; all retries are used up",
     ]
+    assert format_attempts(attempts[2:], 1).startswith("prefect_http made 1 of at most 1 attempt:\n")
 
 
 @pytest.mark.parametrize(

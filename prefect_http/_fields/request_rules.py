@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import httpx
 
+from prefect_http._wording import are, counted
+
 # RFC 9110 section 5.6.2: token = 1*tchar
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9112 section 3.2: a request target has no whitespace and no control characters; nor a byte beyond ASCII.
@@ -147,7 +149,7 @@ class BodyLength:
         self._left -= len(data)
         if self._left < 0 and self.content_length is not None:
             raise httpx.LocalProtocolError(
-                f"the request body is longer than its Content-Length of {self.content_length} bytes"
+                f"the request body is longer than its Content-Length of {counted(self.content_length, 'byte')}"
             )
 
     def check_end(self) -> None:
@@ -158,6 +160,6 @@ class BodyLength:
         """
         if self._left and self.content_length is not None:
             raise httpx.LocalProtocolError(
-                f"the request body is shorter than its Content-Length of {self.content_length} bytes: "
-                f"{self._left} are missing"
+                f"the request body is shorter than its Content-Length of {counted(self.content_length, 'byte')}: "
+                f"{self._left} {are(self._left)} missing"
             )

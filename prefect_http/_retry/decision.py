@@ -148,7 +148,9 @@ def decide(policy: RetryPolicy, failed: FailedAttempt, random: float) -> Retry |
         reason = _asked_for(failed.retry_after_name, asked)
     for left, limit in ((failed.total_left, "total_timeout"), (failed.deadline_left, "the caller's deadline")):
         if low >= left:
-            return GiveUp(f"a {reason} is too long: only {format_seconds(max(left, 0))} s remain until {limit}")
+            wait, remaining = format_seconds(low), format_seconds(max(left, 0))
+            problem = "would leave no time for an attempt" if wait == remaining else "is too long"
+            return GiveUp(f"a {reason} {problem}: only {remaining} s remain until {limit}")
         high = min(high, left)
     return Retry(low + (high - low) * random, reason)
 

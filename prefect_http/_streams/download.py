@@ -49,6 +49,7 @@ from prefect_http._streams.part_file import Block, PartFile
 from prefect_http._streams.repeated_request import RepeatedRequest
 from prefect_http._streams.write_buffer import WriteBuffer
 from prefect_http._telemetry import Telemetry, call_safely
+from prefect_http._wording import are, counted
 
 Progress = Callable[[int, int | None], object]
 
@@ -280,7 +281,7 @@ class DownloadCall:
         """Take the next bytes of the file."""
         self._received += len(chunk)
         if plan.end is not None and self._received > plan.end:
-            await self._discard(f"the server sent more than the {plan.end} bytes that it had announced")
+            await self._discard(f"the server sent more than the {counted(plan.end, 'byte')} that it had announced")
         await self._check_size(self._received)
         if not self._buffer.add(chunk):
             await self._write([self._buffer.take(), chunk])
@@ -316,7 +317,7 @@ class DownloadCall:
             return True
         if self._received < plan.end:
             announced, received = plan.end - plan.start, self._received - plan.start
-            raise httpx.RemoteProtocolError(f"the body ended after {received} of {announced} bytes")
+            raise httpx.RemoteProtocolError(f"the body ended after {received} of {counted(announced, 'byte')}")
         return plan.end == plan.total
 
     # --- What goes wrong
@@ -351,8 +352,8 @@ class DownloadCall:
         if part.kept is None:
             return note
         return (
-            f"{note} {part.size} bytes of it are in {part.part}; another download of the same URL to the same path "
-            "resumes there."
+            f"{note} {counted(part.size, 'byte')} of it {are(part.size)} in {part.part}; "
+            "another download of the same URL to the same path resumes there."
         )
 
     async def _restart(self, reason: str, *, is_other_version: bool) -> None:
@@ -371,7 +372,7 @@ class DownloadCall:
     async def _check_size(self, size: int) -> None:
         limit = self._options.max_bytes
         if limit is not None and size > limit:
-            await self._discard(f"the file is larger than max_bytes of {limit} bytes")
+            await self._discard(f"the file is larger than max_bytes of {counted(limit, 'byte')}")
 
     async def _check_digest(self) -> None:
         if self._options.sha256 is not None and (digest := self._part.digest()) != self._options.sha256.lower():

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect_http._errors import ResponseTooLarge
+from prefect_http._wording import counted
 
 _BOM = b"\xef\xbb\xbf"
 # Far beyond any time, and a float can still hold it. Python reads numbers of more than 4300 digits only on request.
@@ -109,7 +110,7 @@ class EventParser:
     def _check_size(self, line: int) -> None:
         if line + len(self._data) + len(self._type) + self._id_size > self._max_event_bytes:
             raise ResponseTooLarge(
-                f"an event of the stream is larger than max_event_bytes of {self._max_event_bytes} bytes"
+                f"an event of the stream is larger than max_event_bytes of {counted(self._max_event_bytes, 'byte')}"
             )
 
     def _take(self, line: bytes) -> ServerSentEvent | None:

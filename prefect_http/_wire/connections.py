@@ -149,9 +149,13 @@ class Connections:
                     f"could not connect to {peer} within {timeout:g} s: another request is still opening a connection "
                     "that both may share"
                 )
-            raise httpx.PoolTimeout(
-                f"no connection became free within {timeout:g} s: all {self.pool.max_connections} are in use"
-            )
+            raise httpx.PoolTimeout(f"no connection became free within {timeout:g} s: {self._why_none_is_free()}")
+
+    def _why_none_is_free(self) -> str:
+        most = self.pool.max_connections
+        if most > 1:
+            return f"all {most} are in use"
+        return f"max_connections={most} allows {'no more than one, which is in use' if most == 1 else 'none'}"
 
     def is_due(self) -> bool:
         """Return whether the calling task has been cancelled, or its deadline has passed: it is to send nothing."""

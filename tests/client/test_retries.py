@@ -423,7 +423,7 @@ async def test_max_retries(failure: object, max_retries: int) -> None:
     with pytest.raises((PrefectHTTPStatusError, httpx.ReadTimeout)) as caught:
         await send(server, retry=dataclasses.replace(AT_ONCE, max_retries=max_retries))
     assert server.count == max_retries + 1
-    assert f"made {max_retries + 1} of at most {max_retries + 1} attempts" in notes_of(caught.value)
+    assert f"made {max_retries + 1} of at most {max_retries + 1} attempt" in notes_of(caught.value)
 
 
 @pytest.mark.anyio

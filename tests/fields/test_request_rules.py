@@ -64,7 +64,7 @@ def test_host() -> None:
         (None, [b"ab", b"c"], ""),
         (0, [], ""),
         (3, [b"ab", b"", b"c"], ""),
-        (3, [b"ab"], "shorter than its Content-Length of 3 bytes: 1 are missing"),
+        (3, [b"ab"], "shorter than its Content-Length of 3 bytes: 1 is missing"),
         (3, [b"ab", b"cd"], "longer than its Content-Length of 3 bytes"),
         (0, [b"a"], "longer than its Content-Length of 0 bytes"),
     ],

@@ -48,6 +48,7 @@ LAYERS = (
         "_telemetry",
         "_types",
         "_version",
+        "_wording",
     },
     {"_concurrency", "_fields"},
     {"_body_iterator", "_bounded_body", "_error_limits", "_otel", "_response", "_retry"},
@@ -62,6 +63,7 @@ LAYERS = (
 DOORS = {
     ("_app", "_types"),
     ("_attempt", "_redact"),
+    ("_attempt", "_wording"),
     ("_errors", "_attempt"),
     ("_redact", "_internal_errors"),
     ("_response", "_body_iterator"),
@@ -102,6 +104,7 @@ PURE = {
     "_ports",
     "_redact",
     "_request_timeouts",
+    "_wording",
     "_asgi.http_protocol",
     "_asgi.patience",
     "_client.authentication",

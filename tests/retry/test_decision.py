@@ -325,7 +325,8 @@ def test_a_wait_that_does_not_fit(limit: str, name: str, left: float, shown: str
 @pytest.mark.parametrize("limit", ["total_left", "deadline_left"])
 def test_a_wait_that_takes_all_that_is_left_does_not_fit(limit: str) -> None:
     """A wait that uses up all the time that is left leaves none for the attempt."""
-    assert reason_of(RetryPolicy(jitter=0, total_timeout=9), with_limit(rejected(), limit, 2.0))
+    reason = reason_of(RetryPolicy(jitter=0, total_timeout=9), with_limit(rejected(), limit, 2.0))
+    assert reason.startswith("a backoff of 2 s would leave no time for an attempt: only 2 s remain until ")
 
 
 @pytest.mark.parametrize("limit", ["total_left", "deadline_left"])

@@ -345,6 +345,26 @@ async def test_a_timeout_of_zero(
     await sockets_closed(sockets)
 
 
+@each_row(
+    ("most", "why"),
+    [
+        (-1, "max_connections=-1 allows none"),
+        (0, "max_connections=0 allows none"),
+        (1, "max_connections=1 allows no more than one, which is in use"),
+        (2, "all 2 are in use"),
+    ],
+)
+async def test_message_of_a_pool_timeout(most: int, why: str) -> None:
+    """The message says how many connections there may be."""
+    async with raw_server(answer()) as server, new_transport(httpx.Limits(max_connections=most)) as transport:
+        held = [await transport.handle_async_request(new_request(server.url, "GET", None, HELD)) for _ in range(most)]
+        with pytest.raises(httpx.PoolTimeout) as caught:
+            await fetch(transport, new_request(server.url, pool=0))
+        assert str(caught.value) == f"no connection became free within 0 s: {why}"
+        for response in held:
+            await response.aclose()
+
+
 async def test_a_timeout_of_zero_for_what_does_not_wait() -> None:
     """A request that need not wait for a connection, as with httpx, is not too late for a pool timeout of 0."""
     async with raw_server(answer(body=b"fine")) as server:

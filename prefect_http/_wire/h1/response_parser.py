@@ -24,6 +24,7 @@ from prefect_http._wire.h1.response_head import (
     ResponseHead,
     response_head,
 )
+from prefect_http._wording import are, counted
 
 # 100 Continue, 103 Early Hints and the like, before the response itself.
 MAX_INFORMATIONAL = 100
@@ -130,9 +131,8 @@ class ResponseParser:
         if self.head is None:
             return "the server closed the connection in the middle of the response's head"
         if self.head.framing is _CONTENT_LENGTH:
-            left, length = self._left, self.head.content_length
-            where = "in the middle of the response body"
-            return f"the server closed the connection {where}: {left} of {length} bytes are missing"
+            missing = f"{self._left} of {counted(self.head.content_length, 'byte')} {are(self._left)} missing"
+            return f"the server closed the connection in the middle of the response body: {missing}"
         if self.head.framing is _CHUNKED:
             return "the server closed the connection before the last chunk of the response"
         return ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from prefect_http._wire.h2.errors import FLOW_CONTROL_ERROR, STREAM_CLOSED, StreamError
 from prefect_http._wire.h2.response_fields import response_head, trailers
 from prefect_http._wire.h2.stream import Headers, Stream
+from prefect_http._wording import are, counted
 
 MAX_INFORMATIONAL = 100
 # Smaller parts of a body are put together: as objects, they would take up much more memory.
@@ -80,7 +81,8 @@ def check_end(stream: Stream) -> None:
         StreamError: it may not.
     """
     if stream.body_left > 0:
-        raise StreamError(f"the response body is shorter than its Content-Length: {stream.body_left} bytes are missing")
+        missing = f"{counted(stream.body_left, 'byte')} {are(stream.body_left)} missing"
+        raise StreamError(f"the response body is shorter than its Content-Length: {missing}")
 
 
 def _add_head(stream: Stream, fields: Headers, *, ends: bool) -> None:

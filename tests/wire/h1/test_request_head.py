@@ -13,6 +13,7 @@ from support.rows import each_row
 
 from prefect_http._fields.request_rules import Headers
 from prefect_http._wire.h1.request_head import BodyFramer, encode_headers, request_line
+from prefect_http._wording import are, counted
 
 HOST = (b"Host", b"example.com")
 SECRET = b"s3cr3t"
@@ -286,9 +287,8 @@ def test_body_that_is_too_long(length: int, chunks: list[bytes]) -> None:
     framer = BodyFramer(length)
     for chunk in chunks[:-1]:
         framer.frame(chunk)
-    with pytest.raises(
-        httpx.LocalProtocolError, match=f"the request body is longer than its Content-Length of {length} bytes$"
-    ):
+    expected = f"the request body is longer than its Content-Length of {counted(length, 'byte')}$"
+    with pytest.raises(httpx.LocalProtocolError, match=expected):
         framer.frame(chunks[-1])
     with pytest.raises(httpx.LocalProtocolError):
         framer.end()
@@ -300,7 +300,7 @@ def test_body_that_is_too_short(chunks: list[bytes], missing: int) -> None:
     framer = BodyFramer(5)
     for chunk in chunks:
         framer.frame(chunk)
-    with pytest.raises(httpx.LocalProtocolError, match=f"Content-Length of 5 bytes: {missing} are missing$"):
+    with pytest.raises(httpx.LocalProtocolError, match=f"Content-Length of 5 bytes: {missing} {are(missing)} missing$"):
         framer.end()
 
 

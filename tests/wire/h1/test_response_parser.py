@@ -355,6 +355,7 @@ def test_has_started() -> None:
         (CONTINUE, "in the middle of the response's head"),
         (LENGTH + b"he", "in the middle of the response body: 3 of 5 bytes are missing"),
         (LENGTH, "in the middle of the response body: 5 of 5 bytes are missing"),
+        (LENGTH + b"hell", "in the middle of the response body: 1 of 5 bytes is missing"),
         (CHUNKED, "before the last chunk"),
         (CHUNKED + b"5\r\nhello\r\n0\r\n", "before the last chunk"),
     ],

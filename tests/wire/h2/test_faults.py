@@ -123,7 +123,7 @@ def test_body_before_an_error_stays() -> None:
     client.receive(LENGTH_2, data(1, b"a"), data(1, b"", end=True))
     assert client.connection.take_body(stream) == b"a"
     assert stream.failure is not None
-    assert "1 bytes are missing" in stream.failure.message
+    assert "1 byte is missing" in stream.failure.message
 
 
 def test_frames_behind_the_end_of_a_response() -> None:
