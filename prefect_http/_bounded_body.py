@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import Self
 
 import anyio
@@ -77,12 +77,13 @@ async def read_whole_within(response: ReadyResponse, max_bytes: int) -> bytes:
     """
     if response.is_closed or response.is_stream_consumed:
         return await response.aread()
-    async with body_of(response) as chunks:
-        content = bytearray()
-        is_longer = _announces_more_than(max_bytes, response)
-        if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
-            raise too_large(max_bytes)
-        keep_content(response, bytes(content), chunks.size)
+    with _naming_request(response):
+        async with body_of(response) as chunks:
+            content = bytearray()
+            is_longer = _announces_more_than(max_bytes, response)
+            if is_longer or await read_decoded(response, chunks, content, max_bytes=max_bytes) is not None:
+                raise too_large(max_bytes)
+            keep_content(response, bytes(content), chunks.size)
     return response.content
 
 
@@ -105,11 +106,12 @@ async def read_up_to(response: ReadyResponse, max_bytes: int) -> None:
     """
     if response.is_closed or response.is_stream_consumed:
         return
-    async with body_of(response) as chunks:
-        content = bytearray()
-        with contextlib.suppress(httpx.DecodingError):
-            await read_decoded(response, chunks, content, max_bytes=max_bytes)
-        keep_content(response, bytes(content), chunks.size)
+    with _naming_request(response):
+        async with body_of(response) as chunks:
+            content = bytearray()
+            with contextlib.suppress(httpx.DecodingError):
+                await read_decoded(response, chunks, content, max_bytes=max_bytes)
+            keep_content(response, bytes(content), chunks.size)
 
 
 class Chunks:
@@ -138,14 +140,11 @@ class Chunks:
 
 @contextlib.asynccontextmanager
 async def body_of(response: httpx.Response) -> AsyncGenerator[Chunks]:
-    """Open a response's body, and close the response at the end. An httpx.RequestError gets the request."""
+    """Open a response's body, and close the response at the end."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
     chunks = Chunks(response.stream)
     try:
         yield chunks
-    except httpx.RequestError as error:
-        error.request = response.request
-        raise
     finally:
         # Shielded, since the response counts as closed once closing it has begun, whether or not that succeeds.
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
@@ -153,6 +152,16 @@ async def body_of(response: httpx.Response) -> AsyncGenerator[Chunks]:
                 await chunks.end()
             finally:
                 await response.aclose()
+
+
+@contextlib.contextmanager
+def _naming_request(response: httpx.Response) -> Generator[None]:
+    """Set the request of an httpx.RequestError."""
+    try:
+        yield
+    except httpx.RequestError as error:
+        error.request = response.request
+        raise
 
 
 def _announces_more_than(max_bytes: int, response: httpx.Response) -> bool:

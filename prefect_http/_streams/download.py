@@ -152,6 +152,7 @@ class DownloadCall:
         self._resumed = False
         self._buffer = WriteBuffer(_BLOCK)
         self._written_at = 0.0
+        self._progress_has_failed = False
         self._now = clock()
 
     async def run(self) -> Download:
@@ -204,6 +205,9 @@ class DownloadCall:
         except DownloadError:
             raise
         except httpx.RequestError as error:
+            if self._progress_has_failed:
+                raise
+            error.request = response.request
             await self._flush()
             if is_foreign(error, response.request) or (delay := self._delay_after(error)) is None:
                 raise
@@ -301,7 +305,11 @@ class DownloadCall:
     def _report(self, received: int, total: int | None) -> None:
         progress = self._options.progress
         if progress is not None:
-            returned = progress(received, total)
+            try:
+                returned = progress(received, total)
+            except BaseException:
+                self._progress_has_failed = True
+                raise
             if inspect.iscoroutine(returned):
                 returned.close()
                 raise TypeError(f"{PROGRESS_MUST_BE}, not the async {progress!r}")

@@ -740,6 +740,26 @@ async def test_error_of_the_progress_function(network: FakeNetwork, api: FakeSer
     assert (path.parent / "flows.zip.part").read_bytes() == CONTENT
 
 
+@each_row("error", [httpx.ConnectError("a dashboard"), DownloadError("a dashboard")])
+async def test_error_of_httpx_in_the_progress_function(error: httpx.RequestError, tmp_path: Path) -> None:
+    """An error of another request, which it sends, is raised as it is as well, and at once."""
+    network, path = FakeNetwork(), tmp_path / type(error).__name__
+    network.serve(API).get("/flows.zip").reply(content=CONTENT, headers=WITH_ETAG)
+    error.request = request = httpx.Request("POST", "https://dashboard.example.com")
+
+    def post(received: int, total: int | None) -> None:
+        if received:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        await fetch(network, path, progress=post)
+    assert caught.value is error
+    assert error.request is request
+    assert not hasattr(error, "__notes__")
+    assert ranges(network) == [None]
+    assert path.with_suffix(".part").read_bytes() == CONTENT
+
+
 async def test_closed_client(path: Path) -> None:
     """A client that has been closed downloads nothing."""
     client = PrefectHttpxClient()
@@ -977,6 +997,9 @@ async def test_leaves_no_garbage(path: Path) -> None:
             return httpx.Response(200, content=CONTENT)
         return httpx.Response(200, headers={"Content-Length": "99999", **WITH_ETAG}, stream=Breaking())
 
+    def fail(received: int, total: int | None) -> None:
+        raise httpx.ConnectError("of another request")
+
     policy = RetryPolicy(jitter=0, max_retries=1)
     async with PrefectHttpxClient(transport=httpx.MockTransport(answer), retry=policy) as client:
 
@@ -991,5 +1014,9 @@ async def test_leaves_no_garbage(path: Path) -> None:
             with contextlib.suppress(DownloadError):
                 await client.download(f"{API}/fine", path.parent / "large", max_bytes=5)
 
-        for do in (succeed, give_up, discard):
+        async def stop() -> None:
+            with contextlib.suppress(httpx.ConnectError):
+                await client.download(f"{API}/fine", path.parent / "stopped", progress=fail)
+
+        for do in (succeed, give_up, discard, stop):
             assert set(await garbage_of(do)) == {0}, do
