@@ -3,6 +3,9 @@
 httpx decodes whatever has arrived in one step, however much it unpacks to: 4 KiB of gzip in gzip make gigabytes. Here
 a step makes 64 KiB with zlib, brotli and Python's zstd, and a few MiB at most with the package zstandard, which has no
 limit of its own. An encoding that is unknown, or whose package is not installed, is passed over, as by httpx.
+
+Also as by httpx, gzip has one member, and only zstd must have its end. For a file that is not good enough, so a
+download asks for more: for all members, for what `undecodable()` says, and for `is_incomplete`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ _STEP = 64 * 1024
 # More than one is rare, and each keeps its state.
 _MAX_ENCODINGS = 5
 _ZLIB_HEADER = 2
+_GZIP = zlib.MAX_WBITS | 16
+_GZIP_MAGIC = b"\x1f\x8b"
+_PACKAGES = {"br": "brotli>=1.2", "zstd": "zstandard"}
 # RFC 9659: what a decoder of HTTP must support, and need not exceed.
 _ZSTD_WINDOW_LOG = 23
 # A block of zstd takes at least 4 bytes, and makes 128 KiB at most: 4 MiB per slice.
@@ -31,6 +37,7 @@ class ContentDecoder:
     Args:
         encodings: the value of ``Content-Encoding``.
         needs_limit: False: a brotli without a limit for its output will do.
+        all_members: whether gzip may have several members (RFC 1952 section 2.2). httpx decodes the first one.
 
     Attributes:
         is_identity: whether there is nothing to decode.
@@ -40,14 +47,22 @@ class ContentDecoder:
         httpx.DecodingError: there are too many encodings, or one that the installed package cannot decode in steps.
     """
 
-    def __init__(self, encodings: str, *, needs_limit: bool = True) -> None:
-        names = [name.strip().lower() for name in reversed(encodings.split(","))]
-        found = [decoder for name in names if (decoder := _decoder(name, needs_limit=needs_limit)) is not None]
+    def __init__(self, encodings: str, *, needs_limit: bool = True, all_members: bool = False) -> None:
+        found = [
+            decoder
+            for name in reversed(_names(encodings))
+            if (decoder := _decoder(name, needs_limit=needs_limit, all_members=all_members)) is not None
+        ]
         if len(found) > _MAX_ENCODINGS:
             raise httpx.DecodingError(f"the body has {len(found)} encodings, more than the limit of {_MAX_ENCODINGS}")
         self._decoders = found
         self.is_identity = not found
         self.intermediate = 0
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the data so far lacks its end. Without any data, it does not."""
+        return any(decoder.is_incomplete for decoder in self._decoders)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Yield what the data decodes to, in pieces. Some are empty: each is made in one step.
@@ -63,7 +78,7 @@ class ContentDecoder:
         Raises:
             httpx.DecodingError: a frame of zstd lacks its end. gzip, deflate and br may end anywhere, as in httpx.
         """
-        if any(decoder.is_incomplete for decoder in self._decoders):
+        if any(decoder.is_incomplete and not decoder.may_lack_end for decoder in self._decoders):
             raise httpx.DecodingError("the body ends before its encoding does")
 
     def _decode(self, data: bytes, number: int) -> Iterator[bytes]:
@@ -86,14 +101,37 @@ class ContentDecoder:
             raise httpx.DecodingError(str(error)) from error
 
 
+def undecodable(encodings: str) -> str | None:
+    """Return the first encoding that is unknown, or whose package is not installed; None if there is none.
+
+    Args:
+        encodings: the value of ``Content-Encoding``.
+    """
+    for name in _names(encodings):
+        if name not in ("", "identity") and _decoder(name, needs_limit=False, all_members=True) is None:
+            return name
+    return None
+
+
+def package_for(encoding: str) -> str | None:
+    """Return the package that decodes an encoding, as pip takes it; None if there is none, or none is needed."""
+    return _PACKAGES.get(encoding)
+
+
+def _names(encodings: str) -> list[str]:
+    return [name.strip().lower() for name in encodings.split(",")]
+
+
 class _Decoder(Protocol):
     """Decodes one encoding.
 
     Attributes:
-        is_incomplete: whether the end of a frame is missing; only known of zstd.
+        is_incomplete: whether the end is missing, or that of a frame or a member.
+        may_lack_end: whether httpx takes it without its end.
     """
 
     is_incomplete: bool = False
+    may_lack_end: bool = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Yield what the data decodes to, each piece made in one step."""
@@ -101,7 +139,9 @@ class _Decoder(Protocol):
 
 
 class _ZlibDecoder(_Decoder):
-    """gzip, or deflate, which some servers send without the header of zlib."""
+    """One member of gzip, or deflate, which some servers send without the header of zlib."""
+
+    may_lack_end = True
 
     def __init__(self, wbits: int, other_wbits: int | None = None) -> None:
         self._zlib = zlib.decompressobj(wbits)
@@ -113,7 +153,13 @@ class _ZlibDecoder(_Decoder):
         while (data or len(piece) == _STEP) and not self._zlib.eof:
             piece = self._decompress(data)
             data = self._zlib.unconsumed_tail
+            self.is_incomplete = not self._zlib.eof
             yield piece
+
+    @property
+    def rest(self) -> bytes:
+        """What followed the end, in the data with the end."""
+        return self._zlib.unused_data
 
     def _decompress(self, data: bytes) -> bytes:
         if self._other_wbits is None:
@@ -129,8 +175,34 @@ class _ZlibDecoder(_Decoder):
         return piece
 
 
+class _MembersDecoder(_Decoder):
+    """gzip with any number of members (RFC 1952 section 2.2). What follows them is ignored, as by gzip itself."""
+
+    may_lack_end = True
+
+    def __init__(self) -> None:
+        self._member = _ZlibDecoder(_GZIP)
+        self._beginning: bytes | None = None  # of what follows a member
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._beginning is not None:
+                data = self._beginning + data
+                if not data.startswith(_GZIP_MAGIC):
+                    self._beginning = data[: len(_GZIP_MAGIC)]
+                    return
+                self._member, self._beginning = _ZlibDecoder(_GZIP), None
+            yield from self._member.decode(data)
+            self.is_incomplete = self._member.is_incomplete
+            if self.is_incomplete:
+                return
+            data, self._beginning = self._member.rest, b""
+
+
 class _BrotliDecoder(_Decoder):
     """br, with the packages brotli or brotlicffi; in bounded steps since 1.2."""
+
+    may_lack_end = True
 
     def __init__(self, package: Any, *, needs_limit: bool) -> None:
         self._brotli = package.Decompressor()
@@ -147,6 +219,7 @@ class _BrotliDecoder(_Decoder):
         while not self._brotli.is_finished() and (data or size >= _STEP or not self._brotli.can_accept_more_data()):
             piece = self._brotli.process(data, output_buffer_limit=_STEP)
             data, size = b"", len(piece)
+            self.is_incomplete = not self._brotli.is_finished()
             yield piece
 
 
@@ -189,10 +262,10 @@ class _SlicedZstdDecoder(_Decoder):
                     self._zstd = self._new()
 
 
-def _decoder(encoding: str, *, needs_limit: bool) -> _Decoder | None:
+def _decoder(encoding: str, *, needs_limit: bool, all_members: bool) -> _Decoder | None:
     """Return a decoder; None if the encoding is to be passed over."""
     if encoding == "gzip":
-        return _ZlibDecoder(zlib.MAX_WBITS | 16)
+        return _MembersDecoder() if all_members else _ZlibDecoder(_GZIP)
     if encoding == "deflate":
         return _ZlibDecoder(zlib.MAX_WBITS, -zlib.MAX_WBITS)
     if encoding == "br" and (package := _first_of("brotli", "brotlicffi")):

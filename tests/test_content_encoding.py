@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.compression import OLD_BROTLI, STAND_INS, gzip_bomb, gzip_of_nothing
 from support.rows import each_row
 
-from prefect_http._content_encoding import ContentDecoder
+from prefect_http._content_encoding import ContentDecoder, package_for, undecodable
 
 KIB, MIB = 1024, 1024 * 1024
 STEP = 64 * KIB
@@ -131,6 +131,62 @@ def test_the_end_of_zstd_must_not_be_missing(package: str, install: Callable[...
                 list(decoder.decode(chunk))
             with pytest.raises(httpx.DecodingError, match="ends before"):
                 decoder.end()
+
+
+def test_members_of_gzip() -> None:
+    """All members of gzip are decoded on request, in whatever pieces they arrive, and what follows them is ignored."""
+    members = gzip.compress(TEXTS["a step"]) + gzip.compress(b"") + gzip.compress(b"end")
+    for rest in (b"", b"\x1f", b"\0\0\0", b"something else"):
+        for size in (1, 7, 10**9):
+            decoder = ContentDecoder("gzip", all_members=True)
+            chunks = in_pieces(members + rest, size)
+            assert b"".join(piece for chunk in chunks for piece in decoder.decode(chunk)) == TEXTS["a step"] + b"end"
+            assert not decoder.is_incomplete
+    assert decoded("gzip", [members]) == TEXTS["a step"]
+
+
+@each_row("encoding", ["gzip", "deflate", "br", "zstd", "deflate, gzip"])
+def test_whether_the_end_is_missing(encoding: str) -> None:
+    """Whether the end of a body is missing is known of each encoding, also if that is no error."""
+    content = TEXTS["short"]
+    body = {
+        "deflate": zlib.compress(content),
+        "deflate, gzip": gzip.compress(zlib.compress(content)),
+    }.get(encoding, gzip.compress(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "brotli", STAND_INS["brotli"])
+        patch.setitem(sys.modules, "compression.zstd", STAND_INS["compression.zstd"])
+        for all_members in (False, True):
+            decoder = ContentDecoder(encoding, all_members=all_members)
+            assert not decoder.is_incomplete
+            for number, byte in enumerate(body, 1):
+                list(decoder.decode(bytes([byte])))
+                assert decoder.is_incomplete is (number < len(body))
+                if encoding != "zstd":
+                    decoder.end()
+
+
+def test_the_second_member_must_not_be_cut() -> None:
+    """A member that begins must end."""
+    decoder = ContentDecoder("gzip", all_members=True)
+    list(decoder.decode(gzip.compress(b"one") + gzip.compress(b"two")[:-1]))
+    assert decoder.is_incomplete
+
+
+def test_what_cannot_be_decoded(install: Callable[..., None]) -> None:
+    """The first encoding that is unknown, or lacks its package, can be asked for."""
+    install()
+    for encodings, found in {
+        "": None,
+        "identity, GZIP, deflate": None,
+        "gzip, Br , rot13": "br",
+        "rot13": "rot13",
+        "zstd": "zstd",
+    }.items():
+        assert undecodable(encodings) == found
+    install("brotli", "zstandard")
+    assert undecodable("br, zstd") is None
+    assert (package_for("br"), package_for("zstd"), package_for("gzip")) == ("brotli>=1.2", "zstandard", None)
 
 
 @pytest.mark.parametrize("encoding", PACKAGES)

@@ -145,8 +145,8 @@ class ClientWithStreams(VerbsWithRetry):
             OSError: the file system refuses something: the folder does not exist, the disk is full, there is a device
                 at the path. If that is known beforehand, nothing is sent.
             DownloadError: the file is larger than ``max_bytes``, or than the server announced, or has another digest,
-                and nothing of it is left; the download has started over too often; the response is not a file; or
-                another download to the same path is running, in this process or another one.
+                and nothing of it is left; the download has started over too often; the response is not a file, or
+                cannot be decoded; or another download to the same path is running, in this process or another one.
             PrefectHTTPStatusError: the status is bad; see ``send()``.
             httpx.RequestError: the error that ended the last attempt. A note says what is left, as it does for a bad
                 status.

@@ -27,11 +27,11 @@ from prefect_http._bounded_body import body_of, read_up_to
 from prefect_http._callbacks import is_async
 from prefect_http._concurrency.backend import checkpoint, clock
 from prefect_http._concurrency.blocking import run_blocking
-from prefect_http._content_encoding import ContentDecoder
+from prefect_http._content_encoding import ContentDecoder, package_for, undecodable
 from prefect_http._error_limits import STREAMED_ERROR_BYTES, seconds_for_error
 from prefect_http._errors import DownloadError, PrefectHTTPStatusError
 from prefect_http._foreign_errors import is_foreign
-from prefect_http._redact import safe_exception, safe_url
+from prefect_http._redact import one_line, safe_exception, safe_url
 from prefect_http._response import REJECTED, PrefectResponse, is_success, status_error
 from prefect_http._retry.decision import FailedAttempt, GiveUp, classify, decide
 from prefect_http._retry.policy import RetryPolicy
@@ -60,6 +60,7 @@ _BLOCK = 1024 * 1024
 # When a chunk arrives, none is held for longer than this.
 _MAX_SECONDS = 1.0
 _UNSATISFIED = 416
+_MAX_QUOTED = 100
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # What the download sets itself.
 _RESERVED = ("Range", "If-Range")
@@ -153,6 +154,7 @@ class DownloadCall:
         self._buffer = WriteBuffer(_BLOCK)
         self._written_at = 0.0
         self._progress_has_failed = False
+        self._last_break = ""
         self._now = clock()
 
     async def run(self) -> Download:
@@ -240,7 +242,12 @@ class DownloadCall:
     def _plan(self, kept: Kept | None, response: PrefectResponse) -> Receive | Finished | AskAgain | Refuse:
         if REJECTED in response.extensions:
             return Refuse("the server has rejected the request, as the throttle says")
-        return plan_response(kept, response.status_code, response.headers)
+        plan = plan_response(kept, response.status_code, response.headers)
+        if isinstance(plan, Receive) and plan.is_encoded:
+            coding = undecodable(response.headers["Content-Encoding"])
+            if coding is not None:
+                return Refuse(_cannot_decode(coding))
+        return plan
 
     async def _finish_at_once(self, response: PrefectResponse) -> PrefectResponse:
         await self._check_size(self._part.size)
@@ -255,7 +262,9 @@ class DownloadCall:
         part = self._part
         if plan.start == 0 and part.size > 0:
             is_other_version = part.kept is not None and plan.validator != part.kept.validator
-            await self._restart("the server sent the whole file again", is_other_version=is_other_version)
+            has_changed = is_other_version and plan.validator is not None
+            reason = "the file has changed on the server" if has_changed else "the server sent the whole file again"
+            await self._restart(reason, is_other_version=is_other_version)
         await self._check_size(max(plan.start, plan.total or 0))
         if plan.start == 0:
             await run_blocking(partial(part.begin, plan.validator, plan.total))
@@ -270,12 +279,13 @@ class DownloadCall:
         if response.is_stream_consumed:  # by an event hook; it has been decoded as well
             await self._take(response.content, plan)
         elif plan.is_encoded:
-            decoder = ContentDecoder(response.headers["Content-Encoding"])
+            decoder = ContentDecoder(response.headers["Content-Encoding"], all_members=True)
             async for chunk in body:
                 for piece in decoder.decode(chunk):  # some are empty
                     await self._take(piece, plan)
                     await checkpoint()
-            decoder.end()
+            if decoder.is_incomplete:
+                raise httpx.RemoteProtocolError("the body ended in the middle of its compressed data")
         else:
             async for chunk in body:
                 await self._take(chunk, plan)
@@ -332,6 +342,7 @@ class DownloadCall:
 
     def _delay_after(self, error: httpx.RequestError) -> float | None:
         """Return how long to wait before going on; None if there is no use in it, with a note on the error."""
+        self._last_break = safe_exception(error)
         breaks = self._retries.note_break(self._part.size)
         left = (
             anyio.current_effective_deadline() - self._now() if breaks else math.inf
@@ -373,8 +384,10 @@ class DownloadCall:
         restarts = self._retries.note_restart(is_other_version=is_other_version)
         _logger.debug("GET %s: the download starts again: %s", safe_url(self._request.url), reason)
         if restarts > self._policy.max_retries:
+            times = "1 time" if restarts == 2 else f"{restarts - 1} times"
+            ended = f"; the last connection ended with {self._last_break}" if self._last_break else ""
             raise self._error(
-                f"{reason}, and the download has started again {restarts - 1} times, as often as max_retries allows"
+                f"{reason}, and the download has started again {times}, as often as max_retries allows{ended}"
             )
 
     async def _check_size(self, size: int) -> None:
@@ -412,6 +425,17 @@ def _check_headers(given: httpx.Headers, sent: httpx.Headers) -> None:
         raise ValueError(
             f"the Accept-Encoding of a download must be 'identity', not {coding!r}, so that it can be resumed"
         )
+
+
+def _cannot_decode(coding: str) -> str:
+    """Return why a body with a content coding is no file, and what can be done."""
+    package = package_for(coding)
+    if package is not None:
+        return f"the server sent it with Content-Encoding: {coding}, which needs a package: pip install '{package}'"
+    return (
+        f"the server sent it with the unknown Content-Encoding {one_line(coding, limit=_MAX_QUOTED)!r}, "
+        "although the request asked for none; stream() and aiter_raw() return it as it is sent"
+    )
 
 
 def _source(url: httpx.URL) -> str:

@@ -9,6 +9,9 @@ import hashlib
 import itertools
 import json
 import logging
+import re
+import sys
+import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from support.compression import STAND_INS
 from support.file_server import CONTENT, ETAG, FileServer, part_headers
 from support.garbage import garbage_of
 from support.rows import each_row
@@ -514,7 +518,7 @@ async def test_file_that_keeps_changing(network: FakeNetwork, api: FakeServer, p
     """It begins anew at most ``max_retries`` times."""
     for version in range(3):
         api.get("/flows.zip").drop(after=HALF, content=CONTENT, headers={"ETag": f'"{version}"'})
-    with pytest.raises(DownloadError, match=r"sent the whole file again, and the download has started again 1 time"):
+    with pytest.raises(DownloadError, match=r"has changed on the server, and the download has started again 1 time,"):
         await fetch(network, path, policy=RetryPolicy(jitter=0, max_retries=1))
     assert anyio.current_time() == 0
     assert len(network.requests) == 3
@@ -642,10 +646,18 @@ async def test_too_long(path: Path) -> None:
 # --- Encoded bodies
 
 
-@each_row("coding, encode", [("gzip", gzip.compress), ("identity", bytes), ("unheard-of", bytes)])
+def gzip_members(content: bytes) -> bytes:
+    """Compress a content in two members, with an empty one between them."""
+    return gzip.compress(content[:HALF]) + gzip.compress(b"") + gzip.compress(content[HALF:])
+
+
+@each_row(
+    "coding, encode",
+    [("gzip", gzip.compress), ("GZip", gzip_members), ("deflate", zlib.compress), ("identity", bytes), ("", bytes)],
+)
 async def test_encoded(coding: str, encode: Callable[[bytes], bytes], tmp_path: Path) -> None:
     """A body that is encoded, though that was declined, is decoded like any other."""
-    network, path = FakeNetwork(), tmp_path / coding
+    network, path = FakeNetwork(), tmp_path / f"file {coding}"
     headers = {**WITH_ETAG, "Content-Encoding": coding}
     network.serve(API).get("/flows.zip").reply(content=encode(CONTENT), headers=headers)
     await fetch(network, path, sha256=DIGEST)
@@ -659,6 +671,61 @@ async def test_encoded_and_broken_off(network: FakeNetwork, api: FakeServer, pat
     api.get("/flows.zip").drop(after=HALF, content=content, headers=headers).reply(content=content, headers=headers)
     assert not (await fetch(network, path, sha256=DIGEST)).resumed
     assert ranges(network) == [None, None]
+
+
+@each_row("coding, encode", [("gzip", gzip.compress), ("deflate", zlib.compress), ("br", gzip.compress)])
+async def test_encoded_and_cut_off(coding: str, encode: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """A body that lacks the end of its coding has broken off, also if the connection does not say so."""
+    network, path = FakeNetwork(), tmp_path / coding
+    headers, content = {**WITH_ETAG, "Content-Encoding": coding}, encode(CONTENT)
+    script = network.serve(API).get("/flows.zip").reply(content=content[:-20], headers=headers, times=2)
+    script.reply(content=content, headers=headers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "brotli", STAND_INS["brotli"])
+        assert not (await fetch(network, path, sha256=DIGEST)).resumed
+    assert ranges(network) == [None, None, None]
+
+
+async def test_always_cut_off(network: FakeNetwork, api: FakeServer, path: Path) -> None:
+    """If it always breaks off there, the error says so in the end, and there is no file."""
+    headers, content = {"Content-Encoding": "gzip"}, gzip.compress(CONTENT)
+    api.get("/flows.zip").reply(content=content[:-1], headers=headers, times=4)
+    ending = "the last connection ended with RemoteProtocolError: the body ended in the middle of its compressed data"
+    with pytest.raises(DownloadError, match=f"started again 2 times, .*; {ending}$"):
+        await fetch(network, path, policy=RetryPolicy(max_retries=2))
+    assert not path.exists()
+
+
+async def test_cut_off_without_retries(network: FakeNetwork, api: FakeServer, path: Path) -> None:
+    """Without retries, a body that lacks the end of its coding is an error of the request."""
+    api.get("/flows.zip").reply(content=gzip.compress(CONTENT)[:-1], headers={"Content-Encoding": "gzip"})
+    with pytest.raises(httpx.RemoteProtocolError, match="in the middle of its compressed data") as caught:
+        await fetch(network, path, policy=RetryPolicy(max_retries=0))
+    assert str(caught.value.request.url) == URL
+    assert not path.exists()
+
+
+@each_row(
+    "coding, text",
+    [
+        ("br", "with Content-Encoding: br, which needs a package: pip install 'brotli>=1.2'"),
+        ("gzip, ZSTD", "with Content-Encoding: zstd, which needs a package: pip install 'zstandard'"),
+        ("rot13", "with the unknown Content-Encoding 'rot13', although the request asked for none"),
+    ],
+)
+async def test_encoding_that_cannot_be_decoded(coding: str, text: str, tmp_path: Path) -> None:
+    """What would be another file is refused, and what an earlier download has left stays."""
+    path = tmp_path / coding
+    leave(path)
+    network = FakeNetwork()
+    network.serve(API).get("/flows.zip").reply(content=CONTENT, headers={"Content-Encoding": coding})
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STAND_INS:
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(DownloadError, match=re.escape(text)):
+            await fetch(network, path)
+    assert not path.exists()
+    assert (tmp_path / f"{coding}.part").read_bytes() == CONTENT[:HALF]
 
 
 async def test_not_what_its_encoding_says(network: FakeNetwork, api: FakeServer, path: Path) -> None:
