@@ -143,7 +143,7 @@ class ClientWithStreams(VerbsWithRetry):
         Raises:
             FileExistsError: the file exists, and ``overwrite`` is False. If it exists from the start, nothing is sent.
             OSError: the file system refuses something: the folder does not exist, the disk is full, there is a device
-                at the path. If that is known beforehand, nothing is sent.
+                at the path, ``path.part`` has been removed or replaced. If that is known beforehand, nothing is sent.
             DownloadError: the file is larger than ``max_bytes``, or than the server announced, or has another digest,
                 and nothing of it is left; the download has started over too often; the response is not a file, or
                 cannot be decoded; or another download to the same path is running, in this process or another one.

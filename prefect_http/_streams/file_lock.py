@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -68,9 +69,33 @@ def open_file(path: Path) -> BinaryIO:
     """Open a file to read and write, or make it; without a buffer, so that what is written survives this process.
 
     Raises:
-        OSError: that fails.
+        OSError: that fails, or it is no regular file: to read from a pipe could take for ever.
     """
-    return cast(BinaryIO, os.fdopen(os.open(path, _FLAGS, 0o666), "r+b", buffering=0))
+    file = cast(BinaryIO, os.fdopen(os.open(path, _FLAGS, 0o666), "r+b", buffering=0))
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise not_a_file(path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def not_a_file(path: Path) -> OSError:
+    """Return the error for a device, a pipe or the like."""
+    return OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def is_at(opened: os.stat_result, path: Path) -> bool:
+    """Whether a file is at a path still: it may have been removed or replaced since it was opened.
+
+    Args:
+        opened: what ``os.fstat()`` says of the file. Once that is closed, its number may be used again.
+        path: where it was opened.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(opened, path.stat())
+    return False
 
 
 def open_locked(path: Path) -> BinaryIO | None:
@@ -88,9 +113,8 @@ def open_locked(path: Path) -> BinaryIO | None:
             if not _try_to_lock(file):
                 file.close()
                 return None
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
+            if is_at(os.fstat(file.fileno()), path):
+                return file
         except BaseException:
             file.close()
             raise

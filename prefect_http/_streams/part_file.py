@@ -14,7 +14,6 @@ import errno
 import hashlib
 import json
 import os
-import stat
 import threading
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -22,13 +21,14 @@ from typing import BinaryIO
 
 from prefect_http._streams.download_plan import Kept, is_validator
 from prefect_http._streams.early_writeback import EarlyWriteback
-from prefect_http._streams.file_lock import close_locked, open_file, open_locked, remove_locked
+from prefect_http._streams.file_lock import close_locked, is_at, not_a_file, open_file, open_locked, remove_locked
 
 Block = bytes | memoryview
 
 _MAX_RECORD = 64 * 1024
 _HASHED_AT_ONCE = 16 * 1024 * 1024
 _READ_AT_ONCE = 1024 * 1024
+_REMOVED = "File was removed or replaced by another program during the download, which has to be repeated"
 
 
 class PartFile:
@@ -62,7 +62,7 @@ class PartFile:
         self._writeback = EarlyWriteback(0)
         self._record: BinaryIO | None = None
         self._file: BinaryIO | None = None
-        self._was_opened = False
+        self._opened: os.stat_result | None = None  # tells the part that was opened from another one at its path
         self._mutex = threading.Lock()
         self._is_closed = False
 
@@ -91,7 +91,7 @@ class PartFile:
                 return False
             self._check_path()
             self._file = self._open_part()
-            self._was_opened = True
+            self._opened = os.fstat(self._file.fileno())
             self._read_record(self._record)
             if self.kept is None:
                 self.size = 0
@@ -103,16 +103,17 @@ class PartFile:
         if self.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         if not self._overwrite and os.path.lexists(self.path):
-            raise FileExistsError(errno.EEXIST, "File exists (overwrite=True replaces it)", str(self.path))
+            raise self._file_exists()
         if self.path.exists() and not self.path.is_file():  # such as /dev/null, which root could replace
-            raise _not_a_file(self.path)
+            raise not_a_file(self.path)
+
+    def _file_exists(self) -> FileExistsError:
+        return FileExistsError(errno.EEXIST, "File exists (overwrite=True replaces it)", str(self.path))
 
     def _open_part(self) -> BinaryIO:
         file = open_file(self.part)
         try:
             found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise _not_a_file(self.part)
             self.size = found.st_size
             if found.st_nlink < 2:
                 file.seek(self.size)
@@ -203,12 +204,17 @@ class PartFile:
 
         Raises:
             FileExistsError: there is a file meanwhile, and ``overwrite`` is False. The part stays.
+            FileNotFoundError: somebody has removed or replaced the part or its record.
             OSError: writing it to the disk, or moving it, fails. The part stays.
         """
         with self._mutex, _naming(self.part):
             if self._file is None or self._record is None:
                 return
             os.fsync(self._file.fileno())
+            # Otherwise it would be another download's part, which need not be whole, that is moved.
+            for path, is_there in ((self.part, self._has_part()), (self._record_path, self._has_record(self._record))):
+                if not is_there:
+                    raise FileNotFoundError(errno.ENOENT, _REMOVED, str(path))
             file, self._file = self._file, None
             file.close()
             self._publish()
@@ -221,7 +227,7 @@ class PartFile:
         try:
             self.path.hardlink_to(self.part)  # unlike rename(), it never replaces a file
         except FileExistsError:
-            raise
+            raise self._file_exists() from None
         except OSError:  # not every file system has links
             self._check_path()
             self.part.rename(self.path)
@@ -232,9 +238,11 @@ class PartFile:
         """Close the part, and remove it."""
         with self._mutex:
             if self._file is not None and self._record is not None:
+                has_part = self._has_part()
                 self._file.close()
                 self._file = None
-                self.part.unlink(missing_ok=True)
+                if has_part:
+                    self.part.unlink(missing_ok=True)
                 self._remove_record(self._record)
 
     def close(self, last: Iterable[Block] = ()) -> None:
@@ -256,18 +264,23 @@ class PartFile:
 
     def _remove_what_is_empty(self, record: BinaryIO) -> None:
         # What could not be opened as a part is somebody else's.
-        if self._was_opened and self.part.exists() and self.part.stat().st_size == 0:
+        if self._has_part() and self.part.stat().st_size == 0:
             self.part.unlink()
         if os.fstat(record.fileno()).st_size == 0 or not os.path.lexists(self.part):
             self._remove_record(record)
 
     def _remove_record(self, record: BinaryIO) -> None:
-        self._record = None
-        remove_locked(record, self._record_path)
+        if self._has_record(record):
+            self._record = None
+            remove_locked(record, self._record_path)
 
+    def _has_part(self) -> bool:
+        """Whether the part is the one that was opened."""
+        return self._opened is not None and is_at(self._opened, self.part)
 
-def _not_a_file(path: Path) -> OSError:
-    return OSError(errno.EINVAL, "Not a regular file", str(path))
+    def _has_record(self, record: BinaryIO) -> bool:
+        """Whether the record is the one that was opened."""
+        return is_at(os.fstat(record.fileno()), self._record_path)
 
 
 @contextlib.contextmanager

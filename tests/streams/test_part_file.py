@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -325,7 +326,7 @@ def test_file_that_appears_meanwhile(path: Path) -> None:
         part.begin(ETAG, 3)
         part.write([b"new"])
         path.write_text("theirs")
-        with pytest.raises(FileExistsError):
+        with pytest.raises(FileExistsError, match=r"overwrite=True replaces it\): '.*file'$"):
             part.finish()
     assert path.read_text() == "theirs"
     with opened(path, overwrite=True) as part:
@@ -380,16 +381,47 @@ def test_folder(path: Path) -> None:
 @needs_posix_files
 def test_no_file_in_the_place_of_the_part(path: Path) -> None:
     """The error of the file system is raised; nothing is left locked, nothing is removed, and nothing is added."""
-    place = path.parent / "file.part"
-    for make, remove in ((Path.mkdir, Path.rmdir), (os.mkfifo, Path.unlink), (link_to_nowhere, Path.unlink)):
-        make(place)
-        for _ in range(2):
-            part = new_part(path)
-            with pytest.raises(OSError, match=r"file\.part'$"):
-                part.open()
-            part.close()
-            assert files(path) == {"file.part"}
-        remove(place)
+    for name in ("file.part", "file.part.json"):
+        place = path.parent / name
+        for make, remove in ((Path.mkdir, Path.rmdir), (os.mkfifo, Path.unlink), (link_to_nowhere, Path.unlink)):
+            make(place)
+            for _ in range(2):
+                part = new_part(path)
+                with pytest.raises(OSError, match=rf"{name}'$"):
+                    part.open()
+                part.close()
+                assert files(path) == {name}
+            remove(place)
+
+
+@needs_posix_files
+@each_row("overwrite", [False, True])
+@each_row("replaced", [{"file.part"}, {"file.part.json"}, {"file.part", "file.part.json"}])
+@each_row("content", [None, b"", b"theirs"])
+def test_removed_or_replaced_meanwhile(
+    content: bytes | None, replaced: set[str], overwrite: bool, tmp_path: Path
+) -> None:
+    """Neither a part that somebody has removed is taken for whole, nor another file in its place, which stays."""
+    for end in (PartFile.finish, PartFile.discard, PartFile.close):
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        part = new_part(folder / "file", overwrite=overwrite)
+        assert part.open()
+        part.begin(ETAG, 3)
+        part.write([b"new"])
+        for name in replaced:
+            (folder / name).unlink()
+            if content is not None:
+                (folder / name).write_bytes(content)
+        if end is PartFile.finish:
+            with pytest.raises(FileNotFoundError, match=rf"removed or replaced .*{min(replaced)}'$"):
+                part.finish()
+        else:
+            end(part)
+        part.close()
+        assert not (folder / "file").exists()
+        for name in replaced:
+            assert (folder / name).exists() is (content is not None)
+            assert content is None or (folder / name).read_bytes() == content
 
 
 def test_errors_name_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
