@@ -40,7 +40,7 @@ class Bars:
         any thread.
 
         Args:
-            name: the text before the bar.
+            name: the text before the bar, shortened to a third of the terminal's width.
         """
         return self._new_bar(name)
 
@@ -65,14 +65,17 @@ def bars() -> Generator[Bars]:
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
+        from rich.table import Column
     except ImportError as error:
         raise ImportError(_MISSING) from error
 
     console = Console(stderr=True)
     # Where colors are forced upon programs, as by many a CI, rich takes any file for a terminal.
     is_terminal = console.is_interactive and console.file.isatty()
+    # A longer name would leave no room for the bars and the numbers, in any of the rows.
+    name = Column(no_wrap=True, max_width=max(1, console.width // 3))
     progress = Progress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=name),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -77,6 +77,21 @@ def test_names_are_plain(terminal: Output) -> None:
     assert terminal.lines()[0].startswith("[bold]a[1].zip ")
 
 
+@each_row("length", [27, 60, 80, 500])
+@pytest.mark.usefixtures("terminal")
+def test_long_names(length: int) -> None:
+    """A long name is shortened, so that there is room for the bars and the numbers in all rows."""
+    output = Output(is_terminal=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        with output.bars() as bars:
+            bars.bar("a.zip")(500_000_000, 999_900_000)
+            bars.bar("x" * length)(500_000_000, 999_900_000)
+    short, long = output.lines()
+    assert has(short, f"a.zip{' ' * 21} ━", " 500.0/999.9 MB ? ", "-:--:--")
+    assert has(long, f"{'x' * 25}… ━", " 500.0/999.9 MB ? ", "-:--:--")
+
+
 def test_many_at_once(terminal: Output) -> None:
     """Bars are below each other, in the order in which they were made."""
     with terminal.bars() as bars:

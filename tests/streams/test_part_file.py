@@ -480,13 +480,14 @@ def test_missing_folder(tmp_path: Path) -> None:
         new_part(tmp_path / "missing" / "file").open()
 
 
-def test_fstat_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part that cannot be looked at is closed again."""
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5])
+def test_fstat_fails(failing: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record or a part that cannot be looked at is closed again."""
     fstat, calls = os.fstat, [0]
 
     def fail(number: int) -> os.stat_result:
         calls[0] += 1
-        if calls[0] == 2:
+        if calls[0] == failing:
             raise OSError("broken disk")
         return fstat(number)
 
