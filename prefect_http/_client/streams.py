@@ -205,8 +205,8 @@ class ClientWithStreams(VerbsWithRetry):
         Leaving raises:
             BaseException: what a request or the iterable raised that is not an Exception, such as KeyboardInterrupt. It
                 is raised alone, not in a group, and cancels the block.
-            Exception: the async generator of requests raised it while it was closed early. If the block has raised
-                an exception, that is raised instead.
+            Exception: the async generator of requests raised it while it was closed early, or cancelled where it
+                waited. If the block has raised an exception, or has been cancelled, that takes precedence.
 
         Cancellation:
             Cancels all requests. An iteration that is cancelled loses no outcome.

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import NamedTuple, Protocol, cast
 
+import anyio
+
 from prefect_http._concurrency.backend import Waiter, clock, new_cancel_scope, new_waiter
 
 _CLOSE_SECONDS = 5.0
@@ -162,7 +164,8 @@ class AsyncSource:
         """Iterate; for a task of its own.
 
         Raises:
-            Exception: the generator raised it while it was closed early.
+            Exception: the generator raised it while it was closed, or was cancelled where it waited, because the block
+                has been left. If that has been cancelled, what it raises is dropped.
 
         Cancellation:
             Ends the iteration, and closes the generator, if it is one.
@@ -170,11 +173,24 @@ class AsyncSource:
         # Around the iteration, since the generator may have scopes open that have to be left before this one.
         with self._scope:
             try:
-                await self._iterate()
-            finally:
-                iterator: object = self._iterator
-                if isinstance(iterator, AsyncGenerator):
-                    await self._close(cast("AsyncGenerator[object]", iterator))
+                await self._iterate_and_close()
+            except Exception as error:
+                if self.is_left:
+                    raise
+                self.errors.append(error)
+        self.end()
+
+    async def _iterate_and_close(self) -> None:
+        try:
+            await self._iterate()
+        except Exception:
+            raise
+        except BaseExceptionGroup as group:  # a nursery that it waits in puts the cancellation into a group
+            raise _without_cancellation(group) from None
+        finally:
+            iterator: object = self._iterator
+            if isinstance(iterator, AsyncGenerator):
+                await self._close(cast("AsyncGenerator[object]", iterator))
 
     async def _iterate(self) -> None:
         try:
@@ -187,9 +203,6 @@ class AsyncSource:
                 self.count += 1
         except StopAsyncIteration:
             pass
-        except Exception as error:
-            self.errors.append(error)
-        self.end()
 
     async def _is_asked(self) -> bool:
         """Wait until a worker asks; return False if it is to end instead."""
@@ -207,3 +220,8 @@ class AsyncSource:
         except BaseExceptionGroup as group:  # a nursery that it yields in puts the GeneratorExit into a group
             if (rest := group.split(GeneratorExit)[1]) is not None:
                 raise rest from None
+
+
+def _without_cancellation(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return a group without the cancellations in it; the group itself if there is nothing else."""
+    return group.split(anyio.get_cancelled_exc_class())[1] or group

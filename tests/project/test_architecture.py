@@ -87,6 +87,7 @@ LATE_IMPORTS = {
     ("_response", "_fields.retry_after"),
     ("progress", "rich.console"),
     ("progress", "rich.progress"),
+    ("progress", "rich.table"),
     ("testing._network", "httpx2"),
 }
 

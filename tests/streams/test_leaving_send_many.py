@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import signal
@@ -17,6 +18,7 @@ import pytest
 import trio
 from support.cancelling import MOST, Way, When, run_cancelled
 from support.many_requests import CountingServer, name_of
+from support.rows import each_row
 from support.virtual_time import virtual_time_backend
 
 from prefect_http import PrefectHttpxClient, RetryPolicy
@@ -309,8 +311,60 @@ async def test_closing_raises() -> None:
 
 
 @pytest.mark.anyio
+async def test_cancelling_raises() -> None:
+    """So does what a generator raises as it is cancelled where it waits."""
+
+    async def urls() -> AsyncIterator[str]:
+        try:
+            await anyio.sleep(100)
+            yield "/a/1"
+        finally:
+            raise LookupError("gone")
+
+    async with CountingServer().client() as client:
+        with pytest.raises(LookupError, match=r"^gone$"):
+            async with client.send_many(urls()):
+                await anyio.sleep(1)
+        with pytest.raises(BodyError) as caught:
+            async with client.send_many(urls()):
+                await anyio.sleep(1)
+                raise BodyError
+    assert caught.value.__notes__ == ["closing the iterable of requests failed as well: LookupError: gone"]
+
+
+@pytest.mark.anyio
+@each_row("waits", [False, True])
+@each_row("has_nursery", [False, True])
+@each_row("has_left", [False, True])
+async def test_closing_raises_after_a_cancellation(has_left: bool, has_nursery: bool, waits: bool) -> None:
+    """If the block is cancelled, what the generator raises then is dropped, wherever it has been."""
+    ends = []
+
+    async def urls() -> AsyncIterator[str]:
+        async with anyio.create_task_group() if has_nursery else contextlib.nullcontext():
+            try:
+                yield "/a/1"
+                await anyio.sleep(100)
+                yield "/a/2"
+            finally:
+                ends.append("gone")
+                raise LookupError("gone")
+
+    async with CountingServer().client() as client:
+        with anyio.CancelScope() as scope:
+            async with client.send_many(urls(), max_at_once=2 if waits else 1):
+                await anyio.sleep(1)
+                scope.cancel()
+                if not has_left:
+                    await anyio.sleep(1)
+            await anyio.sleep(1)
+    assert scope.cancelled_caught
+    assert ends == ["gone"]
+
+
+@pytest.mark.anyio
 async def test_nursery_of_a_generator_raises() -> None:
-    """What a nursery of a generator raises as it is closed comes out in the nursery's group."""
+    """What a nursery of a generator raises as it ends comes out in the nursery's group, without a cancellation."""
 
     async def fail_when_cancelled() -> None:
         try:
@@ -322,14 +376,16 @@ async def test_nursery_of_a_generator_raises() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fail_when_cancelled)
             await anyio.sleep(0.5)
-            while True:
-                yield "/a/1"
+            yield "/a/1"
+            await anyio.sleep(100)
+            yield "/a/2"
 
     async with CountingServer().client() as client:
-        with pytest.raises(ExceptionGroup) as caught:
-            async with client.send_many(urls(), max_at_once=1):
-                await anyio.sleep(1)
-    assert [str(error) for error in caught.value.exceptions] == ["gone"]
+        for max_at_once in (1, 2):  # it is suspended at its yield, or waits for something
+            with pytest.raises(ExceptionGroup) as caught:
+                async with client.send_many(urls(), max_at_once=max_at_once):
+                    await anyio.sleep(1)
+            assert [str(error) for error in caught.value.exceptions] == ["gone"]
 
 
 @pytest.mark.anyio
