@@ -74,6 +74,11 @@ def check_target(target: bytes | str) -> bytes:
     return target
 
 
+def is_field_value(value: bytes) -> bool:
+    """Whether a header can have a value."""
+    return _VALUE.fullmatch(value) is not None
+
+
 def check_headers(headers: Headers) -> CheckedHeaders:
     """Check a request's headers, and read what they say (RFC 9112 sections 5 and 6).
 

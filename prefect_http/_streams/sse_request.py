@@ -7,12 +7,14 @@ from typing import Any
 
 import httpx
 
+from prefect_http._fields.request_rules import is_field_value
 from prefect_http._httpx_details import lower_names
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._streams.repeated_request import RepeatedRequest
 
 _LAST_EVENT_ID = b"Last-Event-ID"
+_MAX_QUOTED = 100
 _DEFAULTS = ((b"Accept", b"text/event-stream"), (b"Cache-Control", b"no-store"))
 
 
@@ -53,11 +55,19 @@ class EventRequests:
         Args:
             last_event_id: the last event ID in force; "": none.
             policy: how the request is retried.
+
+        Raises:
+            httpx.LocalProtocolError: the ID is one of the server's, and cannot be sent back.
         """
-        headers = self._headers
-        if last_event_id:
-            # No header has whitespace at its ends.
-            headers = [*headers, (_LAST_EVENT_ID, last_event_id.strip(" \t").encode())]
+        # No header has whitespace at its ends.
+        value = last_event_id.strip(" \t").encode()
+        if last_event_id != self.last_event_id and not is_field_value(value):
+            raise httpx.LocalProtocolError(
+                f"the server's event ID {last_event_id[:_MAX_QUOTED]!r} has a control character, "
+                "so it cannot be sent back as Last-Event-ID to continue the stream",
+                request=self._requests.build(self._headers, policy),
+            )
+        headers = [*self._headers, (_LAST_EVENT_ID, value)] if last_event_id else self._headers
         return self._requests.build(headers, policy)
 
     async def send(self, request: httpx.Request) -> PrefectResponse:

@@ -84,13 +84,17 @@ async def test_last_event_id() -> None:
 
 
 async def test_id_that_cannot_be_sent() -> None:
-    """An ID with a control character, which no header can have, is an error that names the header."""
+    """An ID with a control character, which no header can have, is an error that says where it is from."""
     network, api = new_network()
     send_events(api.get("/events"), b"id: \x01\n" + event("a"))
     async with network, client_of(network) as client, client.sse("GET", URL) as events:
         assert (await anext(events)).id == "\x01"
-        with pytest.raises(httpx.LocalProtocolError, match=r"header Last-Event-ID has a control character"):
+        with pytest.raises(httpx.LocalProtocolError, match=r"the server's event ID '\\x01' has a control") as caught:
             await anext(events)
+    assert str(caught.value.request.url) == URL
+    with pytest.raises(httpx.LocalProtocolError, match=r"header Last-Event-ID has a control character"):
+        async with client_of(network) as client, client.sse("GET", URL, headers={"Last-Event-ID": "\x01"}):
+            raise AssertionError
 
 
 async def test_timeouts() -> None:
