@@ -69,7 +69,7 @@ class ClientWithStreams(VerbsWithRetry):
             The event stream. Entering it opens the first connection.
 
         Raises:
-            TypeError: ``retry`` is not a RetryPolicy.
+            TypeError: ``retry`` is not a RetryPolicy, or ``reconnect`` is neither a bool nor None.
             ValueError: ``max_event_bytes`` is invalid.
 
         Entering and iterating raise:
@@ -84,6 +84,8 @@ class ClientWithStreams(VerbsWithRetry):
         """
         from prefect_http._streams.sse import EventStream
 
+        if reconnect is not None and not isinstance(reconnect, bool):
+            raise TypeError(f"reconnect must be True, False or None, not {reconnect!r}")
         if not isinstance(max_event_bytes, int) or isinstance(max_event_bytes, bool) or max_event_bytes < 1:
             raise ValueError(f"max_event_bytes must be an integer, 1 or more, not {max_event_bytes!r}")
         return EventStream(
@@ -195,7 +197,7 @@ class ClientWithStreams(VerbsWithRetry):
             time, within the block.
 
         Raises:
-            TypeError: ``requests`` cannot be iterated over, or is a single URL; or ``max_at_once`` is not an integer.
+            TypeError: ``requests`` cannot be iterated over, or is a single one; or ``max_at_once`` is not an integer.
             ValueError: ``max_at_once`` is less than 1.
 
         Iterating raises:

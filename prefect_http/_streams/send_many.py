@@ -39,14 +39,14 @@ class SendMany(AbstractAsyncContextManager[AsyncIterator[Outcome]]):
         ordered: whether the outcomes come in the order of the requests.
 
     Raises:
-        TypeError: ``requests`` cannot be iterated over, or is a single URL; or ``max_at_once`` is not an integer.
+        TypeError: ``requests`` cannot be iterated over, or is a single one; or ``max_at_once`` is not an integer.
         ValueError: ``max_at_once`` is less than 1.
     """
 
     def __init__(self, client: Client, requests: Requests, max_at_once: int, *, ordered: bool) -> None:
         if isinstance(requests, str | bytes) or not isinstance(requests, Iterable | AsyncIterable):
             raise TypeError(
-                f"requests must be an iterable or async iterable of requests and URLs, not {_name(requests)}"
+                f"requests must be an iterable or async iterable of requests and URLs, not {_single_or_name(requests)}"
             )
         if not isinstance(max_at_once, int) or isinstance(max_at_once, bool):
             raise TypeError(f"max_at_once must be an integer, not {max_at_once!r}")
@@ -154,6 +154,14 @@ def _is_cancellation(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):  # older versions of trio put cancellations into groups
         return cast("BaseExceptionGroup[BaseException]", error).split(cancelled)[1] is None
     return isinstance(error, cancelled)
+
+
+def _single_or_name(item: object) -> str:
+    if isinstance(item, httpx.URL | str):
+        return "a single URL; put it into a list"
+    if isinstance(item, httpx.Request):
+        return "a single request; put it into a list"
+    return _name(item)
 
 
 def _name(item: object) -> str:

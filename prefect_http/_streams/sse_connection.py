@@ -112,6 +112,9 @@ def _wrong_type(response: httpx.Response, types: list[str], beginning: bytes) ->
     """Return the message for a response that is no event stream."""
     texts = types[-1] if types else "", beginning.decode("utf-8", "replace")
     found, text = [one_line(without_credentials(each, response.request), limit=_MAX_QUOTED) for each in texts]
-    found = f"its Content-Type is {found}" if found else "it has no Content-Type"
+    if found:
+        problem = f"its Content-Type is {found}, not {_EVENT_STREAM}"
+    else:
+        problem = f"it has no Content-Type; {_EVENT_STREAM} is expected"
     begins = f"; it begins with: {text}" if text else ""
-    return f"the response is not an event stream: {found}, not {_EVENT_STREAM}{begins}"
+    return f"the response is not an event stream: {problem}{begins}"

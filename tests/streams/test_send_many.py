@@ -390,11 +390,15 @@ def test_arguments_are_checked() -> None:
     """What cannot be iterated over, one URL, and a max_at_once that is no number of requests are refused at once."""
     client = CountingServer().client()
     wrong: Any
-    for wrong in ("http://server/", b"http://server/", httpx.URL("http://server/"), 5, None):
+    for wrong in (b"http://server/", 5, None):
         with pytest.raises(
             TypeError, match=rf"^requests must be an iterable .* not an object of .*{type(wrong).__name__}$"
         ):
             client.send_many(wrong)
+    url = "http://server/"
+    for name, single in (("URL", url), ("URL", httpx.URL(url)), ("request", httpx.Request("GET", url))):
+        with pytest.raises(TypeError, match=rf"^requests must be an iterable .* not a single {name}; put it into a li"):
+            client.send_many(single)  # type: ignore[arg-type]
     for wrong in (True, 1.0, "1", None):
         with pytest.raises(TypeError, match=r"^max_at_once must be an integer, not "):
             client.send_many([], max_at_once=wrong)

@@ -427,6 +427,15 @@ async def test_bad_limit(limit: Any) -> None:
             client.sse("GET", URL, max_event_bytes=limit)
 
 
+@each_row("reconnect", [0, 1, "no", 3.0])
+async def test_bad_reconnect(reconnect: Any) -> None:
+    """What is neither a bool nor None is refused where it is given."""
+    network, _ = new_network()
+    async with network, client_of(network) as client:
+        with pytest.raises(TypeError, match=r"^reconnect must be True, False or None, not "):
+            client.sse("GET", URL, reconnect=reconnect)
+
+
 @each_row("arguments", [{"retry": 3}, {"extensions": {"retry": "no"}}])
 async def test_bad_policy(arguments: Any) -> None:
     """What is no policy is refused where it is given."""
