@@ -37,7 +37,8 @@ class ContentDecoder:
     Args:
         encodings: the value of ``Content-Encoding``.
         needs_limit: False: a brotli without a limit for its output will do.
-        all_members: whether gzip may have several members (RFC 1952 section 2.2). httpx decodes the first one.
+        for_file: whether gzip may have several members (RFC 1952 section 2.2), and be called x-gzip (RFC 9110 section
+            8.4.1.3). httpx decodes the first member, and passes over the other name.
 
     Attributes:
         is_identity: whether there is nothing to decode.
@@ -47,11 +48,11 @@ class ContentDecoder:
         httpx.DecodingError: there are too many encodings, or one that the installed package cannot decode in steps.
     """
 
-    def __init__(self, encodings: str, *, needs_limit: bool = True, all_members: bool = False) -> None:
+    def __init__(self, encodings: str, *, needs_limit: bool = True, for_file: bool = False) -> None:
         found = [
             decoder
             for name in reversed(_names(encodings))
-            if (decoder := _decoder(name, needs_limit=needs_limit, all_members=all_members)) is not None
+            if (decoder := _decoder(name, needs_limit=needs_limit, for_file=for_file)) is not None
         ]
         if len(found) > _MAX_ENCODINGS:
             raise httpx.DecodingError(f"the body has {len(found)} encodings, more than the limit of {_MAX_ENCODINGS}")
@@ -101,14 +102,15 @@ class ContentDecoder:
             raise httpx.DecodingError(str(error)) from error
 
 
-def undecodable(encodings: str) -> str | None:
+def undecodable(encodings: str, *, for_file: bool) -> str | None:
     """Return the first encoding that is unknown, or whose package is not installed; None if there is none.
 
     Args:
         encodings: the value of ``Content-Encoding``.
+        for_file: as for ContentDecoder.
     """
     for name in _names(encodings):
-        if name not in ("", "identity") and _decoder(name, needs_limit=False, all_members=True) is None:
+        if name not in ("", "identity") and _decoder(name, needs_limit=False, for_file=for_file) is None:
             return name
     return None
 
@@ -262,10 +264,12 @@ class _SlicedZstdDecoder(_Decoder):
                     self._zstd = self._new()
 
 
-def _decoder(encoding: str, *, needs_limit: bool, all_members: bool) -> _Decoder | None:
+def _decoder(encoding: str, *, needs_limit: bool, for_file: bool) -> _Decoder | None:
     """Return a decoder; None if the encoding is to be passed over."""
+    if for_file and encoding in ("gzip", "x-gzip"):
+        return _MembersDecoder()
     if encoding == "gzip":
-        return _MembersDecoder() if all_members else _ZlibDecoder(_GZIP)
+        return _ZlibDecoder(_GZIP)
     if encoding == "deflate":
         return _ZlibDecoder(zlib.MAX_WBITS, -zlib.MAX_WBITS)
     if encoding == "br" and (package := _first_of("brotli", "brotlicffi")):

@@ -94,8 +94,8 @@ class ResponseTooLarge(httpx.RequestError):
 class DownloadError(httpx.RequestError):
     """A file could not be downloaded, or is not the expected one. No file that looks complete is left behind.
 
-    The message says why: the file is too large, its digest is wrong, it keeps changing on the server, or another
-    download to the same path is running.
+    The message says why: the file is too large, its digest is wrong, it keeps changing on the server, it has a
+    Content-Encoding that cannot be decoded, or another download to the same path is running.
     """
 
 

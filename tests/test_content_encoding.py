@@ -138,11 +138,18 @@ def test_members_of_gzip() -> None:
     members = gzip.compress(TEXTS["a step"]) + gzip.compress(b"") + gzip.compress(b"end")
     for rest in (b"", b"\x1f", b"\0\0\0", b"something else"):
         for size in (1, 7, 10**9):
-            decoder = ContentDecoder("gzip", all_members=True)
+            decoder = ContentDecoder("gzip", for_file=True)
             chunks = in_pieces(members + rest, size)
             assert b"".join(piece for chunk in chunks for piece in decoder.decode(chunk)) == TEXTS["a step"] + b"end"
             assert not decoder.is_incomplete
     assert decoded("gzip", [members]) == TEXTS["a step"]
+
+
+def test_another_name_of_gzip() -> None:
+    """Gzip may be called x-gzip, but not where a body is decoded as by httpx."""
+    body = gzip.compress(b"all")
+    assert b"".join(ContentDecoder("x-gzip", for_file=True).decode(body)) == b"all"
+    assert ContentDecoder("x-gzip").is_identity
 
 
 @each_row("encoding", ["gzip", "deflate", "br", "zstd", "deflate, gzip"])
@@ -156,8 +163,8 @@ def test_whether_the_end_is_missing(encoding: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "brotli", STAND_INS["brotli"])
         patch.setitem(sys.modules, "compression.zstd", STAND_INS["compression.zstd"])
-        for all_members in (False, True):
-            decoder = ContentDecoder(encoding, all_members=all_members)
+        for for_file in (False, True):
+            decoder = ContentDecoder(encoding, for_file=for_file)
             assert not decoder.is_incomplete
             for number, byte in enumerate(body, 1):
                 list(decoder.decode(bytes([byte])))
@@ -168,7 +175,7 @@ def test_whether_the_end_is_missing(encoding: str) -> None:
 
 def test_the_second_member_must_not_be_cut() -> None:
     """A member that begins must end."""
-    decoder = ContentDecoder("gzip", all_members=True)
+    decoder = ContentDecoder("gzip", for_file=True)
     list(decoder.decode(gzip.compress(b"one") + gzip.compress(b"two")[:-1]))
     assert decoder.is_incomplete
 
@@ -178,14 +185,15 @@ def test_what_cannot_be_decoded(install: Callable[..., None]) -> None:
     install()
     for encodings, found in {
         "": None,
-        "identity, GZIP, deflate": None,
+        "identity, GZIP, deflate, x-gzip": None,
         "gzip, Br , rot13": "br",
         "rot13": "rot13",
         "zstd": "zstd",
     }.items():
-        assert undecodable(encodings) == found
+        assert undecodable(encodings, for_file=True) == found
     install("brotli", "zstandard")
-    assert undecodable("br, zstd") is None
+    assert undecodable("br, zstd", for_file=True) is None
+    assert undecodable("gzip, x-gzip", for_file=False) == "x-gzip"
     assert (package_for("br"), package_for("zstd"), package_for("gzip")) == ("brotli>=1.2", "zstandard", None)
 
 

@@ -204,12 +204,12 @@ class DownloadCall:
                 await self._begin(plan)
                 await self._receive(response, body, plan)
             is_whole = self._check_end(plan, response)
-        except DownloadError:
-            raise
         except httpx.RequestError as error:
             if self._progress_has_failed:
                 raise
             error.request = response.request
+            if isinstance(error, DownloadError):
+                raise
             await self._flush()
             if is_foreign(error, response.request) or (delay := self._delay_after(error)) is None:
                 raise
@@ -244,7 +244,8 @@ class DownloadCall:
             return Refuse("the server has rejected the request, as the throttle says")
         plan = plan_response(kept, response.status_code, response.headers)
         if isinstance(plan, Receive) and plan.is_encoded:
-            coding = undecodable(response.headers["Content-Encoding"])
+            # An event hook that has read it has had it decoded as by httpx.
+            coding = undecodable(response.headers["Content-Encoding"], for_file=not response.is_stream_consumed)
             if coding is not None:
                 return Refuse(_cannot_decode(coding))
         return plan
@@ -279,7 +280,7 @@ class DownloadCall:
         if response.is_stream_consumed:  # by an event hook; it has been decoded as well
             await self._take(response.content, plan)
         elif plan.is_encoded:
-            decoder = ContentDecoder(response.headers["Content-Encoding"], all_members=True)
+            decoder = ContentDecoder(response.headers["Content-Encoding"], for_file=True)
             async for chunk in body:
                 for piece in decoder.decode(chunk):  # some are empty
                     await self._take(piece, plan)

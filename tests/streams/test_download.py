@@ -607,6 +607,15 @@ async def test_too_large(reply: Reply, tmp_path: Path) -> None:
     assert files(path) == set()
 
 
+async def test_request_of_an_error(network: FakeNetwork, api: FakeServer, path: Path) -> None:
+    """The request of an error is the one that got the response, after redirects."""
+    api.get("/a").reply(302, headers={"Location": URL})
+    api.get("/flows.zip").reply(content=CONTENT)
+    with pytest.raises(DownloadError) as caught:
+        await fetch(network, path, url=f"{API}/a", follow_redirects=True, max_bytes=1)
+    assert caught.value.request.url == URL
+
+
 async def test_what_is_there_is_too_large(network: FakeNetwork, api: FakeServer, path: Path) -> None:
     """An earlier download may have had no limit."""
     for content in (CONTENT[:HALF], CONTENT):
@@ -653,7 +662,14 @@ def gzip_members(content: bytes) -> bytes:
 
 @each_row(
     "coding, encode",
-    [("gzip", gzip.compress), ("GZip", gzip_members), ("deflate", zlib.compress), ("identity", bytes), ("", bytes)],
+    [
+        ("gzip", gzip.compress),
+        ("GZip", gzip_members),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("identity", bytes),
+        ("", bytes),
+    ],
 )
 async def test_encoded(coding: str, encode: Callable[[bytes], bytes], tmp_path: Path) -> None:
     """A body that is encoded, though that was declined, is decoded like any other."""
@@ -745,6 +761,9 @@ async def test_read_by_an_event_hook(network: FakeNetwork, api: FakeServer, path
     api.get("/flows.zip").reply(content=gzip.compress(CONTENT), headers={"Content-Encoding": "gzip"})
     async with network, network.client(PrefectHttpxClient, event_hooks={"response": [read]}) as client:
         assert (await client.download(URL, path, sha256=DIGEST)).bytes == TOTAL
+        api.get("/flows.zip").reply(content=gzip.compress(CONTENT), headers={"Content-Encoding": "x-gzip"})
+        with pytest.raises(DownloadError, match="unknown Content-Encoding 'x-gzip'"):  # which httpx does not decode
+            await client.download(URL, path, overwrite=True)
 
 
 # --- Arguments
