@@ -27,7 +27,7 @@ _QUOTATION = re.compile(rf"(?<!\w)(?:bytearray\({_LITERAL}\)?|{_LITERAL})", re.D
 _OUTGOING = re.compile(r"header|value|cookie|authorization", re.IGNORECASE)
 _INCOMING = re.compile(r"value|cookie|authorization", re.IGNORECASE)
 # Of digest authentication (RFC 7616 section 3.4).
-_NAMED = re.compile(r'\b(?:username|response|nonce|cnonce)="([^"]+)"')
+_DIGEST_PARTS = re.compile(r'\b(?:username|response|nonce|cnonce)="([^"]+)"')
 
 
 def safe_url(url: httpx.URL) -> str:
@@ -86,28 +86,27 @@ def quoting_no_credentials(message: str, request: httpx.Request) -> str:
 
 
 def _replaced(text: str, secrets: set[str]) -> str:
-    # As they are, and as JSON and URLs write them.
-    forms = {
-        form
-        for secret in secrets
-        if len(secret) >= _SHORTEST_SECRET
-        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret))
-    }
+    forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
     # The longest first, because one may be a part of another.
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, _SECURE)
-    return text
+    ordered = sorted(forms, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, ordered)), _SECURE, text) if ordered else text
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """Return a secret as it is, and as JSON and URLs write it."""
+    json_forms = (json.dumps(secret, ensure_ascii=ensure_ascii)[1:-1] for ensure_ascii in (True, False))
+    return secret, *json_forms, quote(secret, safe=""), quote_plus(secret)
 
 
 @dataclass(frozen=True, slots=True)
 class _ProxyHeaders:
-    """What proxies got along with a request. Whoever looks at the request's extensions does not see it."""
+    """What proxies got along with a request. Its repr() shows nothing of that."""
 
     of_each: tuple[_RawHeaders, ...] = field(repr=False)
 
 
 def note_proxy_headers(request: httpx.Request, headers: _RawHeaders) -> None:
-    """Note the headers that a proxy gets along with a request, for ``without_credentials()``.
+    """Note the headers that a proxy gets along with a request, so that they can be hidden in messages.
 
     Those that other proxies got before are kept: the errors of earlier attempts may quote them.
     """
@@ -124,22 +123,27 @@ def _proxy_headers(request: httpx.Request) -> tuple[_RawHeaders, ...]:
 def _credentials(request: httpx.Request) -> tuple[set[str], set[str]]:
     """Return the secrets in the headers and the URL of a request, or sent to proxies; and the user names.
 
-    Not the names that can be seen in the URL anyway. Other words of a digest count as names as well.
+    Names, and parts of a digest, are only replaced in the words of a server: they may occur in others by chance. Those
+    that can be seen in the URL anyway are left out.
     """
     secrets, names = {request.url.password}, {request.url.username}
     for headers in (request.headers, *map(httpx.Headers, _proxy_headers(request))):
         for name in ("Authorization", "Proxy-Authorization"):
-            value = headers.get(name, "")
-            scheme, _, credentials = value.partition(" ")
-            secrets.add(credentials.strip() or value)
-            names.update(_NAMED.findall(credentials))
-            if scheme.lower() == "basic":
-                decoded = _decoded(credentials)
-                user, _, password = decoded.partition(":")
-                secrets |= {decoded, password}
-                names.add(user)
-        for cookie in headers.get("Cookie", "").split(";"):
-            secrets.add((cookie.partition("=")[2] or cookie).strip())
+            for value in headers.get_list(name):
+                scheme, _, credentials = value.partition(" ")
+                credentials = credentials.strip()
+                secrets.add(credentials or value)
+                names.update(_DIGEST_PARTS.findall(credentials))
+                if scheme.lower() == "basic":
+                    decoded = _decoded(credentials)
+                    user, _, password = decoded.partition(":")
+                    names.add(user)
+                    # With a short password, the two are not much more than the name.
+                    (names if len(password) < _SHORTEST_SECRET else secrets).add(decoded)
+                    secrets.add(password)
+        for cookies in headers.get_list("Cookie"):
+            for cookie in cookies.split(";"):
+                secrets.add((cookie.partition("=")[2] or cookie).strip())
     url = safe_url(request.url)
     return secrets, {name for name in names if name not in url}
 
@@ -147,7 +151,8 @@ def _credentials(request: httpx.Request) -> tuple[set[str], set[str]]:
 def _decoded(credentials: str) -> str:
     """Return the user name and the password of basic authentication; empty if they cannot be decoded."""
     try:
-        return base64.b64decode(credentials, validate=True).decode()
+        # Servers accept them without the padding.
+        return base64.b64decode(credentials + "=" * (-len(credentials) % 4), validate=True).decode()
     except ValueError:
         return ""
 

@@ -33,7 +33,7 @@ def checked_timeouts(extension: object) -> Mapping[str, float | None]:
     return timeouts
 
 
-@functools.lru_cache(64)
+@functools.lru_cache(64, typed=True)  # Decimal(7) is no timeout, although it equals 7
 def _are_seconds(*values: object) -> bool:
     """Return whether all values are timeouts: numbers, 0 or more, or None. Cached: almost all requests have the same.
 

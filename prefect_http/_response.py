@@ -314,8 +314,9 @@ def rate_limit(response: httpx.Response) -> RateLimit | None:
 
 def _message(response: httpx.Response) -> str:
     request, redirect = response.request, response.next_request
-    phrase = response.reason_phrase or httpx.codes.get_reason_phrase(response.status_code)  # many servers send none
-    status = f"{response.status_code} {without_credentials(phrase, request)}".rstrip()
+    phrase = without_credentials(response.reason_phrase, request)
+    phrase = phrase or httpx.codes.get_reason_phrase(response.status_code)  # many servers send none
+    status = f"{response.status_code} {phrase}".rstrip()
     detail = without_credentials(_detail(response) if redirect is None else safe_url(redirect.url), request)
     detail = one_line(detail if redirect is None else f"it redirects to {detail}", limit=_MAX_DETAIL)
     return one_line(f"{status} for {request.method} ", limit=200) + f" {safe_url(request.url)}{detail and ': '}{detail}"

@@ -137,11 +137,12 @@ def test_an_exception_that_quotes_a_header_is_shown_without_it(exception: Except
         ("Authorization", "basic dXNlcjpzM2NyZXQ=", "no user:s3cret here"),
         ("Proxy-Authorization", "Basic dXNlcjpzM2NyZXQ=", "s3cret"),
         ("Authorization", "Basic s3cret!", "s3cret!"),
+        ("Authorization", "Basic  dXNlcjpzM2NyZXQ", "s3cret, dXNlcjpzM2NyZXQ"),
         ("Authorization", "Basic /////w==", "/////w== as %2F%2F%2F%2F%2Fw%3D%3D"),
     ],
     ids=[
         *("bearer", "bare", "basic", "proxy", "cookie", "padded cookie", "nameless cookie"),
-        *("password", "user and password", "proxy's password", "no base64", "no text"),
+        *("password", "user and password", "proxy's password", "no base64", "no padding", "no text"),
     ],
 )
 def test_credentials_that_a_server_echoes_are_replaced(name: str, value: str, text: str) -> None:
@@ -149,6 +150,13 @@ def test_credentials_that_a_server_echoes_are_replaced(name: str, value: str, te
     shown = without_credentials(text, httpx.Request("GET", "http://server/", headers={name: value}))
     assert "s3cret" not in shown
     assert "dXNlcj" not in shown
+
+
+def test_credentials_in_several_headers_of_one_name() -> None:
+    """All of them are replaced."""
+    headers = [("Authorization", "Bearer first"), ("Authorization", "Basic dXNlcjpzM2NyZXQ="), ("Cookie", "a=third")]
+    request = httpx.Request("GET", "http://server/", headers=[*headers, ("Cookie", "b=fourth")])
+    assert without_credentials("first s3cret third fourth", request) == " ".join(["[secure]"] * 4)
 
 
 def test_an_exception_that_echoes_a_credential_of_its_request() -> None:
@@ -170,6 +178,7 @@ def test_an_exception_that_echoes_a_credential_of_its_request() -> None:
         ("http://server/", {"Authorization": 'Digest username="me@home", nonce="1"'}, "me@home 1", "[secure] 1"),
         ("http://abc@server/", {}, "abc", "abc"),
         ("http://secure:also@server/", {}, "secure, also", "[secure], [secure]"),
+        ("http://secu:longpassword@server/", {}, "longpassword", "[secure]"),
         ("http://name@name.test/", {}, "there is no https://name.test/", "there is no https://name.test/"),
         ("http://name@server/name/", {}, "no name", "no name"),
     ],
@@ -197,6 +206,13 @@ def test_the_own_words_of_a_message_may_contain_a_user_name(error: Exception, sh
     assert safe_exception(error, request) == shown
 
 
+def test_a_user_name_and_a_short_password_are_no_more_than_the_name() -> None:
+    """In the message's own words, they are not replaced."""
+    request = httpx.Request("GET", "http://test/", headers={"Authorization": "Basic c2VydmVyOg=="})  # server:
+    assert safe_exception(httpx.ReadError("server:80 failed"), request) == "ReadError: server:80 failed"
+    assert without_credentials("server:80 failed", request) == "[secure]80 failed"
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -218,6 +234,7 @@ def test_a_password_that_a_server_echoes_is_replaced(text: str, shown: str) -> N
         ("s3 cr?t", "s3+cr%3Ft"),
         ("abcd", "abcd"),
         ('p"w\\d', '{"echo": "p\\"w\\\\d"}'),
+        ('p"wörd', '{"echo": "p\\"wörd"}'),
         ("pässword", '"p\\u00e4ssword"'),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
@@ -49,6 +50,15 @@ def test_bad_seconds(seconds: object) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         checked_timeouts({"connect": 5.0, "read": seconds})
     assert str(caught.value).endswith('; it is set by timeout= or extensions["timeout"]')
+
+
+@each_row("seconds", [7, 0, 0.5])
+def test_a_bad_timeout_says_nothing_about_an_equal_one(seconds: float) -> None:
+    """A Decimal is not a timeout, neither before nor after a number that equals it has been."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"not Decimal"):
+            checked_timeouts({"read": Decimal(seconds)})
+        assert checked_timeouts({"read": seconds}) == {"read": seconds}
 
 
 def _not_async(*_: object) -> None:

@@ -34,9 +34,9 @@ def redirect_url(response: httpx.Response, request: httpx.Request) -> httpx.URL:
         if target.is_relative_url:
             target = url.join(target)
         if target.port is not None and not 0 <= target.port <= MAX_PORT:
-            raise httpx.InvalidURL(f"there is no port {target.port}")
+            raise httpx.InvalidURL(f"Invalid port: '{target.port}'")
     except (httpx.InvalidURL, UnicodeError) as error:
-        # Credentials of the URL may be in what is said about it.
+        # It may quote the userinfo of the Location, which is not known as the request's.
         reason = "" if "@" in location else f": {error}"
     else:
         return target.copy_with(fragment=url.fragment) if url.fragment and not target.fragment else target

@@ -29,7 +29,7 @@ from prefect_http._concurrency.socket_attributes import InputAttribute, Socket, 
 
 # When there is more than this that nobody has received yet, the loop stops reading. It reads up to 256 KiB at a time.
 _MAX_BUFFERED = 256 * 1024
-_MAX_UNIX_BUFFER = 8 * 1024 * 1024  # as far as is looked: the size of the other side's cannot be known
+_MAX_UNIX_BUFFER = 8 * 1024 * 1024  # received at most: the size of the other side's buffer is unknown
 
 
 class _Buffers(threading.local):
@@ -193,8 +193,8 @@ class AsyncioStream(asyncio.BufferedProtocol, asyncio.Protocol, EagerStream):
         """Receive what arrived before sending failed, and return why nothing follows; None: it is the end.
 
         A server that rejects an upload may close the connection at once. If sending fails then, asyncio gives up the
-        socket, with the response still in it. No more than a socket buffers is received, because the other side of a
-        Unix socket may go on sending.
+        socket, with the response still in it. No more is received than a socket can buffer, because the other side of
+        a Unix socket may go on sending.
         """
         try:
             raw_socket = self._socket.dup()

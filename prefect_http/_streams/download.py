@@ -31,7 +31,7 @@ from prefect_http._content_encoding import ContentDecoder, package_for, undecoda
 from prefect_http._error_limits import STREAMED_ERROR_BYTES, seconds_for_error
 from prefect_http._errors import DownloadError, PrefectHTTPStatusError
 from prefect_http._foreign_errors import is_foreign
-from prefect_http._redact import one_line, safe_exception, safe_url
+from prefect_http._redact import one_line, safe_exception, safe_url, without_credentials
 from prefect_http._response import REJECTED, PrefectResponse, is_success, status_error
 from prefect_http._retry.decision import FailedAttempt, GiveUp, classify, decide
 from prefect_http._retry.policy import RetryPolicy
@@ -247,7 +247,7 @@ class DownloadCall:
             # An event hook that has read it has had it decoded as by httpx.
             coding = undecodable(response.headers["Content-Encoding"], for_file=not response.is_stream_consumed)
             if coding is not None:
-                return Refuse(_cannot_decode(coding))
+                return Refuse(_cannot_decode(without_credentials(coding, response.request)))
         return plan
 
     async def _finish_at_once(self, response: PrefectResponse) -> PrefectResponse:

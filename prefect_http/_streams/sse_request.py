@@ -9,6 +9,7 @@ import httpx
 
 from prefect_http._fields.request_rules import is_field_value
 from prefect_http._httpx_details import lower_names
+from prefect_http._redact import without_credentials
 from prefect_http._response import PrefectResponse
 from prefect_http._retry.policy import RetryPolicy
 from prefect_http._streams.repeated_request import RepeatedRequest
@@ -62,10 +63,12 @@ class EventRequests:
         # No header has whitespace at its ends.
         value = last_event_id.strip(" \t").encode()
         if last_event_id != self.last_event_id and not is_field_value(value):
+            request = self._requests.build(self._headers, policy)
+            shown = without_credentials(last_event_id, request)[:_MAX_QUOTED]
             raise httpx.LocalProtocolError(
-                f"the server's event ID {last_event_id[:_MAX_QUOTED]!r} has a control character, "
+                f"the server's event ID {shown!r} has a control character, "
                 "so it cannot be sent back as Last-Event-ID to continue the stream",
-                request=self._requests.build(self._headers, policy),
+                request=request,
             )
         headers = [*self._headers, (_LAST_EVENT_ID, value)] if last_event_id else self._headers
         return self._requests.build(headers, policy)

@@ -117,8 +117,8 @@ def _brief(info: Mapping[str, object]) -> str:
     shown = [f"{name}={info[name]!r}" for name in ("host", "port", "server_hostname") if name in info]
     if isinstance(error := info.get("exception"), BaseException):
         shown.append(safe_exception(error))
-    if isinstance(returned := info.get("return_value"), tuple):  # the head of a response
-        shown.append(str(cast("tuple[object, ...]", returned)[1]))
+    if isinstance(returned := info.get("return_value"), tuple):  # the head of a response: only its status
+        shown += [str(part) for part in cast("tuple[object, ...]", returned) if isinstance(part, int)]
     return "".join(f" {each}" for each in shown)
 
 

@@ -744,6 +744,13 @@ async def test_encoding_that_cannot_be_decoded(coding: str, text: str, tmp_path:
     assert (tmp_path / f"{coding}.part").read_bytes() == CONTENT[:HALF]
 
 
+async def test_encoding_that_echoes_a_credential(network: FakeNetwork, api: FakeServer, path: Path) -> None:
+    """It is shown without the credential."""
+    api.get("/flows.zip").reply(content=CONTENT, headers={"Content-Encoding": "t0ken"})
+    with pytest.raises(DownloadError, match=r"unknown Content-Encoding '\[secure\]'"):
+        await fetch(network, path, headers={"Authorization": "Bearer t0ken"})
+
+
 async def test_not_what_its_encoding_says(network: FakeNetwork, api: FakeServer, path: Path) -> None:
     """A body that cannot be decoded is an error."""
     api.get("/flows.zip").reply(content=CONTENT, headers={"Content-Encoding": "gzip"})

@@ -97,6 +97,17 @@ async def test_id_that_cannot_be_sent() -> None:
             raise AssertionError
 
 
+async def test_id_that_cannot_be_sent_and_echoes_a_credential() -> None:
+    """It is shown without the credential."""
+    network, api = new_network()
+    send_events(api.get("/events"), b"id: t0ken\x01\n" + event("a"))
+    headers = {"Authorization": "Bearer t0ken"}
+    async with network, client_of(network) as client, client.sse("GET", URL, headers=headers) as events:
+        await anext(events)
+        with pytest.raises(httpx.LocalProtocolError, match=r"event ID '\[secure\]\\x01' has a control"):
+            await anext(events)
+
+
 async def test_timeouts() -> None:
     """There is no read timeout unless ``timeout=`` is given; the others stay those of the client."""
     seen: list[object] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
 
@@ -719,6 +720,23 @@ async def test_trace_events(is_stream: bool) -> None:
         ("http2.response_closed.started", 1),
         ("http2.response_closed.complete", None),
     ]
+
+
+@pytest.mark.anyio
+async def test_the_log_has_no_headers(caplog: pytest.LogCaptureFixture) -> None:
+    """Of the response's head, only the status is logged."""
+    caplog.set_level(logging.DEBUG, logger="prefect_http.wire")
+
+    async def serve(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(respond(request.stream_id, b"fine", ("set-cookie", "a=s3cret")))
+        await peer.wait_closed()
+
+    async with serving(serve) as (server, transport):
+        await fetch(transport, server.url)
+    lines = [record.getMessage() for record in caplog.records if record.name == "prefect_http.wire"]
+    assert f"GET {server.url}: http2.receive_response_headers.complete 200" in lines
+    assert "s3cret" not in "".join(lines)
 
 
 @pytest.mark.anyio
