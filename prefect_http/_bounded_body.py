@@ -47,11 +47,13 @@ async def read_decoded(
         httpx.DecodingError: it does not match its Content-Encoding.
     """
     decoder = ContentDecoder(response.headers.get("Content-Encoding", ""))
+    received = 0
     async for chunk in chunks:
+        received += len(chunk)
         for piece in decoder.decode(chunk):
             into += piece
-            # What unpacks to a lot that then unpacks to nothing is as endless.
-            if len(into) > max_bytes or decoder.intermediate > 16 * max_bytes + 1024 * 1024:
+            # What comes to nothing, as it is or unpacked, is as endless.
+            if len(into) > max_bytes or max(received, decoder.intermediate) > 16 * max_bytes + 1024 * 1024:
                 del into[max_bytes:]
                 return TOO_LONG
             if not decoder.is_identity:

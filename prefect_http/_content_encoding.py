@@ -89,11 +89,15 @@ class ContentDecoder:
         if number:
             self.intermediate += len(data)
         for start in range(0, len(data), _STEP):
+            is_passed_over = True
             for piece in self._steps(data[start : start + _STEP], number):
+                is_passed_over = False
                 if piece:
                     yield from self._decode(piece, number + 1)
                 else:
                     yield b""
+            if is_passed_over:  # what follows the end; there may be any amount of it
+                yield b""
 
     def _steps(self, data: bytes, number: int) -> Iterator[bytes]:
         try:
@@ -102,15 +106,14 @@ class ContentDecoder:
             raise httpx.DecodingError(str(error)) from error
 
 
-def undecodable(encodings: str, *, for_file: bool) -> str | None:
-    """Return the first encoding that is unknown, or whose package is not installed; None if there is none.
+def undecodable(encodings: str) -> str | None:
+    """Return the first encoding of a file that is unknown, or whose package is not installed; None if there is none.
 
     Args:
         encodings: the value of ``Content-Encoding``.
-        for_file: as for ContentDecoder.
     """
     for name in _names(encodings):
-        if name not in ("", "identity") and _decoder(name, needs_limit=False, for_file=for_file) is None:
+        if name not in ("", "identity") and _decoder(name, needs_limit=False, for_file=True) is None:
             return name
     return None
 
@@ -178,7 +181,7 @@ class _ZlibDecoder(_Decoder):
 
 
 class _MembersDecoder(_Decoder):
-    """gzip with any number of members (RFC 1952 section 2.2). What follows them is ignored, as by gzip itself."""
+    """gzip with any number of members (RFC 1952 section 2.2). What follows them is ignored."""
 
     may_lack_end = True
 
@@ -192,6 +195,7 @@ class _MembersDecoder(_Decoder):
                 data = self._beginning + data
                 if not data.startswith(_GZIP_MAGIC):
                     self._beginning = data[: len(_GZIP_MAGIC)]
+                    self.is_incomplete = self._beginning == _GZIP_MAGIC[:1]
                     return
                 self._member, self._beginning = _ZlibDecoder(_GZIP), None
             yield from self._member.decode(data)

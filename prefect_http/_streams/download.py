@@ -243,11 +243,8 @@ class DownloadCall:
         if REJECTED in response.extensions:
             return Refuse("the server has rejected the request, as the throttle says")
         plan = plan_response(kept, response.status_code, response.headers)
-        if isinstance(plan, Receive) and plan.is_encoded:
-            # An event hook that has read it has had it decoded as by httpx.
-            coding = undecodable(response.headers["Content-Encoding"], for_file=not response.is_stream_consumed)
-            if coding is not None:
-                return Refuse(_cannot_decode(without_credentials(coding, response.request)))
+        if isinstance(plan, Receive) and plan.is_encoded and (reason := _why_not_decoded(response)):
+            return Refuse(without_credentials(reason, response.request))
         return plan
 
     async def _finish_at_once(self, response: PrefectResponse) -> PrefectResponse:
@@ -277,7 +274,7 @@ class DownloadCall:
         self._report(plan.start, plan.total)
 
     async def _receive(self, response: PrefectResponse, body: AsyncIterator[bytes], plan: Receive) -> None:
-        if response.is_stream_consumed:  # by an event hook; it has been decoded as well
+        if response.is_stream_consumed:  # by an event hook
             await self._take(response.content, plan)
         elif plan.is_encoded:
             decoder = ContentDecoder(response.headers["Content-Encoding"], for_file=True)
@@ -428,8 +425,22 @@ def _check_headers(given: httpx.Headers, sent: httpx.Headers) -> None:
         )
 
 
-def _cannot_decode(coding: str) -> str:
-    """Return why a body with a content coding is no file, and what can be done."""
+def _why_not_decoded(response: httpx.Response) -> str:
+    """Return why a body with a content coding cannot be decoded, and what can be done; empty if it can."""
+    encodings = response.headers["Content-Encoding"]
+    shown = one_line(encodings, limit=_MAX_QUOTED)
+    if response.is_stream_consumed:
+        return (
+            f"an event hook has read it, so that it was decoded without a check whether it is whole; "
+            f"the server sent it with Content-Encoding: {shown}, although the request asked for none"
+        )
+    coding = undecodable(encodings)
+    if coding is None:
+        try:
+            ContentDecoder(encodings, for_file=True)
+        except httpx.DecodingError as error:
+            return f"the server sent it with Content-Encoding: {shown}: {error}"
+        return ""
     package = package_for(coding)
     if package is not None:
         return f"the server sent it with Content-Encoding: {coding}, which needs a package: pip install '{package}'"

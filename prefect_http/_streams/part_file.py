@@ -28,7 +28,7 @@ Block = bytes | memoryview
 _MAX_RECORD = 64 * 1024
 _HASHED_AT_ONCE = 16 * 1024 * 1024
 _READ_AT_ONCE = 1024 * 1024
-_REMOVED = "File was removed or replaced by another program during the download, which has to be repeated"
+_REMOVED = "Removed or replaced by another program during the download; download it again"
 
 
 class PartFile:
@@ -266,8 +266,12 @@ class PartFile:
         # What could not be opened as a part is somebody else's.
         if self._has_part() and self.part.stat().st_size == 0:
             self.part.unlink()
-        if os.fstat(record.fileno()).st_size == 0 or not os.path.lexists(self.part):
+        # A record of a part that is not there would be taken for that of the next file at its path.
+        if os.fstat(record.fileno()).st_size == 0 or not os.path.lexists(self.part) or self._has_lost_part():
             self._remove_record(record)
+
+    def _has_lost_part(self) -> bool:
+        return self._opened is not None and not self._has_part()
 
     def _remove_record(self, record: BinaryIO) -> None:
         if self._has_record(record):

@@ -183,7 +183,7 @@ class AsyncSource:
     async def _iterate_and_close(self) -> None:
         try:
             await self._iterate()
-        except Exception:
+        except Exception:  # an ExceptionGroup as well, which has no cancellation in it
             raise
         except BaseExceptionGroup as group:  # a nursery that it waits in puts the cancellation into a group
             raise _without_cancellation(group) from None

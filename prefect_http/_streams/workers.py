@@ -10,8 +10,8 @@ its own, as it would have in a task of its own.
 
 Taking an outcome is a checkpoint. If a worker went on at each of them, the requests would be sent one by one, and each
 would wake a server that sleeps: over loopback, a request would take 1.2 times as long. So as long as there are more
-outcomes to be taken, a few workers wait for each other, and then go on together. Those of an async iterable do not: the
-task that takes the outcomes may be waiting until one is asked for.
+outcomes to be taken, a few workers wait for each other for a moment, and then go on together. Those of an async
+iterable do not: the task that takes the outcomes may be waiting until one is asked for.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import NamedTuple
 
+import anyio
+
 from prefect_http._concurrency.backend import Waiter, checkpoint, new_waiter
 from prefect_http._concurrency.context import in_context
 from prefect_http._streams.outcome import Outcome
 from prefect_http._streams.outcome_queue import OutcomeQueue
 from prefect_http._streams.request_source import Pulled, RequestSource, Turn
 
-# One in so many workers may wait for others to go on.
+# At most one in so many workers waits for others, and for so many seconds: then the task that takes the outcomes does
+# something else, and each worker counts.
 _ONE_IN = 4
+_MOMENT = 1 / 256
 
 _LEFT = "the outcomes of send_many() can be iterated over only within its `async with` block, which has been left"
 _CANCELLED = "send_many() has been cancelled, so there are no more outcomes"
@@ -66,6 +70,7 @@ class Outcomes(AsyncIterator[Outcome]):
         self._start = start
         self._taken = 0
         self._turns: list[Turn] = []  # of workers that wait for others
+        self._has_timer = False
         self._max_turns = 1 if source.may_need_outcomes else max(1, max_workers // _ONE_IN)
         self._consumer: Waiter | None = None  # while it waits
         self._is_waiting = False
@@ -151,12 +156,20 @@ class Outcomes(AsyncIterator[Outcome]):
             self._turns.append(finished.turn)
             if len(self._turns) >= self._max_turns or not self._queue.is_ready():
                 self._let_workers_go_on()
+            elif not self._has_timer:
+                self._has_timer = True
+                self._start(self._let_workers_go_on_soon)
             return finished.outcome
         if self._why_over is not None:
             raise RuntimeError(self._why_over)
         if self._source.errors:
             raise self._source.errors.pop()
         raise StopAsyncIteration
+
+    async def _let_workers_go_on_soon(self) -> None:
+        await anyio.sleep(_MOMENT)
+        self._has_timer = False
+        self._let_workers_go_on()
 
     def _let_workers_go_on(self) -> None:
         for turn in self._turns:

@@ -245,9 +245,9 @@ class Fleet:
         if not share.knows_clock:
             stored, _ = await self._call(part, started, scope, -1, "", "")
             state, version = _read(part, stored.text, self._now()), stored.version
-        doubts, pause, hears_store = share.doubts, _FIRST_PAUSE, True
+        doubts, pause, trusts_news = share.doubts, _FIRST_PAUSE, True
         while True:
-            if hears_store:
+            if trusts_news:
                 state, version = _newest(part, state, version, self._now())
             report = part.to_report(self._now(), is_leaving=is_leaving)
             now = share.store_time(self._now())
@@ -264,7 +264,7 @@ class Fleet:
                 part.gate.follow_others(partial(part.apply, report, lease, started))
                 return
             # News of a later version than the store's are from one that it has replaced.
-            hears_store = hears_store and stored.version >= version
+            trusts_news = trusts_news and stored.version >= version
             # After a change of the clock, the answer to the report has to be had again, in its times.
             state = _read(part, text if stored.is_swapped else stored.text, self._now())
             version = stored.version

@@ -56,7 +56,14 @@ async def test_a_body_within_the_limit(content: bytes) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("make", "encoding"), [(lambda: b"x" * 1001, None), (lambda: gzip_bomb(64 * MIB), "gzip")], ids=["long", "bomb"]
+    ("make", "encoding"),
+    [
+        (lambda: b"x" * 1001, None),
+        (lambda: gzip_bomb(64 * MIB), "gzip"),
+        (lambda: gzip.compress(b"x") + bytes(2 * MIB), "gzip"),
+        (lambda: gzip.compress(gzip.compress(b"x") + bytes(2 * MIB)), "gzip, gzip"),
+    ],
+    ids=["long", "bomb", "much that is passed over", "a bomb that is passed over"],
 )
 async def test_a_body_beyond_the_limit(make: Callable[[], bytes], encoding: str | None) -> None:
     """A longer one is an error that is not retried, with the response closed."""

@@ -413,12 +413,14 @@ def test_removed_or_replaced_meanwhile(
             if content is not None:
                 (folder / name).write_bytes(content)
         if end is PartFile.finish:
-            with pytest.raises(FileNotFoundError, match=rf"removed or replaced .*{min(replaced)}'$"):
+            with pytest.raises(FileNotFoundError, match=rf"Removed or replaced .*{min(replaced)}'$"):
                 part.finish()
         else:
             end(part)
         part.close()
         assert not (folder / "file").exists()
+        if replaced == {"file.part"}:
+            assert not (folder / "file.part.json").exists(), "it would be taken for that of the file in its place"
         for name in replaced:
             assert (folder / name).exists() is (content is not None)
             assert content is None or (folder / name).read_bytes() == content
