@@ -52,7 +52,7 @@ async def read_decoded(
         received += len(chunk)
         for piece in decoder.decode(chunk):
             into += piece
-            # What comes to nothing, as it is or unpacked, is as endless.
+            # Data that decodes to nothing may be endless as well.
             if len(into) > max_bytes or max(received, decoder.intermediate) > 16 * max_bytes + 1024 * 1024:
                 del into[max_bytes:]
                 return TOO_LONG

@@ -89,14 +89,14 @@ class ContentDecoder:
         if number:
             self.intermediate += len(data)
         for start in range(0, len(data), _STEP):
-            is_passed_over = True
+            is_ignored = True
             for piece in self._steps(data[start : start + _STEP], number):
-                is_passed_over = False
+                is_ignored = False
                 if piece:
                     yield from self._decode(piece, number + 1)
                 else:
                     yield b""
-            if is_passed_over:  # what follows the end; there may be any amount of it
+            if is_ignored:  # data after the end, of which there may be any amount
                 yield b""
 
     def _steps(self, data: bytes, number: int) -> Iterator[bytes]:

@@ -86,10 +86,21 @@ def quoting_no_credentials(message: str, request: httpx.Request) -> str:
 
 
 def _replaced(text: str, secrets: set[str]) -> str:
-    forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
-    # The longest first, because one may be a part of another.
-    ordered = sorted(forms, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, ordered)), _SECURE, text) if ordered else text
+    # Not with a regular expression: re would keep it, and a server could make it slow.
+    found: list[tuple[int, int]] = []
+    for form in {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}:
+        start = text.find(form)
+        while start >= 0:
+            end = start + len(form)
+            found.append((start, end))
+            start = text.find(form, end)
+    pieces: list[str] = []
+    shown = 0  # up to where the text is shown, or replaced
+    for start, end in sorted(found):
+        if start >= shown:
+            pieces += text[shown:start], _SECURE
+        shown = max(shown, end)  # they may overlap
+    return "".join([*pieces, text[shown:]])
 
 
 def _forms(secret: str) -> tuple[str, ...]:
@@ -138,8 +149,7 @@ def _credentials(request: httpx.Request) -> tuple[set[str], set[str]]:
                     decoded = _decoded(credentials)
                     user, _, password = decoded.partition(":")
                     names.add(user)
-                    # With a short password, the two are not much more than the name.
-                    (names if len(password) < _SHORTEST_SECRET else secrets).add(decoded)
+                    (secrets if password else names).add(decoded)
                     secrets.add(password)
         for cookies in headers.get_list("Cookie"):
             for cookie in cookies.split(";"):

@@ -206,7 +206,22 @@ def test_the_own_words_of_a_message_may_contain_a_user_name(error: Exception, sh
     assert safe_exception(error, request) == shown
 
 
-def test_a_user_name_and_a_short_password_are_no_more_than_the_name() -> None:
+def test_overlapping_credentials() -> None:
+    """Nothing is left of one that begins within another, and each text is replaced once."""
+    headers = {"Authorization": "Basic c3ZjLXByb2Q6cHJvZC05ZjNrMng="}  # svc-prod:prod-9f3k2x
+    request = httpx.Request("GET", "http://server/", headers=headers)
+    assert without_credentials("login svc-prod-9f3k2x failed", request) == "login [secure] failed"
+
+
+def test_many_long_credentials_that_begin_alike() -> None:
+    """A server chooses the cookies and the text: with a time that grows with their product, this takes a minute."""
+    cookies = "; ".join("c=" + "a" * (4000 - number) + "b" for number in range(20))
+    request = httpx.Request("GET", "http://server/", headers={"Cookie": cookies})
+    text = "a" * 2**20
+    assert without_credentials(text, request) == text
+
+
+def test_a_user_name_without_a_password_is_no_more_than_the_name() -> None:
     """In the message's own words, they are not replaced."""
     request = httpx.Request("GET", "http://test/", headers={"Authorization": "Basic c2VydmVyOg=="})  # server:
     assert safe_exception(httpx.ReadError("server:80 failed"), request) == "ReadError: server:80 failed"

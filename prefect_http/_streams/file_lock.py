@@ -94,7 +94,7 @@ def is_at(opened: os.stat_result, path: Path) -> bool:
         path: where it was opened.
     """
     with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(opened, path.lstat())
+        return os.path.samestat(opened, path.stat())
     return False
 
 

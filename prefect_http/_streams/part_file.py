@@ -266,7 +266,7 @@ class PartFile:
         # What could not be opened as a part is somebody else's.
         if self._has_part() and self.part.stat().st_size == 0:
             self.part.unlink()
-        # A record of a part that is not there would be taken for that of the next file at its path.
+        # The record of a part that is not there would be taken for that of whatever file comes to its path next.
         if os.fstat(record.fileno()).st_size == 0 or not os.path.lexists(self.part) or self._has_lost_part():
             self._remove_record(record)
 

@@ -27,8 +27,8 @@ from prefect_http._streams.outcome import Outcome
 from prefect_http._streams.outcome_queue import OutcomeQueue
 from prefect_http._streams.request_source import Pulled, RequestSource, Turn
 
-# At most one in so many workers waits for others, and for so many seconds: then the task that takes the outcomes does
-# something else, and each worker counts.
+# At most one in so many workers waits for others, and for at most so many seconds, since the task that takes the
+# outcomes may be busy with something else.
 _ONE_IN = 4
 _MOMENT = 1 / 256
 

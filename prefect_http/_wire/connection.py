@@ -95,7 +95,7 @@ class Connection:
         It is no checkpoint if the network takes the data at once, as it almost always does.
 
         Raises:
-            httpx.WriteTimeout: it takes longer than ``timeout`` seconds; 0 has always passed, as with httpx. The
+            httpx.WriteTimeout: it takes longer than ``timeout`` seconds; 0 always expires, as with httpx. The
                 connection is closed.
             httpx.WriteError: the connection is broken.
         """
@@ -149,7 +149,7 @@ class Connection:
         """Receive what arrives next; ``b""`` at the end of the stream.
 
         Raises:
-            httpx.ReadTimeout: nothing arrives for ``timeout`` seconds; 0 has always passed, as with httpx. The
+            httpx.ReadTimeout: nothing arrives for ``timeout`` seconds; 0 always expires, as with httpx. The
                 connection is closed.
             httpx.ReadError: the connection is broken.
         """

@@ -774,6 +774,21 @@ async def test_read_by_an_event_hook(network: FakeNetwork, api: FakeServer, path
     assert path.read_bytes() == CONTENT
 
 
+async def test_mock_with_an_encoding(tmp_path: Path) -> None:
+    """The body of a mock, which httpx decodes when it is made, is decoded for a file like any other."""
+    headers, body = {"Content-Encoding": "gzip"}, gzip.compress(b"one ") + gzip.compress(b"two")
+    for content in (body, body[:-10], b""):
+        path = tmp_path / f"{len(content)}"
+        mock = httpx.MockTransport(lambda _, content=content: httpx.Response(200, headers=headers, content=content))
+        async with PrefectHttpxClient(transport=mock, retry=RetryPolicy(max_retries=0)) as client:
+            if content == body[:-10]:
+                with pytest.raises(httpx.RemoteProtocolError, match="in the middle of its compressed data"):
+                    await client.download(URL, path)
+            else:
+                await client.download(URL, path)
+                assert path.read_bytes() == (b"one two" if content else b"")
+
+
 async def test_too_many_encodings(network: FakeNetwork, api: FakeServer, path: Path) -> None:
     """They are refused before what an earlier download has left is given up."""
     leave(path)
