@@ -86,7 +86,7 @@ def quoting_no_credentials(message: str, request: httpx.Request) -> str:
 
 
 def _replaced(text: str, secrets: set[str]) -> str:
-    # Not with a regular expression: re would keep it, and a server could make it slow.
+    # Not with a regular expression: re would keep the credentials in its cache, and a server could make it slow.
     found: list[tuple[int, int]] = []
     for form in {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}:
         start = text.find(form)
@@ -95,12 +95,12 @@ def _replaced(text: str, secrets: set[str]) -> str:
             found.append((start, end))
             start = text.find(form, end)
     pieces: list[str] = []
-    shown = 0  # up to where the text is shown, or replaced
+    done = 0  # up to where the text has been dealt with
     for start, end in sorted(found):
-        if start >= shown:
-            pieces += text[shown:start], _SECURE
-        shown = max(shown, end)  # they may overlap
-    return "".join([*pieces, text[shown:]])
+        if start >= done:
+            pieces += text[done:start], _SECURE
+        done = max(done, end)  # they may overlap
+    return "".join([*pieces, text[done:]])
 
 
 def _forms(secret: str) -> tuple[str, ...]:

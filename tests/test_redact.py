@@ -207,7 +207,7 @@ def test_the_own_words_of_a_message_may_contain_a_user_name(error: Exception, sh
 
 
 def test_overlapping_credentials() -> None:
-    """Nothing is left of one that begins within another, and each text is replaced once."""
+    """Nothing is left of one that begins within another one, and each text is replaced once."""
     headers = {"Authorization": "Basic c3ZjLXByb2Q6cHJvZC05ZjNrMng="}  # svc-prod:prod-9f3k2x
     request = httpx.Request("GET", "http://server/", headers=headers)
     assert without_credentials("login svc-prod-9f3k2x failed", request) == "login [secure] failed"

@@ -274,7 +274,7 @@ class DownloadCall:
         self._report(plan.start, plan.total)
 
     async def _receive(self, response: PrefectResponse, body: AsyncIterator[bytes], plan: Receive) -> None:
-        if _has_been_read(response):
+        if response.is_stream_consumed and not (plan.is_encoded and _is_as_sent(response)):
             await self._take(response.content, plan)
         elif plan.is_encoded:
             decoder = ContentDecoder(response.headers["Content-Encoding"], for_file=True)
@@ -425,18 +425,18 @@ def _check_headers(given: httpx.Headers, sent: httpx.Headers) -> None:
         )
 
 
-def _has_been_read(response: httpx.Response) -> bool:
-    """Whether an event hook has read a body, which has been decoded then. That of a mock can be read once more."""
-    return response.is_stream_consumed and not isinstance(response.stream, httpx.ByteStream)
+def _is_as_sent(response: httpx.Response) -> bool:
+    """Whether a body that has been read is still there as it was sent, as that of a mock is."""
+    return type(response.stream) is httpx.ByteStream
 
 
 def _why_not_decoded(response: httpx.Response) -> str:
     """Return why a body with a content coding cannot be decoded, and what can be done; empty if it can."""
     encodings = response.headers["Content-Encoding"]
     shown = one_line(encodings, limit=_MAX_QUOTED)
-    if _has_been_read(response) and response.content:
+    if response.is_stream_consumed and not _is_as_sent(response):
         return (
-            f"an event hook has read it, so that it was decoded without a check that it is complete; "
+            "it has been read before, by an event hook or the transport, without a check that it is complete; "
             f"the server sent it with Content-Encoding: {shown}, although the request asked for none"
         )
     coding = undecodable(encodings)

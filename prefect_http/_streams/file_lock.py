@@ -87,14 +87,14 @@ def not_a_file(path: Path) -> OSError:
 
 
 def is_at(opened: os.stat_result, path: Path) -> bool:
-    """Whether a file is at a path still: it may have been removed or replaced since it was opened.
+    """Whether a file is at a path still: it may have been removed since it was opened, or replaced, if only by a link.
 
     Args:
         opened: what ``os.fstat()`` says of the file. Once that is closed, its number may be used again.
         path: where it was opened.
     """
     with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(opened, path.stat())
+        return os.path.samestat(opened, path.lstat())
     return False
 
 
@@ -113,8 +113,10 @@ def open_locked(path: Path) -> BinaryIO | None:
             if not _try_to_lock(file):
                 file.close()
                 return None
-            if is_at(os.fstat(file.fileno()), path):
-                return file
+            with contextlib.suppress(FileNotFoundError):
+                # Not lstat(): on Windows, a link is opened, and would never be the same.
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
         except BaseException:
             file.close()
             raise

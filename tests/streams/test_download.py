@@ -769,7 +769,7 @@ async def test_read_by_an_event_hook(network: FakeNetwork, api: FakeServer, path
     api.get("/flows.zip").reply(content=gzip.compress(CONTENT)[:-20], headers={"Content-Encoding": "gzip"})
     async with network, network.client(PrefectHttpxClient, event_hooks={"response": [read]}) as client:
         assert (await client.download(URL, path, sha256=DIGEST)).bytes == TOTAL
-        with pytest.raises(DownloadError, match="an event hook has read it, so that it was decoded without a check"):
+        with pytest.raises(DownloadError, match="it has been read before, by an event hook or the transport"):
             await client.download(URL, path, overwrite=True)
     assert path.read_bytes() == CONTENT
 
@@ -787,6 +787,25 @@ async def test_mock_with_an_encoding(tmp_path: Path) -> None:
             else:
                 await client.download(URL, path)
                 assert path.read_bytes() == (b"one two" if content else b"")
+
+
+async def test_mock_whose_body_can_be_read_once(path: Path) -> None:
+    """A body without an encoding is not read again if an event hook has read it."""
+
+    class Once(httpx.ByteStream):
+        has_been_read = False
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            assert not self.has_been_read
+            self.has_been_read = True
+            yield CONTENT
+
+    async def read(response: httpx.Response) -> None:
+        await response.aread()
+
+    mock = httpx.MockTransport(lambda _: httpx.Response(200, stream=Once(b"")))
+    async with PrefectHttpxClient(transport=mock, event_hooks={"response": [read]}) as client:
+        assert (await client.download(URL, path, sha256=DIGEST)).bytes == TOTAL
 
 
 async def test_too_many_encodings(network: FakeNetwork, api: FakeServer, path: Path) -> None:

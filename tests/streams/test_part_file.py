@@ -426,6 +426,22 @@ def test_removed_or_replaced_meanwhile(
             assert content is None or (folder / name).read_bytes() == content
 
 
+@needs_posix_files
+def test_replaced_by_a_link(path: Path) -> None:
+    """A link to the part is not the part: it would be moved, and the file would be elsewhere."""
+    part = new_part(path)
+    assert part.open()
+    part.begin(ETAG, 3)
+    part.write([b"new"])
+    away = part.part.rename(path.with_name("away"))
+    part.part.symlink_to(away)
+    with pytest.raises(FileNotFoundError, match=r"Removed or replaced"):
+        part.finish()
+    part.close()
+    assert not path.exists()
+    assert away.read_bytes() == b"new"
+
+
 def test_errors_name_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of an open file, such as that the disk is full, says which file it is."""
 
