@@ -382,7 +382,7 @@ class DownloadCall:
         restarts = self._retries.note_restart(is_other_version=is_other_version)
         _logger.debug("GET %s: the download starts again: %s", safe_url(self._request.url), reason)
         if restarts > self._policy.max_retries:
-            times = "1 time" if restarts == 2 else f"{restarts - 1} times"
+            times = counted(restarts - 1, "time")
             ended = f"; the last connection ended with {self._last_break}" if self._last_break else ""
             raise self._error(
                 f"{reason}, and the download has started again {times}, as often as max_retries allows{ended}"

@@ -181,7 +181,7 @@ class Upload:
                 self._parser.feed_eof(self._connection.peer)
 
     async def _wait_for_head(self) -> None:
-        if self._read_timeout == 0:  # it has always passed, even if the response has arrived meanwhile
+        if self._read_timeout == 0:  # it always expires, even if the response has arrived meanwhile
             self._read_failures.clear()
             raise self._connection.read_timeout(0)
         await self._has_read.wait()
